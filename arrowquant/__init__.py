@@ -1,0 +1,45 @@
+"""Arrow-native quantization of model weights.
+
+A stream of weights goes in, a stream of quantized weights comes out, and every row that went in
+comes out exactly once: quantized, kept as it was, or with the reason why not.
+
+    aq.scan, or any Arrow object  ->  aq.plan  ->  aq.quantize / aq.quantize_stream
+        ->  aq.write_parquet, any engine  ->  aq.dequantize  ->  aq.to_numpy
+"""
+
+from importlib.metadata import version as _version
+
+from arrowquant._dequantize import dequantize, dequantize_stream
+from arrowquant._errors import QuantizationError, QuantizationWarning
+from arrowquant._layers import LayerDict
+from arrowquant._numpy import to_numpy
+from arrowquant._parquet import write_parquet
+from arrowquant._plan import plan
+from arrowquant._quantize import quantize, quantize_stream
+from arrowquant._result import DequantizationResult, QuantizationResult
+from arrowquant._safetensors import write_safetensors
+from arrowquant._scan import Scan, scan
+from arrowquant._stream import QuantizationStream
+from arrowquant._v2 import ArrowQuantV2
+
+__version__ = _version("arrowquant")
+
+__all__ = [
+    "ArrowQuantV2",
+    "DequantizationResult",
+    "LayerDict",
+    "QuantizationError",
+    "QuantizationResult",
+    "QuantizationStream",
+    "QuantizationWarning",
+    "Scan",
+    "dequantize",
+    "dequantize_stream",
+    "plan",
+    "quantize",
+    "quantize_stream",
+    "scan",
+    "to_numpy",
+    "write_parquet",
+    "write_safetensors",
+]

@@ -1,0 +1,199 @@
+"""What users hand in, as an Arrow stream: any object that speaks Arrow, or a mapping to NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+
+from arrowquant._scan import Scan
+
+LARGEST_VIEW = 2**31 - 1
+"""A binary view's length is an int32."""
+
+
+@runtime_checkable
+class ArrowStreamExportable(Protocol):
+    """Anything with an Arrow stream: pyarrow, Polars, DuckDB, DataFusion, pandas 3, nanoarrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return a PyCapsule of an Arrow C stream."""
+        ...
+
+
+@runtime_checkable
+class ArrowArrayExportable(Protocol):
+    """Anything that is one Arrow record batch."""
+
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
+        """Return PyCapsules of an Arrow C schema and array."""
+        ...
+
+
+Weights = ArrowStreamExportable | ArrowArrayExportable | Mapping[str, Any]
+
+
+def as_arrow(weights: Any) -> Any:
+    """Return an object that the core can import.
+
+    Raises:
+        TypeError: It speaks no Arrow and is no mapping, or a mapping's name is no string.
+    """
+    if isinstance(weights, Mapping):
+        return mapping_to_table(weights)
+    if isinstance(weights, (ArrowArrayExportable, ArrowStreamExportable)):
+        return weights
+    raise TypeError(
+        "weights must speak the Arrow PyCapsule interface (a pyarrow, Polars, DuckDB or pandas "
+        "table, an aq.scan, ...) or map names to NumPy arrays, "
+        f"got {type(weights).__name__}."
+    )
+
+
+def is_sized(weights: Any) -> bool:
+    """Whether all of it is at hand, so that reading it twice costs nothing."""
+    if isinstance(weights, Scan):
+        return weights.is_mapped
+    frame = type(weights).__module__.partition(".")[0] in {"polars", "pandas"}
+    return isinstance(weights, (pa.Table, pa.RecordBatch)) or (
+        frame and type(weights).__name__ == "DataFrame"
+    )
+
+
+def mapping_to_table(arrays: Mapping[str, Any]) -> pa.Table:
+    """Return the weights relation of named arrays, without a copy of their elements.
+
+    What can't be read as it lies in memory has null data and an error: no NumPy array
+    (`unsupported_dtype`), not C-contiguous (`not_contiguous`), big-endian (`unsupported_dtype`).
+
+    Raises:
+        TypeError: A name is no string.
+    """
+    for name in arrays:
+        if not isinstance(name, str):
+            raise TypeError(f"layer names must be strings, got {name!r}.")
+    rows = [_row(name, array) for name, array in arrays.items()]
+    sizes = [row["bytes"].size for row in rows if row["bytes"] is not None]
+    if max(sizes, default=0) > LARGEST_VIEW:
+        batches = [_batch([row], _large_binary) for row in rows]
+    else:
+        batches = [_batch(rows, _binary_view)]
+    return pa.Table.from_batches(batches)
+
+
+def safetensors_dtype(dtype: np.dtype[Any]) -> str | None:
+    """safetensors' name of a NumPy or ml_dtypes type; None where it has none."""
+    return _DTYPES.get(dtype.name)
+
+
+_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "complex64": "C64",
+    "int64": "I64",
+    "uint64": "U64",
+    "int32": "I32",
+    "uint32": "U32",
+    "int16": "I16",
+    "uint16": "U16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+def _row(name: str, array: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer_name": name, "dtype": None, "shape": None, "bytes": None}
+    row |= {"error_code": None, "error_message": None}
+    problem = array_problem(array)
+    if isinstance(array, np.ndarray):
+        row["shape"] = list(array.shape)
+        row["dtype"] = safetensors_dtype(array.dtype) or array.dtype.name
+    if problem is not None:
+        code, reason = problem
+        return row | {"error_code": code, "error_message": f"layer '{name}': {reason}"}
+    return row | {"bytes": array.reshape(-1).view(np.uint8)}
+
+
+def array_problem(array: Any) -> tuple[str, str] | None:
+    """Error code and reason why an object can't be read as weights; None where it can."""
+    if not isinstance(array, np.ndarray):
+        return "unsupported_dtype", (
+            f"Expected numpy array, got {type(array).__name__}. Convert it with np.asarray(...)."
+        )
+    if array.dtype.byteorder == ">":
+        return "unsupported_dtype", (
+            f"is big-endian ('{array.dtype.str}'). Convert it with "
+            "arr.astype(arr.dtype.newbyteorder('='))."
+        )
+    if safetensors_dtype(array.dtype) is None:
+        return "unsupported_dtype", (
+            f"has dtype '{array.dtype}', which is no weights' type. Convert it with "
+            "arr.astype(np.float32)."
+        )
+    if not array.flags.c_contiguous:
+        return "not_contiguous", "is not contiguous. Use np.ascontiguousarray(arr) to fix."
+    return None
+
+
+def _batch(rows: list[dict[str, Any]], data: Any) -> pa.RecordBatch:
+    def column(name: str, kind: pa.DataType) -> pa.Array:
+        return pa.array([row[name] for row in rows], kind)
+
+    return pa.record_batch(
+        {
+            "layer_name": column("layer_name", pa.string()),
+            "dtype": column("dtype", pa.string()),
+            "shape": column("shape", pa.large_list(pa.int64())),
+            "data": data([row["bytes"] for row in rows]),
+            "error_code": column("error_code", pa.string()),
+            "error_message": column("error_message", pa.string()),
+        }
+    )
+
+
+_VIEW = np.dtype([("length", "<i4"), ("prefix", "V4"), ("buffer", "<i4"), ("offset", "<i4")])
+_INLINE = 12
+"""Views this short hold their bytes themselves."""
+
+
+def _binary_view(arrays: list[np.ndarray[Any, Any] | None]) -> pa.Array:
+    """One view a row, each into a buffer of its own: the array's memory.
+
+    Layout: https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-view-layout
+    """
+    views = np.zeros(len(arrays), _VIEW)
+    raw = views.view(np.uint8).reshape(len(arrays), _VIEW.itemsize)
+    buffers = []
+    for index, array in enumerate(arrays):
+        if array is None:
+            continue
+        views["length"][index] = array.size
+        if array.size <= _INLINE:
+            raw[index, 4 : 4 + array.size] = array
+        else:
+            raw[index, 4:8] = array[:4]
+            views["buffer"][index] = len(buffers)
+            buffers.append(pa.py_buffer(array))
+    valid = pa.array([array is not None for array in arrays], pa.bool_()).buffers()[1]
+    return pa.Array.from_buffers(
+        pa.binary_view(), len(arrays), [valid, pa.py_buffer(views), *buffers]
+    )
+
+
+def _large_binary(arrays: list[np.ndarray[Any, Any] | None]) -> pa.Array:
+    """One row, whose bytes are the array's memory."""
+    (array,) = arrays
+    if array is None:
+        return pa.nulls(1, pa.large_binary())
+    offsets = pa.py_buffer(np.array([0, array.size], "<i8"))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])

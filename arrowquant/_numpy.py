@@ -1,0 +1,75 @@
+"""`aq.to_numpy`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from arrowquant._errors import QuantizationWarning
+from arrowquant._inputs import _DTYPES, as_arrow
+from arrowquant._layers import LayerDict
+
+
+def to_numpy(weights: Any) -> LayerDict:
+    """Return a weights relation with binary data as a dictionary of NumPy arrays.
+
+    Arrays are read-only views of the relation's buffers. BF16 and F8 need ml_dtypes
+    (`pip install 'arrowquant[bfloat16]'`), or `aq.dequantize(..., dtype="F32")`.
+
+    Args:
+        weights: An `aq.dequantize` result, an `aq.scan`, or any table `layer_name, dtype, shape,
+            data`.
+
+    Returns:
+        Name to array, in the relation's order. Rows with null data are left out; the dictionary's
+        `failed` is a table of them.
+
+    Raises:
+        ValueError: A name comes twice, a dtype has no NumPy type, or shape and data disagree.
+
+    Warns:
+        QuantizationWarning: Rows have no data.
+    """
+    table = pa.table(as_arrow(weights))
+    missing = table.filter(table["data"].is_null())
+    arrays = LayerDict(failed=missing.drop_columns(["data"]))
+    for batch in table.to_batches():
+        data = batch["data"].cast(pa.large_binary())
+        offsets, values = data.buffers()[1:]
+        ends = np.frombuffer(offsets, np.int64)[data.offset : data.offset + len(data) + 1]
+        names, dtypes = batch["layer_name"].to_pylist(), batch["dtype"].to_pylist()
+        for row, shape in enumerate(batch["shape"].to_pylist()):
+            if not data[row].is_valid:
+                continue
+            name, dtype = names[row], _numpy_dtype(names[row], dtypes[row])
+            if name in arrays:
+                raise ValueError(f"layer '{name}' comes twice, but names must be unique here.")
+            span = memoryview(values or b"")[int(ends[row]) : int(ends[row + 1])]
+            arrays[name] = np.frombuffer(span, dtype).reshape(shape)
+    if missing.num_rows:
+        names = ", ".join(repr(name) for name in missing["layer_name"].to_pylist())
+        message = f"{missing.num_rows} layers have no data and are left out: {names}."
+        warnings.warn(QuantizationWarning(message, arrays), stacklevel=2)
+    return arrays
+
+
+_NAMES = {ours: numpy_name for numpy_name, ours in _DTYPES.items()}
+
+
+def _numpy_dtype(layer: str, dtype: str | None) -> np.dtype[Any]:
+    name = _NAMES.get(dtype or "")
+    if name is None:
+        raise ValueError(f"layer '{layer}': NumPy has no type for dtype '{dtype}'.")
+    if name == "bfloat16" or name.startswith("float8"):
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise ValueError(
+                f"layer '{layer}': {dtype} needs ml_dtypes (pip install 'arrowquant[bfloat16]'), "
+                "or dequantize with dtype='F32'."
+            ) from error
+        return np.dtype(getattr(ml_dtypes, name))
+    return np.dtype(name)

@@ -1,0 +1,41 @@
+"""The options of a call, checked in one place before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do with layers that no plan says otherwise of.
+
+    The names of schemes and scale dtypes, and the range of the group size, are checked by the
+    core, which lists the choices.
+
+    Raises:
+        TypeError: An option has a type that it can't have.
+    """
+
+    scheme: str = "int4"
+    group_size: int | None = None
+    symmetric: bool | None = None
+    scale_dtype: str = "source"
+    threads: int | None = None
+    continue_on_error: bool = False
+
+    def __post_init__(self) -> None:
+        """Check types: a bool is an int in Python, and would pass for a group size of 1."""
+        _check("scheme", self.scheme, str)
+        _check("group_size", self.group_size, int, optional=True)
+        _check("symmetric", self.symmetric, bool, optional=True)
+        _check("scale_dtype", self.scale_dtype, str)
+        _check("threads", self.threads, int, optional=True)
+        _check("continue_on_error", self.continue_on_error, bool)
+
+
+def _check(name: str, value: object, kind: type, *, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        expected = kind.__name__ + (" or None" if optional else "")
+        raise TypeError(f"{name} must be {expected}, got {value!r}.")

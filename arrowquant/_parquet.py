@@ -1,0 +1,197 @@
+"""`aq.write_parquet`: the good rows in one file, the failed ones beside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from arrowquant._result import QuantizationResult
+from arrowquant._stream import QuantizationStream
+
+_ERRORS = ("error_code", "error_message", "error_element", "error_count")
+_FAILED_FIRST = ("row_index", "layer_name", "shape", "dtype", "scheme", "group_size")
+_FAILED_FIRST += ("is_symmetric", *_ERRORS)
+
+
+def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
+    """Write the good rows to `path` and the failed ones to `<stem>.failed.parquet` beside it.
+
+    Each batch becomes a row group. Both files are written under temporary names and synced; the
+    failed rows, also when there are none, are renamed into place first.
+
+    Args:
+        quantized: An `aq.quantize` result, a stream, or the one relation in any Arrow object.
+        path: The Parquet file, overwritten where it exists.
+
+    Raises:
+        QuantizationError: A row of a stream failed and its `continue_on_error` was off; nothing
+            is written.
+        OSError: A file can't be written.
+        ValueError: A layer is larger than a Parquet cell can be, 2 GiB.
+    """
+    batches, schema = _one_relation(quantized)
+    good = pa.schema([f for f in schema if f.name not in _ERRORS], schema.metadata)
+    with AtomicParquet(path, good) as writer:
+        failed = []
+        for batch in batches:
+            codes = batch["error_code"]
+            bad = codes.is_valid()
+            if codes.null_count == len(codes):
+                writer.write(batch.select(good.names))
+            else:
+                writer.write(batch.filter(pc.invert(bad)).select(good.names))
+                failed.append(batch.filter(bad))
+        if isinstance(quantized, (QuantizationResult, QuantizationStream)):
+            table = quantized.failed
+        else:
+            table = _failed_of(pa.Table.from_batches(failed, schema))
+        writer.commit(table)
+
+
+def _one_relation(quantized: Any) -> tuple[Iterable[pa.RecordBatch], pa.Schema]:
+    if isinstance(quantized, QuantizationStream):
+        return quantized, quantized.schema
+    if isinstance(quantized, QuantizationResult):
+        table = quantized.to_table()
+        return table.to_batches(), table.schema
+    reader = pa.RecordBatchReader.from_stream(quantized)
+    if "error_code" not in reader.schema.names:
+        raise ValueError(
+            "write_parquet needs the one relation, with its error_ columns; found "
+            f"{', '.join(reader.schema.names)}."
+        )
+    return reader, reader.schema
+
+
+def _failed_of(one: pa.Table) -> pa.Table:
+    """The failed relation, as far as the one relation knows it: what was asked is not in it."""
+    payload = {"data", "scales", "scale_dtype", "zero_points", "bits_per_weight", "mse"}
+    payload |= {"max_abs_error", "snr_db"}
+    carried = [n for n in one.schema.names if n not in payload and n not in _FAILED_FIRST]
+    return one.select([*_FAILED_FIRST, *carried])
+
+
+def failed_path(path: str | os.PathLike[str]) -> Path:
+    """Where the failed rows go: `m.parquet` has them in `m.failed.parquet`."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.failed{path.suffix or '.parquet'}")
+
+
+class AtomicParquet:
+    """Two Parquet files in the making, under temporary names until `commit`."""
+
+    def __init__(self, path: str | os.PathLike[str], schema: pa.Schema) -> None:
+        self.path = Path(path)
+        self._schema = schema
+        self._temporary = _temporary_beside(self.path)
+        self._writer = pq.ParquetWriter(self._temporary, schema, **_layout(schema))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write one row group."""
+        if batch.num_rows == 0:
+            return
+        _check_cells(batch)
+        self._writer.write_table(pa.Table.from_batches([batch]), row_group_size=batch.num_rows)
+
+    def commit(self, failed: pa.Table) -> None:
+        """Sync both files and give them their names, the failed rows' first."""
+        self._writer.close()
+        _sync(self._temporary)
+        beside = failed_path(self.path)
+        temporary = _temporary_beside(beside)
+        try:
+            pq.write_table(failed, temporary)
+            _sync(temporary)
+            temporary.replace(beside)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._temporary.replace(self.path)
+        _sync(self.path.parent)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave no temporary file."""
+        self._writer.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _layout(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are encoded: codes as they are, scales by byte planes, the rest by dictionary.
+
+    A dictionary of codes or floats costs much time and saves nothing; zero points have few values.
+    """
+    plain = {"data": "data", "scales": "scales.list.element"}
+    leaves = [leaf for field in schema for leaf in _leaves(field)]
+    return {
+        "use_dictionary": [leaf for leaf in leaves if leaf not in plain.values()],
+        "column_encoding": {
+            leaf: "PLAIN" if leaf == "data" else "BYTE_STREAM_SPLIT"
+            for leaf in plain.values()
+            if leaf in leaves
+        },
+        "compression": {leaf: "NONE" if leaf == "data" else "ZSTD" for leaf in leaves},
+        "write_statistics": [leaf for leaf in leaves if leaf != "data"],
+        "store_schema": True,
+    }
+
+
+def _leaves(field: pa.Field, prefix: str = "") -> Iterator[str]:
+    """Parquet's names of a column's leaves."""
+    name, kind = prefix + field.name, field.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _leaves(pa.field("element", kind.value_type), f"{name}.list.")
+    elif pa.types.is_struct(kind):
+        for child in kind:
+            yield from _leaves(child, f"{name}.")
+    else:
+        yield name
+
+
+def _check_cells(batch: pa.RecordBatch) -> None:
+    largest = 2**31 - 1
+    sizes = pc.binary_length(batch["data"])
+    for row, size in enumerate(sizes.to_pylist()):
+        if size is not None and size > largest:
+            name = batch["layer_name"][row].as_py()
+            raise ValueError(
+                f"layer '{name}' takes {size:,} bytes, but a Parquet cell holds at most "
+                f"{largest:,}. Split the layer on its rows, or write Arrow IPC."
+            )
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A new file's name in the directory of `path`, with the permissions of any new file."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist. Make it.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a directory. Name a file in it.")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary = Path(name)
+    temporary.chmod(0o666 & ~umask)
+    return temporary
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,94 @@
+"""`aq.quantize` and `aq.quantize_stream`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arrowquant import _core
+from arrowquant._inputs import ArrowArrayExportable, Weights, as_arrow, is_sized
+from arrowquant._options import Options
+from arrowquant._progress import ProgressCallback, listener
+from arrowquant._result import QuantizationResult
+from arrowquant._stream import QuantizationStream
+
+
+def quantize(
+    weights: Weights,
+    *,
+    scheme: str = "int4",
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    scale_dtype: str = "source",
+    plan: Any = None,
+    continue_on_error: bool = False,
+    threads: int | None = None,
+    progress: bool | ProgressCallback = False,
+) -> QuantizationResult:
+    """Quantize weights; every row comes out exactly once, quantized, kept, or with the reason.
+
+    Args:
+        weights: Anything that speaks the Arrow PyCapsule interface, an `aq.scan`, or a mapping of
+            names to C-contiguous NumPy arrays, read without a copy. Columns `layer_name`, `data`
+            (lists of floats, or bytes with a `dtype` column) and, optionally, `shape` and the
+            plan `scheme`, `group_size`, `is_symmetric`; others are carried through.
+        scheme: `int8`, `int4`, `int2`, or `none` to keep layers as they are. Like the next two,
+            for the rows that neither their own plan columns nor `plan` say otherwise of.
+        group_size: Elements of a row that share a scale, -1 for one group a row; None: the
+            scheme's default, 128.
+        symmetric: Whether zero is the middle code; None: the scheme's default, True for int8.
+        scale_dtype: What scales are rounded to: `source` (F16 or BF16 as the weights, else F32),
+            `F32`, `F16` or `BF16`.
+        plan: A table `layer_name, scheme, group_size, is_symmetric`, such as `aq.plan` makes.
+        continue_on_error: Whether failed rows are returned rather than raised.
+        threads: None: ARROWQUANT_NUM_THREADS, else OMP_NUM_THREADS, else all cores. The result
+            does not depend on it.
+        progress: True for a bar, or `callback(layer_name, fraction)`.
+
+    Returns:
+        The quantized relation and its error table, row for row.
+
+    Raises:
+        QuantizationError: A row failed and `continue_on_error` is off; `.failed` is a table.
+        TypeError, ValueError: The call is wrong: an unknown option, a missing column, a type that
+            can't be weights. Raised before any work.
+
+    Examples:
+        >>> import numpy as np
+        >>> result = quantize({"a.weight": np.ones((2, 64), np.float32)}, scheme="int8")
+        >>> result.quantized["bits_per_weight"].to_pylist()
+        [8.5]
+        >>> result.failed.num_rows
+        0
+    """
+    options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
+    source = as_arrow(weights)
+    single = isinstance(source, ArrowArrayExportable)
+    with listener(progress) as callback:
+        batches, schemas = _core.quantize(source, plan, options, callback, is_sized(source))
+    return QuantizationResult(batches, schemas, single=single)
+
+
+def quantize_stream(
+    weights: Weights,
+    *,
+    scheme: str = "int4",
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    scale_dtype: str = "source",
+    plan: Any = None,
+    continue_on_error: bool = False,
+    threads: int | None = None,
+) -> QuantizationStream:
+    """Quantize weights batch by batch, as the stream that is returned is read.
+
+    Nothing is read or computed before the first batch is asked for, and no more than one batch is
+    held. Arguments are those of `aq.quantize`.
+
+    Returns:
+        A stream of the one relation, which can be read once.
+
+    Raises:
+        TypeError, ValueError: The call is wrong.
+    """
+    options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
+    return QuantizationStream(_core.quantize_stream(as_arrow(weights), plan, options))

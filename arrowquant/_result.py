@@ -1,0 +1,104 @@
+"""Results: a relation and, row for row beside it, its error table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Tabular = pa.Table | pa.RecordBatch
+"""RecordBatch in gives RecordBatches, anything else Tables with the input's batch boundaries."""
+
+
+class _Pair:
+    """A relation, its errors, and both as one relation for engines that take one table."""
+
+    def __init__(self, batches: Any, schemas: Any, *, single: bool) -> None:
+        kinds = [
+            pa.Table.from_batches([pa.record_batch(batch) for batch in kind], pa.schema(schema))
+            for kind, schema in zip(batches, schemas[:3], strict=True)
+        ]
+        self._left: Tabular = kinds[0].to_batches()[0] if single else kinds[0]
+        self.errors: Tabular = kinds[1].to_batches()[0] if single else kinds[1]
+        self.failed: pa.Table = kinds[2]
+        self._one_schema = pa.schema(schemas[3])
+
+    @property
+    def succeeded(self) -> pa.Table:
+        """The rows that did not fail."""
+        return pa.table(self._left).filter(pc.is_null(pa.table(self.errors)["error_code"]))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the one relation."""
+        return self._one_schema
+
+    def to_table(self) -> pa.Table:
+        """The one relation: the relation's columns, then the `error_` columns. No copy."""
+        left, errors = pa.table(self._left), pa.table(self.errors)
+        batches = zip(left.to_batches(), errors.to_batches(), strict=True)
+        return pa.Table.from_batches(
+            [
+                pa.RecordBatch.from_arrays(
+                    [*one.columns, *other.columns[2:]], schema=self._one_schema
+                )
+                for one, other in batches
+            ],
+            self._one_schema,
+        )
+
+    def __arrow_c_schema__(self) -> object:
+        """Return a PyCapsule of the one relation's Arrow C schema."""
+        return self._one_schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return a PyCapsule of the one relation as an Arrow C stream, as often as wanted."""
+        return self.to_table().__arrow_c_stream__(requested_schema)
+
+    def __len__(self) -> int:
+        return int(self._left.num_rows)
+
+    def __repr__(self) -> str:
+        failed = self.failed.num_rows
+        text = f"{type(self).__name__}: {len(self) - failed} of {len(self)} rows succeeded"
+        if failed:
+            codes = self.failed["error_code"].value_counts().to_pylist()
+            text += ", failed: " + ", ".join(f"{c['counts']} {c['values']}" for c in codes)
+        return text
+
+
+class QuantizationResult(_Pair):
+    """What `aq.quantize` returns.
+
+    It speaks the Arrow PyCapsule interface as the one relation, as often as wanted.
+
+    Attributes:
+        quantized: The quantized relation, row for row with the input.
+        errors: `row_index, layer_name, error_code, error_message, error_element, error_count`,
+            row for row beside it; `error_code` is null where the row succeeded.
+        succeeded: The rows of `quantized` that did not fail.
+        failed: The failed rows alone, with what was asked of them and why they failed.
+    """
+
+    @property
+    def quantized(self) -> Tabular:
+        """The quantized relation, row for row with the input."""
+        return self._left
+
+
+class DequantizationResult(_Pair):
+    """What `aq.dequantize` returns: a weights relation again, and its errors.
+
+    Attributes:
+        weights: `layer_name, dtype, shape, data` and the carried columns, row for row with the
+            input; `data` is null where the row failed, then or before.
+        errors: Row for row beside it.
+        succeeded: The rows of `weights` that did not fail.
+        failed: The failed rows alone.
+    """
+
+    @property
+    def weights(self) -> Tabular:
+        """The weights relation, row for row with the input."""
+        return self._left

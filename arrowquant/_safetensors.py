@@ -1,0 +1,78 @@
+"""`aq.write_safetensors`: a checkpoint from a weights relation, tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arrowquant import _core
+from arrowquant._dequantize import dequantize_stream
+from arrowquant._inputs import as_arrow
+
+Tensors = Sequence[tuple[str, str, list[int]]]
+
+
+def write_safetensors(weights: Any, path: str | os.PathLike[str]) -> None:
+    """Write a weights relation with binary data as a safetensors file.
+
+    The file is written under a temporary name, synced and renamed. `weights` is held in memory as
+    it is given; no further copy is made.
+
+    Args:
+        weights: An `aq.dequantize` result, or any table `layer_name, dtype, shape, data`.
+        path: The file, overwritten where it exists.
+
+    Raises:
+        ValueError: A layer has no data, a name comes twice, or data and shape disagree.
+        OSError: The file can't be written.
+    """
+    table = pa.table(as_arrow(weights))
+    missing = table.filter(table["data"].is_null())["layer_name"].to_pylist()
+    if missing:
+        names = ", ".join(repr(name) for name in missing)
+        raise ValueError(f"layers without data can't be written: {names}. Filter them out.")
+    columns = (table[name].to_pylist() for name in ("layer_name", "dtype", "shape"))
+    write_tensors(path, list(zip(*columns, strict=True)), table.to_batches())
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Tensors, batches: Iterable[pa.RecordBatch]
+) -> None:
+    """Write the announced tensors from batches in any order, holding one batch at a time."""
+    writer = _core.SafetensorsWriter(Path(path), tensors)
+    try:
+        for batch in batches:
+            writer.write(batch)
+        writer.finish()
+    finally:
+        writer.abort()
+
+
+def dequantize_to_safetensors(
+    quantized: Any, path: str | os.PathLike[str], *, dtype: str, threads: int | None
+) -> pa.Table:
+    """Write a quantized relation that can be read twice as a checkpoint; return the failed rows.
+
+    The first reading tells which rows can be decoded and what they are, since the header comes
+    first in the file. Rows that can't are left out.
+    """
+
+    def stream() -> Any:
+        return dequantize_stream(
+            quantized, dtype=dtype, threads=threads, continue_on_error=True
+        )
+
+    tensors = []
+    first = stream()
+    for batch in first:
+        good = batch.filter(pc.invert(batch["error_code"].is_valid()))
+        columns = (good[name].to_pylist() for name in ("layer_name", "dtype", "shape"))
+        tensors += list(zip(*columns, strict=True))
+    good_batches = (batch.filter(pc.invert(batch["error_code"].is_valid())) for batch in stream())
+    write_tensors(path, tensors, good_batches)
+    return first.failed

@@ -1,0 +1,195 @@
+"""The dictionary API: named NumPy arrays in, a dictionary of quantized layers out."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from arrowquant._errors import QuantizationError, QuantizationWarning
+from arrowquant._inputs import array_problem, mapping_to_table
+from arrowquant._layers import LayerDict
+from arrowquant._quantize import quantize
+from arrowquant._result import QuantizationResult
+
+_BIT_WIDTHS = (2, 4, 8)
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+class ArrowQuantV2:
+    """Quantizes dictionaries of layers, asymmetric, with groups of 128.
+
+    Examples:
+        >>> import numpy as np
+        >>> layers = {"a.weight": np.linspace(-1, 1, 256, dtype=np.float32).reshape(2, 128)}
+        >>> layer = ArrowQuantV2().quantize_batch(layers, bit_width=4)["a.weight"]
+        >>> len(layer["quantized_data"]), layer["scales"].shape, layer["group_size"]
+        (128, (2,), 128)
+    """
+
+    def quantize_batch(
+        self,
+        weights_dict: Mapping[str, Any],
+        bit_width: int = 4,
+        continue_on_error: bool = False,
+    ) -> LayerDict:
+        """Quantize named arrays.
+
+        Args:
+            weights_dict: Layer names to C-contiguous arrays of float32, float16 or bfloat16
+                (ml_dtypes), read without a copy.
+            bit_width: 2, 4 or 8.
+            continue_on_error: Whether failed layers are left out rather than raised.
+
+        Returns:
+            In the input's order, name to `{"quantized_data": bytes, "scales": float32 array
+            [rows * groups], "zero_points": uint8 array, likewise, "shape": list of int,
+            "bit_width": int, "group_size": int}`. The dictionary's `failed` is a table of the
+            layers that are not in it.
+
+        Raises:
+            ValueError: `bit_width` is none of 2, 4, 8.
+            TypeError: A name is no string, or `weights_dict` is no mapping.
+            QuantizationError: Layers failed and `continue_on_error` is off.
+
+        Warns:
+            QuantizationWarning: Once, after the dictionary is built, where layers failed and
+                `continue_on_error` is on; it carries the dictionary as `result`.
+        """
+        return _quantize_batch(weights_dict, bit_width, None, continue_on_error)
+
+    def quantize_batch_with_progress(
+        self,
+        weights_dict: Mapping[str, Any],
+        bit_width: int = 4,
+        progress_callback: Callable[[str, float], Any] | None = None,
+        continue_on_error: bool = False,
+    ) -> LayerDict:
+        """Quantize named arrays, calling back as layers complete.
+
+        Args:
+            weights_dict: As for `quantize_batch`.
+            bit_width: Likewise.
+            progress_callback: `progress_callback(layer_name, fraction)`, called on this thread for
+                each layer, failed ones too; the fraction never falls and ends at 1.0. An exception
+                in it stops the work and is raised.
+            continue_on_error: As for `quantize_batch`.
+
+        Returns:
+            As `quantize_batch`, which also says what is raised and warned of.
+        """
+        return _quantize_batch(weights_dict, bit_width, progress_callback, continue_on_error)
+
+
+def _quantize_batch(
+    layers: Mapping[str, Any],
+    bit_width: object,
+    progress: Callable[[str, float], Any] | None,
+    continue_on_error: bool,
+) -> LayerDict:
+    bits = _check_bit_width(bit_width)
+    if not isinstance(layers, Mapping):
+        raise TypeError(f"weights_dict must map names to arrays, got {type(layers).__name__}.")
+    if not layers:
+        return LayerDict(failed=_quantize(mapping_to_table({}), bits, None).failed)
+    table = _check_dtypes(layers, mapping_to_table(layers))
+    wrong = table["error_code"].is_valid()
+    if not continue_on_error and pa.compute.any(wrong).as_py():
+        failed = _quantize(table.filter(wrong), bits, None).failed
+        rows = np.flatnonzero(wrong.to_numpy())
+        _raise(failed.set_column(0, "row_index", pa.array(rows, pa.int64())))
+    try:
+        result = _quantize(table, bits, progress, continue_on_error=continue_on_error)
+    except QuantizationError as error:
+        _raise(error.failed)
+    quantized = _build(result, bits)
+    if result.failed.num_rows:
+        message = "\n".join(_describe(row) for row in result.failed.to_pylist())
+        # At the line that called the method that called this.
+        warnings.warn(QuantizationWarning(message, quantized), stacklevel=3)
+    return quantized
+
+
+def _check_bit_width(bit_width: object) -> int:
+    try:
+        bits = None if isinstance(bit_width, bool) else operator.index(bit_width)  # type: ignore[arg-type]
+    except TypeError:
+        bits = None
+    if bits not in _BIT_WIDTHS:
+        raise ValueError(f"Invalid bit_width: {bit_width}. Must be 2, 4, or 8")
+    return bits
+
+
+def _check_dtypes(layers: Mapping[str, Any], table: pa.Table) -> pa.Table:
+    """Refuse what this API does not take: float64 is nearly always an accident here."""
+    codes = table["error_code"].to_pylist()
+    messages = table["error_message"].to_pylist()
+    for index, (name, array) in enumerate(layers.items()):
+        if array_problem(array) is not None:
+            continue
+        if array.dtype.name not in _DTYPES:
+            codes[index] = "unsupported_dtype"
+            messages[index] = (
+                f"layer '{name}': has dtype '{array.dtype}', expected 'float32' (or 'float16', "
+                "'bfloat16'). Convert it with arr.astype(np.float32)."
+            )
+        elif array.size == 0:
+            codes[index] = "empty"
+            messages[index] = f"layer '{name}': is empty, shape {list(array.shape)}. Leave it out."
+    columns = {"error_code": codes, "error_message": messages}
+    for column, values in columns.items():
+        position = table.schema.get_field_index(column)
+        table = table.set_column(position, column, pa.array(values, pa.string()))
+    return table
+
+
+def _quantize(
+    table: pa.Table,
+    bits: int,
+    progress: Callable[[str, float], Any] | None,
+    *,
+    continue_on_error: bool = True,
+) -> QuantizationResult:
+    return quantize(
+        table,
+        scheme=f"int{bits}",
+        group_size=128,
+        symmetric=False,
+        continue_on_error=continue_on_error,
+        progress=progress or False,  # type: ignore[arg-type]
+    )
+
+
+def _build(result: QuantizationResult, bits: int) -> LayerDict:
+    layers = LayerDict(failed=result.failed)
+    for row in range(result.succeeded.num_rows):
+        good = result.succeeded.slice(row, 1)
+        layers[good["layer_name"][0].as_py()] = {
+            "quantized_data": good["data"][0].as_py(),
+            "scales": good["scales"][0].values.to_numpy(),
+            "zero_points": good["zero_points"][0].values.to_numpy(),
+            "shape": good["shape"][0].as_py(),
+            "bit_width": bits,
+            "group_size": good["group_size"][0].as_py(),
+        }
+    return layers
+
+
+def _raise(failed: pa.Table) -> None:
+    message = "\n".join(_describe(row) for row in failed.to_pylist())
+    raise QuantizationError(message, failed) from None
+
+
+def _describe(row: dict[str, Any]) -> str:
+    name, reason = row["layer_name"], row["error_message"]
+    if row["error_code"] == "non_finite":
+        reason = (
+            f": contains NaN or Inf at index {row['error_element']} ({row['error_count']} in all). "
+            "Clean it, for example with np.nan_to_num(arr), or leave the layer out."
+        )
+    prefix = f"layer '{name}'"
+    return f"Error processing {prefix}{reason.removeprefix(prefix)}"

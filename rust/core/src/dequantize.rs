@@ -1,0 +1,291 @@
+//! The way back: a quantized relation in, a weights relation out, one row for each.
+//!
+//! Kept rows get their original bytes, failed rows null data and the error that they came with.
+
+mod row;
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_cast::cast;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use crate::dtype::Float;
+use crate::error::{CallError, Error};
+use crate::layer::{Described, message};
+use crate::monitor::Monitor;
+use crate::panics;
+use crate::quantize::Schemas;
+use crate::relation::columns::{Carried, shape_type};
+use crate::relation::errors::{self, Entry};
+use crate::relation::failed::{self, Failed};
+use crate::relation::quantized::{self, Spans, Values};
+use crate::relation::{check_format, output_schema, side_by_side_schema};
+use crate::simd::{self, Level};
+use crate::tile::{Carver, Tiling, into_tasks};
+use row::{Columns, Rows, Sound};
+
+/// The type of the numbers that come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Each layer's own.
+    Source,
+    /// binary32 for what was quantized; kept layers stay as they are.
+    F32,
+}
+
+impl Target {
+    /// The target that users call `name`.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn find(name: &str) -> Result<Self, CallError> {
+        match name {
+            "source" => Ok(Self::Source),
+            "F32" => Ok(Self::F32),
+            _ => Err(CallError::UnknownChoice {
+                option: "dtype",
+                value: name.to_owned(),
+                choices: "source, F32".to_owned(),
+            }),
+        }
+    }
+}
+
+/// What comes out for one batch.
+#[derive(Clone, Debug)]
+pub struct Dequantized {
+    /// Row for row with the input.
+    pub weights: RecordBatch,
+    /// Row for row beside it.
+    pub errors: RecordBatch,
+    /// The failed rows alone.
+    pub failed: RecordBatch,
+}
+
+/// Dequantizes the batches of one stream.
+#[derive(Debug)]
+pub struct Dequantizer {
+    columns: Columns,
+    target: Target,
+    continue_on_error: bool,
+    next_row_index: i64,
+    schemas: Schemas,
+}
+
+/// The schema of the weights that come out, with the carried columns.
+fn weights_schema(carried: &Carried) -> SchemaRef {
+    let fields = vec![
+        Field::new("layer_name", DataType::Utf8, true),
+        Field::new("dtype", DataType::Utf8, true),
+        Field::new("shape", shape_type(), true),
+        Field::new("data", DataType::LargeBinary, true),
+    ];
+    output_schema(fields, carried)
+}
+
+struct State {
+    described: Described,
+    fate: Result<Sound, Entry>,
+}
+
+impl Dequantizer {
+    /// For a stream of that schema.
+    ///
+    /// # Errors
+    /// The schema can't be that of a quantized relation, or its format is newer than ours.
+    pub fn try_new(
+        schema: &Schema,
+        target: Target,
+        continue_on_error: bool,
+    ) -> Result<Self, CallError> {
+        check_format(schema)?;
+        let columns = Columns::try_new(schema)?;
+        let weights = weights_schema(&columns.carried);
+        let schemas = Schemas {
+            one: side_by_side_schema(&weights),
+            quantized: weights,
+            errors: errors::schema(),
+            failed: failed::schema(&columns.carried),
+        };
+        Ok(Self { columns, target, continue_on_error, next_row_index: 0, schemas })
+    }
+
+    /// The schemas of what comes out; `quantized` is that of the weights.
+    pub fn schemas(&self) -> &Schemas {
+        &self.schemas
+    }
+
+    /// Dequantize the next batch of the stream.
+    ///
+    /// # Errors
+    /// [`Error::Rows`] where a row can't be decoded and `continue_on_error` is off; rows that came
+    /// in failed don't count. [`Error::Cancelled`]; [`Error::Arrow`] where the batch can't be read.
+    pub fn dequantize(
+        &mut self,
+        batch: &RecordBatch,
+        pool: &ThreadPool,
+        monitor: &Monitor,
+    ) -> Result<Dequantized, Error> {
+        let rows = self.columns.bind(batch)?;
+        let states: Vec<State> = (0..rows.len).map(|row| self.check(&rows, row)).collect();
+        let failed = failed_rows(&rows, &states);
+        let fresh = |failed: &&Failed<'_>| !failed.entry.error.is_earlier();
+        if !self.continue_on_error && failed.iter().any(|row| fresh(&row)) {
+            let failed: Vec<_> = failed.into_iter().filter(|row| fresh(&row)).collect();
+            let message = failed::summary(&failed);
+            return Err(Error::Rows { message, failed: self.failed(&rows, &failed)? });
+        }
+        let data = self.decode(&rows, &states, pool, monitor)?;
+        let dequantized = self.batches(&rows, &states, data)?;
+        self.next_row_index += rows.len as i64;
+        Ok(dequantized)
+    }
+
+    fn check(&self, rows: &Rows, row: usize) -> State {
+        let (mut described, fate) = rows.check(row);
+        let fate = fate.map_err(|error| {
+            let message = message(rows.name(row), &described, None, &error);
+            Entry { error, message }
+        });
+        if let (Ok(Sound::Encoded { .. }), Target::F32) = (&fate, self.target) {
+            described.dtype = Some(Float::F32.name().to_owned());
+        }
+        State { described, fate }
+    }
+
+    fn failed(&self, rows: &Rows, failed: &[Failed<'_>]) -> Result<RecordBatch, ArrowError> {
+        failed::batch(&self.schemas.failed, self.next_row_index, failed, &rows.carried)
+    }
+
+    /// The number type that a decoded row takes.
+    fn target(&self, source: Float) -> Float {
+        match self.target {
+            Target::Source => source,
+            Target::F32 => Float::F32,
+        }
+    }
+
+    fn decode(
+        &self,
+        rows: &Rows,
+        states: &[State],
+        pool: &ThreadPool,
+        monitor: &Monitor,
+    ) -> Result<Values<u8>, Error> {
+        let mut spans = Spans::with_capacity(states.len());
+        for (row, state) in states.iter().enumerate() {
+            spans.push(match &state.fate {
+                Ok(Sound::Kept) => rows.data(row).map(<[u8]>::len),
+                Ok(Sound::Encoded { source, rows, grouping, .. }) => {
+                    Some(rows * grouping.columns * self.target(*source).width())
+                }
+                Err(_) => None,
+            });
+        }
+        let mut values = vec![0u8; spans.end()];
+        let mut carver = Carver::new(&mut values);
+        let mut items = Vec::new();
+        for (row, state) in states.iter().enumerate() {
+            match &state.fate {
+                Ok(Sound::Kept) => items.push((row, 0..0, carver.take(spans.range(row)))),
+                Ok(Sound::Encoded { source, rows, grouping, .. }) => {
+                    let tiling = Tiling::new(*rows, *grouping);
+                    let (at, width) = (spans.range(row).start, self.target(*source).width());
+                    for tiles in tiling.pieces() {
+                        let first = tiling.place(tiles.start).elements.start;
+                        let last = tiling.place(tiles.end - 1).elements.end;
+                        let out = carver.take(at + first * width..at + last * width);
+                        items.push((row, tiles, out));
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        let tasks = into_tasks(items, |(_, _, out)| out.len());
+        let outcome = pool.install(|| {
+            tasks.into_par_iter().flatten().try_for_each(|(row, tiles, out)| {
+                if monitor.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                panics::catch(|| self.piece(rows, row, &states[row], tiles, out)).map_err(|panic| {
+                    let panic = format!("decoding row {row}: {panic}");
+                    Error::Arrow(ArrowError::ComputeError(panic))
+                })
+            })
+        });
+        outcome?;
+        Ok(Values { spans, values })
+    }
+
+    /// Decode some tiles of a row, or copy a kept row.
+    fn piece(
+        &self,
+        rows: &Rows,
+        row: usize,
+        state: &State,
+        tiles: std::ops::Range<usize>,
+        out: &mut [u8],
+    ) {
+        let level = Level::best();
+        let Ok(Sound::Encoded { scheme, source, rows: tensor_rows, grouping }) = state.fate else {
+            out.copy_from_slice(rows.data(row).unwrap_or(&[]));
+            return;
+        };
+        let target = self.target(source);
+        let tiling = Tiling::new(tensor_rows, grouping);
+        let mut out = Carver::new(out);
+        let mut values = Vec::new();
+        let mut written = 0;
+        for tile in tiles {
+            let place = tiling.place(tile);
+            values.resize(place.elements.len(), 0f32);
+            let codes = rows.codes(row, scheme, &tiling, grouping, &place);
+            scheme.decode(level, &codes.borrow(), &mut values);
+            let len = values.len() * target.width();
+            simd::from_f32(level, target, &values, out.take(written..written + len));
+            written += len;
+        }
+    }
+
+    fn batches(
+        &self,
+        rows: &Rows,
+        states: &[State],
+        data: Values<u8>,
+    ) -> Result<Dequantized, ArrowError> {
+        let names = cast(&rows.names, &DataType::Utf8)?;
+        let dtypes = states.iter().map(|state| state.described.dtype.as_deref());
+        let shapes = states.iter().map(|state| state.described.shape.as_deref());
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::clone(&names),
+            Arc::new(dtypes.collect::<StringArray>()),
+            Arc::new(quantized::shapes(shapes)),
+            Arc::new(quantized::binary(data)),
+        ];
+        columns.extend(rows.carried.iter().cloned());
+        let entries = states.iter().map(|state| state.fate.as_ref().err());
+        let [codes, messages, elements, counts] = errors::error_columns(entries);
+        let first = self.next_row_index;
+        let row_index = Int64Array::from_iter_values(first..first + rows.len as i64);
+        let errors = RecordBatch::try_new(
+            Arc::clone(&self.schemas.errors),
+            vec![Arc::new(row_index), names, codes, messages, elements, counts],
+        )?;
+        Ok(Dequantized {
+            weights: RecordBatch::try_new(Arc::clone(&self.schemas.quantized), columns)?,
+            errors,
+            failed: self.failed(rows, &failed_rows(rows, states))?,
+        })
+    }
+}
+
+fn failed_rows<'a>(rows: &'a Rows, states: &'a [State]) -> Vec<Failed<'a>> {
+    let failed = |(row, state): (usize, &'a State)| {
+        let entry = state.fate.as_ref().err()?;
+        Some(Failed { row, name: rows.name(row), described: &state.described, asked: None, entry })
+    };
+    states.iter().enumerate().filter_map(failed).collect()
+}

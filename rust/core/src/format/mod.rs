@@ -1,0 +1,5 @@
+//! Files: safetensors in and out. Parquet and IPC are the business of the languages above.
+
+mod mapped;
+pub mod safetensors;
+pub mod safetensors_writer;

@@ -1,0 +1,257 @@
+//! safetensors as a weights relation. The file *is* an Arrow column: its bytes, mapped, are the
+//! values of a large_binary array, and its `data_offsets` are the offsets.
+//!
+//! Source of the format: <https://github.com/huggingface/safetensors#format>. Headers are parsed
+//! and checked by the safetensors crate.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{
+    ArrayRef, Int32Array, Int64Array, LargeBinaryArray, RecordBatch, RecordBatchReader,
+    StringArray,
+};
+use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use safetensors::tensor::Metadata;
+
+use super::mapped::Source;
+use crate::error::CallError;
+use crate::relation::columns::shape_type;
+use crate::relation::quantized::shapes;
+
+/// Layers are put together in batches of about this many bytes; a larger layer is a batch alone.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// The format's limit.
+const LARGEST_HEADER: u64 = 100_000_000;
+
+/// One tensor of a file.
+#[derive(Clone, Debug)]
+struct Tensor {
+    name: String,
+    dtype: String,
+    shape: Vec<i64>,
+    /// Where its bytes begin and end in the file.
+    start: u64,
+    end: u64,
+}
+
+/// An opened safetensors file.
+#[derive(Clone, Debug)]
+pub struct SafetensorsFile {
+    source: Source,
+    tensors: Arc<Vec<Tensor>>,
+    /// The file's own text metadata.
+    metadata: Vec<(String, String)>,
+}
+
+impl SafetensorsFile {
+    /// Open `path` and check its header.
+    ///
+    /// # Errors
+    /// The file can't be read or its header contradicts itself; the message names the file.
+    pub fn open(path: &Path, mmap: bool) -> Result<Self, CallError> {
+        let fail = |why: String| CallError::File { path: path.display().to_string(), why };
+        let source = Source::open(path, mmap).map_err(|error| fail(error.to_string()))?;
+        let (data_start, header) = read_header(&source).map_err(fail)?;
+        let mut metadata: Vec<_> = header.metadata().clone().into_iter().flatten().collect();
+        metadata.sort();
+        Ok(Self { tensors: Arc::new(tensors(data_start, &header)), source, metadata })
+    }
+
+    /// The relation's schema; without `data` for a plan.
+    pub fn schema(&self, with_data: bool) -> SchemaRef {
+        schema(with_data)
+    }
+
+    /// The file's text metadata, sorted.
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.metadata
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Bytes of all tensors.
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.end - tensor.start).sum()
+    }
+
+    /// Read the file from its beginning, in batches.
+    pub fn reader(&self, with_data: bool) -> SafetensorsReader {
+        SafetensorsReader { file: self.clone(), schema: schema(with_data), with_data, next: 0 }
+    }
+}
+
+/// Where the tensors' bytes begin, and the header.
+fn read_header(source: &Source) -> Result<(u64, Metadata), String> {
+    const ADVICE: &str = "Is it a safetensors file, and was it copied whole?";
+    let read = |end: u64| {
+        let (buffer, start) = source.bytes(0..end).map_err(|error| error.to_string())?;
+        Ok::<_, String>(buffer.slice_with_length(start as usize, end as usize))
+    };
+    let size = source.size();
+    if size < 8 {
+        return Err(format!("{size} bytes are no header. {ADVICE}"));
+    }
+    let length = read(8)?;
+    let length: [u8; 8] = length.as_slice().try_into().map_err(|_| "no header".to_owned())?;
+    let length = u64::from_le_bytes(length);
+    let Some(end) = length.checked_add(8).filter(|&end| end <= size) else {
+        return Err(format!("the header claims {length} bytes, but the file has {size}. {ADVICE}"));
+    };
+    if length > LARGEST_HEADER {
+        return Err(format!("the header claims {length} bytes, more than the format allows. {ADVICE}"));
+    }
+    let header = read(end)?;
+    let text = std::str::from_utf8(&header[8..]).map_err(|e| format!("{e}. {ADVICE}"))?;
+    let header: Metadata =
+        serde_json::from_str(text).map_err(|e| format!("invalid header: {e}. {ADVICE}"))?;
+    let expected = end.checked_add(header.data_len() as u64);
+    if expected != Some(size) {
+        let expected = expected.map_or("more".to_owned(), |bytes| bytes.to_string());
+        return Err(format!("the header asks for {expected} bytes, but the file has {size}. {ADVICE}"));
+    }
+    Ok((end, header))
+}
+
+/// The tensors in the order of their bytes; empty ones at one place by name.
+fn tensors(data_start: u64, header: &Metadata) -> Vec<Tensor> {
+    let mut tensors: Vec<Tensor> = header
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| Tensor {
+            name,
+            dtype: info.dtype.to_string(),
+            shape: info.shape.iter().map(|&dimension| dimension as i64).collect(),
+            start: data_start + info.data_offsets.0 as u64,
+            end: data_start + info.data_offsets.1 as u64,
+        })
+        .collect();
+    tensors.sort_by(|a, b| (a.start, a.end, &a.name).cmp(&(b.start, b.end, &b.name)));
+    tensors
+}
+
+fn schema(with_data: bool) -> SchemaRef {
+    let data = with_data.then(|| Field::new("data", DataType::LargeBinary, true));
+    let before = [
+        Field::new("layer_name", DataType::Utf8, true),
+        Field::new("dtype", DataType::Utf8, true),
+        Field::new("shape", shape_type(), true),
+    ];
+    let after = [
+        Field::new("part_index", DataType::Int32, true),
+        Field::new("part_count", DataType::Int32, true),
+        Field::new("part_offset", DataType::Int64, true),
+        Field::new("layer_shape", shape_type(), true),
+        Field::new("source_file", DataType::Utf8, true),
+    ];
+    let fields: Vec<Field> = before.into_iter().chain(data).chain(after).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// The batches of one file.
+pub struct SafetensorsReader {
+    file: SafetensorsFile,
+    schema: SchemaRef,
+    with_data: bool,
+    next: usize,
+}
+
+impl SafetensorsReader {
+    /// The tensors of the next batch.
+    fn take(&mut self) -> Option<std::ops::Range<usize>> {
+        let tensors = &self.file.tensors;
+        let first = tensors.get(self.next)?;
+        let fits = |tensor: &&Tensor| !self.with_data || tensor.end - first.start <= BATCH_BYTES;
+        let count = tensors[self.next..].iter().take_while(fits).count().max(1);
+        let range = self.next..self.next + count;
+        self.next = range.end;
+        Some(range)
+    }
+
+    fn batch(&self, tensors: &[Tensor]) -> Result<RecordBatch, ArrowError> {
+        let path = self.file.source.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let shape = || -> ArrayRef {
+            Arc::new(shapes(tensors.iter().map(|tensor| Some(tensor.shape.as_slice()))))
+        };
+        let text = |get: fn(&Tensor) -> &String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(tensors.iter().map(get)))
+        };
+        let count = tensors.len();
+        let mut columns = vec![text(|t| &t.name), text(|t| &t.dtype), shape()];
+        if self.with_data {
+            columns.push(Arc::new(self.data(tensors)?));
+        }
+        let rest: [ArrayRef; 5] = [
+            Arc::new(Int32Array::from(vec![0; count])),
+            Arc::new(Int32Array::from(vec![1; count])),
+            Arc::new(Int64Array::from(vec![0; count])),
+            shape(),
+            Arc::new(StringArray::from(vec![name.as_deref(); count])),
+        ];
+        columns.extend(rest);
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+
+    /// Consecutive tensors as one column.
+    fn data(&self, tensors: &[Tensor]) -> Result<LargeBinaryArray, ArrowError> {
+        let [first, ..] = tensors else {
+            return Ok(LargeBinaryArray::new(OffsetBuffer::new_empty(), Buffer::from_vec(Vec::<u8>::new()), None));
+        };
+        let end = tensors.last().map_or(first.end, |last| last.end);
+        let path = self.file.source.path().display();
+        let (buffer, at) = self.file.source.bytes(first.start..end).map_err(|error| {
+            ArrowError::IoError(format!("{path}: {error}"), error)
+        })?;
+        let ends = tensors.iter().map(|tensor| tensor.end);
+        let offsets: Vec<i64> = std::iter::once(first.start)
+            .chain(ends)
+            .map(|offset| (offset - first.start + at) as i64)
+            .collect();
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+        Ok(LargeBinaryArray::new(offsets, buffer, None))
+    }
+
+    /// Before a batch is handed out, and before the next: what was read between must be the file
+    /// whose header was checked.
+    fn check_unchanged(&self) -> Result<(), ArrowError> {
+        if !self.with_data || self.file.source.is_unchanged() {
+            return Ok(());
+        }
+        let path = self.file.source.path().display();
+        Err(ArrowError::ExternalError(
+            format!("source_unreadable: {path} changed while it was read. Start again on a file that nobody writes to.")
+                .into(),
+        ))
+    }
+}
+
+impl Iterator for SafetensorsReader {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next > 0 && let Err(error) = self.check_unchanged() {
+            self.next = self.file.tensors.len();
+            return Some(Err(error));
+        }
+        let tensors = Arc::clone(&self.file.tensors);
+        let range = self.take()?;
+        Some(self.check_unchanged().and_then(|()| self.batch(&tensors[range])))
+    }
+}
+
+impl RecordBatchReader for SafetensorsReader {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}

@@ -1,0 +1,207 @@
+//! Between the source's number types and float32.
+
+use crate::dtype::Float;
+
+/// Read little-endian numbers of type `source` as float32 (F64 rounded to nearest), from an address
+/// of any alignment. Returns whether all are finite.
+#[inline(always)]
+pub(crate) fn to_f32(source: Float, bytes: &[u8], values: &mut [f32]) -> bool {
+    match source {
+        Float::F64 => map::<8>(bytes, values, |b| f64::from_le_bytes(b) as f32),
+        Float::F32 => map::<4>(bytes, values, f32::from_le_bytes),
+        Float::F16 => map::<2>(bytes, values, |b| f16_to_f32(u16::from_le_bytes(b))),
+        Float::BF16 => map::<2>(bytes, values, |b| bf16_to_f32(u16::from_le_bytes(b))),
+        Float::F8E4M3 => map::<1>(bytes, values, |[b]| F8_E4M3[usize::from(b)]),
+        Float::F8E5M2 => map::<1>(bytes, values, |[b]| f16_to_f32(u16::from(b) << 8)),
+    }
+    all_finite(values)
+}
+
+#[inline(always)]
+fn map<const WIDTH: usize>(
+    bytes: &[u8],
+    values: &mut [f32],
+    convert: impl Fn([u8; WIDTH]) -> f32,
+) {
+    let (elements, _) = bytes.as_chunks::<WIDTH>();
+    for (value, element) in values.iter_mut().zip(elements) {
+        *value = convert(*element);
+    }
+}
+
+/// Exponent bits that are all ones carry into the sign bit when one is added to them, so OR-ing
+/// those sums across all values finds NaN and infinity without a branch.
+#[inline(always)]
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    let carried = values
+        .iter()
+        .fold(0u32, |carried, value| carried | ((value.to_bits() & 0x7fff_ffff) + 0x0080_0000));
+    carried < 0x8000_0000
+}
+
+/// binary16 to binary32: shift the fields into place and multiply by 2^112, which corrects the
+/// exponent's bias and normalizes subnormals, both exactly.
+#[inline(always)]
+fn f16_to_f32(half: u16) -> f32 {
+    let bits = u32::from(half);
+    let magnitude = (bits & 0x7fff) << 13;
+    let scaled = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
+    let special = if magnitude >= 0x0f80_0000 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(scaled | special | ((bits & 0x8000) << 16))
+}
+
+#[inline(always)]
+fn bf16_to_f32(half: u16) -> f32 {
+    f32::from_bits(u32::from(half) << 16)
+}
+
+/// All values of OCP's E4M3 without infinities: bias 7, NaN where all bits below the sign are set.
+/// Source: OCP 8-bit Floating Point Specification 1.0, table 1.
+static F8_E4M3: [f32; 256] = {
+    let mut table = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        table[code] = f8_e4m3_to_f32(code as u8);
+        code += 1;
+    }
+    table
+};
+
+const fn f8_e4m3_to_f32(code: u8) -> f32 {
+    let sign = ((code & 0x80) as u32) << 24;
+    let exponent = ((code >> 3) & 15) as u32;
+    let fraction = (code & 7) as u32;
+    if code & 0x7f == 0x7f {
+        return f32::NAN;
+    }
+    let magnitude = if exponent == 0 {
+        fraction as f32 / 512.0
+    } else {
+        f32::from_bits(((exponent + 120) << 23) | (fraction << 20))
+    };
+    f32::from_bits(magnitude.to_bits() | sign)
+}
+
+/// Write finite float32 values as little-endian numbers of type `target`, rounded to nearest, ties
+/// to even. What rounds beyond the type's largest value becomes that value: the source was finite.
+#[inline(always)]
+pub(crate) fn from_f32(target: Float, values: &[f32], bytes: &mut [u8]) {
+    match target {
+        Float::F64 => write::<8>(values, bytes, |v| f64::from(v).to_le_bytes()),
+        Float::F32 => write::<4>(values, bytes, f32::to_le_bytes),
+        Float::F16 => write::<2>(values, bytes, |v| narrow::<5, 10>(v, 0x7bff).to_le_bytes()),
+        Float::BF16 => write::<2>(values, bytes, |v| narrow::<8, 7>(v, 0x7f7f).to_le_bytes()),
+        Float::F8E4M3 => write::<1>(values, bytes, |v| [narrow::<4, 3>(v, 0x7e) as u8]),
+        Float::F8E5M2 => write::<1>(values, bytes, |v| [narrow::<5, 2>(v, 0x7b) as u8]),
+    }
+}
+
+#[inline(always)]
+fn write<const WIDTH: usize>(
+    values: &[f32],
+    bytes: &mut [u8],
+    convert: impl Fn(f32) -> [u8; WIDTH],
+) {
+    let (elements, _) = bytes.as_chunks_mut::<WIDTH>();
+    for (element, value) in elements.iter_mut().zip(values) {
+        *element = convert(*value);
+    }
+}
+
+/// A finite float32 as a float of `EXPONENT` and `FRACTION` bits, at most `largest` in magnitude.
+///
+/// Normal numbers are rounded on their bits, where a carry moves into the exponent as it should.
+/// Subnormal ones are added to a power of two whose last bit has the weight of the subnormals'
+/// last bit, so that the addition itself rounds.
+#[inline(always)]
+fn narrow<const EXPONENT: u32, const FRACTION: u32>(value: f32, largest: u16) -> u16 {
+    let bias = (1u32 << (EXPONENT - 1)) - 1;
+    let shift = 23 - FRACTION;
+    let magnitude = value.to_bits() & 0x7fff_ffff;
+    let odd = (magnitude >> shift) & 1;
+    let rounded = (magnitude + (1 << (shift - 1)) - 1 + odd) >> shift;
+    let normal = rounded.wrapping_sub((127 - bias) << FRACTION);
+    // bfloat16 has float32's own exponents, and its subnormals are rounded on their bits too.
+    let code = if EXPONENT < 8 && magnitude < (128 - bias) << 23 {
+        let anchor = (128 - bias + shift) << 23;
+        (f32::from_bits(magnitude) + f32::from_bits(anchor)).to_bits() - anchor
+    } else {
+        normal
+    };
+    let sign = (value.to_bits() >> 31) << (EXPONENT + FRACTION);
+    (code.min(u32::from(largest)) | sign) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_sixteen_bit_number_reads_as_the_half_crate_says() {
+        for bits in 0..=u16::MAX {
+            let (ours, theirs) = (f16_to_f32(bits), f16::from_bits(bits).to_f32());
+            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()));
+            let (ours, theirs) = (bf16_to_f32(bits), bf16::from_bits(bits).to_f32());
+            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()));
+        }
+    }
+
+    #[test]
+    fn finite_numbers_survive_the_way_there_and_back() {
+        for float in [Float::F16, Float::BF16, Float::F8E4M3, Float::F8E5M2] {
+            let count = 1usize << (8 * float.width());
+            let bytes: Vec<u8> =
+                (0..count).flat_map(|code| code.to_le_bytes()[..float.width()].to_vec()).collect();
+            let mut values = vec![0.0; count];
+            to_f32(float, &bytes, &mut values);
+            let mut back = vec![0; bytes.len()];
+            from_f32(float, &values, &mut back);
+            for (code, value) in values.iter().enumerate().filter(|(_, value)| value.is_finite()) {
+                let span = code * float.width()..(code + 1) * float.width();
+                assert_eq!(back[span.clone()], bytes[span], "{float} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn e4m3_has_the_values_of_its_specification() {
+        let largest = F8_E4M3[0x7e];
+        assert_eq!((largest, F8_E4M3[0x01], F8_E4M3[0x08]), (448.0, 2f32.powi(-9), 2f32.powi(-6)));
+        assert!(F8_E4M3[0x7f].is_nan() && F8_E4M3[0xff].is_nan());
+        assert_eq!(F8_E4M3.iter().filter(|value| value.is_infinite()).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn narrowing_agrees_with_the_half_crate(bits in 0u32..0x7f80_0000, negative: bool) {
+            let value = f32::from_bits(bits | (u32::from(negative) << 31));
+            let saturate = |bits: u16, infinite: bool, largest: u16| {
+                if infinite { (bits & 0x8000) | largest } else { bits }
+            };
+            let half = f16::from_f32(value);
+            prop_assert_eq!(
+                narrow::<5, 10>(value, 0x7bff),
+                saturate(half.to_bits(), half.is_infinite(), 0x7bff)
+            );
+            let brain = bf16::from_f32(value);
+            prop_assert_eq!(
+                narrow::<8, 7>(value, 0x7f7f),
+                saturate(brain.to_bits(), brain.is_infinite(), 0x7f7f)
+            );
+        }
+
+        #[test]
+        fn non_finite_values_are_seen(
+            mut values in prop::collection::vec(-1e38f32..1e38, 1..70),
+            at: prop::sample::Index,
+            bad in prop::sample::select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
+        ) {
+            prop_assert!(all_finite(&values));
+            let at = at.index(values.len());
+            values[at] = bad;
+            prop_assert!(!all_finite(&values));
+        }
+    }
+}

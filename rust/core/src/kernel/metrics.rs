@@ -1,0 +1,122 @@
+//! What quantizing cost: sums over a tile, in float64 and in one fixed order.
+
+use std::ops::AddAssign;
+
+const LANES: usize = 16;
+
+/// Sums from which a layer's metrics come.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Sums {
+    /// Σ(w − ŵ)²
+    pub(crate) squared_error: f64,
+    /// Σw²
+    pub(crate) squared: f64,
+    /// max|w − ŵ|
+    pub(crate) max_abs_error: f64,
+}
+
+impl AddAssign for Sums {
+    fn add_assign(&mut self, other: Self) {
+        self.squared_error += other.squared_error;
+        self.squared += other.squared;
+        self.max_abs_error = self.max_abs_error.max(other.max_abs_error);
+    }
+}
+
+impl Sums {
+    /// Mean squared error over `count` elements.
+    pub(crate) fn mse(&self, count: usize) -> f64 {
+        self.squared_error / count as f64
+    }
+
+    /// `10·log10(Σw²/Σe²)`; `None` where exact. From the libm crate, since the platform's own
+    /// logarithm may differ in its last bit from CPU to CPU.
+    pub(crate) fn snr_db(&self) -> Option<f64> {
+        let snr = 10.0 * (libm::log10(self.squared) - libm::log10(self.squared_error));
+        (self.squared_error > 0.0 && snr.is_finite()).then_some(snr)
+    }
+}
+
+/// Sums over float32 values and what they decode to.
+#[inline(always)]
+pub(crate) fn sums(values: &[f32], decoded: &[f32]) -> Sums {
+    let mut lanes = [Lane::default(); LANES];
+    let (value_chunks, value_rest) = values.as_chunks::<LANES>();
+    let (decoded_chunks, decoded_rest) = decoded.as_chunks::<LANES>();
+    for (value, decoded) in value_chunks.iter().zip(decoded_chunks) {
+        for lane in 0..LANES {
+            lanes[lane].add(f64::from(value[lane]), f64::from(decoded[lane]));
+        }
+    }
+    for (lane, (value, decoded)) in value_rest.iter().zip(decoded_rest).enumerate() {
+        lanes[lane].add(f64::from(*value), f64::from(*decoded));
+    }
+    total(&lanes)
+}
+
+/// The same for a float64 source, given as little-endian bytes, at its own precision.
+#[inline(always)]
+pub(crate) fn sums_f64(source: &[u8], decoded: &[f32]) -> Sums {
+    let mut lanes = [Lane::default(); LANES];
+    let (source, _) = source.as_chunks::<8>();
+    for (at, (value, decoded)) in source.iter().zip(decoded).enumerate() {
+        lanes[at % LANES].add(f64::from_le_bytes(*value), f64::from(*decoded));
+    }
+    total(&lanes)
+}
+
+#[derive(Clone, Copy, Default)]
+struct Lane(Sums);
+
+impl Lane {
+    #[inline(always)]
+    fn add(&mut self, value: f64, decoded: f64) {
+        let error = value - decoded;
+        let magnitude = error.abs();
+        self.0.squared_error += error * error;
+        self.0.squared += value * value;
+        let largest = self.0.max_abs_error;
+        self.0.max_abs_error = if magnitude > largest { magnitude } else { largest };
+    }
+}
+
+#[inline(always)]
+fn total(lanes: &[Lane; LANES]) -> Sums {
+    let mut sums = Sums::default();
+    for lane in lanes {
+        sums += lane.0;
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sums_are_those_of_a_plain_loop(
+            pairs in prop::collection::vec((-1e3f32..1e3, -1e3f32..1e3), 1..100),
+        ) {
+            let (values, decoded): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
+            let ours = sums(&values, &decoded);
+            let errors =
+                values.iter().zip(&decoded).map(|(v, d)| f64::from(*v) - f64::from(*d));
+            let squared_error: f64 = errors.clone().map(|e| e * e).sum();
+            prop_assert!((ours.squared_error - squared_error).abs() <= 1e-12 * squared_error);
+            prop_assert_eq!(ours.max_abs_error, errors.map(f64::abs).fold(0.0, f64::max));
+            let wide: Vec<u8> =
+                values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
+            prop_assert_eq!(sums_f64(&wide, &decoded), ours);
+        }
+    }
+
+    #[test]
+    fn exact_has_no_snr() {
+        let same = sums(&[1.0, -2.0], &[1.0, -2.0]);
+        assert_eq!((same.mse(2), same.snr_db()), (0.0, None));
+        let off = sums(&[10.0], &[9.0]);
+        assert_eq!((off.mse(1), off.snr_db()), (1.0, Some(20.0)));
+    }
+}

@@ -1,0 +1,301 @@
+//! One row of the weights relation, checked, with what is asked of it.
+
+use std::collections::HashMap;
+
+use arrow_array::RecordBatch;
+
+use crate::dtype::{self, Float, ScaleDtype};
+use crate::error::{CallError, Error, InvalidGroupSize, RowError};
+use crate::relation::bytes::Element;
+use crate::relation::columns::{self, Finder};
+use crate::relation::weights::Weights;
+use crate::scheme::{self, Choice, Grouping, Scheme};
+
+/// The options of a call, for the rows that no plan says otherwise of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to do.
+    pub scheme: Choice,
+    /// Elements that share a scale, -1 for one group a row; `None`: the scheme's default.
+    pub group_size: Option<i64>,
+    /// Whether zero is the middle code; `None`: the scheme's default.
+    pub symmetric: Option<bool>,
+    /// What scales are rounded to; `None`: as the source.
+    pub scale_dtype: Option<ScaleDtype>,
+}
+
+impl Options {
+    /// Options from their names as users write them.
+    ///
+    /// # Errors
+    /// A scheme, group size or scale dtype that there is not.
+    pub fn try_new(
+        scheme: &str,
+        group_size: Option<i64>,
+        symmetric: Option<bool>,
+        scale_dtype: &str,
+    ) -> Result<Self, CallError> {
+        if let Some(size) = group_size {
+            check_group_size(size)?;
+        }
+        let scheme = scheme::find(scheme)?;
+        let scale_dtype = match scale_dtype {
+            "source" => None,
+            name => Some(ScaleDtype::from_name(name).ok_or_else(|| CallError::UnknownChoice {
+                option: "scale_dtype",
+                value: name.to_owned(),
+                choices: format!("source, {}", ScaleDtype::ALL.map(ScaleDtype::name).join(", ")),
+            })?),
+        };
+        Ok(Self { scheme, group_size, symmetric, scale_dtype })
+    }
+}
+
+fn check_group_size(size: i64) -> Result<(), InvalidGroupSize> {
+    if size > 0 || size == -1 { Ok(()) } else { Err(InvalidGroupSize(size)) }
+}
+
+#[derive(Clone, Debug, Default)]
+struct PlanRow {
+    scheme: Option<String>,
+    group_size: Option<i64>,
+    symmetric: Option<bool>,
+}
+
+/// A table that says, by layer name, what to do. Of several rows of one name the first counts.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    rows: HashMap<String, PlanRow>,
+}
+
+impl Plan {
+    /// The plan in the columns `layer_name`, `scheme`, `group_size`, `is_symmetric` of `batches`;
+    /// all but the name are optional, others are ignored.
+    ///
+    /// # Errors
+    /// A column is missing or has a type that can't be.
+    pub fn try_new(batches: &[RecordBatch]) -> Result<Self, Error> {
+        let mut rows = HashMap::new();
+        for batch in batches {
+            let schema = batch.schema();
+            let finder = Finder::new(&schema, "Plans");
+            let column = |index: usize| batch.column(index);
+            let name =
+                finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?;
+            let names = columns::text(column(name))?;
+            let schemes = finder.text("scheme")?.map(|i| columns::text(column(i))).transpose()?;
+            let sizes =
+                finder.integer("group_size")?.map(|i| columns::integer(column(i))).transpose()?;
+            let symmetries =
+                finder.boolean("is_symmetric")?.map(|i| columns::boolean(column(i))).transpose()?;
+            for row in 0..batch.num_rows() {
+                let Some(name) = columns::text_at(Some(&names), row) else { continue };
+                rows.entry(name.to_owned()).or_insert_with(|| PlanRow {
+                    scheme: columns::text_at(schemes.as_ref(), row).map(str::to_owned),
+                    group_size: columns::integer_at(sizes.as_ref(), row),
+                    symmetric: columns::boolean_at(symmetries.as_ref(), row),
+                });
+            }
+        }
+        Ok(Self { rows })
+    }
+
+    fn get(&self, name: Option<&str>) -> PlanRow {
+        name.and_then(|name| self.rows.get(name)).cloned().unwrap_or_default()
+    }
+}
+
+/// What is asked of a row, before it is known whether it can be done.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Asked {
+    pub(crate) scheme: String,
+    pub(crate) group_size: Option<i64>,
+    pub(crate) symmetric: Option<bool>,
+}
+
+impl Asked {
+    /// Row `row`'s own plan, else the plan's, else the call's, else the scheme's default.
+    pub(crate) fn resolve(weights: &Weights, row: usize, plan: &Plan, options: &Options) -> Self {
+        let (scheme, group_size, symmetric) = weights.plan(row);
+        let planned = plan.get(weights.name(row));
+        let scheme = scheme
+            .map(str::to_owned)
+            .or(planned.scheme)
+            .unwrap_or_else(|| options.scheme.name().to_owned());
+        let defaults = match scheme::find(&scheme) {
+            Ok(Choice::Encode(scheme)) => {
+                (Some(scheme.default_group_size()), Some(scheme.default_symmetric()))
+            }
+            _ => (None, None),
+        };
+        Self {
+            group_size: group_size.or(planned.group_size).or(options.group_size).or(defaults.0),
+            symmetric: symmetric.or(planned.symmetric).or(options.symmetric).or(defaults.1),
+            scheme,
+        }
+    }
+
+    /// The scheme, with the group size checked.
+    pub(crate) fn choice(&self) -> Result<Choice, RowError> {
+        let choice = scheme::find(&self.scheme).map_err(RowError::UnknownScheme)?;
+        if let (Choice::Encode(_), Some(size)) = (choice, self.group_size) {
+            check_group_size(size).map_err(RowError::InvalidGroupSize)?;
+        }
+        Ok(choice)
+    }
+}
+
+/// What a row says of its tensor, as far as it can be read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Described {
+    pub(crate) dtype: Option<String>,
+    pub(crate) shape: Option<Vec<i64>>,
+}
+
+impl Described {
+    /// Row `row`'s dtype and shape; without a shape column the shape is the number of elements.
+    pub(crate) fn read(weights: &Weights, row: usize) -> (Self, Result<(), RowError>) {
+        let dtype = match weights.element {
+            Some(Element::Float(float)) => Some(float.name().to_owned()),
+            _ => weights.dtype(row).map(str::to_owned),
+        };
+        match weights.shape(row) {
+            Some(Ok(shape)) => (Self { dtype, shape: Some(shape) }, Ok(())),
+            Some(Err(error)) => (Self { dtype, shape: None }, Err(error)),
+            None => {
+                let shape = element_count(weights.bytes(row), dtype.as_deref());
+                (Self { dtype, shape: shape.map(|count| vec![count]) }, Ok(()))
+            }
+        }
+    }
+}
+
+fn element_count(bytes: Option<&[u8]>, dtype: Option<&str>) -> Option<i64> {
+    let bits = u64::try_from(bytes?.len()).ok()?.checked_mul(8)?;
+    i64::try_from(bits / dtype::bits(dtype?)?).ok()
+}
+
+/// A row that can be encoded or kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Layer {
+    /// Its bytes come out as they are.
+    Keep,
+    /// It goes through a kernel.
+    Encode { scheme: &'static dyn Scheme, source: Float, rows: usize, grouping: Grouping },
+}
+
+/// Check everything about row `row` that can be known without its values.
+pub(crate) fn check(
+    weights: &Weights,
+    row: usize,
+    described: &(Described, Result<(), RowError>),
+    asked: &Asked,
+    options: &Options,
+) -> Result<Layer, RowError> {
+    if let Some(error) = weights.earlier(row) {
+        return Err(error);
+    }
+    weights.name(row).ok_or(RowError::NullName)?;
+    let bytes = weights.bytes(row).ok_or(RowError::NullData)?;
+    let choice = asked.choice()?;
+    check_dtype(weights, row)?;
+    let (Described { dtype, shape }, readable) = described;
+    readable.clone()?;
+    let dtype = dtype.as_deref();
+    let count = match shape {
+        Some(shape) => check_shape(shape, dtype.unwrap_or(""), bytes.len())?,
+        None => 0,
+    };
+    if let Some((first, count)) = weights.null_elements(row) {
+        return Err(RowError::NullElement { first, count });
+    }
+    let Choice::Encode(scheme) = choice else { return Ok(Layer::Keep) };
+    let dtype = dtype.ok_or(RowError::NullDtype)?;
+    let source = Float::from_name(dtype).ok_or_else(|| RowError::NotFloat(dtype.to_owned()))?;
+    if count == 0 {
+        return Err(RowError::Empty);
+    }
+    let columns = shape.as_ref().and_then(|shape| shape.last()).map_or(1, |&last| last as usize);
+    let grouping = Grouping {
+        columns,
+        group_size: group_size(asked.group_size, columns),
+        symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
+        scale_dtype: options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
+    };
+    Ok(Layer::Encode { scheme, source, rows: count / columns, grouping })
+}
+
+/// The group size asked for, at most the row's length.
+pub(crate) fn group_size(asked: Option<i64>, columns: usize) -> usize {
+    match asked.map(usize::try_from) {
+        Some(Ok(size)) => size.min(columns),
+        _ => columns,
+    }
+}
+
+fn check_dtype(weights: &Weights, row: usize) -> Result<(), RowError> {
+    match (weights.element, weights.dtype(row)) {
+        (Some(Element::Float(found)), Some(said)) if said != found.name() => {
+            Err(RowError::DtypeDisagrees { said: said.to_owned(), found })
+        }
+        (Some(Element::Raw), None) => Err(RowError::NullDtype),
+        _ => Ok(()),
+    }
+}
+
+/// The number of elements of `shape`, which must fill `found` bytes of `dtype` exactly. Of a dtype
+/// that nobody knows, only the shape itself is checked.
+fn check_shape(shape: &[i64], dtype: &str, found: usize) -> Result<usize, RowError> {
+    let count = element_product(shape)?;
+    let Some(bits) = dtype::bits(dtype) else { return Ok(count) };
+    let overflow = || RowError::InvalidShape(format!("{shape:?} overflows"));
+    let expected_bits = (count as u64).checked_mul(bits).ok_or_else(overflow)?;
+    let found = found as u64;
+    if found.saturating_mul(8) % bits != 0 || expected_bits % 8 != 0 {
+        return Err(RowError::PartialElement { dtype: dtype.to_owned(), bits, found });
+    }
+    if expected_bits / 8 != found {
+        let (shape, expected) = (shape.to_vec(), count as u64);
+        return Err(RowError::ShapeMismatch { shape, expected, found: found.saturating_mul(8) / bits });
+    }
+    Ok(count)
+}
+
+/// The number of elements of `shape`; 1 for a zero-dimensional one.
+pub(crate) fn element_product(shape: &[i64]) -> Result<usize, RowError> {
+    if let Some(negative) = shape.iter().find(|&&dimension| dimension < 0) {
+        return Err(RowError::InvalidShape(format!("{shape:?} has the dimension {negative}")));
+    }
+    // A zero among the dimensions must not hide an overflow of the others.
+    let mut nonzero = shape.iter().filter(|&&dimension| dimension != 0);
+    let product = nonzero
+        .try_fold(1usize, |product, &dimension| {
+            product.checked_mul(usize::try_from(dimension).ok()?)
+        })
+        .filter(|&product| i64::try_from(product).is_ok())
+        .ok_or_else(|| RowError::InvalidShape(format!("{shape:?} overflows")))?;
+    Ok(if shape.contains(&0) { 0 } else { product })
+}
+
+/// `layer 'a.b' (BF16 [2, 3], file.safetensors): ` and the reason.
+pub(crate) fn message(
+    name: Option<&str>,
+    described: &Described,
+    source_file: Option<&str>,
+    error: &RowError,
+) -> String {
+    if error.is_earlier() {
+        return error.to_string();
+    }
+    let name = name.map_or_else(|| "without a name".to_owned(), |name| format!("'{name}'"));
+    let shape = described.shape.as_ref().map(|shape| format!("{shape:?}"));
+    let tensor: Vec<_> = described.dtype.iter().cloned().chain(shape).collect();
+    let tensor = tensor.join(" ");
+    let details: Vec<_> =
+        [tensor.as_str(), source_file.unwrap_or("")].into_iter().filter(|s| !s.is_empty()).collect();
+    if details.is_empty() {
+        format!("layer {name}: {error}")
+    } else {
+        format!("layer {name} ({}): {error}", details.join(", "))
+    }
+}

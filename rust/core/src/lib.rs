@@ -1,0 +1,34 @@
+//! Quantization of model weights, Arrow in and Arrow out.
+//!
+//! Weights come as record batches. [`relation::weights`] finds their columns, [`layer`] checks each
+//! row and resolves what is asked of it, and [`quantize`] cuts the good rows into tiles, which all
+//! cores hand to a [`scheme`]. Out comes a quantized batch and, row for row beside it, an error
+//! table ([`relation::quantized`], [`relation::errors`]). [`dequantize`] is the way back, [`plan`]
+//! says beforehand what will happen, and [`format`] reads and writes files.
+//!
+//! Nothing here knows Python.
+
+#[cfg(target_endian = "big")]
+compile_error!("arrowquant's byte layouts are little-endian; big-endian hosts are not supported");
+
+pub mod dequantize;
+pub mod dtype;
+pub mod error;
+pub mod format;
+mod kernel;
+pub mod layer;
+pub mod monitor;
+pub mod panics;
+pub mod plan;
+pub mod pool;
+pub mod quantize;
+pub mod relation;
+pub mod scheme;
+pub mod simd;
+mod tile;
+
+pub use dequantize::Dequantizer;
+pub use error::{CallError, Error, ErrorCode, RowError};
+pub use layer::{Options, Plan};
+pub use monitor::Monitor;
+pub use quantize::Quantizer;

@@ -1,0 +1,204 @@
+//! The plan of a checkpoint: what will be done with each layer, and what it will take, without
+//! reading any weights.
+
+use std::sync::Arc;
+
+use arrow_array::{
+    ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray,
+};
+use arrow_cast::cast;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use glob::Pattern;
+
+use crate::dtype::{self, Float, ScaleDtype};
+use crate::error::{CallError, Error};
+use crate::layer::{Asked, Described, Options, Plan, element_product, group_size};
+use crate::quantize::encoded_bits;
+use crate::relation::columns::shape_type;
+use crate::relation::quantized::shapes;
+use crate::relation::weights::{Weights, WeightsSchema};
+use crate::scheme::{self, Choice, Grouping};
+
+/// A last dimension below this is no matrix worth quantizing.
+const SMALLEST_ROW: usize = 32;
+
+/// Parts of names of layers that are often kept as they are: the plan names them, and decides
+/// nothing. Output heads and the routers of mixtures of experts, as transformers' models call them.
+const OFTEN_KEPT: [(&str, &str); 6] = [
+    ("lm_head", "output head"),
+    ("embed_out", "output head"),
+    ("output.weight", "output head"),
+    ("classifier", "output head"),
+    ("router", "router"),
+    ("mlp.gate.", "router"),
+];
+
+/// Plans the batches of one stream.
+#[derive(Debug)]
+pub struct Planner {
+    weights: WeightsSchema,
+    options: Options,
+    keep: Vec<(Pattern, bool)>,
+    schema: SchemaRef,
+}
+
+/// One row of the plan.
+struct Planned {
+    described: Described,
+    asked: Option<Asked>,
+    bytes: Option<i64>,
+    source_bytes: Option<i64>,
+    reason: Option<&'static str>,
+    note: Option<String>,
+}
+
+impl Planner {
+    /// For a stream of that schema; `data` may be left out of it where `shape` and `dtype` are
+    /// there. Layers whose names match one of `keep`, shell patterns, are kept.
+    ///
+    /// # Errors
+    /// The schema can't be that of weights, or a pattern is invalid.
+    pub fn try_new(schema: &Schema, options: Options, keep: &[String]) -> Result<Self, CallError> {
+        let described = ["shape", "dtype"].iter().all(|name| schema.index_of(name).is_ok());
+        let weights = if described {
+            WeightsSchema::without_data(schema)?
+        } else {
+            WeightsSchema::try_new(schema)?
+        };
+        let pattern = |text: &String| {
+            Pattern::new(text).map(|pattern| (pattern, false)).map_err(|error| {
+                let why = error.to_string();
+                CallError::InvalidPattern { pattern: text.clone(), why }
+            })
+        };
+        let keep = keep.iter().map(pattern).collect::<Result<_, _>>()?;
+        Ok(Self { weights, options, keep, schema: plan_schema() })
+    }
+
+    /// The plan's schema.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The patterns that no layer matched so far.
+    pub fn unmatched(&self) -> Vec<String> {
+        let unmatched = self.keep.iter().filter(|(_, matched)| !matched);
+        unmatched.map(|(pattern, _)| pattern.as_str().to_owned()).collect()
+    }
+
+    /// The plan's rows for the next batch.
+    ///
+    /// # Errors
+    /// The batch can't be read.
+    pub fn plan(&mut self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
+        let weights = self.weights.bind(batch)?;
+        let rows: Vec<Planned> = (0..weights.len).map(|row| self.row(&weights, row)).collect();
+        Ok(table(&self.schema, &weights, &rows)?)
+    }
+
+    fn row(&mut self, weights: &Weights, row: usize) -> Planned {
+        let (described, _) = Described::read(weights, row);
+        let count = described.shape.as_deref().and_then(|shape| element_product(shape).ok());
+        let name = weights.name(row);
+        let source_bytes = count.and_then(|count| source_bytes(&described, count));
+        let kept = |reason, bytes| (None, bytes, Some(reason));
+        let (asked, bytes, reason) = if name.is_some_and(|name| self.keeps(name)) {
+            kept("kept_by_user", source_bytes)
+        } else {
+            match self.encoded(weights, row, &described, count) {
+                Ok((asked, bytes)) if source_bytes.is_none_or(|source| bytes < source) => {
+                    (Some(asked), Some(bytes), None)
+                }
+                Ok(_) => kept("no_gain", source_bytes),
+                Err(reason) => kept(reason, source_bytes),
+            }
+        };
+        let note = name.filter(|_| reason.is_none()).and_then(often_kept);
+        Planned { described, asked, bytes, source_bytes, reason, note }
+    }
+
+    fn keeps(&mut self, name: &str) -> bool {
+        let mut kept = false;
+        for (pattern, matched) in &mut self.keep {
+            let matches = pattern.matches(name);
+            *matched |= matches;
+            kept |= matches;
+        }
+        kept
+    }
+
+    /// What is asked of a layer that is quantized and its bytes, or why it is kept.
+    fn encoded(
+        &self,
+        weights: &Weights,
+        row: usize,
+        described: &Described,
+        count: Option<usize>,
+    ) -> Result<(Asked, i64), &'static str> {
+        let source = described.dtype.as_deref().and_then(Float::from_name);
+        let source = source
+            .filter(|float| !matches!(float, Float::F8E4M3 | Float::F8E5M2))
+            .ok_or("not_float")?;
+        let shape = described.shape.as_deref().unwrap_or(&[]);
+        let [_, .., last] = shape else { return Err("one_dimensional") };
+        let columns = usize::try_from(*last).unwrap_or(0);
+        let count = count.filter(|&count| count > 0 && columns >= SMALLEST_ROW).ok_or("no_gain")?;
+        let asked = Asked::resolve(weights, row, &Plan::default(), &self.options);
+        let Ok(Choice::Encode(scheme)) = asked.choice() else { return Err("kept_by_user") };
+        let grouping = Grouping {
+            columns,
+            group_size: group_size(asked.group_size, columns),
+            symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
+            scale_dtype: self.options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
+        };
+        let bits = encoded_bits(scheme, count / columns, &grouping);
+        Ok((asked, i64::try_from(bits.div_ceil(8)).map_err(|_| "no_gain")?))
+    }
+}
+
+fn source_bytes(described: &Described, count: usize) -> Option<i64> {
+    let bits = dtype::bits(described.dtype.as_deref()?)?;
+    i64::try_from((count as u64).checked_mul(bits)?.div_ceil(8)).ok()
+}
+
+fn often_kept(name: &str) -> Option<String> {
+    let (_, what) = OFTEN_KEPT.iter().find(|(part, _)| name.contains(part))?;
+    Some(format!("often kept: {what}"))
+}
+
+fn plan_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("layer_name", DataType::Utf8, true),
+        Field::new("shape", shape_type(), true),
+        Field::new("dtype", DataType::Utf8, true),
+        Field::new("scheme", DataType::Utf8, true),
+        Field::new("group_size", DataType::Int64, true),
+        Field::new("is_symmetric", DataType::Boolean, true),
+        Field::new("source_bytes", DataType::Int64, true),
+        Field::new("predicted_bytes", DataType::Int64, true),
+        Field::new("reason", DataType::Utf8, true),
+        Field::new("note", DataType::Utf8, true),
+    ]))
+}
+
+fn table(
+    schema: &SchemaRef,
+    weights: &Weights,
+    rows: &[Planned],
+) -> Result<RecordBatch, ArrowError> {
+    let asked = || rows.iter().map(|row| row.asked.as_ref());
+    let schemes = asked().map(|asked| Some(asked.map_or(scheme::NONE, |asked| &asked.scheme)));
+    let columns: Vec<ArrayRef> = vec![
+        cast(&weights.names, &DataType::Utf8)?,
+        Arc::new(shapes(rows.iter().map(|row| row.described.shape.as_deref()))),
+        Arc::new(rows.iter().map(|row| row.described.dtype.as_deref()).collect::<StringArray>()),
+        Arc::new(schemes.collect::<StringArray>()),
+        Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
+        Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),
+        Arc::new(rows.iter().map(|row| row.source_bytes).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|row| row.bytes).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|row| row.reason).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|row| row.note.as_deref()).collect::<StringArray>()),
+    ];
+    RecordBatch::try_new(Arc::clone(schema), columns)
+}

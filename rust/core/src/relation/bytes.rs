@@ -1,0 +1,156 @@
+//! The bytes of each row of a column, without a copy of them.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, UInt8Type,
+};
+use arrow_array::{Array, ArrayRef, BinaryViewArray, OffsetSizeTrait};
+use arrow_buffer::{Buffer, NullBuffer};
+use arrow_schema::DataType;
+
+use super::columns::list_item;
+use crate::dtype::Float;
+
+/// What the bytes of a column mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// Raw bytes; another column says their dtype.
+    Raw,
+    /// Numbers of a list's own type.
+    Float(Float),
+}
+
+impl Element {
+    /// What a column of `data_type` holds, if weights can be read from it.
+    pub fn of(data_type: &DataType) -> Option<Self> {
+        match data_type {
+            DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Some(Self::Raw),
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
+                match list_item(data_type)? {
+                    DataType::Float64 => Some(Self::Float(Float::F64)),
+                    DataType::Float32 => Some(Self::Float(Float::F32)),
+                    DataType::Float16 => Some(Self::Float(Float::F16)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where each row begins and ends, in elements.
+enum Spans {
+    I32(arrow_buffer::OffsetBuffer<i32>),
+    I64(arrow_buffer::OffsetBuffer<i64>),
+    Fixed(usize),
+}
+
+impl Spans {
+    fn of<O: OffsetSizeTrait>(offsets: &arrow_buffer::OffsetBuffer<O>) -> Self {
+        // The two offset types are the only ones; ScalarBuffer shares the memory.
+        let buffer = offsets.inner().inner().clone();
+        let count = offsets.len();
+        if O::IS_LARGE {
+            let values = arrow_buffer::ScalarBuffer::<i64>::new(buffer, 0, count);
+            Self::I64(arrow_buffer::OffsetBuffer::new(values))
+        } else {
+            let values = arrow_buffer::ScalarBuffer::<i32>::new(buffer, 0, count);
+            Self::I32(arrow_buffer::OffsetBuffer::new(values))
+        }
+    }
+
+    fn at(&self, row: usize) -> (usize, usize) {
+        match self {
+            Self::I32(offsets) => (offsets[row] as usize, offsets[row + 1] as usize),
+            Self::I64(offsets) => (offsets[row] as usize, offsets[row + 1] as usize),
+            Self::Fixed(size) => (row * size, (row + 1) * size),
+        }
+    }
+}
+
+/// Either one buffer cut by offsets, or views into many.
+enum Storage {
+    Cut { values: Buffer, width: usize, spans: Spans, item_nulls: Option<NullBuffer> },
+    Views(BinaryViewArray),
+}
+
+/// A column of byte strings or of lists of fixed-width values.
+pub struct Bytes {
+    nulls: Option<NullBuffer>,
+    storage: Storage,
+}
+
+impl Bytes {
+    /// The rows of `column`, whose type [`Element::of`] knows, or which is a list of uint8.
+    pub fn new(column: &ArrayRef) -> Option<Self> {
+        let storage = match column.data_type() {
+            DataType::Binary => {
+                let array = column.as_binary::<i32>();
+                cut(array.values().clone(), 1, Spans::of(array.offsets()), None)
+            }
+            DataType::LargeBinary => {
+                let array = column.as_binary::<i64>();
+                cut(array.values().clone(), 1, Spans::of(array.offsets()), None)
+            }
+            DataType::BinaryView => Storage::Views(column.as_binary_view().clone()),
+            DataType::List(_) => {
+                let array = column.as_list::<i32>();
+                cut_items(array.values(), Spans::of(array.offsets()))?
+            }
+            DataType::LargeList(_) => {
+                let array = column.as_list::<i64>();
+                cut_items(array.values(), Spans::of(array.offsets()))?
+            }
+            DataType::FixedSizeList(_, size) => {
+                let array = column.as_fixed_size_list();
+                cut_items(array.values(), Spans::Fixed(usize::try_from(*size).ok()?))?
+            }
+            _ => return None,
+        };
+        Some(Self { nulls: column.logical_nulls(), storage })
+    }
+
+    /// The bytes of row `row`; `None` where it is null.
+    pub fn get(&self, row: usize) -> Option<&[u8]> {
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+            return None;
+        }
+        Some(match &self.storage {
+            Storage::Cut { values, width, spans, .. } => {
+                let (start, end) = spans.at(row);
+                &values.as_slice()[start * width..end * width]
+            }
+            Storage::Views(views) => views.value(row),
+        })
+    }
+
+    /// The first null among the elements of row `row` and how many there are.
+    pub fn null_elements(&self, row: usize) -> Option<(u64, u64)> {
+        let Storage::Cut { spans, item_nulls: Some(nulls), .. } = &self.storage else {
+            return None;
+        };
+        let (start, end) = spans.at(row);
+        let nulls = nulls.slice(start, end - start);
+        let first = (0..nulls.len()).find(|&element| nulls.is_null(element))?;
+        Some((first as u64, nulls.null_count() as u64))
+    }
+}
+
+fn cut(values: Buffer, width: usize, spans: Spans, item_nulls: Option<NullBuffer>) -> Storage {
+    Storage::Cut { values, width, spans, item_nulls }
+}
+
+fn cut_items(items: &ArrayRef, spans: Spans) -> Option<Storage> {
+    fn buffer<T: ArrowPrimitiveType>(items: &ArrayRef) -> (Buffer, usize) {
+        (items.as_primitive::<T>().values().inner().clone(), size_of::<T::Native>())
+    }
+    let (values, width) = match items.data_type() {
+        DataType::Float64 => buffer::<Float64Type>(items),
+        DataType::Float32 => buffer::<Float32Type>(items),
+        DataType::Float16 => buffer::<Float16Type>(items),
+        DataType::UInt8 => buffer::<UInt8Type>(items),
+        _ => return None,
+    };
+    let nulls = items.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
+    Some(cut(values, width, spans, nulls))
+}

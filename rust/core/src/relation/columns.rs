@@ -1,0 +1,192 @@
+//! Finding columns by name, checking their types, and reading the small ones.
+//!
+//! Names, shapes and options are cast to one type each; only `data` must not be copied, and
+//! [`super::bytes`] sees to that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, LargeStringArray};
+use arrow_cast::cast;
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
+
+use crate::error::CallError;
+
+/// `text` in the contract: any utf8 type, or a dictionary of one.
+pub const TEXT: &str = "utf8, large_utf8, utf8_view or a dictionary of these";
+/// Any integer type.
+pub const INTEGER: &str = "any integer type";
+/// What a `shape` column may be.
+pub const SHAPE: &str = "a list of any integer type";
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}
+
+/// The child of any kind of list.
+pub fn list_item(data_type: &DataType) -> Option<&DataType> {
+    match data_type {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _) => Some(item.data_type()),
+        _ => None,
+    }
+}
+
+/// The columns of a schema by name, each of which may be taken once.
+pub struct Finder<'a> {
+    schema: &'a Schema,
+    relation: &'static str,
+}
+
+impl<'a> Finder<'a> {
+    /// A finder whose messages call the relation by `relation`, a plural.
+    pub fn new(schema: &'a Schema, relation: &'static str) -> Self {
+        Self { schema, relation }
+    }
+
+    fn optional(
+        &self,
+        column: &'static str,
+        expected: &'static str,
+        fits: impl Fn(&DataType) -> bool,
+    ) -> Result<Option<usize>, CallError> {
+        let Ok(index) = self.schema.index_of(column) else { return Ok(None) };
+        let found = self.schema.field(index).data_type();
+        // A column of nothing but nulls often has lost its type on the way (pandas, SQL literals).
+        if fits(found) || *found == DataType::Null {
+            return Ok(Some(index));
+        }
+        let (column, found) = (column.to_owned(), found.to_string());
+        Err(CallError::WrongType { column, expected, found, hint: "" })
+    }
+
+    /// A text column, if it is there.
+    pub fn text(&self, column: &'static str) -> Result<Option<usize>, CallError> {
+        self.optional(column, TEXT, is_text)
+    }
+
+    /// An integer column, if it is there.
+    pub fn integer(&self, column: &'static str) -> Result<Option<usize>, CallError> {
+        self.optional(column, INTEGER, DataType::is_integer)
+    }
+
+    /// A boolean column, if it is there.
+    pub fn boolean(&self, column: &'static str) -> Result<Option<usize>, CallError> {
+        self.optional(column, "boolean", |found| *found == DataType::Boolean)
+    }
+
+    /// A column of lists of integers, if it is there.
+    pub fn shape(&self, column: &'static str) -> Result<Option<usize>, CallError> {
+        self.optional(column, SHAPE, |found| {
+            list_item(found).is_some_and(|item| item.is_integer() || *item == DataType::Null)
+        })
+    }
+
+    /// A column that must be there.
+    pub fn required(
+        &self,
+        column: &'static str,
+        expected: &'static str,
+        index: Option<usize>,
+    ) -> Result<usize, CallError> {
+        index.ok_or_else(|| CallError::MissingColumn {
+            relation: self.relation,
+            column,
+            expected,
+            found: quoted_names(self.schema),
+        })
+    }
+}
+
+fn quoted_names(schema: &Schema) -> String {
+    let names: Vec<_> = schema.fields().iter().map(|field| format!("'{}'", field.name())).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Columns that go through untouched.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    /// Their fields.
+    pub fields: Vec<FieldRef>,
+    /// Their places in the input.
+    pub indices: Vec<usize>,
+}
+
+impl Carried {
+    /// All columns of `schema` but those named in `consumed`.
+    ///
+    /// # Errors
+    /// A carried name that equals, without case, another of the input or one of `reserved`.
+    pub fn try_new(
+        schema: &Schema,
+        consumed: &[&str],
+        reserved: &[&str],
+    ) -> Result<Self, CallError> {
+        let mut carried = Self::default();
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for (index, field) in schema.fields().iter().enumerate() {
+            let name = field.name().as_str();
+            if let Some(other) = seen.insert(name.to_lowercase(), name) {
+                return Err(CallError::DuplicateColumn(other.to_owned(), name.to_owned()));
+            }
+            if consumed.contains(&name) {
+                continue;
+            }
+            if reserved.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                return Err(CallError::ReservedColumn(name.to_owned()));
+            }
+            carried.fields.push(Arc::clone(field));
+            carried.indices.push(index);
+        }
+        Ok(carried)
+    }
+}
+
+/// A text column as large_utf8.
+pub fn text(column: &ArrayRef) -> Result<LargeStringArray, ArrowError> {
+    Ok(cast(column, &DataType::LargeUtf8)?.as_string::<i64>().clone())
+}
+
+/// An integer column as int64; what doesn't fit becomes null.
+pub fn integer(column: &ArrayRef) -> Result<Int64Array, ArrowError> {
+    Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+}
+
+/// A boolean column.
+pub fn boolean(column: &ArrayRef) -> Result<BooleanArray, ArrowError> {
+    Ok(cast(column, &DataType::Boolean)?.as_boolean().clone())
+}
+
+/// The type of the `shape` column.
+pub fn shape_type() -> DataType {
+    DataType::LargeList(Arc::new(Field::new_list_field(DataType::Int64, true)))
+}
+
+/// A list column of integers as large_list<int64>; numbers that don't fit become null.
+pub fn shape(column: &ArrayRef) -> Result<LargeListArray, ArrowError> {
+    Ok(cast(column, &shape_type())?.as_list::<i64>().clone())
+}
+
+/// Row `row` of a text column; `None` where null or where there is no such column.
+pub fn text_at(column: Option<&LargeStringArray>, row: usize) -> Option<&str> {
+    column.filter(|values| values.is_valid(row)).map(|values| values.value(row))
+}
+
+/// Row `row` of an integer column.
+pub fn integer_at(column: Option<&Int64Array>, row: usize) -> Option<i64> {
+    column.filter(|values| values.is_valid(row)).map(|values| values.value(row))
+}
+
+/// Row `row` of a boolean column.
+pub fn boolean_at(column: Option<&BooleanArray>, row: usize) -> Option<bool> {
+    column.filter(|values| values.is_valid(row)).map(|values| values.value(row))
+}

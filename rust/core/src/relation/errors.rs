@@ -1,0 +1,101 @@
+//! The error table: row for row beside the output.
+
+use std::sync::Arc;
+
+use arrow_array::{
+    Int64Array, LargeStringArray, RecordBatch, StringArray,
+};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+
+use super::columns::{self, Finder};
+use crate::error::{CallError, RowError};
+
+/// The error relation's fields after `row_index` and `layer_name`.
+pub(crate) fn error_fields() -> Vec<Field> {
+    vec![
+        Field::new("error_code", DataType::Utf8, true),
+        Field::new("error_message", DataType::Utf8, true),
+        Field::new("error_element", DataType::Int64, true),
+        Field::new("error_count", DataType::Int64, true),
+    ]
+}
+
+/// The schema of the error relation.
+pub fn schema() -> SchemaRef {
+    let mut fields = vec![
+        Field::new("row_index", DataType::Int64, true),
+        Field::new("layer_name", DataType::Utf8, true),
+    ];
+    fields.extend(error_fields());
+    Arc::new(Schema::new(fields))
+}
+
+/// A failed row's entry: what is wrong, and the message in full.
+pub(crate) struct Entry {
+    pub(crate) error: RowError,
+    pub(crate) message: String,
+}
+
+/// The four `error_` columns for rows that may have failed.
+pub(crate) fn error_columns<'a>(
+    entries: impl Iterator<Item = Option<&'a Entry>> + Clone,
+) -> [arrow_array::ArrayRef; 4] {
+    let codes: StringArray = entries.clone().map(|e| e.map(|e| e.error.code())).collect();
+    let messages: StringArray = entries.clone().map(|e| e.map(|e| e.message.as_str())).collect();
+    let elements: Int64Array = entries.clone().map(|e| e?.error.position().0).collect();
+    let counts: Int64Array = entries.map(|e| e?.error.position().1).collect();
+    [Arc::new(codes), Arc::new(messages), Arc::new(elements), Arc::new(counts)]
+}
+
+/// Where the error columns of an earlier step are.
+#[derive(Clone, Debug)]
+pub(crate) struct EarlierSchema {
+    code: usize,
+    message: Option<usize>,
+    element: Option<usize>,
+    count: Option<usize>,
+}
+
+impl EarlierSchema {
+    /// The error columns, if the relation has an `error_code`.
+    pub(crate) fn find(finder: &Finder<'_>) -> Result<Option<Self>, CallError> {
+        let Some(code) = finder.text("error_code")? else { return Ok(None) };
+        Ok(Some(Self {
+            code,
+            message: finder.text("error_message")?,
+            element: finder.integer("error_element")?,
+            count: finder.integer("error_count")?,
+        }))
+    }
+
+    pub(crate) fn bind(&self, batch: &RecordBatch) -> Result<Earlier, ArrowError> {
+        let column = |index: usize| batch.column(index);
+        Ok(Earlier {
+            codes: columns::text(column(self.code))?,
+            messages: self.message.map(|i| columns::text(column(i))).transpose()?,
+            elements: self.element.map(|i| columns::integer(column(i))).transpose()?,
+            counts: self.count.map(|i| columns::integer(column(i))).transpose()?,
+        })
+    }
+}
+
+/// Errors that rows came in with.
+pub(crate) struct Earlier {
+    codes: LargeStringArray,
+    messages: Option<LargeStringArray>,
+    elements: Option<Int64Array>,
+    counts: Option<Int64Array>,
+}
+
+impl Earlier {
+    pub(crate) fn get(&self, row: usize) -> Option<RowError> {
+        let code = columns::text_at(Some(&self.codes), row)?.to_owned();
+        let message = columns::text_at(self.messages.as_ref(), row);
+        Some(RowError::Earlier {
+            message: message.unwrap_or("failed in an earlier step").to_owned(),
+            element: columns::integer_at(self.elements.as_ref(), row),
+            count: columns::integer_at(self.counts.as_ref(), row),
+            code,
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! The weights relation: what comes in.
+
+use arrow_array::{
+    ArrayRef, BooleanArray, Int64Array, LargeListArray, LargeStringArray, RecordBatch,
+};
+use arrow_schema::{ArrowError, DataType, Schema};
+
+use super::bytes::{Bytes, Element};
+use super::columns::{self, Carried, Finder};
+use super::{errors, quantized};
+use crate::error::{CallError, RowError};
+
+const DATA: &str = "list, large_list or fixed_size_list of float16, float32 or float64; or \
+                    binary, large_binary or binary_view with a 'dtype' column";
+
+/// Names that the relation itself uses; all others are carried.
+const CONSUMED: [&str; 11] = [
+    "layer_name",
+    "data",
+    "shape",
+    "dtype",
+    "scheme",
+    "group_size",
+    "is_symmetric",
+    "error_code",
+    "error_message",
+    "error_element",
+    "error_count",
+];
+
+/// Where the columns of a weights relation are.
+#[derive(Clone, Debug)]
+pub struct WeightsSchema {
+    name: usize,
+    data: Option<(usize, Element)>,
+    shape: Option<usize>,
+    dtype: Option<usize>,
+    scheme: Option<usize>,
+    group_size: Option<usize>,
+    is_symmetric: Option<usize>,
+    earlier: Option<errors::EarlierSchema>,
+    source_file: Option<usize>,
+    /// The columns that go through untouched.
+    pub carried: Carried,
+}
+
+impl WeightsSchema {
+    /// The columns of `schema` as weights.
+    ///
+    /// # Errors
+    /// A required column is missing, has a type that can't be weights, or a carried column's name
+    /// is reserved or given twice.
+    pub fn try_new(schema: &Schema) -> Result<Self, CallError> {
+        let mut weights = Self::without_data(schema)?;
+        let finder = Finder::new(schema, "Weights");
+        let index = finder.required("data", DATA, schema.index_of("data").ok())?;
+        let element = element_of(schema.field(index).data_type())?;
+        if element == Element::Raw {
+            finder.required("dtype", "text, since 'data' is binary", weights.dtype)?;
+        }
+        weights.data = Some((index, element));
+        Ok(weights)
+    }
+
+    /// The same for a relation whose `data` may have been left out, as for a plan.
+    pub fn without_data(schema: &Schema) -> Result<Self, CallError> {
+        let finder = Finder::new(schema, "Weights");
+        let carried = Carried::try_new(schema, &CONSUMED, &quantized::RESERVED)?;
+        Ok(Self {
+            name: finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?,
+            data: None,
+            shape: finder.shape("shape")?,
+            dtype: finder.text("dtype")?,
+            scheme: finder.text("scheme")?,
+            group_size: finder.integer("group_size")?,
+            is_symmetric: finder.boolean("is_symmetric")?,
+            earlier: errors::EarlierSchema::find(&finder)?,
+            source_file: finder.text("source_file").ok().flatten(),
+            carried,
+        })
+    }
+
+    /// The rows of `batch`, whose schema this was made from.
+    pub fn bind(&self, batch: &RecordBatch) -> Result<Weights, ArrowError> {
+        let column = |index: usize| batch.column(index);
+        let text = |index: Option<usize>| index.map(|i| columns::text(column(i))).transpose();
+        Ok(Weights {
+            names: columns::text(column(self.name))?,
+            data: self.data.and_then(|(index, _)| Bytes::new(column(index))),
+            element: self.data.map(|(_, element)| element),
+            shapes: self.shape.map(|i| columns::shape(column(i))).transpose()?,
+            dtypes: text(self.dtype)?,
+            schemes: text(self.scheme)?,
+            group_sizes: self.group_size.map(|i| columns::integer(column(i))).transpose()?,
+            symmetries: self.is_symmetric.map(|i| columns::boolean(column(i))).transpose()?,
+            earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
+            source_files: text(self.source_file)?,
+            carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
+            len: batch.num_rows(),
+        })
+    }
+}
+
+fn element_of(data_type: &DataType) -> Result<Element, CallError> {
+    Element::of(data_type).ok_or_else(|| {
+        let hint = match data_type {
+            DataType::ListView(_) | DataType::LargeListView(_) => {
+                " Cast list views to large_list first."
+            }
+            DataType::FixedSizeBinary(_) => " Cast it to large_binary first.",
+            _ => "",
+        };
+        let (column, found) = ("data".to_owned(), data_type.to_string());
+        CallError::WrongType { column, expected: DATA, found, hint }
+    })
+}
+
+/// A batch of weights, read row by row.
+pub struct Weights {
+    pub(crate) names: LargeStringArray,
+    data: Option<Bytes>,
+    /// What the data column holds.
+    pub(crate) element: Option<Element>,
+    pub(crate) shapes: Option<LargeListArray>,
+    dtypes: Option<LargeStringArray>,
+    schemes: Option<LargeStringArray>,
+    group_sizes: Option<Int64Array>,
+    symmetries: Option<BooleanArray>,
+    earlier: Option<errors::Earlier>,
+    source_files: Option<LargeStringArray>,
+    /// The carried columns, as they came.
+    pub carried: Vec<ArrayRef>,
+    /// How many rows there are.
+    pub len: usize,
+}
+
+impl Weights {
+    /// The layer's name.
+    pub fn name(&self, row: usize) -> Option<&str> {
+        columns::text_at(Some(&self.names), row)
+    }
+
+    /// The row's bytes, borrowed from the imported buffers.
+    pub fn bytes(&self, row: usize) -> Option<&[u8]> {
+        self.data.as_ref()?.get(row)
+    }
+
+    /// The first null element and how many there are.
+    pub fn null_elements(&self, row: usize) -> Option<(u64, u64)> {
+        self.data.as_ref()?.null_elements(row)
+    }
+
+    /// The dtype column's value.
+    pub fn dtype(&self, row: usize) -> Option<&str> {
+        columns::text_at(self.dtypes.as_ref(), row)
+    }
+
+    /// The file that the row came from, for messages.
+    pub fn source_file(&self, row: usize) -> Option<&str> {
+        columns::text_at(self.source_files.as_ref(), row)
+    }
+
+    /// The row's own plan: scheme, group size, symmetry.
+    pub fn plan(&self, row: usize) -> (Option<&str>, Option<i64>, Option<bool>) {
+        (
+            columns::text_at(self.schemes.as_ref(), row),
+            columns::integer_at(self.group_sizes.as_ref(), row),
+            columns::boolean_at(self.symmetries.as_ref(), row),
+        )
+    }
+
+    /// The error that the row came in with.
+    pub fn earlier(&self, row: usize) -> Option<RowError> {
+        self.earlier.as_ref()?.get(row)
+    }
+
+    /// The shape column's value: `None` without such a column; an error where it can't be read.
+    pub fn shape(&self, row: usize) -> Option<Result<Vec<i64>, RowError>> {
+        self.shapes.as_ref().map(|shapes| read_shape(shapes, row))
+    }
+}
+
+/// Row `row` of a shape column, without nulls.
+pub(crate) fn read_shape(shapes: &LargeListArray, row: usize) -> Result<Vec<i64>, RowError> {
+    use arrow_array::{Array, cast::AsArray, types::Int64Type};
+    if shapes.is_null(row) {
+        return Err(RowError::InvalidShape("it is null".to_owned()));
+    }
+    let list = shapes.value(row);
+    let dimensions = list.as_primitive::<Int64Type>();
+    if dimensions.null_count() > 0 {
+        let why = "a dimension is null or beyond int64's range".to_owned();
+        return Err(RowError::InvalidShape(why));
+    }
+    Ok(dimensions.values().to_vec())
+}

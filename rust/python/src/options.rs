@@ -1,0 +1,47 @@
+//! The options of a call, read from the frozen dataclass `arrowquant._options.Options`.
+
+use std::sync::Arc;
+
+use arrowquant::{CallError, Error, Plan, pool};
+use pyo3::prelude::*;
+use pyo3_arrow::input::AnyRecordBatch;
+
+use crate::errors;
+
+#[derive(FromPyObject)]
+pub(crate) struct CallOptions {
+    scheme: String,
+    group_size: Option<i64>,
+    symmetric: Option<bool>,
+    scale_dtype: String,
+    threads: Option<i64>,
+    pub(crate) continue_on_error: bool,
+}
+
+impl CallOptions {
+    pub(crate) fn core(&self) -> Result<arrowquant::Options, CallError> {
+        arrowquant::Options::try_new(
+            &self.scheme,
+            self.group_size,
+            self.symmetric,
+            &self.scale_dtype,
+        )
+    }
+
+    pub(crate) fn pool(&self) -> Result<Arc<Pool>, CallError> {
+        pool::with_threads(pool::thread_count(self.threads)?)
+    }
+}
+
+pub(crate) type Pool = pool::Pool;
+
+/// The plan in any Arrow table; an empty one where there is none.
+pub(crate) fn plan(py: Python<'_>, plan: Option<AnyRecordBatch>) -> PyResult<Plan> {
+    let Some(plan) = plan else { return Ok(Plan::default()) };
+    let reader = plan.into_reader()?;
+    py.detach(move || {
+        let batches = reader.collect::<Result<Vec<_>, _>>().map_err(Error::Arrow)?;
+        Plan::try_new(&batches)
+    })
+    .map_err(|error| errors::raise(py, error))
+}

@@ -1,0 +1,31 @@
+//! `plan`.
+
+use arrowquant::plan::Planner;
+use pyo3::prelude::*;
+use pyo3_arrow::input::AnyRecordBatch;
+use pyo3_arrow::{PyRecordBatch, PySchema};
+
+use crate::errors;
+use crate::options::CallOptions;
+use crate::run::run;
+
+/// The plan's batches, its schema, and the patterns of `keep` that matched nothing.
+#[pyfunction]
+pub(crate) fn plan(
+    py: Python<'_>,
+    weights: AnyRecordBatch,
+    keep: Vec<String>,
+    options: CallOptions,
+) -> PyResult<(Vec<PyRecordBatch>, PySchema, Vec<String>)> {
+    let core = options.core().map_err(errors::call)?;
+    let schema = weights.schema()?;
+    let mut planner = Planner::try_new(&schema, core, &keep).map_err(errors::call)?;
+    let schema = PySchema::new(planner.schema().clone());
+    let reader = weights.into_reader()?;
+    let (batches, unmatched) = run(py, None, move |_, _| {
+        let plan = |batch: Result<_, _>| planner.plan(&batch?);
+        let batches = reader.map(plan).collect::<Result<Vec<_>, _>>()?;
+        Ok((batches, planner.unmatched()))
+    })?;
+    Ok((batches.into_iter().map(PyRecordBatch::new).collect(), schema, unmatched))
+}

@@ -1,0 +1,166 @@
+//! `quantize` and `quantize_stream`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+use arrowquant::relation::side_by_side;
+use arrowquant::{Monitor, Quantizer};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3_arrow::input::AnyRecordBatch;
+use pyo3_arrow::{PyRecordBatch, PySchema};
+
+use crate::errors;
+use crate::options::{self, CallOptions, Pool};
+use crate::run::run;
+use crate::stream::Stream;
+
+/// Quantized, error and failed batches, and their schemas.
+pub(crate) type Batches = (Vec<PyRecordBatch>, Vec<PyRecordBatch>, Vec<PyRecordBatch>);
+/// The schemas of the three, and of the one relation.
+pub(crate) type Schemas = (PySchema, PySchema, PySchema, PySchema);
+
+pub(crate) fn schemas(schemas: &arrowquant::quantize::Schemas) -> Schemas {
+    let schema = |schema: &arrow_schema::SchemaRef| PySchema::new(schema.clone());
+    (
+        schema(&schemas.quantized),
+        schema(&schemas.errors),
+        schema(&schemas.failed),
+        schema(&schemas.one),
+    )
+}
+
+/// Put batches of three kinds into lists of each kind.
+pub(crate) fn lists(batches: Vec<[RecordBatch; 3]>) -> Batches {
+    let mut lists = Batches::default();
+    for [first, second, third] in batches {
+        lists.0.push(PyRecordBatch::new(first));
+        lists.1.push(PyRecordBatch::new(second));
+        lists.2.push(PyRecordBatch::new(third));
+    }
+    lists
+}
+
+/// Quantize all of `weights`. With `sized`, all of it is at hand, so that progress can tell the
+/// fraction done.
+#[pyfunction]
+#[pyo3(signature = (weights, plan, options, progress, sized))]
+pub(crate) fn quantize(
+    py: Python<'_>,
+    weights: AnyRecordBatch,
+    plan: Option<AnyRecordBatch>,
+    options: CallOptions,
+    progress: Option<Py<PyAny>>,
+    sized: bool,
+) -> PyResult<(Batches, Schemas)> {
+    let core = options.core().map_err(errors::call)?;
+    let pool = options.pool().map_err(errors::call)?;
+    let plan = options::plan(py, plan)?;
+    let mut quantizer =
+        Quantizer::try_new(weights.schema()?.as_ref(), core, plan, options.continue_on_error)
+            .map_err(errors::call)?;
+    let schemas = schemas(quantizer.schemas());
+    let reader = weights.into_reader()?;
+    let batches = run(py, progress, move |monitor, total| {
+        let mut outputs = Vec::new();
+        let mut quantize = |batch: &RecordBatch| {
+            let out = quantizer.quantize(batch, &pool, monitor)?;
+            outputs.push([out.quantized, out.errors, out.failed]);
+            Ok::<(), arrowquant::Error>(())
+        };
+        if sized {
+            let batches = reader.collect::<Result<Vec<_>, _>>()?;
+            let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+            let bytes = |batch| arrowquant::quantize::weight_bytes(batch);
+            let bytes = batches.iter().map(bytes).sum::<Result<u64, _>>()?;
+            total.set(bytes, rows);
+            batches.iter().try_for_each(&mut quantize)?;
+        } else {
+            for batch in reader {
+                quantize(&batch?)?;
+            }
+        }
+        Ok(outputs)
+    })?;
+    Ok((lists(batches), schemas))
+}
+
+/// Quantizes the batches of one stream, one call each.
+#[pyclass(module = "arrowquant._core", frozen, name = "Quantizer")]
+pub(crate) struct PyQuantizer {
+    /// Away while a batch is quantized.
+    quantizer: Mutex<Option<Quantizer>>,
+    pool: Arc<Pool>,
+    schemas: arrowquant::quantize::Schemas,
+}
+
+#[pymethods]
+impl PyQuantizer {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        schema: PySchema,
+        plan: Option<AnyRecordBatch>,
+        options: CallOptions,
+    ) -> PyResult<Self> {
+        let core = options.core().map_err(errors::call)?;
+        let pool = options.pool().map_err(errors::call)?;
+        let plan = options::plan(py, plan)?;
+        let schema = schema.into_inner();
+        let quantizer = Quantizer::try_new(&schema, core, plan, options.continue_on_error)
+            .map_err(errors::call)?;
+        let schemas = quantizer.schemas().clone();
+        Ok(Self { quantizer: Mutex::new(Some(quantizer)), pool, schemas })
+    }
+
+    /// The schemas of the quantized, error, failed and one relations.
+    #[getter]
+    fn schemas(&self) -> Schemas {
+        schemas(&self.schemas)
+    }
+
+    /// The quantized, error and failed batches of the next batch.
+    fn quantize(
+        &self,
+        py: Python<'_>,
+        batch: PyRecordBatch,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(PyRecordBatch, PyRecordBatch, PyRecordBatch)> {
+        let lock = || self.quantizer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut quantizer = lock().take().ok_or_else(|| {
+            PyRuntimeError::new_err("the quantizer is at work in another thread, or was interrupted")
+        })?;
+        let (batch, pool) = (batch.into_inner(), Arc::clone(&self.pool));
+        let (out, quantizer) = run(py, progress, move |monitor, _| {
+            let out = quantizer.quantize(&batch, &pool, monitor)?;
+            Ok((out, quantizer))
+        })?;
+        *lock() = Some(quantizer);
+        let [one, two, three] = [out.quantized, out.errors, out.failed].map(PyRecordBatch::new);
+        Ok((one, two, three))
+    }
+}
+
+/// A stream that quantizes as it is read.
+#[pyfunction]
+pub(crate) fn quantize_stream(
+    py: Python<'_>,
+    weights: AnyRecordBatch,
+    plan: Option<AnyRecordBatch>,
+    options: CallOptions,
+) -> PyResult<Stream> {
+    let core = options.core().map_err(errors::call)?;
+    let pool = options.pool().map_err(errors::call)?;
+    let plan = options::plan(py, plan)?;
+    let mut quantizer =
+        Quantizer::try_new(weights.schema()?.as_ref(), core, plan, options.continue_on_error)
+            .map_err(errors::call)?;
+    let (one, failed) = (quantizer.schemas().one.clone(), quantizer.schemas().failed.clone());
+    let schema = one.clone();
+    let monitor = Monitor::default();
+    let step = move |batch: &RecordBatch| {
+        let out = quantizer.quantize(batch, &pool, &monitor)?;
+        Ok((side_by_side(&schema, &out.quantized, &out.errors)?, out.failed))
+    };
+    Ok(Stream::new(weights.into_reader()?, one, failed, Box::new(step)))
+}

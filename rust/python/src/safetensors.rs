@@ -1,0 +1,79 @@
+//! Reading and writing safetensors files.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use arrowquant::format::safetensors::SafetensorsFile as File;
+use arrowquant::format::safetensors_writer::{SafetensorsWriter as Writer, TensorSpec};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader};
+
+use crate::errors;
+
+/// An opened file whose header was checked.
+#[pyclass(module = "arrowquant._core", frozen)]
+pub(crate) struct SafetensorsFile(File);
+
+#[pymethods]
+impl SafetensorsFile {
+    #[new]
+    fn open(py: Python<'_>, path: PathBuf, mmap: bool) -> PyResult<Self> {
+        py.detach(|| File::open(&path, mmap)).map(Self).map_err(errors::call)
+    }
+
+    /// A stream of the weights relation; without `data` for a plan.
+    fn reader(&self, with_data: bool) -> PyRecordBatchReader {
+        PyRecordBatchReader::new(Box::new(self.0.reader(with_data)))
+    }
+
+    /// Bytes of all tensors.
+    #[getter]
+    fn data_bytes(&self) -> u64 {
+        self.0.data_bytes()
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A file that is written tensor by tensor and gets its name at the end.
+#[pyclass(module = "arrowquant._core", frozen)]
+pub(crate) struct SafetensorsWriter(Mutex<Option<Writer>>);
+
+#[pymethods]
+impl SafetensorsWriter {
+    #[new]
+    fn create(path: PathBuf, tensors: Vec<(String, String, Vec<i64>)>) -> PyResult<Self> {
+        let spec = |(name, dtype, shape)| TensorSpec { name, dtype, shape };
+        let tensors = tensors.into_iter().map(spec).collect();
+        Writer::create(&path, tensors).map(|writer| Self(Mutex::new(Some(writer)))).map_err(errors::call)
+    }
+
+    /// Write the tensors of a weights batch.
+    fn write(&self, py: Python<'_>, batch: PyRecordBatch) -> PyResult<()> {
+        let batch = batch.into_inner();
+        let written = py.detach(|| {
+            let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.as_mut().map(|writer| writer.write(&batch))
+        });
+        written.ok_or_else(closed)?.map_err(|error| errors::raise(py, error))
+    }
+
+    /// Sync the file and give it its name.
+    fn finish(&self, py: Python<'_>) -> PyResult<()> {
+        let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = writer.ok_or_else(closed)?;
+        py.detach(|| writer.finish()).map_err(|error| errors::raise(py, error))
+    }
+
+    /// Give up: the temporary file is removed.
+    fn abort(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("the writer is finished")
+}
