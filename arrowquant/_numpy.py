@@ -51,7 +51,7 @@ def to_numpy(weights: Any) -> LayerDict:
             arrays[name] = np.frombuffer(span, dtype).reshape(shape)
     if missing.num_rows:
         names = ", ".join(repr(name) for name in missing["layer_name"].to_pylist())
-        message = f"{missing.num_rows} layers have no data and are left out: {names}."
+        message = f"without data, and so left out: {names}."
         warnings.warn(QuantizationWarning(message, arrays), stacklevel=2)
     return arrays
 

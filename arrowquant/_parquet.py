@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -108,14 +109,8 @@ class AtomicParquet:
         """Sync both files and give them their names, the failed rows' first."""
         self._writer.close()
         _sync(self._temporary)
-        beside = failed_path(self.path)
-        temporary = _temporary_beside(beside)
-        try:
+        with replacing(failed_path(self.path)) as temporary:
             pq.write_table(failed, temporary)
-            _sync(temporary)
-            temporary.replace(beside)
-        finally:
-            temporary.unlink(missing_ok=True)
         self._temporary.replace(self.path)
         _sync(self.path.parent)
 
@@ -187,6 +182,19 @@ def _temporary_beside(path: Path) -> Path:
     temporary = Path(name)
     temporary.chmod(0o666 & ~umask)
     return temporary
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, which takes its place at the end."""
+    temporary = _temporary_beside(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -58,6 +58,9 @@ class Scan(ABC):
     is_mapped: bool = False
     """Whether all batches are at hand without reading them."""
 
+    data_bytes: int | None = None
+    """Bytes of all weights, where that is known without reading them."""
+
     def __init__(self, path: Path, *, mmap: bool) -> None:
         self.path = path
         self._mmap = mmap
@@ -96,7 +99,8 @@ class _Safetensors(Scan):
     def __init__(self, path: Path, *, mmap: bool) -> None:
         super().__init__(path, mmap=mmap)
         self.is_mapped = mmap
-        self._open()  # A broken header is a wrong call.
+        # A broken header is a wrong call, and raises here.
+        self.data_bytes = self._open().data_bytes
 
     def _open(self) -> _core.SafetensorsFile:
         return _core.SafetensorsFile(self.path, self._mmap)
@@ -113,7 +117,7 @@ class _Safetensors(Scan):
 
     def __repr__(self) -> str:
         file = self._open()
-        return f"aq.scan({str(self.path)!r}): {len(file)} tensors, {file.data_bytes:,} bytes"
+        return f"aq.scan({str(self.path)!r}): {len(file)} tensors, {file.data_bytes:,} bytes of weights"
 
 
 _PARTS = pa.schema(

@@ -165,9 +165,9 @@ def _quantize(
 
 
 def _build(result: QuantizationResult, bits: int) -> LayerDict:
-    layers = LayerDict(failed=result.failed)
-    for row in range(result.succeeded.num_rows):
-        good = result.succeeded.slice(row, 1)
+    layers, succeeded = LayerDict(failed=result.failed), result.succeeded
+    for row in range(succeeded.num_rows):
+        good = succeeded.slice(row, 1)
         layers[good["layer_name"][0].as_py()] = {
             "quantized_data": good["data"][0].as_py(),
             "scales": good["scales"][0].values.to_numpy(),

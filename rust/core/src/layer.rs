@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use arrow_array::RecordBatch;
 
 use crate::dtype::{self, Float, ScaleDtype};
-use crate::error::{CallError, Error, InvalidGroupSize, RowError};
+use crate::error::{CallError, Error, InvalidGroupSize, RowError, UnknownScheme};
 use crate::relation::bytes::Element;
 use crate::relation::columns::{self, Finder};
 use crate::relation::weights::Weights;
@@ -55,11 +55,15 @@ fn check_group_size(size: i64) -> Result<(), InvalidGroupSize> {
     if size > 0 || size == -1 { Ok(()) } else { Err(InvalidGroupSize(size)) }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct PlanRow {
     scheme: Option<String>,
     group_size: Option<i64>,
     symmetric: Option<bool>,
+}
+
+impl PlanRow {
+    const EMPTY: Self = Self { scheme: None, group_size: None, symmetric: None };
 }
 
 /// A table that says, by layer name, what to do. Of several rows of one name the first counts.
@@ -100,15 +104,15 @@ impl Plan {
         Ok(Self { rows })
     }
 
-    fn get(&self, name: Option<&str>) -> PlanRow {
-        name.and_then(|name| self.rows.get(name)).cloned().unwrap_or_default()
+    fn get(&self, name: Option<&str>) -> &PlanRow {
+        name.and_then(|name| self.rows.get(name)).unwrap_or(&PlanRow::EMPTY)
     }
 }
 
 /// What is asked of a row, before it is known whether it can be done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    pub(crate) scheme: String,
+    pub(crate) scheme: Result<Choice, UnknownScheme>,
     pub(crate) group_size: Option<i64>,
     pub(crate) symmetric: Option<bool>,
 }
@@ -118,11 +122,11 @@ impl Asked {
     pub(crate) fn resolve(weights: &Weights, row: usize, plan: &Plan, options: &Options) -> Self {
         let (scheme, group_size, symmetric) = weights.plan(row);
         let planned = plan.get(weights.name(row));
-        let scheme = scheme
-            .map(str::to_owned)
-            .or(planned.scheme)
-            .unwrap_or_else(|| options.scheme.name().to_owned());
-        let defaults = match scheme::find(&scheme) {
+        let scheme = match scheme.or(planned.scheme.as_deref()) {
+            Some(name) => scheme::find(name),
+            None => Ok(options.scheme),
+        };
+        let defaults = match scheme {
             Ok(Choice::Encode(scheme)) => {
                 (Some(scheme.default_group_size()), Some(scheme.default_symmetric()))
             }
@@ -135,9 +139,17 @@ impl Asked {
         }
     }
 
+    /// The scheme's name as it was asked for.
+    pub(crate) fn name(&self) -> &str {
+        match &self.scheme {
+            Ok(choice) => choice.name(),
+            Err(unknown) => &unknown.name,
+        }
+    }
+
     /// The scheme, with the group size checked.
     pub(crate) fn choice(&self) -> Result<Choice, RowError> {
-        let choice = scheme::find(&self.scheme).map_err(RowError::UnknownScheme)?;
+        let choice = self.scheme.clone().map_err(RowError::UnknownScheme)?;
         if let (Choice::Encode(_), Some(size)) = (choice, self.group_size) {
             check_group_size(size).map_err(RowError::InvalidGroupSize)?;
         }

@@ -25,6 +25,8 @@ pub mod quantize;
 pub mod relation;
 pub mod scheme;
 pub mod simd;
+#[cfg(test)]
+mod simd_tests;
 mod tile;
 
 pub use dequantize::Dequantizer;

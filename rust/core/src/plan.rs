@@ -187,7 +187,7 @@ fn table(
     rows: &[Planned],
 ) -> Result<RecordBatch, ArrowError> {
     let asked = || rows.iter().map(|row| row.asked.as_ref());
-    let schemes = asked().map(|asked| Some(asked.map_or(scheme::NONE, |asked| &asked.scheme)));
+    let schemes = asked().map(|asked| Some(asked.map_or(scheme::NONE, Asked::name)));
     let columns: Vec<ArrayRef> = vec![
         cast(&weights.names, &DataType::Utf8)?,
         Arc::new(shapes(rows.iter().map(|row| row.described.shape.as_deref()))),

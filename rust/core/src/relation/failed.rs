@@ -54,7 +54,7 @@ pub(crate) fn batch(
         Arc::new(failed.iter().map(|row| row.name).collect::<StringArray>()),
         Arc::new(quantized::shapes(failed.iter().map(|row| row.described.shape.as_deref()))),
         Arc::new(failed.iter().map(|row| row.described.dtype.as_deref()).collect::<StringArray>()),
-        Arc::new(asked().map(|asked| Some(asked?.scheme.as_str())).collect::<StringArray>()),
+        Arc::new(asked().map(|asked| Some(asked?.name())).collect::<StringArray>()),
         Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
         Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),
     ];

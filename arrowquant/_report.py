@@ -1,0 +1,187 @@
+"""What the command line prints: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from arrowquant._dequantize import dequantize
+from arrowquant._parquet import failed_path
+
+if TYPE_CHECKING:
+    from arrowquant._job import Summary
+
+_PIPE_WIDTH = 240
+"""Wide enough that no name is broken where nobody's screen sets the width."""
+
+
+class _Console(Console):
+    """Standard output. A reader that has seen enough and closed the pipe is no error."""
+
+    def on_broken_pipe(self) -> None:
+        """Write what remains to nowhere, so that the exit status is the work's own."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _console() -> _Console:
+    terminal = sys.stdout.isatty()
+    return _Console(highlight=False, markup=False, width=None if terminal else _PIPE_WIDTH)
+
+
+def _print_json(value: Any) -> None:
+    _console().out(json.dumps(value, indent=2, allow_nan=False), highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        name, _, right = column.partition(">")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _size(size: int | None) -> str:
+    return "?" if size is None else decimal(size)
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def plan(table: pa.Table, *, as_json: bool) -> None:
+    """Print a plan, row by row, and its sums."""
+    rows = table.to_pylist()
+    if as_json:
+        _print_json(rows)
+        return
+    shown = _table("", "layer", "dtype", "shape", "scheme", "group>r", "bytes>r", "becomes>r", "why")
+    for row in rows:
+        size = "" if row["group_size"] is None else str(row["group_size"])
+        bytes_after = row["predicted_bytes"]
+        shown.add_row(
+            row["layer_name"] or "(null)",
+            row["dtype"],
+            str(row["shape"]),
+            row["scheme"],
+            size,
+            f"{row['source_bytes']:,}" if row["source_bytes"] is not None else "?",
+            f"{bytes_after:,}" if bytes_after is not None else "?",
+            row["reason"] or row["note"],
+        )
+    before = sum(row["source_bytes"] or 0 for row in rows)
+    after = sum(row["predicted_bytes"] or 0 for row in rows)
+    kept = sum(row["scheme"] == "none" for row in rows)
+    unknown = sum(row["predicted_bytes"] is None for row in rows)
+    console = _console()
+    console.print(shown)
+    console.print(
+        f"\n{_layers(len(rows) - kept)} to quantize, {kept} to keep: "
+        f"{_size(before)} become {_size(after)}"
+        + (f", less {unknown} that may fail." if unknown else ".")
+    )
+
+
+def summary(summary: Summary, *, as_json: bool) -> None:
+    """Print what became of a checkpoint."""
+    if as_json:
+        _print_json(summary.as_json())
+        return
+    console = _console()
+    console.print(
+        f"{_layers(len(summary.quantized))} quantized, {len(summary.kept)} kept, "
+        f"{len(summary.failed)} failed, in {summary.seconds:.1f} s"
+    )
+    bits = summary.bits_per_weight
+    console.print(
+        f"{_size(summary.source_bytes)} became {_size(summary.output_bytes)}"
+        + (f", {bits:.2f} bits a weight" if bits else "")
+        + f"; {summary.output} has {_size(summary.file_bytes)}"
+    )
+    if summary.worst:
+        shown = _table("\nLowest SNR", "layer", "scheme", "bits a weight>r", "SNR dB>r")
+        for row in summary.worst:
+            bits_text = _number(row["bits_per_weight"])
+            shown.add_row(row["layer_name"], row["scheme"], bits_text, _number(row["snr_db"]))
+        console.print(shown)
+    if summary.failed:
+        _failures(console, summary.failed, failed_path(summary.output))
+
+
+def _failures(console: Console, rows: list[dict[str, Any]], path: Path | None) -> None:
+    where = f", in {path}" if path else ""
+    shown = _table(f"\nFailed ({len(rows)}{where})", "code", "what")
+    for row in rows:
+        shown.add_row(row["error_code"], row["error_message"])
+    console.print(shown)
+
+
+_INSPECTED = ("layer_name", "dtype", "shape", "scheme", "group_size", "is_symmetric")
+_INSPECTED += ("scale_dtype", "bits_per_weight", "mse", "max_abs_error", "snr_db")
+
+
+def inspect(path: Path, *, as_json: bool) -> None:
+    """Print a quantized file without reading its codes.
+
+    Raises:
+        ValueError: It is no quantized relation, or of a newer format.
+    """
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        dequantize(schema.empty_table())
+        table = file.read(columns=list(_INSPECTED))
+    order = pc.sort_indices(table, [("snr_db", "ascending")])  # nulls, exact layers, come last
+    rows, failed = table.take(order).to_pylist(), missing(path)
+    if as_json:
+        _print_json({"layers": rows, "failures": failed})
+        return
+    shown = _table(
+        "", "layer", "dtype", "shape", "scheme", "group>r", "symmetric", "scales",
+        "bits a weight>r", "max error>r", "SNR dB>r",
+    )
+    for row in rows:
+        shown.add_row(
+            row["layer_name"],
+            row["dtype"],
+            str(row["shape"]),
+            row["scheme"],
+            "" if row["group_size"] is None else str(row["group_size"]),
+            {True: "yes", False: "no", None: ""}[row["is_symmetric"]],
+            row["scale_dtype"] or "",
+            _number(row["bits_per_weight"]),
+            "" if row["max_abs_error"] is None else f"{row['max_abs_error']:.3g}",
+            _number(row["snr_db"]),
+        )
+    console = _console()
+    console.print(shown)
+    console.print(f"\n{_layers(len(rows))}")
+    if failed:
+        _failures(console, failed, failed_path(path))
+
+
+def missing(path: Path) -> list[dict[str, Any]]:
+    """The failed rows in the file beside `path`, if there is one."""
+    beside = failed_path(path)
+    return pq.read_table(beside).to_pylist() if beside.exists() else []
+
+
+def left_out(output: Path, rows: list[dict[str, Any]]) -> None:
+    """Print where the checkpoint is and which layers it lacks."""
+    console = _console()
+    console.print(f"{output} has {_size(output.stat().st_size)}")
+    if rows:
+        console.print(f"{_layers(len(rows))} left out:")
+        _failures(console, rows, None)
