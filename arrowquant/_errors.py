@@ -20,7 +20,8 @@ class QuantizationError(ValueError):
 
     def __init__(self, message: str, failed: Any) -> None:
         super().__init__(message)
-        self.failed = pa.table(failed)
+        batches = None if isinstance(failed, pa.Table) else [pa.record_batch(failed)]
+        self.failed = failed if batches is None else pa.Table.from_batches(batches)
 
     def __reduce__(self) -> tuple[type[QuantizationError], tuple[str, pa.Table]]:
         """Keep the table when the exception crosses a process boundary."""

@@ -52,6 +52,15 @@ def as_arrow(weights: Any) -> Any:
     )
 
 
+def as_table(data: Any) -> pa.Table:
+    """Return any Arrow object as a table, without a copy. (`pa.table` would import pandas.)"""
+    if isinstance(data, pa.Table):
+        return data
+    if isinstance(data, ArrowStreamExportable):
+        return pa.RecordBatchReader.from_stream(data).read_all()
+    return pa.Table.from_batches([pa.record_batch(data)])
+
+
 def is_sized(weights: Any) -> bool:
     """Whether all of it is at hand, so that reading it twice costs nothing."""
     if isinstance(weights, Scan):

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from arrowquant._errors import QuantizationWarning
-from arrowquant._inputs import _DTYPES, as_arrow
+from arrowquant._inputs import _DTYPES, as_arrow, as_table
 from arrowquant._layers import LayerDict
 
 
@@ -33,7 +33,7 @@ def to_numpy(weights: Any) -> LayerDict:
     Warns:
         QuantizationWarning: Rows have no data.
     """
-    table = pa.table(as_arrow(weights))
+    table = as_table(as_arrow(weights))
     missing = table.filter(table["data"].is_null())
     arrays = LayerDict(failed=missing.drop_columns(["data"]))
     for batch in table.to_batches():

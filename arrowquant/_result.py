@@ -11,6 +11,10 @@ Tabular = pa.Table | pa.RecordBatch
 """RecordBatch in gives RecordBatches, anything else Tables with the input's batch boundaries."""
 
 
+def _table(tabular: Tabular) -> pa.Table:
+    return tabular if isinstance(tabular, pa.Table) else pa.Table.from_batches([tabular])
+
+
 class _Pair:
     """A relation, its errors, and both as one relation for engines that take one table."""
 
@@ -27,7 +31,7 @@ class _Pair:
     @property
     def succeeded(self) -> pa.Table:
         """The rows that did not fail."""
-        return pa.table(self._left).filter(pc.is_null(pa.table(self.errors)["error_code"]))
+        return _table(self._left).filter(pc.is_null(_table(self.errors)["error_code"]))
 
     @property
     def schema(self) -> pa.Schema:
@@ -36,7 +40,7 @@ class _Pair:
 
     def to_table(self) -> pa.Table:
         """The one relation: the relation's columns, then the `error_` columns. No copy."""
-        left, errors = pa.table(self._left), pa.table(self.errors)
+        left, errors = _table(self._left), _table(self.errors)
         batches = zip(left.to_batches(), errors.to_batches(), strict=True)
         return pa.Table.from_batches(
             [

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._dequantize import dequantize_stream
-from arrowquant._inputs import as_arrow
+from arrowquant._inputs import as_arrow, as_table
 
 Tensors = Sequence[tuple[str, str, list[int]]]
 
@@ -31,7 +31,7 @@ def write_safetensors(weights: Any, path: str | os.PathLike[str]) -> None:
         ValueError: A layer has no data, a name comes twice, or data and shape disagree.
         OSError: The file can't be written.
     """
-    table = pa.table(as_arrow(weights))
+    table = as_table(as_arrow(weights))
     missing = table.filter(table["data"].is_null())["layer_name"].to_pylist()
     if missing:
         names = ", ".join(repr(name) for name in missing)
