@@ -111,9 +111,7 @@ def quantize(
         raise ValueError("name the file to write: -o OUT.parquet (or --dry-run).")
     if output.exists() and output.samefile(model):
         raise ValueError(f"{output}: is the model itself. Name another file.")
-    summary = quantize_file(
-        source, output, plan=plan, options=options, progress=not as_json
-    )
+    summary = quantize_file(source, output, plan=plan, options=options, progress=not as_json)
     _report.summary(summary, as_json=as_json)
     return FAILED if summary.failed else OK
 
@@ -194,9 +192,7 @@ def inspect(
 @_exits
 def dequantize(
     path: Annotated[Path, typer.Argument(help="A Parquet file that quantize wrote.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The safetensors file to write.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     dtype: Annotated[str, typer.Option(help="source: each layer's own; or F32.")] = "source",
     threads: Threads = None,
     as_json: AsJson = False,

@@ -52,6 +52,4 @@ def dequantize_stream(
     Arguments and errors are those of `aq.dequantize`; the stream has the columns `layer_name,
     dtype, shape, data`, the carried ones, and the `error_` columns.
     """
-    return QuantizationStream(
-        _core.dequantize_stream(quantized, dtype, threads, continue_on_error)
-    )
+    return QuantizationStream(_core.dequantize_stream(quantized, dtype, threads, continue_on_error))

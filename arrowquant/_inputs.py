@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -53,7 +53,7 @@ def as_arrow(weights: Any) -> Any:
 
 
 def as_table(data: Any) -> pa.Table:
-    """Return any Arrow object as a table, without a copy. (`pa.table` would import pandas.)"""
+    """Return any Arrow object as a table, without a copy; `pa.table` would import pandas."""
     if isinstance(data, pa.Table):
         return data
     if isinstance(data, ArrowStreamExportable):
@@ -71,11 +71,37 @@ def is_sized(weights: Any) -> bool:
     )
 
 
-def mapping_to_table(arrays: Mapping[str, Any]) -> pa.Table:
+Problem = tuple[str, str] | None
+"""An error code and the reason, or nothing."""
+
+
+def array_problem(array: Any) -> Problem:
+    """Why an object can't be read as it lies in memory."""
+    if not isinstance(array, np.ndarray):
+        return "unsupported_dtype", (
+            f"Expected numpy array, got {type(array).__name__}. Convert it with np.asarray(...)."
+        )
+    if array.dtype.byteorder == ">":
+        return "unsupported_dtype", (
+            f"is big-endian ('{array.dtype.str}'). Convert it with "
+            "arr.astype(arr.dtype.newbyteorder('='))."
+        )
+    if safetensors_dtype(array.dtype) is None:
+        return "unsupported_dtype", (
+            f"has dtype '{array.dtype}', which is no weights' type. Convert it with "
+            "arr.astype(np.float32)."
+        )
+    if not array.flags.c_contiguous:
+        return "not_contiguous", "is not contiguous. Use np.ascontiguousarray(arr) to fix."
+    return None
+
+
+def mapping_to_table(
+    arrays: Mapping[str, Any], problem: Callable[[Any], Problem] = array_problem
+) -> pa.Table:
     """Return the weights relation of named arrays, without a copy of their elements.
 
-    What can't be read as it lies in memory has null data and an error: no NumPy array
-    (`unsupported_dtype`), not C-contiguous (`not_contiguous`), big-endian (`unsupported_dtype`).
+    An object for which `problem` gives an error code and a reason has null data and that error.
 
     Raises:
         TypeError: A name is no string.
@@ -83,7 +109,7 @@ def mapping_to_table(arrays: Mapping[str, Any]) -> pa.Table:
     for name in arrays:
         if not isinstance(name, str):
             raise TypeError(f"layer names must be strings, got {name!r}.")
-    rows = [_row(name, array) for name, array in arrays.items()]
+    rows = [_row(name, array, problem(array)) for name, array in arrays.items()]
     sizes = [row["bytes"].size for row in rows if row["bytes"] is not None]
     if max(sizes, default=0) > LARGEST_VIEW:
         batches = [_batch([row], _large_binary) for row in rows]
@@ -120,10 +146,9 @@ _DTYPES = {
 }
 
 
-def _row(name: str, array: Any) -> dict[str, Any]:
+def _row(name: str, array: Any, problem: Problem) -> dict[str, Any]:
     row: dict[str, Any] = {"layer_name": name, "dtype": None, "shape": None, "bytes": None}
     row |= {"error_code": None, "error_message": None}
-    problem = array_problem(array)
     if isinstance(array, np.ndarray):
         row["shape"] = list(array.shape)
         row["dtype"] = safetensors_dtype(array.dtype) or array.dtype.name
@@ -131,27 +156,6 @@ def _row(name: str, array: Any) -> dict[str, Any]:
         code, reason = problem
         return row | {"error_code": code, "error_message": f"layer '{name}': {reason}"}
     return row | {"bytes": array.reshape(-1).view(np.uint8)}
-
-
-def array_problem(array: Any) -> tuple[str, str] | None:
-    """Error code and reason why an object can't be read as weights; None where it can."""
-    if not isinstance(array, np.ndarray):
-        return "unsupported_dtype", (
-            f"Expected numpy array, got {type(array).__name__}. Convert it with np.asarray(...)."
-        )
-    if array.dtype.byteorder == ">":
-        return "unsupported_dtype", (
-            f"is big-endian ('{array.dtype.str}'). Convert it with "
-            "arr.astype(arr.dtype.newbyteorder('='))."
-        )
-    if safetensors_dtype(array.dtype) is None:
-        return "unsupported_dtype", (
-            f"has dtype '{array.dtype}', which is no weights' type. Convert it with "
-            "arr.astype(np.float32)."
-        )
-    if not array.flags.c_contiguous:
-        return "not_contiguous", "is not contiguous. Use np.ascontiguousarray(arr) to fix."
-    return None
 
 
 def _batch(rows: list[dict[str, Any]], data: Any) -> pa.RecordBatch:
@@ -182,7 +186,7 @@ def _binary_view(arrays: list[np.ndarray[Any, Any] | None]) -> pa.Array:
     """
     views = np.zeros(len(arrays), _VIEW)
     raw = views.view(np.uint8).reshape(len(arrays), _VIEW.itemsize)
-    buffers = []
+    buffers: list[pa.Buffer] = []
     for index, array in enumerate(arrays):
         if array is None:
             continue

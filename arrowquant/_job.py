@@ -51,7 +51,7 @@ class Summary:
     def output_bytes(self) -> int:
         """Codes, scales and zero points, and the kept layers' bytes."""
         sized = (layer for layer in self.layers if layer["bits_per_weight"] is not None)
-        bits = sum(layer["bits_per_weight"] * math.prod(layer["shape"]) for layer in sized)
+        bits: float = sum(layer["bits_per_weight"] * math.prod(layer["shape"]) for layer in sized)
         return math.ceil(bits / 8)
 
     @property
@@ -114,7 +114,7 @@ def quantize_file(
                 failures.append(bad)
             writer.write(good)
             summary.layers += good.drop_columns(_HEAVY).to_pylist()
-            summary.source_bytes += pc.sum(pc.binary_length(batch["data"])).as_py() or 0
+            summary.source_bytes += _core.weight_bytes(batch)
         table = pa.Table.from_batches(failures, failed)
         writer.commit(table)
     summary.failed = table.to_pylist()

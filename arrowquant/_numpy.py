@@ -71,5 +71,6 @@ def _numpy_dtype(layer: str, dtype: str | None) -> np.dtype[Any]:
                 f"layer '{layer}': {dtype} needs ml_dtypes (pip install 'arrowquant[bfloat16]'), "
                 "or dequantize with dtype='F32'."
             ) from error
-        return np.dtype(getattr(ml_dtypes, name))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
     return np.dtype(name)

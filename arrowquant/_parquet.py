@@ -14,11 +14,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from arrowquant import _core
 from arrowquant._result import QuantizationResult
 from arrowquant._stream import QuantizationStream
 
 _ERRORS = ("error_code", "error_message", "error_element", "error_count")
-_FAILED_FIRST = ("row_index", "layer_name", "shape", "dtype", "scheme", "group_size")
+_FAILED_FIRST: tuple[str, ...] = (
+    "row_index",
+    "layer_name",
+    "shape",
+    "dtype",
+    "scheme",
+    "group_size",
+)
 _FAILED_FIRST += ("is_symmetric", *_ERRORS)
 
 
@@ -69,7 +77,22 @@ def _one_relation(quantized: Any) -> tuple[Iterable[pa.RecordBatch], pa.Schema]:
             "write_parquet needs the one relation, with its error_ columns; found "
             f"{', '.join(reader.schema.names)}."
         )
-    return reader, reader.schema
+    schema = _storable(reader.schema)
+    return (batch.cast(schema) for batch in reader), schema
+
+
+_STORABLE = {
+    pa.binary(): pa.large_binary(),
+    pa.binary_view(): pa.large_binary(),
+    pa.string_view(): pa.string(),
+    pa.large_string(): pa.string(),
+}
+
+
+def _storable(schema: pa.Schema) -> pa.Schema:
+    """An engine's types of the one relation as those of our own."""
+    fields = [field.with_type(_STORABLE.get(field.type, field.type)) for field in schema]
+    return pa.schema(fields, (schema.metadata or {}) | _core.format_metadata())
 
 
 def _failed_of(one: pa.Table) -> pa.Table:
@@ -159,10 +182,11 @@ def _leaves(field: pa.Field, prefix: str = "") -> Iterator[str]:
 
 def _check_cells(batch: pa.RecordBatch) -> None:
     largest = 2**31 - 1
-    sizes = pc.binary_length(batch["data"])
-    for row, size in enumerate(sizes.to_pylist()):
-        if size is not None and size > largest:
-            name = batch["layer_name"][row].as_py()
+    if batch["data"].nbytes <= largest:
+        return
+    for name, cell in zip(batch["layer_name"], batch["data"], strict=True):
+        size = cell.as_buffer().size if cell.is_valid else 0
+        if size > largest:
             raise ValueError(
                 f"layer '{name}' takes {size:,} bytes, but a Parquet cell holds at most "
                 f"{largest:,}. Split the layer on its rows, or write Arrow IPC."

@@ -48,8 +48,14 @@ def _bar() -> Iterator[_CoreCallback]:
     """A bar on standard error that goes by bytes; on a pipe nothing is shown."""
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
     except ImportError as error:
         raise ImportError(
             "progress=True needs rich: pip install 'arrowquant[cli]'. Or pass a callable."

@@ -68,7 +68,9 @@ def plan(table: pa.Table, *, as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    shown = _table("", "layer", "dtype", "shape", "scheme", "group>r", "bytes>r", "becomes>r", "why")
+    shown = _table(
+        "", "layer", "dtype", "shape", "scheme", "group>r", "bytes>r", "becomes>r", "why"
+    )
     for row in rows:
         size = "" if row["group_size"] is None else str(row["group_size"])
         bytes_after = row["predicted_bytes"]
@@ -129,7 +131,14 @@ def _failures(console: Console, rows: list[dict[str, Any]], path: Path | None) -
     console.print(shown)
 
 
-_INSPECTED = ("layer_name", "dtype", "shape", "scheme", "group_size", "is_symmetric")
+_INSPECTED: tuple[str, ...] = (
+    "layer_name",
+    "dtype",
+    "shape",
+    "scheme",
+    "group_size",
+    "is_symmetric",
+)
 _INSPECTED += ("scale_dtype", "bits_per_weight", "mse", "max_abs_error", "snr_db")
 
 
@@ -149,8 +158,17 @@ def inspect(path: Path, *, as_json: bool) -> None:
         _print_json({"layers": rows, "failures": failed})
         return
     shown = _table(
-        "", "layer", "dtype", "shape", "scheme", "group>r", "symmetric", "scales",
-        "bits a weight>r", "max error>r", "SNR dB>r",
+        "",
+        "layer",
+        "dtype",
+        "shape",
+        "scheme",
+        "group>r",
+        "symmetric",
+        "scales",
+        "bits a weight>r",
+        "max error>r",
+        "SNR dB>r",
     )
     for row in rows:
         shown.add_row(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Tabular = pa.Table | pa.RecordBatch
+Tabular: TypeAlias = "pa.Table | pa.RecordBatch"
 """RecordBatch in gives RecordBatches, anything else Tables with the input's batch boundaries."""
 
 

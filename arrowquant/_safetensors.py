@@ -63,9 +63,7 @@ def dequantize_to_safetensors(
     """
 
     def stream() -> Any:
-        return dequantize_stream(
-            quantized, dtype=dtype, threads=threads, continue_on_error=True
-        )
+        return dequantize_stream(quantized, dtype=dtype, threads=threads, continue_on_error=True)
 
     tensors = []
     first = stream()

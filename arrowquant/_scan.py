@@ -117,7 +117,8 @@ class _Safetensors(Scan):
 
     def __repr__(self) -> str:
         file = self._open()
-        return f"aq.scan({str(self.path)!r}): {len(file)} tensors, {file.data_bytes:,} bytes of weights"
+        size = f"{len(file)} tensors, {file.data_bytes:,} bytes of weights"
+        return f"aq.scan({str(self.path)!r}): {size}"
 
 
 _PARTS = pa.schema(

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from arrowquant._errors import QuantizationError, QuantizationWarning
@@ -96,12 +95,12 @@ def _quantize_batch(
         raise TypeError(f"weights_dict must map names to arrays, got {type(layers).__name__}.")
     if not layers:
         return LayerDict(failed=_quantize(mapping_to_table({}), bits, None).failed)
-    table = _check_dtypes(layers, mapping_to_table(layers))
-    wrong = table["error_code"].is_valid()
-    if not continue_on_error and pa.compute.any(wrong).as_py():
-        failed = _quantize(table.filter(wrong), bits, None).failed
-        rows = np.flatnonzero(wrong.to_numpy())
+    wrong = {name: array for name, array in layers.items() if _problem(array) is not None}
+    if wrong and not continue_on_error:
+        failed = _quantize(mapping_to_table(wrong, _problem), bits, None).failed
+        rows = [row for row, name in enumerate(layers) if name in wrong]
         _raise(failed.set_column(0, "row_index", pa.array(rows, pa.int64())))
+    table = mapping_to_table(layers, _problem)
     try:
         result = _quantize(table, bits, progress, continue_on_error=continue_on_error)
     except QuantizationError as error:
@@ -124,27 +123,17 @@ def _check_bit_width(bit_width: object) -> int:
     return bits
 
 
-def _check_dtypes(layers: Mapping[str, Any], table: pa.Table) -> pa.Table:
-    """Refuse what this API does not take: float64 is nearly always an accident here."""
-    codes = table["error_code"].to_pylist()
-    messages = table["error_message"].to_pylist()
-    for index, (name, array) in enumerate(layers.items()):
-        if array_problem(array) is not None:
-            continue
-        if array.dtype.name not in _DTYPES:
-            codes[index] = "unsupported_dtype"
-            messages[index] = (
-                f"layer '{name}': has dtype '{array.dtype}', expected 'float32' (or 'float16', "
-                "'bfloat16'). Convert it with arr.astype(np.float32)."
-            )
-        elif array.size == 0:
-            codes[index] = "empty"
-            messages[index] = f"layer '{name}': is empty, shape {list(array.shape)}. Leave it out."
-    columns = {"error_code": codes, "error_message": messages}
-    for column, values in columns.items():
-        position = table.schema.get_field_index(column)
-        table = table.set_column(position, column, pa.array(values, pa.string()))
-    return table
+def _problem(array: Any) -> tuple[str, str] | None:
+    """What keeps an array from this API: float64, nearly always an accident here, is one."""
+    problem = array_problem(array)
+    if problem is None and array.dtype.name not in _DTYPES:
+        return "unsupported_dtype", (
+            f"has dtype '{array.dtype}', expected 'float32' (or 'float16', 'bfloat16'). "
+            "Convert it with arr.astype(np.float32)."
+        )
+    if problem is None and array.size == 0:
+        return "empty", f"is empty, shape {list(array.shape)}. Leave it out."
+    return problem
 
 
 def _quantize(

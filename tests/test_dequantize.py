@@ -133,7 +133,7 @@ def test_damage_is_an_error_of_its_row(what: str) -> None:
     array = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
     table = pa.table(aq.quantize({"a": array, "b": array}).quantized)
     damaged = _replace(table, column, [value, table[column][1].as_py()])
-    with pytest.raises(aq.QuantizationError, match="^invalid_quantized: layer 'a'"):
+    with pytest.raises(aq.QuantizationError, match=r"^invalid_quantized: layer 'a'"):
         aq.dequantize(damaged)
     restored = aq.dequantize(damaged, continue_on_error=True)
     assert restored.errors["error_code"].to_pylist() == ["invalid_quantized", None]
@@ -143,7 +143,7 @@ def test_damage_is_an_error_of_its_row(what: str) -> None:
 
 def test_wrong_calls() -> None:
     table = pa.table(aq.quantize({"a": np.ones(8, np.float32)}).quantized)
-    with pytest.raises(ValueError, match="unknown dtype 'F16'. Choose one of source, F32"):
+    with pytest.raises(ValueError, match=r"unknown dtype 'F16'\. Choose one of source, F32"):
         aq.dequantize(table, dtype="F16")
     with pytest.raises(ValueError, match="Quantized relations need a column 'scales'"):
         aq.dequantize(table.drop_columns(["scales"]))

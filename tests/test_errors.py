@@ -128,7 +128,9 @@ def test_all_errors_together(good: int, through: str) -> None:
         "table": table,
         "batch": table.combine_chunks().to_batches()[0],
         "batches": pa.Table.from_batches(table.to_batches(max_chunksize=2)),
-        "stream": pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=3)),
+        "stream": pa.RecordBatchReader.from_batches(
+            table.schema, table.to_batches(max_chunksize=3)
+        ),
     }[through]
     result = aq.quantize(weights, continue_on_error=True)
     _check_accounted(result, len(rows), dict(enumerate(ALL_CODES)))
@@ -161,8 +163,12 @@ def test_failfast_lists_all_metadata_errors_before_any_value_is_read() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_failfast_on_values_lists_the_lowest_row_first(threads: int) -> None:
-    rows = [_row(f"l{i}", data=_with(np.nan, i) if i % 7 == 5 else GOOD.tobytes()) for i in range(60)]
-    with pytest.raises(aq.QuantizationError, match=r"^non_finite: layer 'l5' \(F32 \[2, 32\]\)") as caught:
+    rows = [
+        _row(f"l{i}", data=_with(np.nan, i) if i % 7 == 5 else GOOD.tobytes()) for i in range(60)
+    ]
+    with pytest.raises(
+        aq.QuantizationError, match=r"^non_finite: layer 'l5' \(F32 \[2, 32\]\)"
+    ) as caught:
         aq.quantize(binary_weights(rows), threads=threads)
     failed = caught.value.failed.to_pylist()
     assert failed[0]["row_index"] == 5

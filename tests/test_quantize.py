@@ -152,7 +152,9 @@ def test_the_scale_dtype_gives_way_for_a_layer_whose_scales_do_not_fit() -> None
     assert result.quantized["mse"][0] == alone["mse"][0]
 
 
-CASES = json.loads((Path(__file__).parent / "golden" / "compressed_tensors.json").read_text())["cases"]
+CASES = json.loads((Path(__file__).parent / "golden" / "compressed_tensors.json").read_text())[
+    "cases"
+]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["kind"] == "quantize"], ids=str)
@@ -185,13 +187,18 @@ def test_packing_is_that_of_compressed_tensors(case: dict[str, Any]) -> None:
     With scale 1 and a zero point in the middle, w = q gives back q wherever the row spans all
     codes; so each row gets the two extreme codes in two groups' worth of columns in front.
     """
-    bits, (rows, columns) = case["bits"], case["shape"]
+    bits, (rows, _) = case["bits"], case["shape"]
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     lead = 32  # whole words in front of the golden codes
     front = np.resize([lowest, highest], (rows, lead))
     array = np.concatenate([front, np.array(case["q"])], axis=1).astype(np.float32)
     ours = one(
-        array.tobytes(), "F32", list(array.shape), scheme=f"int{bits}", group_size=-1, symmetric=False
+        array.tobytes(),
+        "F32",
+        list(array.shape),
+        scheme=f"int{bits}",
+        group_size=-1,
+        symmetric=False,
     )
     assert ours["scales"] == [1.0] * rows
     words = np.frombuffer(ours["data"], "<i4").reshape(rows, -1)[:, lead * bits // 32 :]
@@ -253,7 +260,9 @@ def test_kept_layers_come_out_as_they_went_in() -> None:
         assert (row["data"], row["dtype"], row["shape"]) == (data, dtype, shape)
         assert row["bits_per_weight"] == pytest.approx(bits)
         assert (row["mse"], row["max_abs_error"], row["snr_db"]) == (0, 0, None)
-        assert row["scales"] is row["zero_points"] is row["group_size"] is row["scale_dtype"] is None
+        assert (
+            row["scales"] is row["zero_points"] is row["group_size"] is row["scale_dtype"] is None
+        )
     assert one(b"", "F32", [0, 4], scheme="none")["bits_per_weight"] is None
 
 

@@ -136,7 +136,9 @@ def test_a_dtype_column_must_agree_with_lists() -> None:
 def test_float16_lists() -> None:
     half = VALUES.astype(np.float16)
     flat = pa.array(half.reshape(-1), pa.float16())
-    lists = pa.ListArray.from_arrays(pa.array(range(0, ROWS * COLUMNS + 1, COLUMNS), pa.int32()), flat)
+    lists = pa.ListArray.from_arrays(
+        pa.array(range(0, ROWS * COLUMNS + 1, COLUMNS), pa.int32()), flat
+    )
     got = aq.quantize(pa.table({"layer_name": NAMES, "data": lists})).quantized
     assert got["dtype"].to_pylist() == ["F16"] * ROWS
     binary = [row.tobytes() for row in half]

@@ -201,13 +201,15 @@ def test_a_plan_of_parquet_reads_no_weights(tmp_path: Path) -> None:
     begin = column.data_page_offset
     fresh[begin : begin + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(fresh)
-    with pytest.raises(OSError, match="(?i)page|thrift|parquet"):
+    with pytest.raises(OSError, match=r"(?i)page|thrift|parquet"):
         pa.table(aq.scan(path))
     assert aq.plan(aq.scan(path))["layer_name"].to_pylist() == ["l"]
 
 
 def test_a_quantized_file_comes_as_it_was_written(tmp_path: Path, checkpoint: Path) -> None:
-    aq.write_parquet(aq.quantize(aq.scan(checkpoint), plan=aq.plan(aq.scan(checkpoint))), tmp_path / "q.parquet")
+    aq.write_parquet(
+        aq.quantize(aq.scan(checkpoint), plan=aq.plan(aq.scan(checkpoint))), tmp_path / "q.parquet"
+    )
     scan = aq.scan(tmp_path / "q.parquet")
     assert "row_index" in scan.schema.names
     original = load_file(checkpoint)

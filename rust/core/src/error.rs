@@ -209,7 +209,8 @@ pub enum RowError {
     },
 }
 
-const FIX_SHAPE: &str = "Correct the shape column, or leave the column out for one-dimensional layers.";
+const FIX_SHAPE: &str =
+    "Correct the shape column, or leave the column out for one-dimensional layers.";
 
 fn float_names() -> String {
     Float::ALL.map(Float::name).join(", ")

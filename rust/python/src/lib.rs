@@ -13,8 +13,11 @@ mod quantize;
 mod safetensors;
 mod stream;
 
-use arrowquant::{ErrorCode, scheme};
+use std::collections::HashMap;
+
+use arrowquant::{ErrorCode, relation, scheme};
 use pyo3::prelude::*;
+use pyo3_arrow::PyRecordBatch;
 
 #[pymodule]
 mod _core {
@@ -30,7 +33,7 @@ mod _core {
     use crate::stream::Stream;
 
     #[pymodule_export]
-    use super::{error_codes, schemes, thread_count};
+    use super::{error_codes, format_metadata, schemes, thread_count, weight_bytes};
 }
 
 /// Every error code, for the test that looks whether each is documented and reached.
@@ -42,7 +45,11 @@ fn error_codes() -> Vec<&'static str> {
 /// The names of all schemes, 'none' last.
 #[pyfunction]
 fn schemes() -> Vec<&'static str> {
-    scheme::ALL.iter().map(|scheme| scheme.name()).chain([scheme::NONE]).collect()
+    scheme::ALL
+        .iter()
+        .map(|scheme| scheme.name())
+        .chain([scheme::NONE])
+        .collect()
 }
 
 /// The thread count that a call with `threads=asked` uses.
@@ -50,4 +57,17 @@ fn schemes() -> Vec<&'static str> {
 #[pyo3(signature = (asked=None))]
 fn thread_count(asked: Option<i64>) -> PyResult<usize> {
     arrowquant::pool::thread_count(asked).map_err(errors::call)
+}
+
+/// The metadata of a relation of our format.
+#[pyfunction]
+fn format_metadata() -> HashMap<&'static str, &'static str> {
+    [(relation::FORMAT_KEY, relation::FORMAT)].into()
+}
+
+/// Bytes of weights in a batch of the weights relation.
+#[pyfunction]
+fn weight_bytes(py: Python<'_>, batch: PyRecordBatch) -> PyResult<u64> {
+    let bytes = arrowquant::quantize::weight_bytes(batch.as_ref());
+    bytes.map_err(|error| errors::raise(py, error))
 }

@@ -37,10 +37,14 @@ pub(crate) type Pool = pool::Pool;
 
 /// The plan in any Arrow table; an empty one where there is none.
 pub(crate) fn plan(py: Python<'_>, plan: Option<AnyRecordBatch>) -> PyResult<Plan> {
-    let Some(plan) = plan else { return Ok(Plan::default()) };
+    let Some(plan) = plan else {
+        return Ok(Plan::default());
+    };
     let reader = plan.into_reader()?;
     py.detach(move || {
-        let batches = reader.collect::<Result<Vec<_>, _>>().map_err(Error::Arrow)?;
+        let batches = reader
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(Error::Arrow)?;
         Plan::try_new(&batches)
     })
     .map_err(|error| errors::raise(py, error))

@@ -52,12 +52,14 @@ impl Progress {
                 Event::Layer(name) => {
                     self.layers += 1;
                     between = false;
-                    self.callback.call1(py, (true, name, self.fraction(), self.bytes))?;
+                    self.callback
+                        .call1(py, (true, name, self.fraction(), self.bytes))?;
                 }
             }
         }
         if between {
-            self.callback.call1(py, (false, None::<String>, self.fraction(), self.bytes))?;
+            self.callback
+                .call1(py, (false, None::<String>, self.fraction(), self.bytes))?;
         }
         Ok(())
     }
@@ -82,7 +84,16 @@ pub(crate) fn run<T: Send + 'static>(
         Some(callback) => {
             let (sender, events) = channel();
             let total = Arc::clone(&total);
-            (Some(sender), Some(Progress { callback, events, total, bytes: 0, layers: 0 }))
+            (
+                Some(sender),
+                Some(Progress {
+                    callback,
+                    events,
+                    total,
+                    bytes: 0,
+                    layers: 0,
+                }),
+            )
         }
         None => (None, None),
     };
@@ -90,7 +101,12 @@ pub(crate) fn run<T: Send + 'static>(
     let (finish, finished) = channel();
     // `detach` wants what it borrows to be shareable; nobody else ever locks this.
     let finished = Mutex::new(finished);
-    let wait = |time| finished.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(time);
+    let wait = |time| {
+        finished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .recv_timeout(time)
+    };
     let worker = Arc::clone(&monitor);
     thread::Builder::new()
         .name("arrowquant-job".to_owned())

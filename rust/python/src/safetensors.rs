@@ -19,7 +19,9 @@ pub(crate) struct SafetensorsFile(File);
 impl SafetensorsFile {
     #[new]
     fn open(py: Python<'_>, path: PathBuf, mmap: bool) -> PyResult<Self> {
-        py.detach(|| File::open(&path, mmap)).map(Self).map_err(errors::call)
+        py.detach(|| File::open(&path, mmap))
+            .map(Self)
+            .map_err(errors::call)
     }
 
     /// A stream of the weights relation; without `data` for a plan.
@@ -48,7 +50,9 @@ impl SafetensorsWriter {
     fn create(path: PathBuf, tensors: Vec<(String, String, Vec<i64>)>) -> PyResult<Self> {
         let spec = |(name, dtype, shape)| TensorSpec { name, dtype, shape };
         let tensors = tensors.into_iter().map(spec).collect();
-        Writer::create(&path, tensors).map(|writer| Self(Mutex::new(Some(writer)))).map_err(errors::call)
+        Writer::create(&path, tensors)
+            .map(|writer| Self(Mutex::new(Some(writer))))
+            .map_err(errors::call)
     }
 
     /// Write the tensors of a weights batch.
@@ -58,14 +62,17 @@ impl SafetensorsWriter {
             let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             writer.as_mut().map(|writer| writer.write(&batch))
         });
-        written.ok_or_else(closed)?.map_err(|error| errors::raise(py, error))
+        written
+            .ok_or_else(closed)?
+            .map_err(|error| errors::raise(py, error))
     }
 
     /// Sync the file and give it its name.
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
         let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let writer = writer.ok_or_else(closed)?;
-        py.detach(|| writer.finish()).map_err(|error| errors::raise(py, error))
+        py.detach(|| writer.finish())
+            .map_err(|error| errors::raise(py, error))
     }
 
     /// Give up: the temporary file is removed.

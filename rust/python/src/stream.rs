@@ -20,7 +20,10 @@ pub(crate) struct State {
 }
 
 enum Failure {
-    Rows { message: String, failed: RecordBatch },
+    Rows {
+        message: String,
+        failed: RecordBatch,
+    },
     Other(String),
 }
 
@@ -50,8 +53,18 @@ impl Stream {
         step: Step,
     ) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let reader = Reader { source, step, schema: Arc::clone(&schema), state: Arc::clone(&state) };
-        Self { reader: Mutex::new(Some(Box::new(reader))), schema, failed_schema, state }
+        let reader = Reader {
+            source,
+            step,
+            schema: Arc::clone(&schema),
+            state: Arc::clone(&state),
+        };
+        Self {
+            reader: Mutex::new(Some(Box::new(reader))),
+            schema,
+            failed_schema,
+            state,
+        }
     }
 }
 
@@ -83,7 +96,12 @@ impl Stream {
     /// The failed rows of the batches read so far.
     #[getter]
     fn failed(&self) -> Vec<PyRecordBatch> {
-        lock(&self.state).failed.iter().cloned().map(PyRecordBatch::new).collect()
+        lock(&self.state)
+            .failed
+            .iter()
+            .cloned()
+            .map(PyRecordBatch::new)
+            .collect()
     }
 
     /// The exception that ended the stream, if one did.

@@ -1,9 +1,7 @@
 //! The bytes of each row of a column, without a copy of them.
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{
-    ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, UInt8Type,
-};
+use arrow_array::types::{ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, UInt8Type};
 use arrow_array::{Array, ArrayRef, BinaryViewArray, OffsetSizeTrait};
 use arrow_buffer::{Buffer, NullBuffer};
 use arrow_schema::DataType;
@@ -70,7 +68,12 @@ impl Spans {
 
 /// Either one buffer cut by offsets, or views into many.
 enum Storage {
-    Cut { values: Buffer, width: usize, spans: Spans, item_nulls: Option<NullBuffer> },
+    Cut {
+        values: Buffer,
+        width: usize,
+        spans: Spans,
+        item_nulls: Option<NullBuffer>,
+    },
     Views(BinaryViewArray),
 }
 
@@ -107,7 +110,10 @@ impl Bytes {
             }
             _ => return None,
         };
-        Some(Self { nulls: column.logical_nulls(), storage })
+        Some(Self {
+            nulls: column.logical_nulls(),
+            storage,
+        })
     }
 
     /// The bytes of row `row`; `None` where it is null.
@@ -116,7 +122,12 @@ impl Bytes {
             return None;
         }
         Some(match &self.storage {
-            Storage::Cut { values, width, spans, .. } => {
+            Storage::Cut {
+                values,
+                width,
+                spans,
+                ..
+            } => {
                 let (start, end) = spans.at(row);
                 &values.as_slice()[start * width..end * width]
             }
@@ -126,7 +137,12 @@ impl Bytes {
 
     /// The first null among the elements of row `row` and how many there are.
     pub fn null_elements(&self, row: usize) -> Option<(u64, u64)> {
-        let Storage::Cut { spans, item_nulls: Some(nulls), .. } = &self.storage else {
+        let Storage::Cut {
+            spans,
+            item_nulls: Some(nulls),
+            ..
+        } = &self.storage
+        else {
             return None;
         };
         let (start, end) = spans.at(row);
@@ -137,12 +153,20 @@ impl Bytes {
 }
 
 fn cut(values: Buffer, width: usize, spans: Spans, item_nulls: Option<NullBuffer>) -> Storage {
-    Storage::Cut { values, width, spans, item_nulls }
+    Storage::Cut {
+        values,
+        width,
+        spans,
+        item_nulls,
+    }
 }
 
 fn cut_items(items: &ArrayRef, spans: Spans) -> Option<Storage> {
     fn buffer<T: ArrowPrimitiveType>(items: &ArrayRef) -> (Buffer, usize) {
-        (items.as_primitive::<T>().values().inner().clone(), size_of::<T::Native>())
+        (
+            items.as_primitive::<T>().values().inner().clone(),
+            size_of::<T::Native>(),
+        )
     }
     let (values, width) = match items.data_type() {
         DataType::Float64 => buffer::<Float64Type>(items),
@@ -151,6 +175,9 @@ fn cut_items(items: &ArrayRef, spans: Spans) -> Option<Storage> {
         DataType::UInt8 => buffer::<UInt8Type>(items),
         _ => return None,
     };
-    let nulls = items.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
+    let nulls = items
+        .nulls()
+        .filter(|nulls| nulls.null_count() > 0)
+        .cloned();
     Some(cut(values, width, spans, nulls))
 }

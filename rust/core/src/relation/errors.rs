@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::{
-    Int64Array, LargeStringArray, RecordBatch, StringArray,
-};
+use arrow_array::{Int64Array, LargeStringArray, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::columns::{self, Finder};
@@ -41,10 +39,18 @@ pub(crate) fn error_columns<'a>(
     entries: impl Iterator<Item = Option<&'a Entry>> + Clone,
 ) -> [arrow_array::ArrayRef; 4] {
     let codes: StringArray = entries.clone().map(|e| e.map(|e| e.error.code())).collect();
-    let messages: StringArray = entries.clone().map(|e| e.map(|e| e.message.as_str())).collect();
+    let messages: StringArray = entries
+        .clone()
+        .map(|e| e.map(|e| e.message.as_str()))
+        .collect();
     let elements: Int64Array = entries.clone().map(|e| e?.error.position().0).collect();
     let counts: Int64Array = entries.map(|e| e?.error.position().1).collect();
-    [Arc::new(codes), Arc::new(messages), Arc::new(elements), Arc::new(counts)]
+    [
+        Arc::new(codes),
+        Arc::new(messages),
+        Arc::new(elements),
+        Arc::new(counts),
+    ]
 }
 
 /// Where the error columns of an earlier step are.
@@ -59,7 +65,9 @@ pub(crate) struct EarlierSchema {
 impl EarlierSchema {
     /// The error columns, if the relation has an `error_code`.
     pub(crate) fn find(finder: &Finder<'_>) -> Result<Option<Self>, CallError> {
-        let Some(code) = finder.text("error_code")? else { return Ok(None) };
+        let Some(code) = finder.text("error_code")? else {
+            return Ok(None);
+        };
         Ok(Some(Self {
             code,
             message: finder.text("error_message")?,
@@ -73,8 +81,14 @@ impl EarlierSchema {
         Ok(Earlier {
             codes: columns::text(column(self.code))?,
             messages: self.message.map(|i| columns::text(column(i))).transpose()?,
-            elements: self.element.map(|i| columns::integer(column(i))).transpose()?,
-            counts: self.count.map(|i| columns::integer(column(i))).transpose()?,
+            elements: self
+                .element
+                .map(|i| columns::integer(column(i)))
+                .transpose()?,
+            counts: self
+                .count
+                .map(|i| columns::integer(column(i)))
+                .transpose()?,
         })
     }
 }

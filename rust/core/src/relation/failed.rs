@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::{
-    ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, UInt64Array,
-};
+use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use arrow_select::take::take;
 
@@ -46,17 +44,39 @@ pub(crate) fn batch(
     carried: &[ArrayRef],
 ) -> Result<RecordBatch, ArrowError> {
     let asked = || failed.iter().map(|row| row.asked);
-    let rows = failed.iter().map(|row| row.row as u64).collect::<UInt64Array>();
+    let rows = failed
+        .iter()
+        .map(|row| row.row as u64)
+        .collect::<UInt64Array>();
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(
             failed.iter().map(|row| first_row_index + row.row as i64),
         )),
         Arc::new(failed.iter().map(|row| row.name).collect::<StringArray>()),
-        Arc::new(quantized::shapes(failed.iter().map(|row| row.described.shape.as_deref()))),
-        Arc::new(failed.iter().map(|row| row.described.dtype.as_deref()).collect::<StringArray>()),
-        Arc::new(asked().map(|asked| Some(asked?.name())).collect::<StringArray>()),
-        Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
-        Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),
+        Arc::new(quantized::shapes(
+            failed.iter().map(|row| row.described.shape.as_deref()),
+        )),
+        Arc::new(
+            failed
+                .iter()
+                .map(|row| row.described.dtype.as_deref())
+                .collect::<StringArray>(),
+        ),
+        Arc::new(
+            asked()
+                .map(|asked| Some(asked?.name()))
+                .collect::<StringArray>(),
+        ),
+        Arc::new(
+            asked()
+                .map(|asked| asked?.group_size)
+                .collect::<Int64Array>(),
+        ),
+        Arc::new(
+            asked()
+                .map(|asked| asked?.symmetric)
+                .collect::<BooleanArray>(),
+        ),
     ];
     columns.extend(error_columns(failed.iter().map(|row| Some(row.entry))));
     for column in carried {
@@ -68,7 +88,9 @@ pub(crate) fn batch(
 /// Code, layer and reason of the first of `failed`, and which others failed with it.
 pub(crate) fn summary(failed: &[Failed<'_>]) -> String {
     const NAMED: usize = 8;
-    let Some((first, others)) = failed.split_first() else { return String::new() };
+    let Some((first, others)) = failed.split_first() else {
+        return String::new();
+    };
     let mut text = format!("{}: {}", first.entry.error.code(), first.entry.message);
     if !others.is_empty() {
         let named: Vec<_> = others
@@ -77,8 +99,15 @@ pub(crate) fn summary(failed: &[Failed<'_>]) -> String {
             .map(|row| format!("'{}' ({})", row.name.unwrap_or("?"), row.entry.error.code()))
             .collect();
         let more = others.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        text = format!("{text} Also failed: {}{more}; see .failed for all.", named.join(", "));
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        text = format!(
+            "{text} Also failed: {}{more}; see .failed for all.",
+            named.join(", ")
+        );
     }
     text
 }

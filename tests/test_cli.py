@@ -1,0 +1,196 @@
+"""The command line, run as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import arrowquant as aq
+
+
+def run(*args: object, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "arrowquant", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    good = np.random.default_rng(0).normal(size=(64, 96)).astype("f4")
+    bad = good.copy()
+    bad[1, 2] = np.inf
+    path = tmp_path / "model.safetensors"
+    save_file({"a.weight": good, "b.weight": bad, "c.bias": good[0], "d.ids": np.arange(9)}, path)
+    return path
+
+
+def test_the_main_job(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.parquet"
+    done = run("quantize", checkpoint, "-o", out)
+    assert "40 layers quantized, 64 kept, 0 failed" in done.stdout
+    assert re.search(r"90.9 MB became 12.3 MB, 4.32 bits a weight", done.stdout)
+    assert done.stdout.index("token_type_embeddings.weight") < done.stdout.index("18.48")
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    scan = aq.scan(checkpoint)
+    expected = aq.quantize(scan, plan=aq.plan(scan)).succeeded
+    assert pq.read_table(out).to_pylist() == expected.to_pylist()
+    assert pq.read_table(tmp_path / "m.failed.parquet").num_rows == 0
+
+
+def test_everything_so_that_something_fails(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.parquet"
+    arguments = ("quantize", checkpoint, "-o", out, "--all")
+    stopped = run(*arguments, status=1)
+    assert stopped.stderr.startswith("stopped: unsupported_dtype: layer 'embeddings.position_ids'")
+    assert list(tmp_path.iterdir()) == []
+    done = run(*arguments, "--continue-on-error", status=1)
+    assert "103 layers quantized, 0 kept, 1 failed" in done.stdout
+    assert "layer 'embeddings.position_ids' (I64 [1, 512], model.safetensors)" in done.stdout
+    assert pq.read_table(out).num_rows == 103
+    failed = pq.read_table(tmp_path / "m.failed.parquet").to_pylist()
+    assert [row["error_code"] for row in failed] == ["unsupported_dtype"]
+
+
+def test_json_is_all_that_json_prints(broken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "q.parquet"
+    options = ("--continue-on-error", "--json", "--scheme", "int8", "--group-size", 32)
+    done = run("quantize", broken, "-o", out, *options, status=1)
+    report = json.loads(done.stdout)
+    assert (report["quantized"], report["kept"], report["failed"]) == (1, 2, 1)
+    (failure,) = report["failures"]
+    assert (failure["layer_name"], failure["error_code"]) == ("b.weight", "non_finite")
+    assert (failure["error_element"], failure["error_count"]) == (98, 1)
+    assert report["source_bytes"] == 2 * 64 * 96 * 4 + 96 * 4 + 72
+    assert report["output_bytes"] == 64 * (96 + 3 * 4) + 96 * 4 + 72
+    assert report["lowest_snr"][0]["layer_name"] == "a.weight"
+    assert done.stderr == ""
+
+
+def test_options_reach_the_kernel(broken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "q.parquet"
+    options = ("--scheme", "int2", "--symmetric", "--group-size", 16, "--scale-dtype", "BF16")
+    run("quantize", broken, "-o", out, *options, "--keep", "b.*", "--keep", "c*", "--threads", 1)
+    rows = {row["layer_name"]: row for row in pq.read_table(out).to_pylist()}
+    what = {k: rows["a.weight"][k] for k in ("scheme", "group_size", "is_symmetric", "scale_dtype")}
+    assert list(what.values()) == ["int2", 16, True, "BF16"]
+    assert rows["b.weight"]["scheme"] == "none"
+
+
+def test_plan_and_dry_run(broken: Path, tmp_path: Path) -> None:
+    plan = run("plan", broken, "-o", tmp_path / "plan.parquet")
+    assert "one_dimensional" in plan.stdout
+    assert "2 layers to quantize, 2 to keep" in plan.stdout
+    assert pq.read_table(tmp_path / "plan.parquet") == aq.plan(aq.scan(broken))
+    dry = run("quantize", broken, "--dry-run")
+    assert dry.stdout == plan.stdout
+    rows = json.loads(run("plan", broken, "--json").stdout)
+    assert [row["predicted_bytes"] for row in rows] == [
+        row["predicted_bytes"] for row in aq.plan(aq.scan(broken)).to_pylist()
+    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "plan.parquet"]
+
+
+def test_there_and_back(broken: Path, tmp_path: Path) -> None:
+    out, back = tmp_path / "q.parquet", tmp_path / "back.safetensors"
+    run("quantize", broken, "-o", out, "--continue-on-error", "--scheme", "int8", status=1)
+    inspected = run("inspect", out)
+    assert inspected.stdout.index("a.weight") < inspected.stdout.index("c.bias")
+    assert "NaN or Inf at element 98" in inspected.stdout
+    layers = json.loads(run("inspect", out, "--json").stdout)
+    assert layers["layers"][0]["layer_name"] == "a.weight"
+    done = run("dequantize", out, "-o", back, status=1)
+    assert "1 layer left out" in done.stdout
+    assert "layer 'b.weight'" in done.stdout
+    original, restored = load_file(broken), load_file(back)
+    assert restored.keys() == original.keys() - {"b.weight"}
+    assert np.array_equal(restored["d.ids"], original["d.ids"])
+    assert restored["c.bias"].tobytes() == original["c.bias"].tobytes()
+    assert np.abs(restored["a.weight"] - original["a.weight"]).max() < 0.02
+
+
+def test_dequantize_to_f32(tmp_path: Path) -> None:
+    model, out, back = (tmp_path / name for name in ("h.safetensors", "q.parquet", "b.safetensors"))
+    save_file({"w": np.ones((4, 64), np.float16), "n": np.ones(3, np.float16)}, model)
+    run("quantize", model, "-o", out)
+    run("dequantize", out, "-o", back, "--dtype", "F32")
+    restored = load_file(back)
+    assert (restored["w"].dtype, restored["n"].dtype) == (np.float32, np.float16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quantize", "MODEL"], "name the file to write"),
+        (["quantize", "MODEL", "-o", "MODEL"], "is the model itself"),
+        (["quantize", "MODEL", "-o", "OUT", "--scheme", "q4"], "'q4' is 'int4' here"),
+        (["quantize", "MODEL", "-o", "OUT", "--group-size", "0"], "invalid group_size 0"),
+        (["quantize", "MODEL", "-o", "none/OUT"], "does not exist. Make it"),
+        (["quantize", "none.safetensors", "-o", "OUT"], "no such file"),
+        (["quantize", "MODEL", "-o", "OUT", "--threads", "0"], "threads must be a positive number"),
+        (["inspect", "MODEL"], "arquet"),
+        (["dequantize", "none.parquet", "-o", "OUT"], "no such file"),
+        (["quantize", "--nonsense"], "No such option"),
+    ],
+)
+def test_a_wrong_call_is_status_2_and_one_line(
+    broken: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    names = {"MODEL": str(broken), "OUT": str(tmp_path / "out.parquet")}
+    done = run(*[names.get(word, word) for word in arguments], status=2, cwd=tmp_path)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_closed_pipe_is_no_error(checkpoint: Path, tmp_path: Path) -> None:
+    run("quantize", checkpoint, "-o", tmp_path / "m.parquet")
+    for arguments in (["inspect", "m.parquet"], ["inspect", "m.parquet", "--json"]):
+        command = f"set -o pipefail; {sys.executable} -m arrowquant {' '.join(arguments)} | true"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_bar_on_a_terminal_only(checkpoint: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "arrowquant",
+        "quantize",
+        checkpoint,
+        "-o",
+        tmp_path / "m.parquet",
+    ]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:  # the other end of a terminal closes with an error
+                break
+            if not chunk:
+                break
+            shown += chunk
+        assert process.wait() == 0
+    text = shown.decode()
+    assert "MiB" in text
+    assert ".weight" in text

@@ -1,0 +1,63 @@
+"""The README's and the docstrings' examples run, and print what they say."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import arrowquant
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.S))
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "'error_code': 'non_finite'" in run.stdout
+    assert "NaN or Inf at element 197 (1 in all)" in run.stdout
+    assert "kept_by_user" in run.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.failed.parquet", "m.parquet"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def _links() -> list[tuple[Path, str]]:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    return [(p, link) for p in pages for link in re.findall(r"\]\(([^)#:]+)\)", p.read_text())]
+
+
+@pytest.mark.parametrize(("page", "link"), _links(), ids=str)
+def test_links_lead_somewhere(page: Path, link: str) -> None:
+    assert (page.parent / link).exists()
+
+
+MODULES = [module.name for module in pkgutil.iter_modules(arrowquant.__path__, "arrowquant.")]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
+def test_docstring_examples(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_some_docstrings_have_examples() -> None:
+    finder = doctest.DocTestFinder()
+    found = [finder.find(importlib.import_module(name)) for name in MODULES if "main" not in name]
+    assert sum(bool(test.examples) for tests in found for test in tests) >= 2
+
+
+@pytest.mark.parametrize("name", arrowquant.__all__)
+def test_what_is_public_is_documented(name: str) -> None:
+    assert (getattr(arrowquant, name).__doc__ or "").strip()

@@ -1,0 +1,100 @@
+"""Real engines give weights and take results as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import datafusion
+import duckdb
+import nanoarrow as na
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from conftest import binary_weights, float_row
+
+import arrowquant as aq
+
+ROWS = [float_row(f"l{i}", np.linspace(-i - 1, 1, 80).reshape(2, 40)) for i in range(5)]
+ROWS[3] |= {"data": np.full(80, np.nan, np.float32).tobytes()}
+TABLE = binary_weights(ROWS)
+
+
+def _duckdb(table: pa.Table) -> Any:
+    return duckdb.connect().from_arrow(table)
+
+
+def _datafusion(table: pa.Table) -> Any:
+    return datafusion.SessionContext().from_arrow(table)
+
+
+PRODUCERS: dict[str, Callable[[pa.Table], Any]] = {
+    "pyarrow": lambda table: table,
+    "reader": lambda table: table.to_reader(),
+    "polars": pl.DataFrame,
+    "duckdb": _duckdb,
+    "datafusion": _datafusion,
+    "pandas": lambda table: table.to_pandas(types_mapper=pd.ArrowDtype),
+    "nanoarrow": na.ArrayStream,
+}
+
+
+def _from_duckdb(result: Any) -> pa.Table:
+    assert result is not None
+    return duckdb.sql("from result").to_arrow_table()
+
+
+CONSUMERS: dict[str, Callable[[Any], pa.Table]] = {
+    "pyarrow": pa.table,
+    "polars": lambda result: pl.DataFrame(result).to_arrow(),
+    "duckdb": _from_duckdb,
+    "datafusion": lambda result: pa.table(
+        datafusion.SessionContext().from_arrow(pa.table(result)).collect()[0]
+    ),
+    "pandas": lambda result: pa.table(pd.DataFrame.from_arrow(result)),
+    "nanoarrow": lambda result: pa.table(na.ArrayStream(result)),
+}
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS)
+@pytest.mark.parametrize("producer", PRODUCERS)
+@pytest.mark.parametrize("verb", [aq.quantize, aq.quantize_stream])
+def test_one_answer_everywhere(producer: str, consumer: str, verb: Any) -> None:
+    expected = pa.table(aq.quantize(TABLE, continue_on_error=True)).to_pylist()
+    result = verb(PRODUCERS[producer](TABLE), continue_on_error=True)
+    got = CONSUMERS[consumer](result).to_pylist()
+    for row in got:  # NaN is what pandas makes of a null among floats
+        row.update({k: None for k, v in row.items() if isinstance(v, float) and np.isnan(v)})
+    assert got == expected
+
+
+@pytest.mark.parametrize("producer", ["polars", "duckdb", "pandas", "nanoarrow"])
+def test_the_way_back_through_an_engine(producer: str) -> None:
+    result = aq.quantize(TABLE, continue_on_error=True)
+    through = PRODUCERS[producer](pa.table(result))
+    restored = aq.dequantize(through)
+    wanted = aq.dequantize(result).weights
+    assert restored.weights["data"].to_pylist() == wanted["data"].to_pylist()
+    assert restored.failed["error_code"].to_pylist() == ["non_finite"]
+
+
+def test_partial_success_is_a_row_filter() -> None:
+    result = aq.quantize(TABLE, continue_on_error=True)
+    assert result is not None
+    good = duckdb.sql("select layer_name from result where error_code is null").fetchall()
+    assert good == [("l0",), ("l1",), ("l2",), ("l4",)]
+    frame = pl.DataFrame(result)
+    failed = frame.filter(pl.col("error_code").is_not_null())
+    assert failed["error_message"][0].startswith("layer 'l3' (F32 [2, 40]): NaN or Inf")
+
+
+def test_a_failure_in_an_engine_names_code_and_layer() -> None:
+    stream = aq.quantize_stream(TABLE)
+    with pytest.raises(Exception, match="non_finite: layer 'l3'"):
+        duckdb.sql("from stream").fetchall()
+    assert isinstance(stream.error, aq.QuantizationError)
+    again = aq.quantize_stream(TABLE)
+    with pytest.raises(Exception, match="non_finite: layer 'l3'"):
+        pl.DataFrame(again)
