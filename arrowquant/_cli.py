@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -204,8 +203,5 @@ def dequantize(
 
     undecodable = dequantize_to_safetensors(scan(path), output, dtype=dtype, threads=threads)
     missing = _report.missing(path) + undecodable.to_pylist()
-    if as_json:
-        typer.echo(json.dumps({"output": str(output), "failures": missing}, indent=2))
-    else:
-        _report.left_out(output, missing)
+    _report.left_out(output, missing, as_json=as_json)
     return FAILED if missing else OK

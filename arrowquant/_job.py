@@ -17,7 +17,7 @@ from arrowquant._parquet import AtomicParquet
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan
 
-_HEAVY = ("data", "scales", "zero_points")
+_SHOWN = ["layer_name", "shape", "scheme", "bits_per_weight", "snr_db"]
 _WORST = 5
 
 
@@ -113,7 +113,7 @@ def quantize_file(
                 good = good.filter(pc.is_null(errors["error_code"]))
                 failures.append(bad)
             writer.write(good)
-            summary.layers += good.drop_columns(_HEAVY).to_pylist()
+            summary.layers += good.select(_SHOWN).to_pylist()
             summary.source_bytes += _core.weight_bytes(batch)
         table = pa.Table.from_batches(failures, failed)
         writer.commit(table)

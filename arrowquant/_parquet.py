@@ -144,8 +144,13 @@ class AtomicParquet:
         trace: TracebackType | None,
     ) -> None:
         """Leave no temporary file."""
-        self._writer.close()
-        self._temporary.unlink(missing_ok=True)
+        try:
+            self._writer.close()
+        except OSError:
+            if error is None:
+                raise
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
 
 def _layout(schema: pa.Schema) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -39,7 +40,18 @@ def _console() -> _Console:
 
 
 def _print_json(value: Any) -> None:
-    _console().out(json.dumps(value, indent=2, allow_nan=False), highlight=False)
+    _console().out(json.dumps(_plain(value), indent=2, allow_nan=False), highlight=False)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can say it: carried columns may hold anything, and JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -196,8 +208,11 @@ def missing(path: Path) -> list[dict[str, Any]]:
     return pq.read_table(beside).to_pylist() if beside.exists() else []
 
 
-def left_out(output: Path, rows: list[dict[str, Any]]) -> None:
+def left_out(output: Path, rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print where the checkpoint is and which layers it lacks."""
+    if as_json:
+        _print_json({"output": str(output), "failures": rows})
+        return
     console = _console()
     console.print(f"{output} has {_size(output.stat().st_size)}")
     if rows:

@@ -4,7 +4,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrowquant::monitor::Event;
 use arrowquant::{Error, Monitor, panics};
@@ -15,9 +15,9 @@ use crate::errors;
 
 /// How long the caller waits before it looks after signals and progress again.
 const STEP: Duration = Duration::from_millis(20);
-/// How long a cancelled job may take to stop before it is left to end by itself, as one does that
-/// waits for its source.
-const GRACE: Duration = Duration::from_millis(200);
+/// How long a cancelled job may take to stop, and its source after that, before both are left to
+/// end by themselves.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// How much there is to do, once it is known.
 #[derive(Default)]
@@ -72,6 +72,22 @@ impl Progress {
     }
 }
 
+/// Let a source that is Python code, a generator, end too: nothing else would stop it.
+#[cfg(unix)]
+fn interrupt<T>(py: Python<'_>, thread: &thread::JoinHandle<T>) -> PyResult<()> {
+    use std::os::unix::thread::JoinHandleExt;
+    // CPython's thread identifiers are those of pthreads.
+    let ident = thread.as_pthread_t() as u64;
+    py.import("arrowquant._interrupt")?
+        .call_method1("raise_in_thread", (ident,))?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn interrupt<T>(_: Python<'_>, _: &thread::JoinHandle<T>) -> PyResult<()> {
+    Ok(())
+}
+
 /// Run `job` and wait for it. `callback(finished, layer_name, fraction, bytes)` is called on this
 /// thread; its exception, or that of a signal handler, cancels the job and is raised.
 pub(crate) fn run<T: Send + 'static>(
@@ -108,7 +124,7 @@ pub(crate) fn run<T: Send + 'static>(
             .recv_timeout(time)
     };
     let worker = Arc::clone(&monitor);
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("arrowquant-job".to_owned())
         .spawn(move || {
             let result = panics::catch(|| job(&worker, &total));
@@ -124,10 +140,14 @@ pub(crate) fn run<T: Send + 'static>(
             .and_then(|()| py.check_signals());
         if let Err(error) = heard {
             monitor.cancel();
-            let patience = Instant::now() + GRACE;
-            let left = || patience.saturating_duration_since(Instant::now());
             // Whatever it ends with, the exception at hand is what the caller gets.
-            let _ = py.detach(|| wait(left()));
+            if py
+                .detach(|| wait(GRACE))
+                .is_err_and(|gone| gone == RecvTimeoutError::Timeout)
+            {
+                interrupt(py, &thread)?;
+                let _ = py.detach(|| wait(GRACE));
+            }
             return Err(error);
         }
         match outcome {
