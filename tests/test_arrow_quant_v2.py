@@ -8,9 +8,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import reference
 
 import arrowquant as aq
+import reference
 
 GOOD = np.linspace(-1, 1, 512, dtype=np.float32).reshape(2, 256)
 NAN = GOOD.copy()

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import binary_weights
 
 import arrowquant as aq
+from conftest import binary_weights
 
 _INTERRUPTED = """
 import os, signal, sys, threading, time

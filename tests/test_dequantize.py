@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import reference
-from conftest import binary_weights, float_row
 from hypothesis import given
-from test_quantize import NUMPY, tensors
 
 import arrowquant as aq
+import reference
+from conftest import binary_weights, float_row
+from test_quantize import NUMPY, tensors
 
 
 @given(tensors(), st.sampled_from([2, 4, 8]), st.integers(1, 80), st.booleans())

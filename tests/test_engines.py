@@ -13,9 +13,9 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import binary_weights, float_row
 
 import arrowquant as aq
+from conftest import binary_weights, float_row
 
 ROWS = [float_row(f"l{i}", np.linspace(-i - 1, 1, 80).reshape(2, 40)) for i in range(5)]
 ROWS[3] |= {"data": np.full(80, np.nan, np.float32).tobytes()}

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import binary_weights, float_row
 
 import arrowquant as aq
 from arrowquant import _core
+from conftest import binary_weights, float_row
 
 GOOD = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
 

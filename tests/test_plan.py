@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import binary_weights, float_row
 
 import arrowquant as aq
+from conftest import binary_weights, float_row
 
 
 def _layer(name: str, shape: list[int], dtype: str = "F32") -> dict[str, Any]:

@@ -12,12 +12,12 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pytest
-import reference
-from conftest import binary_weights, float_row
 from hypothesis import given
 from hypothesis import settings as limits
 
 import arrowquant as aq
+import reference
+from conftest import binary_weights, float_row
 
 NUMPY = {
     "F64": np.dtype(np.float64),

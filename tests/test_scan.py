@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
-from conftest import binary_weights, float_row
 from safetensors.numpy import load_file, save_file
 
 import arrowquant as aq
+from conftest import binary_weights, float_row
 
 COLUMNS = ["layer_name", "dtype", "shape", "data"]
 COLUMNS += ["part_index", "part_count", "part_offset", "layer_shape", "source_file"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import binary_weights, float_row
 
 import arrowquant as aq
+from conftest import binary_weights, float_row
 
 GOOD = [float_row(f"l{i}", np.full((2, 40), i + 1.0)) for i in range(6)]
 

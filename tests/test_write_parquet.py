@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import binary_weights, float_row
 
 import arrowquant as aq
+from conftest import binary_weights, float_row
 
 ROWS = [float_row(f"l{i}", np.full((2, 40), i + 1.0)) for i in range(4)]
 BAD = ROWS[1] | {"layer_name": "bad", "shape": None}

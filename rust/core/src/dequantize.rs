@@ -110,13 +110,7 @@ impl Dequantizer {
             errors: errors::schema(),
             failed: failed::schema(&columns.carried),
         };
-        Ok(Self {
-            columns,
-            target,
-            continue_on_error,
-            next_row_index: 0,
-            schemas,
-        })
+        Ok(Self { columns, target, continue_on_error, next_row_index: 0, schemas })
     }
 
     /// The schemas of what comes out; `quantized` is that of the weights.
@@ -142,10 +136,7 @@ impl Dequantizer {
         if !self.continue_on_error && failed.iter().any(|row| fresh(&row)) {
             let failed: Vec<_> = failed.into_iter().filter(|row| fresh(&row)).collect();
             let message = failed::summary(&failed);
-            return Err(Error::Rows {
-                message,
-                failed: self.failed(&rows, &failed)?,
-            });
+            return Err(Error::Rows { message, failed: self.failed(&rows, &failed)? });
         }
         let data = self.decode(&rows, &states, pool, monitor)?;
         let dequantized = self.batches(&rows, &states, data)?;
@@ -166,12 +157,7 @@ impl Dequantizer {
     }
 
     fn failed(&self, rows: &Rows, failed: &[Failed<'_>]) -> Result<RecordBatch, ArrowError> {
-        failed::batch(
-            &self.schemas.failed,
-            self.next_row_index,
-            failed,
-            &rows.carried,
-        )
+        failed::batch(&self.schemas.failed, self.next_row_index, failed, &rows.carried)
     }
 
     /// The number type that a decoded row takes.
@@ -193,12 +179,9 @@ impl Dequantizer {
         for (row, state) in states.iter().enumerate() {
             spans.push(match &state.fate {
                 Ok(Sound::Kept) => rows.data(row).map(<[u8]>::len),
-                Ok(Sound::Encoded {
-                    source,
-                    rows,
-                    grouping,
-                    ..
-                }) => Some(rows * grouping.columns * self.target(*source).width()),
+                Ok(Sound::Encoded { source, rows, grouping, .. }) => {
+                    Some(rows * grouping.columns * self.target(*source).width())
+                }
                 Err(_) => None,
             });
         }
@@ -208,12 +191,7 @@ impl Dequantizer {
         for (row, state) in states.iter().enumerate() {
             match &state.fate {
                 Ok(Sound::Kept) => items.push((row, 0..0, carver.take(spans.range(row)))),
-                Ok(Sound::Encoded {
-                    source,
-                    rows,
-                    grouping,
-                    ..
-                }) => {
+                Ok(Sound::Encoded { source, rows, grouping, .. }) => {
                     let tiling = Tiling::new(*rows, *grouping);
                     let (at, width) = (spans.range(row).start, self.target(*source).width());
                     for tiles in tiling.pieces() {
@@ -228,20 +206,15 @@ impl Dequantizer {
         }
         let tasks = into_tasks(items, |(_, _, out)| out.len());
         let outcome = pool.install(|| {
-            tasks
-                .into_par_iter()
-                .flatten()
-                .try_for_each(|(row, tiles, out)| {
-                    if monitor.is_cancelled() {
-                        return Err(Error::Cancelled);
-                    }
-                    panics::catch(|| self.piece(rows, row, &states[row], tiles, out)).map_err(
-                        |panic| {
-                            let panic = format!("decoding row {row}: {panic}");
-                            Error::Arrow(ArrowError::ComputeError(panic))
-                        },
-                    )
+            tasks.into_par_iter().flatten().try_for_each(|(row, tiles, out)| {
+                if monitor.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                panics::catch(|| self.piece(rows, row, &states[row], tiles, out)).map_err(|panic| {
+                    let panic = format!("decoding row {row}: {panic}");
+                    Error::Arrow(ArrowError::ComputeError(panic))
                 })
+            })
         });
         outcome?;
         Ok(Values { spans, values })
@@ -257,13 +230,7 @@ impl Dequantizer {
         out: &mut [u8],
     ) {
         let level = Level::best();
-        let Ok(Sound::Encoded {
-            scheme,
-            source,
-            rows: tensor_rows,
-            grouping,
-        }) = state.fate
-        else {
+        let Ok(Sound::Encoded { scheme, source, rows: tensor_rows, grouping }) = state.fate else {
             out.copy_from_slice(rows.data(row).unwrap_or(&[]));
             return;
         };
@@ -305,14 +272,7 @@ impl Dequantizer {
         let row_index = Int64Array::from_iter_values(first..first + rows.len as i64);
         let errors = RecordBatch::try_new(
             Arc::clone(&self.schemas.errors),
-            vec![
-                Arc::new(row_index),
-                names,
-                codes,
-                messages,
-                elements,
-                counts,
-            ],
+            vec![Arc::new(row_index), names, codes, messages, elements, counts],
         )?;
         Ok(Dequantized {
             weights: RecordBatch::try_new(Arc::clone(&self.schemas.quantized), columns)?,
@@ -325,13 +285,7 @@ impl Dequantizer {
 fn failed_rows<'a>(rows: &'a Rows, states: &'a [State]) -> Vec<Failed<'a>> {
     let failed = |(row, state): (usize, &'a State)| {
         let entry = state.fate.as_ref().err()?;
-        Some(Failed {
-            row,
-            name: rows.name(row),
-            described: &state.described,
-            asked: None,
-            entry,
-        })
+        Some(Failed { row, name: rows.name(row), described: &state.described, asked: None, entry })
     };
     states.iter().enumerate().filter_map(failed).collect()
 }

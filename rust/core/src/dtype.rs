@@ -31,9 +31,7 @@ const BITS: &[(&str, u64)] = &[
 
 /// Bits of one element of the dtype called `name`; `None` for a name that safetensors doesn't know.
 pub fn bits(name: &str) -> Option<u64> {
-    BITS.iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, bits)| *bits)
+    BITS.iter().find(|(known, _)| *known == name).map(|(_, bits)| *bits)
 }
 
 /// The floating-point types that a kernel reads.
@@ -55,14 +53,8 @@ pub enum Float {
 
 impl Float {
     /// Every type, in the order in which messages list them.
-    pub const ALL: [Float; 6] = [
-        Self::F64,
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::F8E4M3,
-        Self::F8E5M2,
-    ];
+    pub const ALL: [Float; 6] =
+        [Self::F64, Self::F32, Self::F16, Self::BF16, Self::F8E4M3, Self::F8E5M2];
 
     /// safetensors' name.
     pub const fn name(self) -> &'static str {
@@ -171,11 +163,7 @@ impl ScaleDtype {
     pub fn round(self, x: f64) -> f64 {
         let spacing = self.spacing(x);
         let rounded = (x / spacing).round_ties_even() * spacing;
-        if rounded > self.parameters().2 {
-            f64::INFINITY
-        } else {
-            rounded
-        }
+        if rounded > self.parameters().2 { f64::INFINITY } else { rounded }
     }
 
     /// The largest value of this type that is at most `x`, for a positive finite `x`.

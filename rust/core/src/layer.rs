@@ -41,32 +41,18 @@ impl Options {
         let scheme = scheme::find(scheme)?;
         let scale_dtype = match scale_dtype {
             "source" => None,
-            name => Some(
-                ScaleDtype::from_name(name).ok_or_else(|| CallError::UnknownChoice {
-                    option: "scale_dtype",
-                    value: name.to_owned(),
-                    choices: format!(
-                        "source, {}",
-                        ScaleDtype::ALL.map(ScaleDtype::name).join(", ")
-                    ),
-                })?,
-            ),
+            name => Some(ScaleDtype::from_name(name).ok_or_else(|| CallError::UnknownChoice {
+                option: "scale_dtype",
+                value: name.to_owned(),
+                choices: format!("source, {}", ScaleDtype::ALL.map(ScaleDtype::name).join(", ")),
+            })?),
         };
-        Ok(Self {
-            scheme,
-            group_size,
-            symmetric,
-            scale_dtype,
-        })
+        Ok(Self { scheme, group_size, symmetric, scale_dtype })
     }
 }
 
 fn check_group_size(size: i64) -> Result<(), InvalidGroupSize> {
-    if size > 0 || size == -1 {
-        Ok(())
-    } else {
-        Err(InvalidGroupSize(size))
-    }
+    if size > 0 || size == -1 { Ok(()) } else { Err(InvalidGroupSize(size)) }
 }
 
 #[derive(Clone, Debug)]
@@ -77,11 +63,7 @@ struct PlanRow {
 }
 
 impl PlanRow {
-    const EMPTY: Self = Self {
-        scheme: None,
-        group_size: None,
-        symmetric: None,
-    };
+    const EMPTY: Self = Self { scheme: None, group_size: None, symmetric: None };
 }
 
 /// A table that says, by layer name, what to do. Of several rows of one name the first counts.
@@ -104,18 +86,11 @@ impl Plan {
             let column = |index: usize| batch.column(index);
             let name = finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?;
             let names = columns::text(column(name))?;
-            let schemes = finder
-                .text("scheme")?
-                .map(|i| columns::text(column(i)))
-                .transpose()?;
-            let sizes = finder
-                .integer("group_size")?
-                .map(|i| columns::integer(column(i)))
-                .transpose()?;
-            let symmetries = finder
-                .boolean("is_symmetric")?
-                .map(|i| columns::boolean(column(i)))
-                .transpose()?;
+            let schemes = finder.text("scheme")?.map(|i| columns::text(column(i))).transpose()?;
+            let sizes =
+                finder.integer("group_size")?.map(|i| columns::integer(column(i))).transpose()?;
+            let symmetries =
+                finder.boolean("is_symmetric")?.map(|i| columns::boolean(column(i))).transpose()?;
             for row in 0..batch.num_rows() {
                 let Some(name) = columns::text_at(Some(&names), row) else {
                     continue;
@@ -131,8 +106,7 @@ impl Plan {
     }
 
     fn get(&self, name: Option<&str>) -> &PlanRow {
-        name.and_then(|name| self.rows.get(name))
-            .unwrap_or(&PlanRow::EMPTY)
+        name.and_then(|name| self.rows.get(name)).unwrap_or(&PlanRow::EMPTY)
     }
 }
 
@@ -154,21 +128,14 @@ impl Asked {
             None => Ok(options.scheme),
         };
         let defaults = match scheme {
-            Ok(Choice::Encode(scheme)) => (
-                Some(scheme.default_group_size()),
-                Some(scheme.default_symmetric()),
-            ),
+            Ok(Choice::Encode(scheme)) => {
+                (Some(scheme.default_group_size()), Some(scheme.default_symmetric()))
+            }
             _ => (None, None),
         };
         Self {
-            group_size: group_size
-                .or(planned.group_size)
-                .or(options.group_size)
-                .or(defaults.0),
-            symmetric: symmetric
-                .or(planned.symmetric)
-                .or(options.symmetric)
-                .or(defaults.1),
+            group_size: group_size.or(planned.group_size).or(options.group_size).or(defaults.0),
+            symmetric: symmetric.or(planned.symmetric).or(options.symmetric).or(defaults.1),
             scheme,
         }
     }
@@ -206,23 +173,11 @@ impl Described {
             _ => weights.dtype(row).map(str::to_owned),
         };
         match weights.shape(row) {
-            Some(Ok(shape)) => (
-                Self {
-                    dtype,
-                    shape: Some(shape),
-                },
-                Ok(()),
-            ),
+            Some(Ok(shape)) => (Self { dtype, shape: Some(shape) }, Ok(())),
             Some(Err(error)) => (Self { dtype, shape: None }, Err(error)),
             None => {
                 let shape = element_count(weights.bytes(row), dtype.as_deref());
-                (
-                    Self {
-                        dtype,
-                        shape: shape.map(|count| vec![count]),
-                    },
-                    Ok(()),
-                )
+                (Self { dtype, shape: shape.map(|count| vec![count]) }, Ok(()))
             }
         }
     }
@@ -239,12 +194,7 @@ pub(crate) enum Layer {
     /// Its bytes come out as they are.
     Keep,
     /// It goes through a kernel.
-    Encode {
-        scheme: &'static dyn Scheme,
-        source: Float,
-        rows: usize,
-        grouping: Grouping,
-    },
+    Encode { scheme: &'static dyn Scheme, source: Float, rows: usize, grouping: Grouping },
 }
 
 /// Check everything about row `row` that can be known without its values.
@@ -280,24 +230,14 @@ pub(crate) fn check(
     if count == 0 {
         return Err(RowError::Empty);
     }
-    let columns = shape
-        .as_ref()
-        .and_then(|shape| shape.last())
-        .map_or(1, |&last| last as usize);
+    let columns = shape.as_ref().and_then(|shape| shape.last()).map_or(1, |&last| last as usize);
     let grouping = Grouping {
         columns,
         group_size: group_size(asked.group_size, columns),
-        symmetric: asked
-            .symmetric
-            .unwrap_or_else(|| scheme.default_symmetric()),
+        symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
         scale_dtype: options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
     };
-    Ok(Layer::Encode {
-        scheme,
-        source,
-        rows: count / columns,
-        grouping,
-    })
+    Ok(Layer::Encode { scheme, source, rows: count / columns, grouping })
 }
 
 /// The group size asked for, at most the row's length.
@@ -311,10 +251,7 @@ pub(crate) fn group_size(asked: Option<i64>, columns: usize) -> usize {
 fn check_dtype(weights: &Weights, row: usize) -> Result<(), RowError> {
     match (weights.element, weights.dtype(row)) {
         (Some(Element::Float(found)), Some(said)) if said != found.name() => {
-            Err(RowError::DtypeDisagrees {
-                said: said.to_owned(),
-                found,
-            })
+            Err(RowError::DtypeDisagrees { said: said.to_owned(), found })
         }
         (Some(Element::Raw), None) => Err(RowError::NullDtype),
         _ => Ok(()),
@@ -332,11 +269,7 @@ fn check_shape(shape: &[i64], dtype: &str, found: usize) -> Result<usize, RowErr
     let expected_bits = (count as u64).checked_mul(bits).ok_or_else(overflow)?;
     let found = found as u64;
     if !found.saturating_mul(8).is_multiple_of(bits) || !expected_bits.is_multiple_of(8) {
-        return Err(RowError::PartialElement {
-            dtype: dtype.to_owned(),
-            bits,
-            found,
-        });
+        return Err(RowError::PartialElement { dtype: dtype.to_owned(), bits, found });
     }
     if expected_bits / 8 != found {
         let (shape, expected) = (shape.to_vec(), count as u64);
@@ -352,9 +285,7 @@ fn check_shape(shape: &[i64], dtype: &str, found: usize) -> Result<usize, RowErr
 /// The number of elements of `shape`; 1 for a zero-dimensional one.
 pub(crate) fn element_product(shape: &[i64]) -> Result<usize, RowError> {
     if let Some(negative) = shape.iter().find(|&&dimension| dimension < 0) {
-        return Err(RowError::InvalidShape(format!(
-            "{shape:?} has the dimension {negative}"
-        )));
+        return Err(RowError::InvalidShape(format!("{shape:?} has the dimension {negative}")));
     }
     // A zero among the dimensions must not hide an overflow of the others.
     let mut nonzero = shape.iter().filter(|&&dimension| dimension != 0);

@@ -22,10 +22,7 @@ pub struct Monitor {
 impl Monitor {
     /// A monitor that sends progress to `events`; to nobody where `None`.
     pub fn new(events: Option<Sender<Event>>) -> Self {
-        Self {
-            cancelled: AtomicBool::new(false),
-            events,
-        }
+        Self { cancelled: AtomicBool::new(false), events }
     }
 
     /// Ask the work to stop; it does so within a tile's time.

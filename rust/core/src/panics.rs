@@ -21,17 +21,13 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     let result = catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(outer);
     result.map_err(|payload| {
-        let place = PLACE
-            .take()
-            .unwrap_or_else(|| "an unknown place".to_owned());
+        let place = PLACE.take().unwrap_or_else(|| "an unknown place".to_owned());
         format!("{} at {place}", text(payload.as_ref()))
     })
 }
 
 fn text(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned())
 }

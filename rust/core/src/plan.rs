@@ -57,32 +57,20 @@ impl Planner {
     /// # Errors
     /// The schema can't be that of weights, or a pattern is invalid.
     pub fn try_new(schema: &Schema, options: Options, keep: &[String]) -> Result<Self, CallError> {
-        let described = ["shape", "dtype"]
-            .iter()
-            .all(|name| schema.index_of(name).is_ok());
+        let described = ["shape", "dtype"].iter().all(|name| schema.index_of(name).is_ok());
         let weights = if described {
             WeightsSchema::without_data(schema)?
         } else {
             WeightsSchema::try_new(schema)?
         };
         let pattern = |text: &String| {
-            Pattern::new(text)
-                .map(|pattern| (pattern, false))
-                .map_err(|error| {
-                    let why = error.to_string();
-                    CallError::InvalidPattern {
-                        pattern: text.clone(),
-                        why,
-                    }
-                })
+            Pattern::new(text).map(|pattern| (pattern, false)).map_err(|error| {
+                let why = error.to_string();
+                CallError::InvalidPattern { pattern: text.clone(), why }
+            })
         };
         let keep = keep.iter().map(pattern).collect::<Result<_, _>>()?;
-        Ok(Self {
-            weights,
-            options,
-            keep,
-            schema: plan_schema(),
-        })
+        Ok(Self { weights, options, keep, schema: plan_schema() })
     }
 
     /// The plan's schema.
@@ -93,9 +81,7 @@ impl Planner {
     /// The patterns that no layer matched so far.
     pub fn unmatched(&self) -> Vec<String> {
         let unmatched = self.keep.iter().filter(|(_, matched)| !matched);
-        unmatched
-            .map(|(pattern, _)| pattern.as_str().to_owned())
-            .collect()
+        unmatched.map(|(pattern, _)| pattern.as_str().to_owned()).collect()
     }
 
     /// The plan's rows for the next batch.
@@ -104,18 +90,13 @@ impl Planner {
     /// The batch can't be read.
     pub fn plan(&mut self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         let weights = self.weights.bind(batch)?;
-        let rows: Vec<Planned> = (0..weights.len)
-            .map(|row| self.row(&weights, row))
-            .collect();
+        let rows: Vec<Planned> = (0..weights.len).map(|row| self.row(&weights, row)).collect();
         Ok(table(&self.schema, &weights, &rows)?)
     }
 
     fn row(&mut self, weights: &Weights, row: usize) -> Planned {
         let (described, _) = Described::read(weights, row);
-        let count = described
-            .shape
-            .as_deref()
-            .and_then(|shape| element_product(shape).ok());
+        let count = described.shape.as_deref().and_then(|shape| element_product(shape).ok());
         let name = weights.name(row);
         let source_bytes = count.and_then(|count| source_bytes(&described, count));
         let kept = |reason, bytes| (None, bytes, Some(reason));
@@ -131,14 +112,7 @@ impl Planner {
             }
         };
         let note = name.filter(|_| reason.is_none()).and_then(often_kept);
-        Planned {
-            described,
-            asked,
-            bytes,
-            source_bytes,
-            reason,
-            note,
-        }
+        Planned { described, asked, bytes, source_bytes, reason, note }
     }
 
     fn keeps(&mut self, name: &str) -> bool {
@@ -168,9 +142,7 @@ impl Planner {
             return Err("one_dimensional");
         };
         let columns = usize::try_from(*last).unwrap_or(0);
-        let count = count
-            .filter(|&count| count > 0 && columns >= SMALLEST_ROW)
-            .ok_or("no_gain")?;
+        let count = count.filter(|&count| count > 0 && columns >= SMALLEST_ROW).ok_or("no_gain")?;
         let asked = Asked::resolve(weights, row, &Plan::default(), &self.options);
         let Ok(Choice::Encode(scheme)) = asked.choice() else {
             return Err("kept_by_user");
@@ -178,19 +150,11 @@ impl Planner {
         let grouping = Grouping {
             columns,
             group_size: group_size(asked.group_size, columns),
-            symmetric: asked
-                .symmetric
-                .unwrap_or_else(|| scheme.default_symmetric()),
-            scale_dtype: self
-                .options
-                .scale_dtype
-                .unwrap_or(ScaleDtype::of_source(source)),
+            symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
+            scale_dtype: self.options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
         };
         let bits = encoded_bits(scheme, count / columns, &grouping);
-        Ok((
-            asked,
-            i64::try_from(bits.div_ceil(8)).map_err(|_| "no_gain")?,
-        ))
+        Ok((asked, i64::try_from(bits.div_ceil(8)).map_err(|_| "no_gain")?))
     }
 }
 
@@ -228,37 +192,15 @@ fn table(
     let schemes = asked().map(|asked| Some(asked.map_or(scheme::NONE, Asked::name)));
     let columns: Vec<ArrayRef> = vec![
         cast(&weights.names, &DataType::Utf8)?,
-        Arc::new(shapes(
-            rows.iter().map(|row| row.described.shape.as_deref()),
-        )),
-        Arc::new(
-            rows.iter()
-                .map(|row| row.described.dtype.as_deref())
-                .collect::<StringArray>(),
-        ),
+        Arc::new(shapes(rows.iter().map(|row| row.described.shape.as_deref()))),
+        Arc::new(rows.iter().map(|row| row.described.dtype.as_deref()).collect::<StringArray>()),
         Arc::new(schemes.collect::<StringArray>()),
-        Arc::new(
-            asked()
-                .map(|asked| asked?.group_size)
-                .collect::<Int64Array>(),
-        ),
-        Arc::new(
-            asked()
-                .map(|asked| asked?.symmetric)
-                .collect::<BooleanArray>(),
-        ),
-        Arc::new(
-            rows.iter()
-                .map(|row| row.source_bytes)
-                .collect::<Int64Array>(),
-        ),
+        Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
+        Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),
+        Arc::new(rows.iter().map(|row| row.source_bytes).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|row| row.bytes).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|row| row.reason).collect::<StringArray>()),
-        Arc::new(
-            rows.iter()
-                .map(|row| row.note.as_deref())
-                .collect::<StringArray>(),
-        ),
+        Arc::new(rows.iter().map(|row| row.note.as_deref()).collect::<StringArray>()),
     ];
     RecordBatch::try_new(Arc::clone(schema), columns)
 }

@@ -37,11 +37,7 @@ pub fn with_threads(threads: usize) -> Result<Arc<ThreadPool>, CallError> {
         .build()
         .map(Arc::new)
         .map_err(|error| CallError::Threads(format!("{threads} threads did not start: {error}")))?;
-    let kept = Kept {
-        process,
-        threads,
-        pool: Arc::clone(&pool),
-    };
+    let kept = Kept { process, threads, pool: Arc::clone(&pool) };
     if let Some(old) = KEPT.swap(Some(Arc::new(kept)))
         && old.process != process
     {

@@ -85,14 +85,7 @@ impl Quantizer {
             errors: errors::schema(),
             failed: failed::schema(&weights.carried),
         };
-        Ok(Self {
-            weights,
-            options,
-            plan,
-            continue_on_error,
-            next_row_index: 0,
-            schemas,
-        })
+        Ok(Self { weights, options, plan, continue_on_error, next_row_index: 0, schemas })
     }
 
     /// The schemas of what comes out.
@@ -112,21 +105,14 @@ impl Quantizer {
         monitor: &Monitor,
     ) -> Result<Quantized, Error> {
         let weights = self.weights.bind(batch)?;
-        let mut states: Vec<State> = (0..weights.len)
-            .map(|row| self.check(&weights, row))
-            .collect();
+        let mut states: Vec<State> =
+            (0..weights.len).map(|row| self.check(&weights, row)).collect();
         self.stop_if_failed(&weights, &states)?;
         for row in (0..weights.len).filter(|&row| states[row].fate.is_err()) {
             monitor.bytes(weights.bytes(row).map_or(0, <[u8]>::len));
             monitor.layer(weights.name(row));
         }
-        let payload = run::run(
-            &weights,
-            &mut states,
-            !self.continue_on_error,
-            pool,
-            monitor,
-        )?;
+        let payload = run::run(&weights, &mut states, !self.continue_on_error, pool, monitor)?;
         self.stop_if_failed(&weights, &states)?;
         let quantized = self.batches(&weights, &states, payload)?;
         self.next_row_index += weights.len as i64;
@@ -138,12 +124,7 @@ impl Quantizer {
         let asked = Asked::resolve(weights, row, &self.plan, &self.options);
         let fate = layer::check(weights, row, &read, &asked, &self.options)
             .map_err(|error| entry(weights, row, &read.0, error));
-        State {
-            described: read.0,
-            asked,
-            fate,
-            sums: Sums::default(),
-        }
+        State { described: read.0, asked, fate, sums: Sums::default() }
     }
 
     /// In fail-fast mode, all failed rows as one error. Rows that came in failed don't count.
@@ -156,19 +137,11 @@ impl Quantizer {
         if rows.is_empty() {
             return Ok(());
         }
-        Err(Error::Rows {
-            message: failed::summary(&rows),
-            failed: self.failed(weights, &rows)?,
-        })
+        Err(Error::Rows { message: failed::summary(&rows), failed: self.failed(weights, &rows)? })
     }
 
     fn failed(&self, weights: &Weights, rows: &[Failed<'_>]) -> Result<RecordBatch, ArrowError> {
-        failed::batch(
-            &self.schemas.failed,
-            self.next_row_index,
-            rows,
-            &weights.carried,
-        )
+        failed::batch(&self.schemas.failed, self.next_row_index, rows, &weights.carried)
     }
 
     fn batches(
@@ -177,11 +150,8 @@ impl Quantizer {
         states: &[State],
         payload: Payload,
     ) -> Result<Quantized, ArrowError> {
-        let rows: Vec<Row> = states
-            .iter()
-            .enumerate()
-            .map(|(row, state)| output(weights, row, state))
-            .collect();
+        let rows: Vec<Row> =
+            states.iter().enumerate().map(|(row, state)| output(weights, row, state)).collect();
         let first = self.next_row_index;
         let row_index = Int64Array::from_iter_values(first..first + weights.len as i64);
         let names = cast(&weights.names, &DataType::Utf8)?;
@@ -197,14 +167,7 @@ impl Quantizer {
         let [codes, messages, elements, counts] = errors::error_columns(entries);
         let errors = RecordBatch::try_new(
             Arc::clone(&self.schemas.errors),
-            vec![
-                Arc::new(row_index.clone()),
-                names,
-                codes,
-                messages,
-                elements,
-                counts,
-            ],
+            vec![Arc::new(row_index.clone()), names, codes, messages, elements, counts],
         )?;
         let carried = weights.carried.clone();
         let schema = &self.schemas.quantized;
@@ -222,19 +185,12 @@ impl Quantizer {
 /// The batch can't be read as weights.
 pub fn weight_bytes(batch: &RecordBatch) -> Result<u64, Error> {
     let weights = WeightsSchema::try_new(&batch.schema())?.bind(batch)?;
-    Ok((0..weights.len)
-        .map(|row| weights.bytes(row).map_or(0, <[u8]>::len) as u64)
-        .sum())
+    Ok((0..weights.len).map(|row| weights.bytes(row).map_or(0, <[u8]>::len) as u64).sum())
 }
 
 /// The error with its message in full.
 fn entry(weights: &Weights, row: usize, described: &Described, error: RowError) -> Entry {
-    let message = layer::message(
-        weights.name(row),
-        described,
-        weights.source_file(row),
-        &error,
-    );
+    let message = layer::message(weights.name(row), described, weights.source_file(row), &error);
     Entry { error, message }
 }
 
@@ -242,13 +198,7 @@ fn failed_rows<'a>(weights: &'a Weights, states: &'a [State]) -> Vec<Failed<'a>>
     let failed = |(row, state): (usize, &'a State)| {
         let entry = state.fate.as_ref().err()?;
         let (described, asked) = (&state.described, Some(&state.asked));
-        Some(Failed {
-            row,
-            name: weights.name(row),
-            described,
-            asked,
-            entry,
-        })
+        Some(Failed { row, name: weights.name(row), described, asked, entry })
     };
     states.iter().enumerate().filter_map(failed).collect()
 }
@@ -264,12 +214,7 @@ fn output(weights: &Weights, row: usize, state: &State) -> Row {
             max_abs_error: Some(0.0),
             ..Row::default()
         },
-        Ok(Layer::Encode {
-            scheme,
-            rows,
-            grouping,
-            ..
-        }) => {
+        Ok(Layer::Encode { scheme, rows, grouping, .. }) => {
             let count = rows * grouping.columns;
             let bits = encoded_bits(*scheme, *rows, grouping);
             Row {
@@ -302,11 +247,7 @@ pub(crate) fn encoded_bits(
 
 fn kept_bits_per_weight(weights: &Weights, row: usize, described: &Described) -> Option<f64> {
     let count = layer::element_product(described.shape.as_deref()?).ok()?;
-    let known = described
-        .dtype
-        .as_deref()
-        .and_then(dtype::bits)
-        .map(|bits| bits as f64);
+    let known = described.dtype.as_deref().and_then(dtype::bits).map(|bits| bits as f64);
     let stored = || 8.0 * weights.bytes(row).map_or(0, <[u8]>::len) as f64 / count as f64;
     (count > 0).then(|| known.unwrap_or_else(stored))
 }

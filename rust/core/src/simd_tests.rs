@@ -31,9 +31,7 @@ fn everything(
     grouping: Grouping,
     bytes: &[u8],
 ) -> Everything {
-    let Ok(scheme::Choice::Encode(scheme)) = scheme::find(name) else {
-        unreachable!()
-    };
+    let Ok(scheme::Choice::Encode(scheme)) = scheme::find(name) else { unreachable!() };
     let (columns, group_size) = (grouping.columns, grouping.group_size);
     let count = bytes.len() / source.width();
     let rows = count / columns;
@@ -49,18 +47,8 @@ fn everything(
     let mut scales = vec![0.0; rows * layout.scales];
     let mut zero_points = vec![0; rows * layout.zero_points];
     let mut decoded = vec![0.0; count];
-    let tile = Tile {
-        grouping,
-        width: columns,
-        values: &values,
-        phase: 0,
-        ranges: &ranges,
-    };
-    let out = Encoded {
-        data: &mut data,
-        scales: &mut scales,
-        zero_points: &mut zero_points,
-    };
+    let tile = Tile { grouping, width: columns, values: &values, phase: 0, ranges: &ranges };
+    let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
     scheme.encode(level, &tile, out, &mut decoded);
     let codes = Codes {
         grouping,
@@ -75,10 +63,7 @@ fn everything(
     assert_eq!(bits(&back), bits(&decoded), "decode gives what encode said");
     let mut narrowed = vec![0; bytes.len()];
     simd::from_f32(level, source, &decoded, &mut narrowed);
-    let wide: Vec<u8> = values
-        .iter()
-        .flat_map(|value| f64::from(*value).to_le_bytes())
-        .collect();
+    let wide: Vec<u8> = values.iter().flat_map(|value| f64::from(*value).to_le_bytes()).collect();
     let sums = simd::sums(level, &values, &decoded);
     assert_eq!(sums, simd::sums_f64(level, &wide, &decoded));
     Everything {

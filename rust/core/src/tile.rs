@@ -58,12 +58,7 @@ impl Tiling {
             least_common_multiple(grouping.group_size, TILE_UNIT)
         };
         let stretch = (TILE / unit).max(1) * unit;
-        Self {
-            rows,
-            grouping,
-            tile_rows: 1,
-            stretch: stretch.min(columns),
-        }
+        Self { rows, grouping, tile_rows: 1, stretch: stretch.min(columns) }
     }
 
     fn per_row(&self) -> usize {
@@ -86,11 +81,7 @@ impl Tiling {
     }
 
     pub(crate) fn place(&self, tile: usize) -> Place {
-        let Grouping {
-            columns,
-            group_size,
-            ..
-        } = self.grouping;
+        let Grouping { columns, group_size, .. } = self.grouping;
         let groups = self.grouping.groups();
         let row = tile / self.per_row() * self.tile_rows;
         let column = tile % self.per_row() * self.stretch;
@@ -116,20 +107,14 @@ impl Tiling {
             let rows = place.elements.len() / place.width;
             return place.row * row_bytes..(place.row + rows) * row_bytes;
         }
-        let end = if end == self.grouping.columns {
-            row_bytes
-        } else {
-            scheme.stretch_bytes(end)
-        };
+        let end = if end == self.grouping.columns { row_bytes } else { scheme.stretch_bytes(end) };
         place.row * row_bytes + scheme.stretch_bytes(place.column)..place.row * row_bytes + end
     }
 
     /// The tiles of each piece of work.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (count, step) = (self.len(), (PIECE / self.tile_elements()).max(1));
-        (0..count)
-            .step_by(step)
-            .map(move |start| start..(start + step).min(count))
+        (0..count).step_by(step).map(move |start| start..(start + step).min(count))
     }
 }
 
@@ -177,10 +162,7 @@ pub(crate) struct Carver<'a, T> {
 
 impl<'a, T> Carver<'a, T> {
     pub(crate) fn new(buffer: &'a mut [T]) -> Self {
-        Self {
-            rest: buffer,
-            at: 0,
-        }
+        Self { rest: buffer, at: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -13,9 +13,7 @@ use arrowquant::{Error, Monitor, Options, Plan, Quantizer, pool};
 struct Superstitious;
 
 fn int8() -> &'static dyn Scheme {
-    let Ok(Choice::Encode(scheme)) = find("int8") else {
-        unreachable!()
-    };
+    let Ok(Choice::Encode(scheme)) = find("int8") else { unreachable!() };
     scheme
 }
 
@@ -54,12 +52,9 @@ impl Scheme for Superstitious {
 }
 
 fn weights(rows: &[&[f32]]) -> RecordBatch {
-    let names: StringArray = (0..rows.len())
-        .map(|row| Some(format!("layer.{row}")))
-        .collect();
+    let names: StringArray = (0..rows.len()).map(|row| Some(format!("layer.{row}"))).collect();
     let data = LargeListArray::from_iter_primitive::<Float32Type, _, _>(
-        rows.iter()
-            .map(|row| Some(row.iter().map(|value| Some(*value)))),
+        rows.iter().map(|row| Some(row.iter().map(|value| Some(*value)))),
     );
     let columns: [(&str, ArrayRef); 2] =
         [("layer_name", Arc::new(names)), ("data", Arc::new(data))];
@@ -76,28 +71,16 @@ fn quantizer(batch: &RecordBatch, continue_on_error: bool) -> Quantizer {
 fn a_panic_in_a_row_is_that_rows_internal_error() {
     let batch = weights(&[&[1.0, 2.0], &[13.0, 1.0], &[f32::NAN], &[4.0]]);
     let pool = pool::with_threads(2).unwrap();
-    let out = quantizer(&batch, true)
-        .quantize(&batch, &pool, &Monitor::default())
-        .unwrap();
+    let out = quantizer(&batch, true).quantize(&batch, &pool, &Monitor::default()).unwrap();
     let codes = out.errors["error_code"].as_string::<i32>().clone();
     let codes: Vec<_> = codes.iter().collect();
     assert_eq!(codes, [None, Some("internal"), Some("non_finite"), None]);
-    let message = out.errors["error_message"]
-        .as_string::<i32>()
-        .value(1)
-        .to_owned();
-    assert!(
-        message.contains("thirteen") && message.contains("layer.1"),
-        "{message}"
-    );
+    let message = out.errors["error_message"].as_string::<i32>().value(1).to_owned();
+    assert!(message.contains("thirteen") && message.contains("layer.1"), "{message}");
     let data = out.quantized["data"].as_binary::<i64>();
     let lengths: Vec<_> = data.iter().map(|bytes| bytes.map(<[u8]>::len)).collect();
     assert_eq!(lengths, [Some(4), None, None, Some(4)]);
-    assert_eq!(
-        data.values().len(),
-        8,
-        "no bytes of failed rows are left in the buffer"
-    );
+    assert_eq!(data.values().len(), 8, "no bytes of failed rows are left in the buffer");
 }
 
 #[test]
@@ -108,16 +91,9 @@ fn fail_fast_lists_the_lowest_row_first() {
     for threads in [1, 2, 7] {
         let pool = pool::with_threads(threads).unwrap();
         let error = quantizer(&batch, false).quantize(&batch, &pool, &Monitor::default());
-        let Err(Error::Rows { message, failed }) = error else {
-            panic!("it did not fail")
-        };
-        assert!(
-            message.starts_with("internal: layer 'layer.17'"),
-            "{message}"
-        );
-        let first = failed["row_index"]
-            .as_primitive::<arrow_array::types::Int64Type>()
-            .value(0);
+        let Err(Error::Rows { message, failed }) = error else { panic!("it did not fail") };
+        assert!(message.starts_with("internal: layer 'layer.17'"), "{message}");
+        let first = failed["row_index"].as_primitive::<arrow_array::types::Int64Type>().value(0);
         assert_eq!(first, 17);
     }
 }

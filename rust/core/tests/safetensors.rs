@@ -102,17 +102,10 @@ proptest! {
 #[test]
 fn an_unfinished_file_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = TensorSpec {
-        name: "a".to_owned(),
-        dtype: "F32".to_owned(),
-        shape: vec![2],
-    };
+    let spec = TensorSpec { name: "a".to_owned(), dtype: "F32".to_owned(), shape: vec![2] };
     let path = folder.path().join("m.safetensors");
     let writer = SafetensorsWriter::create(&path, vec![spec]).unwrap();
     let error = writer.finish().unwrap_err().to_string();
-    assert!(
-        error.contains("layer 'a' was announced but not written"),
-        "{error}"
-    );
+    assert!(error.contains("layer 'a' was announced but not written"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -21,9 +21,7 @@ fn prepare(
     continue_on_error: bool,
 ) -> PyResult<(Dequantizer, Arc<pool::Pool>)> {
     let target = Target::find(dtype).map_err(errors::call)?;
-    let pool = pool::thread_count(threads)
-        .and_then(pool::with_threads)
-        .map_err(errors::call)?;
+    let pool = pool::thread_count(threads).and_then(pool::with_threads).map_err(errors::call)?;
     let schema = quantized.schema()?;
     let dequantizer =
         Dequantizer::try_new(&schema, target, continue_on_error).map_err(errors::call)?;
@@ -62,23 +60,12 @@ pub(crate) fn dequantize_stream(
     continue_on_error: bool,
 ) -> PyResult<Stream> {
     let (mut dequantizer, pool) = prepare(&quantized, dtype, threads, continue_on_error)?;
-    let (one, failed) = (
-        dequantizer.schemas().one.clone(),
-        dequantizer.schemas().failed.clone(),
-    );
+    let (one, failed) = (dequantizer.schemas().one.clone(), dequantizer.schemas().failed.clone());
     let schema = one.clone();
     let monitor = Monitor::default();
     let step = move |batch: &RecordBatch| {
         let out = dequantizer.dequantize(batch, &pool, &monitor)?;
-        Ok((
-            side_by_side(&schema, &out.weights, &out.errors)?,
-            out.failed,
-        ))
+        Ok((side_by_side(&schema, &out.weights, &out.errors)?, out.failed))
     };
-    Ok(Stream::new(
-        quantized.into_reader()?,
-        one,
-        failed,
-        Box::new(step),
-    ))
+    Ok(Stream::new(quantized.into_reader()?, one, failed, Box::new(step)))
 }

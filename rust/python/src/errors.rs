@@ -55,7 +55,5 @@ fn arrow(error: ArrowError) -> PyErr {
 
 /// A fault of our own, outside any row.
 pub(crate) fn panic(message: &str) -> PyErr {
-    PyRuntimeError::new_err(format!(
-        "a fault of arrowquant's own: {message}. Please report it."
-    ))
+    PyRuntimeError::new_err(format!("a fault of arrowquant's own: {message}. Please report it."))
 }

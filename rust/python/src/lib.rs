@@ -45,11 +45,7 @@ fn error_codes() -> Vec<&'static str> {
 /// The names of all schemes, 'none' last.
 #[pyfunction]
 fn schemes() -> Vec<&'static str> {
-    scheme::ALL
-        .iter()
-        .map(|scheme| scheme.name())
-        .chain([scheme::NONE])
-        .collect()
+    scheme::ALL.iter().map(|scheme| scheme.name()).chain([scheme::NONE]).collect()
 }
 
 /// The thread count that a call with `threads=asked` uses.

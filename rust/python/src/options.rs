@@ -42,9 +42,7 @@ pub(crate) fn plan(py: Python<'_>, plan: Option<AnyRecordBatch>) -> PyResult<Pla
     };
     let reader = plan.into_reader()?;
     py.detach(move || {
-        let batches = reader
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(Error::Arrow)?;
+        let batches = reader.collect::<Result<Vec<_>, _>>().map_err(Error::Arrow)?;
         Plan::try_new(&batches)
     })
     .map_err(|error| errors::raise(py, error))

@@ -27,9 +27,5 @@ pub(crate) fn plan(
         let batches = reader.map(plan).collect::<Result<Vec<_>, _>>()?;
         Ok((batches, planner.unmatched()))
     })?;
-    Ok((
-        batches.into_iter().map(PyRecordBatch::new).collect(),
-        schema,
-        unmatched,
-    ))
+    Ok((batches.into_iter().map(PyRecordBatch::new).collect(), schema, unmatched))
 }

@@ -56,13 +56,9 @@ pub(crate) fn quantize(
     let core = options.core().map_err(errors::call)?;
     let pool = options.pool().map_err(errors::call)?;
     let plan = options::plan(py, plan)?;
-    let mut quantizer = Quantizer::try_new(
-        weights.schema()?.as_ref(),
-        core,
-        plan,
-        options.continue_on_error,
-    )
-    .map_err(errors::call)?;
+    let mut quantizer =
+        Quantizer::try_new(weights.schema()?.as_ref(), core, plan, options.continue_on_error)
+            .map_err(errors::call)?;
     let schemas = schemas(quantizer.schemas());
     let reader = weights.into_reader()?;
     let batches = run(py, progress, move |monitor, total| {
@@ -114,11 +110,7 @@ impl PyQuantizer {
         let quantizer = Quantizer::try_new(&schema, core, plan, options.continue_on_error)
             .map_err(errors::call)?;
         let schemas = quantizer.schemas().clone();
-        Ok(Self {
-            quantizer: Mutex::new(Some(quantizer)),
-            pool,
-            schemas,
-        })
+        Ok(Self { quantizer: Mutex::new(Some(quantizer)), pool, schemas })
     }
 
     /// The schemas of the quantized, error, failed and one relations.
@@ -134,11 +126,7 @@ impl PyQuantizer {
         batch: PyRecordBatch,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<(PyRecordBatch, PyRecordBatch, PyRecordBatch)> {
-        let lock = || {
-            self.quantizer
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let lock = || self.quantizer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut quantizer = lock().take().ok_or_else(|| {
             PyRuntimeError::new_err(
                 "the quantizer is at work in another thread, or was interrupted",
@@ -166,30 +154,15 @@ pub(crate) fn quantize_stream(
     let core = options.core().map_err(errors::call)?;
     let pool = options.pool().map_err(errors::call)?;
     let plan = options::plan(py, plan)?;
-    let mut quantizer = Quantizer::try_new(
-        weights.schema()?.as_ref(),
-        core,
-        plan,
-        options.continue_on_error,
-    )
-    .map_err(errors::call)?;
-    let (one, failed) = (
-        quantizer.schemas().one.clone(),
-        quantizer.schemas().failed.clone(),
-    );
+    let mut quantizer =
+        Quantizer::try_new(weights.schema()?.as_ref(), core, plan, options.continue_on_error)
+            .map_err(errors::call)?;
+    let (one, failed) = (quantizer.schemas().one.clone(), quantizer.schemas().failed.clone());
     let schema = one.clone();
     let monitor = Monitor::default();
     let step = move |batch: &RecordBatch| {
         let out = quantizer.quantize(batch, &pool, &monitor)?;
-        Ok((
-            side_by_side(&schema, &out.quantized, &out.errors)?,
-            out.failed,
-        ))
+        Ok((side_by_side(&schema, &out.quantized, &out.errors)?, out.failed))
     };
-    Ok(Stream::new(
-        weights.into_reader()?,
-        one,
-        failed,
-        Box::new(step),
-    ))
+    Ok(Stream::new(weights.into_reader()?, one, failed, Box::new(step)))
 }

@@ -52,14 +52,12 @@ impl Progress {
                 Event::Layer(name) => {
                     self.layers += 1;
                     between = false;
-                    self.callback
-                        .call1(py, (true, name, self.fraction(), self.bytes))?;
+                    self.callback.call1(py, (true, name, self.fraction(), self.bytes))?;
                 }
             }
         }
         if between {
-            self.callback
-                .call1(py, (false, None::<String>, self.fraction(), self.bytes))?;
+            self.callback.call1(py, (false, None::<String>, self.fraction(), self.bytes))?;
         }
         Ok(())
     }
@@ -78,8 +76,7 @@ fn interrupt<T>(py: Python<'_>, thread: &thread::JoinHandle<T>) -> PyResult<()> 
     use std::os::unix::thread::JoinHandleExt;
     // CPython's thread identifiers are those of pthreads.
     let ident = thread.as_pthread_t() as u64;
-    py.import("arrowquant._interrupt")?
-        .call_method1("raise_in_thread", (ident,))?;
+    py.import("arrowquant._interrupt")?.call_method1("raise_in_thread", (ident,))?;
     Ok(())
 }
 
@@ -100,16 +97,7 @@ pub(crate) fn run<T: Send + 'static>(
         Some(callback) => {
             let (sender, events) = channel();
             let total = Arc::clone(&total);
-            (
-                Some(sender),
-                Some(Progress {
-                    callback,
-                    events,
-                    total,
-                    bytes: 0,
-                    layers: 0,
-                }),
-            )
+            (Some(sender), Some(Progress { callback, events, total, bytes: 0, layers: 0 }))
         }
         None => (None, None),
     };
@@ -117,12 +105,7 @@ pub(crate) fn run<T: Send + 'static>(
     let (finish, finished) = channel();
     // `detach` wants what it borrows to be shareable; nobody else ever locks this.
     let finished = Mutex::new(finished);
-    let wait = |time| {
-        finished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recv_timeout(time)
-    };
+    let wait = |time| finished.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(time);
     let worker = Arc::clone(&monitor);
     let thread = thread::Builder::new()
         .name("arrowquant-job".to_owned())
@@ -141,10 +124,7 @@ pub(crate) fn run<T: Send + 'static>(
         if let Err(error) = heard {
             monitor.cancel();
             // Whatever it ends with, the exception at hand is what the caller gets.
-            if py
-                .detach(|| wait(GRACE))
-                .is_err_and(|gone| gone == RecvTimeoutError::Timeout)
-            {
+            if py.detach(|| wait(GRACE)).is_err_and(|gone| gone == RecvTimeoutError::Timeout) {
                 interrupt(py, &thread)?;
                 let _ = py.detach(|| wait(GRACE));
             }

@@ -19,9 +19,7 @@ pub(crate) struct SafetensorsFile(File);
 impl SafetensorsFile {
     #[new]
     fn open(py: Python<'_>, path: PathBuf, mmap: bool) -> PyResult<Self> {
-        py.detach(|| File::open(&path, mmap))
-            .map(Self)
-            .map_err(errors::call)
+        py.detach(|| File::open(&path, mmap)).map(Self).map_err(errors::call)
     }
 
     /// A stream of the weights relation; without `data` for a plan.
@@ -62,17 +60,14 @@ impl SafetensorsWriter {
             let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             writer.as_mut().map(|writer| writer.write(&batch))
         });
-        written
-            .ok_or_else(closed)?
-            .map_err(|error| errors::raise(py, error))
+        written.ok_or_else(closed)?.map_err(|error| errors::raise(py, error))
     }
 
     /// Sync the file and give it its name.
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
         let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let writer = writer.ok_or_else(closed)?;
-        py.detach(|| writer.finish())
-            .map_err(|error| errors::raise(py, error))
+        py.detach(|| writer.finish()).map_err(|error| errors::raise(py, error))
     }
 
     /// Give up: the temporary file is removed.

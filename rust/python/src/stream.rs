@@ -20,10 +20,7 @@ pub(crate) struct State {
 }
 
 enum Failure {
-    Rows {
-        message: String,
-        failed: RecordBatch,
-    },
+    Rows { message: String, failed: RecordBatch },
     Other(String),
 }
 
@@ -53,18 +50,9 @@ impl Stream {
         step: Step,
     ) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let reader = Reader {
-            source,
-            step,
-            schema: Arc::clone(&schema),
-            state: Arc::clone(&state),
-        };
-        Self {
-            reader: Mutex::new(Some(Box::new(reader))),
-            schema,
-            failed_schema,
-            state,
-        }
+        let reader =
+            Reader { source, step, schema: Arc::clone(&schema), state: Arc::clone(&state) };
+        Self { reader: Mutex::new(Some(Box::new(reader))), schema, failed_schema, state }
     }
 }
 
@@ -96,12 +84,7 @@ impl Stream {
     /// The failed rows of the batches read so far.
     #[getter]
     fn failed(&self) -> Vec<PyRecordBatch> {
-        lock(&self.state)
-            .failed
-            .iter()
-            .cloned()
-            .map(PyRecordBatch::new)
-            .collect()
+        lock(&self.state).failed.iter().cloned().map(PyRecordBatch::new).collect()
     }
 
     /// The exception that ended the stream, if one did.

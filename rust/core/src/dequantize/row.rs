@@ -46,11 +46,7 @@ impl Columns {
             dtype: required("dtype", columns::TEXT, finder.text("dtype")?)?,
             shape: required("shape", columns::SHAPE, finder.shape("shape")?)?,
             scheme: required("scheme", columns::TEXT, finder.text("scheme")?)?,
-            group_size: required(
-                "group_size",
-                columns::INTEGER,
-                finder.integer("group_size")?,
-            )?,
+            group_size: required("group_size", columns::INTEGER, finder.integer("group_size")?)?,
             is_symmetric: required("is_symmetric", "boolean", finder.boolean("is_symmetric")?)?,
             data: buffer(schema, &finder, "data", DATA, is_binary)?,
             scales: buffer(schema, &finder, "scales", SCALES, |found| {
@@ -77,31 +73,16 @@ impl Columns {
             data: Bytes::new(column(self.data)),
             scales: Bytes::new(column(self.scales)),
             zero_points: Bytes::new(column(self.zero_points)),
-            scale_dtypes: self
-                .scale_dtype
-                .map(|i| columns::text(column(i)))
-                .transpose()?,
-            earlier: self
-                .earlier
-                .as_ref()
-                .map(|earlier| earlier.bind(batch))
-                .transpose()?,
-            carried: self
-                .carried
-                .indices
-                .iter()
-                .map(|&i| column(i).clone())
-                .collect(),
+            scale_dtypes: self.scale_dtype.map(|i| columns::text(column(i))).transpose()?,
+            earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
+            carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
         })
     }
 }
 
 fn is_binary(found: &DataType) -> bool {
-    matches!(
-        found,
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView
-    )
+    matches!(found, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
 }
 
 /// A required column that [`Bytes`] reads; one of nothing but nulls may have lost its type.
@@ -119,12 +100,7 @@ fn buffer(
         return Ok(index);
     }
     let (column, found) = (column.to_owned(), found.to_string());
-    Err(CallError::WrongType {
-        column,
-        expected,
-        found,
-        hint: "",
-    })
+    Err(CallError::WrongType { column, expected, found, hint: "" })
 }
 
 /// A batch of the quantized relation.
@@ -148,12 +124,7 @@ pub(super) struct Rows {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Sound {
     Kept,
-    Encoded {
-        scheme: &'static dyn Scheme,
-        source: Float,
-        rows: usize,
-        grouping: Grouping,
-    },
+    Encoded { scheme: &'static dyn Scheme, source: Float, rows: usize, grouping: Grouping },
 }
 
 fn invalid(why: impl Into<String>) -> RowError {
@@ -202,10 +173,7 @@ impl Rows {
             return Ok(Sound::Kept);
         };
         let source = dtype.and_then(Float::from_name).ok_or_else(|| {
-            invalid(format!(
-                "dtype '{}' is none that is quantized",
-                dtype.unwrap_or("null")
-            ))
+            invalid(format!("dtype '{}' is none that is quantized", dtype.unwrap_or("null")))
         })?;
         let count = element_product(shape).map_err(|error| invalid(error.to_string()))?;
         if count == 0 {
@@ -221,9 +189,7 @@ impl Rows {
                 return Ok(());
             }
             let expected = expected.map_or("too many".to_owned(), |count| count.to_string());
-            Err(invalid(format!(
-                "{what}: {found}, but the shape asks for {expected}"
-            )))
+            Err(invalid(format!("{what}: {found}, but the shape asks for {expected}")))
         };
         expect("bytes of data", data.len(), layout.data)?;
         if layout.scales > 0 {
@@ -233,21 +199,12 @@ impl Rows {
             check_scales(scales)?;
         }
         if layout.zero_points > 0 {
-            let points = self
-                .zero_points(row)
-                .ok_or_else(|| invalid("zero_points are null"))?;
+            let points = self.zero_points(row).ok_or_else(|| invalid("zero_points are null"))?;
             expect("zero_points", points.len(), layout.zero_points)?;
             self.check_nulls("zero_points", self.zero_points.as_ref(), row)?;
-            scheme
-                .check_zero_points(points)
-                .map_or(Ok(()), |why| Err(invalid(why)))?;
+            scheme.check_zero_points(points).map_or(Ok(()), |why| Err(invalid(why)))?;
         }
-        Ok(Sound::Encoded {
-            scheme,
-            source,
-            rows,
-            grouping,
-        })
+        Ok(Sound::Encoded { scheme, source, rows, grouping })
     }
 
     fn check_nulls(&self, what: &str, list: Option<&Bytes>, row: usize) -> Result<(), RowError> {
@@ -272,12 +229,7 @@ impl Rows {
                 .ok_or_else(|| invalid(format!("scale_dtype '{name}' is unknown")))?,
             None => ScaleDtype::F32,
         };
-        Ok(Grouping {
-            columns,
-            group_size: group_size.min(columns),
-            symmetric,
-            scale_dtype,
-        })
+        Ok(Grouping { columns, group_size: group_size.min(columns), symmetric, scale_dtype })
     }
 
     /// The codes of one tile of row `row`, which [`Rows::check`] found sound.
@@ -300,10 +252,7 @@ impl Rows {
             width: place.width,
             phase: place.phase,
             data: &self.data(row).unwrap_or(&[])[tiling.data(scheme, place)],
-            scales: scales
-                .iter()
-                .map(|scale| f32::from_le_bytes(*scale))
-                .collect(),
+            scales: scales.iter().map(|scale| f32::from_le_bytes(*scale)).collect(),
             zero_points: match self.zero_points(row) {
                 Some(points) if layout.zero_points > 0 => &points[groups],
                 _ => &[],
@@ -324,32 +273,15 @@ pub(super) struct TileCodes<'a> {
 
 impl TileCodes<'_> {
     pub(super) fn borrow(&self) -> Codes<'_> {
-        let Self {
-            grouping,
-            width,
-            phase,
-            data,
-            scales,
-            zero_points,
-        } = self;
+        let Self { grouping, width, phase, data, scales, zero_points } = self;
         let (grouping, width, phase) = (*grouping, *width, *phase);
-        Codes {
-            grouping,
-            width,
-            phase,
-            data,
-            scales,
-            zero_points,
-        }
+        Codes { grouping, width, phase, data, scales, zero_points }
     }
 }
 
 fn check_scales(scales: &[u8]) -> Result<(), RowError> {
     let (scales, _) = scales.as_chunks::<4>();
-    match scales
-        .iter()
-        .position(|scale| !f32::from_le_bytes(*scale).is_finite())
-    {
+    match scales.iter().position(|scale| !f32::from_le_bytes(*scale).is_finite()) {
         Some(at) => Err(invalid(format!("the scale of group {at} is not finite"))),
         None => Ok(()),
     }

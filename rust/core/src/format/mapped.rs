@@ -29,11 +29,7 @@ impl Source {
     pub(crate) fn open(path: &Path, mmap: bool) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        let mapping = if mmap && metadata.len() > 0 {
-            Some(map(&file)?)
-        } else {
-            None
-        };
+        let mapping = if mmap && metadata.len() > 0 { Some(map(&file)?) } else { None };
         Ok(Self {
             path: path.to_owned(),
             file: Arc::new(file),

@@ -51,19 +51,12 @@ impl SafetensorsFile {
     /// # Errors
     /// The file can't be read or its header contradicts itself; the message names the file.
     pub fn open(path: &Path, mmap: bool) -> Result<Self, CallError> {
-        let fail = |why: String| CallError::File {
-            path: path.display().to_string(),
-            why,
-        };
+        let fail = |why: String| CallError::File { path: path.display().to_string(), why };
         let source = Source::open(path, mmap).map_err(|error| fail(error.to_string()))?;
         let (data_start, header) = read_header(&source).map_err(fail)?;
         let mut metadata: Vec<_> = header.metadata().clone().into_iter().flatten().collect();
         metadata.sort();
-        Ok(Self {
-            tensors: Arc::new(tensors(data_start, &header)),
-            source,
-            metadata,
-        })
+        Ok(Self { tensors: Arc::new(tensors(data_start, &header)), source, metadata })
     }
 
     /// The relation's schema; without `data` for a plan.
@@ -88,20 +81,12 @@ impl SafetensorsFile {
 
     /// Bytes of all tensors.
     pub fn data_bytes(&self) -> u64 {
-        self.tensors
-            .iter()
-            .map(|tensor| tensor.end - tensor.start)
-            .sum()
+        self.tensors.iter().map(|tensor| tensor.end - tensor.start).sum()
     }
 
     /// Read the file from its beginning, in batches.
     pub fn reader(&self, with_data: bool) -> SafetensorsReader {
-        SafetensorsReader {
-            file: self.clone(),
-            schema: schema(with_data),
-            with_data,
-            next: 0,
-        }
+        SafetensorsReader { file: self.clone(), schema: schema(with_data), with_data, next: 0 }
     }
 }
 
@@ -117,15 +102,10 @@ fn read_header(source: &Source) -> Result<(u64, Metadata), String> {
         return Err(format!("{size} bytes are no header. {ADVICE}"));
     }
     let length = read(8)?;
-    let length: [u8; 8] = length
-        .as_slice()
-        .try_into()
-        .map_err(|_| "no header".to_owned())?;
+    let length: [u8; 8] = length.as_slice().try_into().map_err(|_| "no header".to_owned())?;
     let length = u64::from_le_bytes(length);
     let Some(end) = length.checked_add(8).filter(|&end| end <= size) else {
-        return Err(format!(
-            "the header claims {length} bytes, but the file has {size}. {ADVICE}"
-        ));
+        return Err(format!("the header claims {length} bytes, but the file has {size}. {ADVICE}"));
     };
     if length > LARGEST_HEADER {
         return Err(format!(
@@ -154,11 +134,7 @@ fn tensors(data_start: u64, header: &Metadata) -> Vec<Tensor> {
         .map(|(name, info)| Tensor {
             name,
             dtype: info.dtype.to_string(),
-            shape: info
-                .shape
-                .iter()
-                .map(|&dimension| dimension as i64)
-                .collect(),
+            shape: info.shape.iter().map(|&dimension| dimension as i64).collect(),
             start: data_start + info.data_offsets.0 as u64,
             end: data_start + info.data_offsets.1 as u64,
         })
@@ -207,13 +183,9 @@ impl SafetensorsReader {
 
     fn batch(&self, tensors: &[Tensor]) -> Result<RecordBatch, ArrowError> {
         let path = self.file.source.path();
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let shape = || -> ArrayRef {
-            Arc::new(shapes(
-                tensors.iter().map(|tensor| Some(tensor.shape.as_slice())),
-            ))
+            Arc::new(shapes(tensors.iter().map(|tensor| Some(tensor.shape.as_slice()))))
         };
         let text = |get: fn(&Tensor) -> &String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(tensors.iter().map(get)))
@@ -285,10 +257,7 @@ impl Iterator for SafetensorsReader {
         }
         let tensors = Arc::clone(&self.file.tensors);
         let range = self.take()?;
-        Some(
-            self.check_unchanged()
-                .and_then(|()| self.batch(&tensors[range])),
-        )
+        Some(self.check_unchanged().and_then(|()| self.batch(&tensors[range])))
     }
 }
 

@@ -41,10 +41,7 @@ impl SafetensorsWriter {
     /// Two tensors have one name, a dtype is none of safetensors', a shape is impossible, or the
     /// file can't be written.
     pub fn create(path: &Path, mut tensors: Vec<TensorSpec>) -> Result<Self, CallError> {
-        let fail = |why: String| CallError::File {
-            path: path.display().to_string(),
-            why,
-        };
+        let fail = |why: String| CallError::File { path: path.display().to_string(), why };
         let width = |tensor: &TensorSpec| crate::dtype::bits(&tensor.dtype).unwrap_or(0);
         tensors.sort_by(|a, b| width(b).cmp(&width(a)).then_with(|| a.name.cmp(&b.name)));
         let mut names = HashSet::new();
@@ -71,11 +68,7 @@ impl SafetensorsWriter {
         let missing = missing.collect();
         let file =
             begin(path, &header, start + at as u64).map_err(|error| fail(error.to_string()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            missing,
-        })
+        Ok(Self { path: path.to_owned(), file, missing })
     }
 
     /// Write the tensors of a weights batch: columns `layer_name` and `data`, binary.
@@ -84,33 +77,25 @@ impl SafetensorsWriter {
     /// A layer is not among those announced, was written before, or has another size.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         let column = |name: &'static str| {
-            batch
-                .column_by_name(name)
-                .ok_or_else(|| CallError::MissingColumn {
-                    relation: "Weights",
-                    column: name,
-                    expected: "text and binary",
-                    found: format!("{:?}", batch.schema().fields()),
-                })
+            batch.column_by_name(name).ok_or_else(|| CallError::MissingColumn {
+                relation: "Weights",
+                column: name,
+                expected: "text and binary",
+                found: format!("{:?}", batch.schema().fields()),
+            })
         };
         let names = columns::text(column("layer_name")?)?;
         let data = Bytes::new(column("data")?);
         for row in 0..names.len() {
             let name = columns::text_at(Some(&names), row).unwrap_or_default();
-            let bytes = data
-                .as_ref()
-                .and_then(|data| data.get(row))
-                .unwrap_or_default();
+            let bytes = data.as_ref().and_then(|data| data.get(row)).unwrap_or_default();
             self.write_tensor(name, bytes)?;
         }
         Ok(())
     }
 
     fn write_tensor(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let fail = |why: String| CallError::File {
-            path: self.path.display().to_string(),
-            why,
-        };
+        let fail = |why: String| CallError::File { path: self.path.display().to_string(), why };
         let Some(range) = self.missing.remove(name) else {
             return Err(fail(format!("layer '{name}' was not announced, or comes twice")).into());
         };
@@ -132,18 +117,11 @@ impl SafetensorsWriter {
     pub fn finish(self) -> Result<(), Error> {
         if let Some(name) = self.missing.keys().min() {
             let why = format!("layer '{name}' was announced but not written");
-            return Err(CallError::File {
-                path: self.path.display().to_string(),
-                why,
-            }
-            .into());
+            return Err(CallError::File { path: self.path.display().to_string(), why }.into());
         }
         self.file.as_file().sync_all()?;
         self.file.persist(&self.path).map_err(|error| error.error)?;
-        let folder = self
-            .path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
         Ok(())
     }
@@ -151,36 +129,22 @@ impl SafetensorsWriter {
 
 fn info(tensor: &TensorSpec, at: usize) -> Result<TensorInfo, String> {
     let name = &tensor.name;
-    let dtype: Dtype = serde_json::from_value(tensor.dtype.clone().into()).map_err(|_| {
-        format!(
-            "layer '{name}': safetensors has no dtype '{}'",
-            tensor.dtype
-        )
-    })?;
-    let shape: Option<Vec<usize>> = tensor
-        .shape
-        .iter()
-        .map(|&dimension| usize::try_from(dimension).ok())
-        .collect();
+    let dtype: Dtype = serde_json::from_value(tensor.dtype.clone().into())
+        .map_err(|_| format!("layer '{name}': safetensors has no dtype '{}'", tensor.dtype))?;
+    let shape: Option<Vec<usize>> =
+        tensor.shape.iter().map(|&dimension| usize::try_from(dimension).ok()).collect();
     let shape =
         shape.ok_or_else(|| format!("layer '{name}': negative shape {:?}", tensor.shape))?;
-    let bits = shape.iter().try_fold(dtype.bitsize(), |bits, &dimension| {
-        bits.checked_mul(dimension)
-    });
+    let bits =
+        shape.iter().try_fold(dtype.bitsize(), |bits, &dimension| bits.checked_mul(dimension));
     let end = bits.and_then(|bits| at.checked_add(bits / 8));
     let end = end.ok_or_else(|| format!("layer '{name}': shape {shape:?} overflows"))?;
-    Ok(TensorInfo {
-        dtype,
-        shape,
-        data_offsets: (at, end),
-    })
+    Ok(TensorInfo { dtype, shape, data_offsets: (at, end) })
 }
 
 /// A temporary file beside `path` with the header written and its final length.
 fn begin(path: &Path, header: &[u8], length: u64) -> io::Result<NamedTempFile> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
     builder.prefix(".arrowquant-").suffix(".tmp");
     #[cfg(unix)]

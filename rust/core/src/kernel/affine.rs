@@ -50,42 +50,20 @@ fn parameters(bits: u32, range: Range, symmetric: bool, dtype: ScaleDtype) -> Pa
     let exact = exact_scale(bits, range, symmetric);
     if exact == 0.0 {
         let zero = if symmetric { half } else { 0.0 };
-        return Parameters {
-            scale: 1.0,
-            zero,
-            prescale: 1.0,
-            inverse: 1.0,
-        };
+        return Parameters { scale: 1.0, zero, prescale: 1.0, inverse: 1.0 };
     }
     let scale = dtype.round(exact).max(dtype.smallest()) as f32;
     let (prescale, inverse) = inverse(scale);
-    let zero = if symmetric {
-        half
-    } else {
-        round((-range.lo * prescale) * inverse).clamp(0.0, top)
-    };
+    let zero =
+        if symmetric { half } else { round((-range.lo * prescale) * inverse).clamp(0.0, top) };
     // Near float32's limit the outermost code may decode to infinity: cap the scale.
-    let outermost = if symmetric {
-        half
-    } else {
-        zero.max(top - zero)
-    };
+    let outermost = if symmetric { half } else { zero.max(top - zero) };
     if (outermost * scale).is_finite() {
-        return Parameters {
-            scale,
-            zero,
-            prescale,
-            inverse,
-        };
+        return Parameters { scale, zero, prescale, inverse };
     }
     let scale = dtype.round_down(f64::from(f32::MAX) / f64::from(outermost)) as f32;
     let (prescale, inverse) = self::inverse(scale);
-    Parameters {
-        scale,
-        zero,
-        prescale,
-        inverse,
-    }
+    Parameters { scale, zero, prescale, inverse }
 }
 
 /// The power of two that group and scale are multiplied by, and one over the scale after that.
@@ -112,13 +90,8 @@ pub(crate) fn encode(bits: u32, tile: &Tile<'_>, out: Encoded<'_>, decoded: &mut
     let mut foreign = usize::from(tile.phase > 0);
     let mut scales = out.scales.iter_mut();
     let mut zero_points = out.zero_points.iter_mut();
-    let rows = tile
-        .values
-        .chunks_exact(tile.width)
-        .zip(decoded.chunks_exact_mut(tile.width));
-    let packed = out
-        .data
-        .chunks_exact_mut(pack::row_bytes(tile.width, bits).max(1));
+    let rows = tile.values.chunks_exact(tile.width).zip(decoded.chunks_exact_mut(tile.width));
+    let packed = out.data.chunks_exact_mut(pack::row_bytes(tile.width, bits).max(1));
     for ((values, decoded), packed) in rows.zip(packed) {
         let mut start = 0;
         let mut end = (grouping.group_size - tile.phase).min(tile.width);
@@ -126,12 +99,7 @@ pub(crate) fn encode(bits: u32, tile: &Tile<'_>, out: Encoded<'_>, decoded: &mut
             let Some(range) = ranges.next() else { break };
             let group = parameters(bits, *range, grouping.symmetric, grouping.scale_dtype);
             let span = start..end;
-            encode_group(
-                bits,
-                &group,
-                &values[span.clone()],
-                &mut codes[span.clone()],
-            );
+            encode_group(bits, &group, &values[span.clone()], &mut codes[span.clone()]);
             decode_group(&group, &codes[span.clone()], &mut decoded[span]);
             if foreign > 0 {
                 foreign -= 1;
@@ -155,12 +123,7 @@ fn encode_group(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8])
     if group.prescale == 1.0 {
         encode_values(bits, group, codes, values.iter().copied());
     } else {
-        encode_values(
-            bits,
-            group,
-            codes,
-            values.iter().map(|value| value * group.prescale),
-        );
+        encode_values(bits, group, codes, values.iter().map(|value| value * group.prescale));
     }
 }
 
@@ -202,9 +165,7 @@ pub(crate) fn decode(bits: u32, tile: &Codes<'_>, values: &mut [f32]) {
     let mut codes = vec![0u8; tile.width];
     let mut scales = tile.scales.iter();
     let mut zero_points = tile.zero_points.iter();
-    let packed = tile
-        .data
-        .chunks_exact(pack::row_bytes(tile.width, bits).max(1));
+    let packed = tile.data.chunks_exact(pack::row_bytes(tile.width, bits).max(1));
     for (values, packed) in values.chunks_exact_mut(tile.width).zip(packed) {
         pack::unpack(packed, bits, &mut codes);
         let mut start = 0;
@@ -230,13 +191,7 @@ mod tests {
 
     #[test]
     fn rounding_is_to_nearest_even() {
-        for (x, rounded) in [
-            (0.5, 0.0),
-            (1.5, 2.0),
-            (2.5, 2.0),
-            (-0.5, 0.0),
-            (-1.5, -2.0),
-        ] {
+        for (x, rounded) in [(0.5, 0.0), (1.5, 2.0), (2.5, 2.0), (-0.5, 0.0), (-1.5, -2.0)] {
             assert_eq!(round(x), rounded);
         }
     }

@@ -29,9 +29,9 @@ fn map<const WIDTH: usize>(bytes: &[u8], values: &mut [f32], convert: impl Fn([u
 /// those sums across all values finds NaN and infinity without a branch.
 #[inline(always)]
 pub(crate) fn all_finite(values: &[f32]) -> bool {
-    let carried = values.iter().fold(0u32, |carried, value| {
-        carried | ((value.to_bits() & 0x7fff_ffff) + 0x0080_0000)
-    });
+    let carried = values
+        .iter()
+        .fold(0u32, |carried, value| carried | ((value.to_bits() & 0x7fff_ffff) + 0x0080_0000));
     carried < 0x8000_0000
 }
 
@@ -42,11 +42,7 @@ fn f16_to_f32(half: u16) -> f32 {
     let bits = u32::from(half);
     let magnitude = (bits & 0x7fff) << 13;
     let scaled = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
-    let special = if magnitude >= 0x0f80_0000 {
-        0x7f80_0000
-    } else {
-        0
-    };
+    let special = if magnitude >= 0x0f80_0000 { 0x7f80_0000 } else { 0 };
     f32::from_bits(scaled | special | ((bits & 0x8000) << 16))
 }
 
@@ -152,18 +148,13 @@ mod tests {
     fn finite_numbers_survive_the_way_there_and_back() {
         for float in [Float::F16, Float::BF16, Float::F8E4M3, Float::F8E5M2] {
             let count = 1usize << (8 * float.width());
-            let bytes: Vec<u8> = (0..count)
-                .flat_map(|code| code.to_le_bytes()[..float.width()].to_vec())
-                .collect();
+            let bytes: Vec<u8> =
+                (0..count).flat_map(|code| code.to_le_bytes()[..float.width()].to_vec()).collect();
             let mut values = vec![0.0; count];
             to_f32(float, &bytes, &mut values);
             let mut back = vec![0; bytes.len()];
             from_f32(float, &values, &mut back);
-            for (code, value) in values
-                .iter()
-                .enumerate()
-                .filter(|(_, value)| value.is_finite())
-            {
+            for (code, value) in values.iter().enumerate().filter(|(_, value)| value.is_finite()) {
                 let span = code * float.width()..(code + 1) * float.width();
                 assert_eq!(back[span.clone()], bytes[span], "{float} {value}");
             }
@@ -173,15 +164,9 @@ mod tests {
     #[test]
     fn e4m3_has_the_values_of_its_specification() {
         let largest = F8_E4M3[0x7e];
-        assert_eq!(
-            (largest, F8_E4M3[0x01], F8_E4M3[0x08]),
-            (448.0, 2f32.powi(-9), 2f32.powi(-6))
-        );
+        assert_eq!((largest, F8_E4M3[0x01], F8_E4M3[0x08]), (448.0, 2f32.powi(-9), 2f32.powi(-6)));
         assert!(F8_E4M3[0x7f].is_nan() && F8_E4M3[0xff].is_nan());
-        assert_eq!(
-            F8_E4M3.iter().filter(|value| value.is_infinite()).count(),
-            0
-        );
+        assert_eq!(F8_E4M3.iter().filter(|value| value.is_infinite()).count(), 0);
     }
 
     proptest! {

@@ -76,11 +76,7 @@ impl Lane {
         self.0.squared_error += error * error;
         self.0.squared += value * value;
         let largest = self.0.max_abs_error;
-        self.0.max_abs_error = if magnitude > largest {
-            magnitude
-        } else {
-            largest
-        };
+        self.0.max_abs_error = if magnitude > largest { magnitude } else { largest };
     }
 }
 

@@ -31,10 +31,7 @@ fn pack_words<const PER_BYTE: usize>(codes: &[u8], out: &mut [u8]) {
 
 #[inline(always)]
 fn join(codes: &[u8], bits: usize) -> u8 {
-    codes
-        .iter()
-        .enumerate()
-        .fold(0, |byte, (at, code)| byte | (code << (at * bits)))
+    codes.iter().enumerate().fold(0, |byte, (at, code)| byte | (code << (at * bits)))
 }
 
 /// Unpack the first codes of `bytes` into `codes`.
@@ -75,10 +72,7 @@ mod tests {
         assert_eq!(out, [0x21, 0x03, 0, 0]);
         pack(&[1, 2, 3, 0, 2], 2, &mut out);
         assert_eq!(out, [0b00_11_10_01, 0b10, 0, 0]);
-        assert_eq!(
-            (row_bytes(1, 4), row_bytes(8, 4), row_bytes(9, 4)),
-            (4, 4, 8)
-        );
+        assert_eq!((row_bytes(1, 4), row_bytes(8, 4), row_bytes(9, 4)), (4, 4, 8));
     }
 
     proptest! {

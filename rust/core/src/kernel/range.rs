@@ -9,9 +9,7 @@ const LANES: usize = 16;
 /// The range of every group of `values`, rows of `columns` elements, into `out`, row after row.
 #[inline(always)]
 pub(crate) fn ranges(values: &[f32], columns: usize, group_size: usize, out: &mut [Range]) {
-    let groups = values
-        .chunks(columns)
-        .flat_map(|row| row.chunks(group_size));
+    let groups = values.chunks(columns).flat_map(|row| row.chunks(group_size));
     for (range, group) in out.iter_mut().zip(groups) {
         *range = extremes(group);
     }
@@ -23,26 +21,12 @@ fn extremes(group: &[f32]) -> Range {
     let (chunks, rest) = group.as_chunks::<LANES>();
     for chunk in chunks {
         for lane in 0..LANES {
-            lo[lane] = if chunk[lane] < lo[lane] {
-                chunk[lane]
-            } else {
-                lo[lane]
-            };
-            hi[lane] = if chunk[lane] > hi[lane] {
-                chunk[lane]
-            } else {
-                hi[lane]
-            };
+            lo[lane] = if chunk[lane] < lo[lane] { chunk[lane] } else { lo[lane] };
+            hi[lane] = if chunk[lane] > hi[lane] { chunk[lane] } else { hi[lane] };
         }
     }
-    let lo = lo
-        .iter()
-        .chain(rest)
-        .fold(0f32, |lo, &value| if value < lo { value } else { lo });
-    let hi = hi
-        .iter()
-        .chain(rest)
-        .fold(0f32, |hi, &value| if value > hi { value } else { hi });
+    let lo = lo.iter().chain(rest).fold(0f32, |lo, &value| if value < lo { value } else { lo });
+    let hi = hi.iter().chain(rest).fold(0f32, |hi, &value| if value > hi { value } else { hi });
     Range { lo, hi }
 }
 
@@ -53,10 +37,7 @@ impl Range {
     /// The range of both together.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
-        Self {
-            lo: self.lo.min(other.lo),
-            hi: self.hi.max(other.hi),
-        }
+        Self { lo: self.lo.min(other.lo), hi: self.hi.max(other.hi) }
     }
 
     /// The largest magnitude.

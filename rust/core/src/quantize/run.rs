@@ -32,11 +32,7 @@ struct Item<'a> {
 
 enum Work<'a> {
     Copy,
-    Encode {
-        job: Job,
-        tiles: Range<usize>,
-        wide: Option<&'a [scheme::Range]>,
-    },
+    Encode { job: Job, tiles: Range<usize>, wide: Option<&'a [scheme::Range]> },
 }
 
 /// How one layer is encoded.
@@ -88,20 +84,10 @@ pub(super) fn run(
     monitor: &Monitor,
 ) -> Result<Payload, Error> {
     let mut payload = allocate(weights, states);
-    let mut rows: Vec<usize> = (0..states.len())
-        .filter(|&row| states[row].fate.is_ok())
-        .collect();
+    let mut rows: Vec<usize> = (0..states.len()).filter(|&row| states[row].fate.is_ok()).collect();
     // A second round, with F32 scales, is for layers whose scales overflow the dtype asked for.
     while !rows.is_empty() {
-        let again = round(
-            weights,
-            states,
-            &rows,
-            &mut payload,
-            fail_fast,
-            pool,
-            monitor,
-        )?;
+        let again = round(weights, states, &rows, &mut payload, fail_fast, pool, monitor)?;
         for &row in &again {
             if let Ok(Layer::Encode { grouping, .. }) = &mut states[row].fate {
                 grouping.scale_dtype = ScaleDtype::F32;
@@ -116,14 +102,8 @@ pub(super) fn run(
     {
         let keep = |row: usize| states[row].fate.is_ok();
         payload.data.spans.retain(&mut payload.data.values, keep);
-        payload
-            .scales
-            .spans
-            .retain(&mut payload.scales.values, keep);
-        payload
-            .zero_points
-            .spans
-            .retain(&mut payload.zero_points.values, keep);
+        payload.scales.spans.retain(&mut payload.scales.values, keep);
+        payload.zero_points.spans.retain(&mut payload.zero_points.values, keep);
     }
     Ok(payload)
 }
@@ -139,12 +119,7 @@ fn allocate(weights: &Weights, states: &[State]) -> Payload {
                 scales.push(None);
                 zero_points.push(None);
             }
-            Ok(Layer::Encode {
-                scheme,
-                rows,
-                grouping,
-                ..
-            }) => {
+            Ok(Layer::Encode { scheme, rows, grouping, .. }) => {
                 let layout: RowLayout = scheme.row_layout(grouping);
                 let some = |len: usize| (len > 0).then_some(len * rows);
                 data.push(Some(layout.data * rows));
@@ -159,18 +134,9 @@ fn allocate(weights: &Weights, states: &[State]) -> Payload {
         }
     }
     Payload {
-        data: Values {
-            values: vec![0; data.end()],
-            spans: data,
-        },
-        scales: Values {
-            values: vec![0.0; scales.end()],
-            spans: scales,
-        },
-        zero_points: Values {
-            values: vec![0; zero_points.end()],
-            spans: zero_points,
-        },
+        data: Values { values: vec![0; data.end()], spans: data },
+        scales: Values { values: vec![0.0; scales.end()], spans: scales },
+        zero_points: Values { values: vec![0; zero_points.end()], spans: zero_points },
     }
 }
 
@@ -195,19 +161,13 @@ fn round(
         }
     }
     let lowest_failed = fail_fast.then(|| AtomicUsize::new(usize::MAX));
-    let shared = Shared {
-        monitor,
-        lowest_failed,
-        pending,
-    };
+    let shared = Shared { monitor, lowest_failed, pending };
     let tasks = into_tasks(items, |item| item.bytes.len());
     let outcomes: Vec<Vec<(usize, Result<Sums, Stop>)>> = pool.install(|| {
         tasks
             .into_par_iter()
             .map(|task| {
-                task.into_iter()
-                    .map(|item| finish(item, level, &shared, weights))
-                    .collect()
+                task.into_iter().map(|item| finish(item, level, &shared, weights)).collect()
             })
             .collect()
     });
@@ -234,24 +194,10 @@ fn round(
 }
 
 fn job(state: &State) -> Option<(Job, usize)> {
-    let Ok(Layer::Encode {
-        scheme,
-        source,
-        rows,
-        grouping,
-    }) = state.fate
-    else {
+    let Ok(Layer::Encode { scheme, source, rows, grouping }) = state.fate else {
         return None;
     };
-    Some((
-        Job {
-            scheme,
-            source,
-            grouping,
-            tiling: Tiling::new(rows, grouping),
-        },
-        rows,
-    ))
+    Some((Job { scheme, source, grouping, tiling: Tiling::new(rows, grouping) }, rows))
 }
 
 /// Every piece of `rows`, with its part of the output.
@@ -285,10 +231,7 @@ fn items<'a>(
         let zero_points_at = payload.zero_points.spans.range(row);
         let has_scales = !payload.scales.spans.range(row).is_empty();
         for tiles in job.tiling.pieces() {
-            let (first, last) = (
-                job.tiling.place(tiles.start),
-                job.tiling.place(tiles.end - 1),
-            );
+            let (first, last) = (job.tiling.place(tiles.start), job.tiling.place(tiles.end - 1));
             let bytes_at =
                 job.tiling.data(job.scheme, &first).start..job.tiling.data(job.scheme, &last).end;
             let groups = first.own_groups().start..last.groups.end;
@@ -297,17 +240,9 @@ fn items<'a>(
             items.push(Item {
                 row,
                 bytes: &bytes[first.elements.start * width..last.elements.end * width],
-                work: Work::Encode {
-                    job,
-                    tiles,
-                    wide: wide.get(&row).map(Vec::as_slice),
-                },
+                work: Work::Encode { job, tiles, wide: wide.get(&row).map(Vec::as_slice) },
                 data: data.take(shift(&bytes_at, at.start)),
-                scales: if has_scales {
-                    scales.take(shift(&groups, groups_at))
-                } else {
-                    &mut []
-                },
+                scales: if has_scales { scales.take(shift(&groups, groups_at)) } else { &mut [] },
                 zero_points: if zero_points_at.is_empty() {
                     &mut []
                 } else {
@@ -353,14 +288,7 @@ fn work(
     shared: &Shared<'_>,
     weights: &Weights,
 ) -> Result<Sums, Stop> {
-    let Item {
-        row,
-        bytes,
-        work,
-        data,
-        scales,
-        zero_points,
-    } = item;
+    let Item { row, bytes, work, data, scales, zero_points } = item;
     let Work::Encode { job, tiles, wide } = work else {
         data.copy_from_slice(bytes);
         return Ok(Sums::default());
@@ -383,16 +311,8 @@ fn work(
         let own = groups.start - group_start..groups.end - group_start;
         let out = Encoded {
             data: data.take(bytes_at.start - data_start..bytes_at.end - data_start),
-            scales: if scales.is_empty() {
-                &mut []
-            } else {
-                scales.take(own.clone())
-            },
-            zero_points: if zero_points.is_empty() {
-                &mut []
-            } else {
-                zero_points.take(own)
-            },
+            scales: if scales.is_empty() { &mut [] } else { scales.take(own.clone()) },
+            zero_points: if zero_points.is_empty() { &mut [] } else { zero_points.take(own) },
         };
         let width = job.source.width();
         let from = (place.elements.start - start.elements.start) * width;
@@ -459,13 +379,7 @@ impl Scratch {
             return Err(Overflow);
         }
         let (width, phase, values) = (place.width, place.phase, self.values.as_slice());
-        let tile = Tile {
-            grouping,
-            width,
-            values,
-            phase,
-            ranges,
-        };
+        let tile = Tile { grouping, width, values, phase, ranges };
         job.scheme.encode(level, &tile, out, &mut self.decoded);
         Ok(if job.source == Float::F64 {
             simd::sums_f64(level, source, &self.decoded)
@@ -477,11 +391,7 @@ impl Scratch {
 
 /// Only binary16 has a range that a scale can exceed, and not where the source was binary16.
 fn scales_fit(job: &Job, ranges: &[scheme::Range]) -> bool {
-    let Grouping {
-        symmetric,
-        scale_dtype,
-        ..
-    } = job.grouping;
+    let Grouping { symmetric, scale_dtype, .. } = job.grouping;
     let fits = |range: &scheme::Range| {
         let exact = job.scheme.exact_scale(*range, symmetric);
         exact == 0.0 || scale_dtype.round(exact).is_finite()
@@ -569,13 +479,7 @@ fn tile_ranges(
     let (first_range, other_ranges) = ranges.split_at_mut(1);
     simd::ranges(level, head, head.len(), head.len(), first_range);
     if !tail.is_empty() {
-        simd::ranges(
-            level,
-            tail,
-            tail.len(),
-            job.grouping.group_size,
-            other_ranges,
-        );
+        simd::ranges(level, tail, tail.len(), job.grouping.group_size, other_ranges);
     }
     (place.groups, ranges)
 }

@@ -68,12 +68,7 @@ impl Spans {
 
 /// Either one buffer cut by offsets, or views into many.
 enum Storage {
-    Cut {
-        values: Buffer,
-        width: usize,
-        spans: Spans,
-        item_nulls: Option<NullBuffer>,
-    },
+    Cut { values: Buffer, width: usize, spans: Spans, item_nulls: Option<NullBuffer> },
     Views(BinaryViewArray),
 }
 
@@ -110,10 +105,7 @@ impl Bytes {
             }
             _ => return None,
         };
-        Some(Self {
-            nulls: column.logical_nulls(),
-            storage,
-        })
+        Some(Self { nulls: column.logical_nulls(), storage })
     }
 
     /// The bytes of row `row`; `None` where it is null.
@@ -122,12 +114,7 @@ impl Bytes {
             return None;
         }
         Some(match &self.storage {
-            Storage::Cut {
-                values,
-                width,
-                spans,
-                ..
-            } => {
+            Storage::Cut { values, width, spans, .. } => {
                 let (start, end) = spans.at(row);
                 &values.as_slice()[start * width..end * width]
             }
@@ -137,12 +124,7 @@ impl Bytes {
 
     /// The first null among the elements of row `row` and how many there are.
     pub fn null_elements(&self, row: usize) -> Option<(u64, u64)> {
-        let Storage::Cut {
-            spans,
-            item_nulls: Some(nulls),
-            ..
-        } = &self.storage
-        else {
+        let Storage::Cut { spans, item_nulls: Some(nulls), .. } = &self.storage else {
             return None;
         };
         let (start, end) = spans.at(row);
@@ -153,20 +135,12 @@ impl Bytes {
 }
 
 fn cut(values: Buffer, width: usize, spans: Spans, item_nulls: Option<NullBuffer>) -> Storage {
-    Storage::Cut {
-        values,
-        width,
-        spans,
-        item_nulls,
-    }
+    Storage::Cut { values, width, spans, item_nulls }
 }
 
 fn cut_items(items: &ArrayRef, spans: Spans) -> Option<Storage> {
     fn buffer<T: ArrowPrimitiveType>(items: &ArrayRef) -> (Buffer, usize) {
-        (
-            items.as_primitive::<T>().values().inner().clone(),
-            size_of::<T::Native>(),
-        )
+        (items.as_primitive::<T>().values().inner().clone(), size_of::<T::Native>())
     }
     let (values, width) = match items.data_type() {
         DataType::Float64 => buffer::<Float64Type>(items),
@@ -175,9 +149,6 @@ fn cut_items(items: &ArrayRef, spans: Spans) -> Option<Storage> {
         DataType::UInt8 => buffer::<UInt8Type>(items),
         _ => return None,
     };
-    let nulls = items
-        .nulls()
-        .filter(|nulls| nulls.null_count() > 0)
-        .cloned();
+    let nulls = items.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
     Some(cut(values, width, spans, nulls))
 }

@@ -68,12 +68,7 @@ impl<'a> Finder<'a> {
             return Ok(Some(index));
         }
         let (column, found) = (column.to_owned(), found.to_string());
-        Err(CallError::WrongType {
-            column,
-            expected,
-            found,
-            hint: "",
-        })
+        Err(CallError::WrongType { column, expected, found, hint: "" })
     }
 
     /// A text column, if it is there.
@@ -115,16 +110,8 @@ impl<'a> Finder<'a> {
 }
 
 fn quoted_names(schema: &Schema) -> String {
-    let names: Vec<_> = schema
-        .fields()
-        .iter()
-        .map(|field| format!("'{}'", field.name()))
-        .collect();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
-    }
+    let names: Vec<_> = schema.fields().iter().map(|field| format!("'{}'", field.name())).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Columns that go through untouched.
@@ -151,18 +138,12 @@ impl Carried {
         for (index, field) in schema.fields().iter().enumerate() {
             let name = field.name().as_str();
             if let Some(other) = seen.insert(name.to_lowercase(), name) {
-                return Err(CallError::DuplicateColumn(
-                    other.to_owned(),
-                    name.to_owned(),
-                ));
+                return Err(CallError::DuplicateColumn(other.to_owned(), name.to_owned()));
             }
             if consumed.contains(&name) {
                 continue;
             }
-            if reserved
-                .iter()
-                .any(|known| known.eq_ignore_ascii_case(name))
-            {
+            if reserved.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                 return Err(CallError::ReservedColumn(name.to_owned()));
             }
             carried.fields.push(Arc::clone(field));
@@ -174,16 +155,12 @@ impl Carried {
 
 /// A text column as large_utf8.
 pub fn text(column: &ArrayRef) -> Result<LargeStringArray, ArrowError> {
-    Ok(cast(column, &DataType::LargeUtf8)?
-        .as_string::<i64>()
-        .clone())
+    Ok(cast(column, &DataType::LargeUtf8)?.as_string::<i64>().clone())
 }
 
 /// An integer column as int64; what doesn't fit becomes null.
 pub fn integer(column: &ArrayRef) -> Result<Int64Array, ArrowError> {
-    Ok(cast(column, &DataType::Int64)?
-        .as_primitive::<Int64Type>()
-        .clone())
+    Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
 }
 
 /// A boolean column.
@@ -203,21 +180,15 @@ pub fn shape(column: &ArrayRef) -> Result<LargeListArray, ArrowError> {
 
 /// Row `row` of a text column; `None` where null or where there is no such column.
 pub fn text_at(column: Option<&LargeStringArray>, row: usize) -> Option<&str> {
-    column
-        .filter(|values| values.is_valid(row))
-        .map(|values| values.value(row))
+    column.filter(|values| values.is_valid(row)).map(|values| values.value(row))
 }
 
 /// Row `row` of an integer column.
 pub fn integer_at(column: Option<&Int64Array>, row: usize) -> Option<i64> {
-    column
-        .filter(|values| values.is_valid(row))
-        .map(|values| values.value(row))
+    column.filter(|values| values.is_valid(row)).map(|values| values.value(row))
 }
 
 /// Row `row` of a boolean column.
 pub fn boolean_at(column: Option<&BooleanArray>, row: usize) -> Option<bool> {
-    column
-        .filter(|values| values.is_valid(row))
-        .map(|values| values.value(row))
+    column.filter(|values| values.is_valid(row)).map(|values| values.value(row))
 }

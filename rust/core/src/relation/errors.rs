@@ -39,18 +39,10 @@ pub(crate) fn error_columns<'a>(
     entries: impl Iterator<Item = Option<&'a Entry>> + Clone,
 ) -> [arrow_array::ArrayRef; 4] {
     let codes: StringArray = entries.clone().map(|e| e.map(|e| e.error.code())).collect();
-    let messages: StringArray = entries
-        .clone()
-        .map(|e| e.map(|e| e.message.as_str()))
-        .collect();
+    let messages: StringArray = entries.clone().map(|e| e.map(|e| e.message.as_str())).collect();
     let elements: Int64Array = entries.clone().map(|e| e?.error.position().0).collect();
     let counts: Int64Array = entries.map(|e| e?.error.position().1).collect();
-    [
-        Arc::new(codes),
-        Arc::new(messages),
-        Arc::new(elements),
-        Arc::new(counts),
-    ]
+    [Arc::new(codes), Arc::new(messages), Arc::new(elements), Arc::new(counts)]
 }
 
 /// Where the error columns of an earlier step are.
@@ -81,14 +73,8 @@ impl EarlierSchema {
         Ok(Earlier {
             codes: columns::text(column(self.code))?,
             messages: self.message.map(|i| columns::text(column(i))).transpose()?,
-            elements: self
-                .element
-                .map(|i| columns::integer(column(i)))
-                .transpose()?,
-            counts: self
-                .count
-                .map(|i| columns::integer(column(i)))
-                .transpose()?,
+            elements: self.element.map(|i| columns::integer(column(i))).transpose()?,
+            counts: self.count.map(|i| columns::integer(column(i))).transpose()?,
         })
     }
 }

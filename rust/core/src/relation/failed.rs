@@ -44,39 +44,17 @@ pub(crate) fn batch(
     carried: &[ArrayRef],
 ) -> Result<RecordBatch, ArrowError> {
     let asked = || failed.iter().map(|row| row.asked);
-    let rows = failed
-        .iter()
-        .map(|row| row.row as u64)
-        .collect::<UInt64Array>();
+    let rows = failed.iter().map(|row| row.row as u64).collect::<UInt64Array>();
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(
             failed.iter().map(|row| first_row_index + row.row as i64),
         )),
         Arc::new(failed.iter().map(|row| row.name).collect::<StringArray>()),
-        Arc::new(quantized::shapes(
-            failed.iter().map(|row| row.described.shape.as_deref()),
-        )),
-        Arc::new(
-            failed
-                .iter()
-                .map(|row| row.described.dtype.as_deref())
-                .collect::<StringArray>(),
-        ),
-        Arc::new(
-            asked()
-                .map(|asked| Some(asked?.name()))
-                .collect::<StringArray>(),
-        ),
-        Arc::new(
-            asked()
-                .map(|asked| asked?.group_size)
-                .collect::<Int64Array>(),
-        ),
-        Arc::new(
-            asked()
-                .map(|asked| asked?.symmetric)
-                .collect::<BooleanArray>(),
-        ),
+        Arc::new(quantized::shapes(failed.iter().map(|row| row.described.shape.as_deref()))),
+        Arc::new(failed.iter().map(|row| row.described.dtype.as_deref()).collect::<StringArray>()),
+        Arc::new(asked().map(|asked| Some(asked?.name())).collect::<StringArray>()),
+        Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
+        Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),
     ];
     columns.extend(error_columns(failed.iter().map(|row| Some(row.entry))));
     for column in carried {
@@ -99,15 +77,8 @@ pub(crate) fn summary(failed: &[Failed<'_>]) -> String {
             .map(|row| format!("'{}' ({})", row.name.unwrap_or("?"), row.entry.error.code()))
             .collect();
         let more = others.len().saturating_sub(NAMED);
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        text = format!(
-            "{text} Also failed: {}{more}; see .failed for all.",
-            named.join(", ")
-        );
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        text = format!("{text} Also failed: {}{more}; see .failed for all.", named.join(", "));
     }
     text
 }

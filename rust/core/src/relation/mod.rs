@@ -26,20 +26,13 @@ pub fn check_format(schema: &Schema) -> Result<(), CallError> {
         return Ok(());
     };
     let major = format.split('.').next().unwrap_or(format);
-    if major == FORMAT {
-        Ok(())
-    } else {
-        Err(CallError::NewerFormat(format.clone()))
-    }
+    if major == FORMAT { Ok(()) } else { Err(CallError::NewerFormat(format.clone())) }
 }
 
 /// `fields`, then the carried columns, with the format's metadata.
 pub(crate) fn output_schema(fields: Vec<Field>, carried: &Carried) -> SchemaRef {
-    let fields: Vec<_> = fields
-        .into_iter()
-        .map(Arc::new)
-        .chain(carried.fields.iter().cloned())
-        .collect();
+    let fields: Vec<_> =
+        fields.into_iter().map(Arc::new).chain(carried.fields.iter().cloned()).collect();
     let metadata = [(FORMAT_KEY.to_owned(), FORMAT.to_owned())].into();
     Arc::new(Schema::new_with_metadata(fields, metadata))
 }
@@ -47,12 +40,8 @@ pub(crate) fn output_schema(fields: Vec<Field>, carried: &Carried) -> SchemaRef 
 /// The one relation for engines that take one table: `left`'s columns, then the `error_` columns.
 pub fn side_by_side_schema(left: &Schema) -> SchemaRef {
     let errors = errors::schema();
-    let fields: Vec<_> = left
-        .fields()
-        .iter()
-        .chain(errors.fields().iter().skip(2))
-        .cloned()
-        .collect();
+    let fields: Vec<_> =
+        left.fields().iter().chain(errors.fields().iter().skip(2)).cloned().collect();
     Arc::new(Schema::new_with_metadata(fields, left.metadata().clone()))
 }
 
@@ -63,11 +52,7 @@ pub fn side_by_side(
     left: &RecordBatch,
     errors: &RecordBatch,
 ) -> Result<RecordBatch, ArrowError> {
-    let columns: Vec<ArrayRef> = left
-        .columns()
-        .iter()
-        .chain(errors.columns().iter().skip(2))
-        .cloned()
-        .collect();
+    let columns: Vec<ArrayRef> =
+        left.columns().iter().chain(errors.columns().iter().skip(2)).cloned().collect();
     RecordBatch::try_new(Arc::clone(schema), columns)
 }

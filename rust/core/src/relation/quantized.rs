@@ -60,10 +60,7 @@ pub fn schema(carried: &Carried) -> SchemaRef {
         DataType::Float64,
         DataType::Float64,
     ];
-    let fields = RESERVED
-        .iter()
-        .zip(types)
-        .map(|(name, kind)| Field::new(*name, kind, true));
+    let fields = RESERVED.iter().zip(types).map(|(name, kind)| Field::new(*name, kind, true));
     output_schema(fields.collect(), carried)
 }
 
@@ -90,10 +87,7 @@ impl Spans {
     pub(crate) fn with_capacity(rows: usize) -> Self {
         let mut offsets = Vec::with_capacity(rows + 1);
         offsets.push(0);
-        Self {
-            offsets,
-            valid: Vec::with_capacity(rows),
-        }
+        Self { offsets, valid: Vec::with_capacity(rows) }
     }
 
     /// The end of the last row.
@@ -127,10 +121,7 @@ impl Spans {
     }
 
     fn parts(self) -> (OffsetBuffer<i64>, Option<NullBuffer>) {
-        (
-            OffsetBuffer::new(ScalarBuffer::from(self.offsets)),
-            Some(NullBuffer::from(self.valid)),
-        )
+        (OffsetBuffer::new(ScalarBuffer::from(self.offsets)), Some(NullBuffer::from(self.valid)))
     }
 }
 
@@ -197,23 +188,11 @@ pub(crate) fn batch(
         Arc::new(described.dtypes),
         Arc::new(described.shapes),
         Arc::new(rows.iter().map(|row| row.scheme).collect::<StringArray>()),
-        Arc::new(
-            rows.iter()
-                .map(|row| row.group_size)
-                .collect::<Int64Array>(),
-        ),
-        Arc::new(
-            rows.iter()
-                .map(|row| row.is_symmetric)
-                .collect::<BooleanArray>(),
-        ),
+        Arc::new(rows.iter().map(|row| row.group_size).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|row| row.is_symmetric).collect::<BooleanArray>()),
         Arc::new(binary(payload.data)),
         Arc::new(list(payload.scales.spans, Arc::new(scales))),
-        Arc::new(
-            rows.iter()
-                .map(|row| row.scale_dtype)
-                .collect::<StringArray>(),
-        ),
+        Arc::new(rows.iter().map(|row| row.scale_dtype).collect::<StringArray>()),
         Arc::new(list(payload.zero_points.spans, Arc::new(zero_points))),
         floats(|row| row.bits_per_weight),
         floats(|row| row.mse),

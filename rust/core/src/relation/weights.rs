@@ -91,26 +91,11 @@ impl WeightsSchema {
             shapes: self.shape.map(|i| columns::shape(column(i))).transpose()?,
             dtypes: text(self.dtype)?,
             schemes: text(self.scheme)?,
-            group_sizes: self
-                .group_size
-                .map(|i| columns::integer(column(i)))
-                .transpose()?,
-            symmetries: self
-                .is_symmetric
-                .map(|i| columns::boolean(column(i)))
-                .transpose()?,
-            earlier: self
-                .earlier
-                .as_ref()
-                .map(|earlier| earlier.bind(batch))
-                .transpose()?,
+            group_sizes: self.group_size.map(|i| columns::integer(column(i))).transpose()?,
+            symmetries: self.is_symmetric.map(|i| columns::boolean(column(i))).transpose()?,
+            earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             source_files: text(self.source_file)?,
-            carried: self
-                .carried
-                .indices
-                .iter()
-                .map(|&i| column(i).clone())
-                .collect(),
+            carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
         })
     }
@@ -126,12 +111,7 @@ fn element_of(data_type: &DataType) -> Result<Element, CallError> {
             _ => "",
         };
         let (column, found) = ("data".to_owned(), data_type.to_string());
-        CallError::WrongType {
-            column,
-            expected: DATA,
-            found,
-            hint,
-        }
+        CallError::WrongType { column, expected: DATA, found, hint }
     })
 }
 

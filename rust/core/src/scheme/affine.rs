@@ -12,21 +12,9 @@ pub(super) struct Affine {
     symmetric: bool,
 }
 
-pub(super) static INT8: Affine = Affine {
-    name: "int8",
-    bits: 8,
-    symmetric: true,
-};
-pub(super) static INT4: Affine = Affine {
-    name: "int4",
-    bits: 4,
-    symmetric: false,
-};
-pub(super) static INT2: Affine = Affine {
-    name: "int2",
-    bits: 2,
-    symmetric: false,
-};
+pub(super) static INT8: Affine = Affine { name: "int8", bits: 8, symmetric: true };
+pub(super) static INT4: Affine = Affine { name: "int4", bits: 4, symmetric: false };
+pub(super) static INT2: Affine = Affine { name: "int2", bits: 2, symmetric: false };
 
 impl Scheme for Affine {
     fn name(&self) -> &'static str {
@@ -49,11 +37,7 @@ impl Scheme for Affine {
         RowLayout {
             data: pack::row_bytes(grouping.columns, self.bits),
             scales: grouping.groups(),
-            zero_points: if grouping.symmetric {
-                0
-            } else {
-                grouping.groups()
-            },
+            zero_points: if grouping.symmetric { 0 } else { grouping.groups() },
         }
     }
 
@@ -75,12 +59,7 @@ impl Scheme for Affine {
 
     fn check_zero_points(&self, zero_points: &[u8]) -> Option<String> {
         let top = (1u32 << self.bits) - 1;
-        let at = zero_points
-            .iter()
-            .position(|&zero_point| u32::from(zero_point) > top)?;
-        Some(format!(
-            "zero point {} of group {at} is beyond {top}",
-            zero_points[at]
-        ))
+        let at = zero_points.iter().position(|&zero_point| u32::from(zero_point) > top)?;
+        Some(format!("zero point {} of group {at} is beyond {top}", zero_points[at]))
     }
 }

@@ -46,12 +46,7 @@ const ALIASES: &[(&str, &[&str])] = &[
             "bnb8bit",
         ],
     ),
-    (
-        "int2",
-        &[
-            "w2a16", "q2", "q2k", "2bit", "2bits", "2", "uint2", "u2", "i2", "int2wo",
-        ],
-    ),
+    ("int2", &["w2a16", "q2", "q2k", "2bit", "2bits", "2", "uint2", "u2", "i2", "int2wo"]),
     (
         super::NONE,
         &[
@@ -68,9 +63,8 @@ pub(super) fn hint(name: &str) -> String {
         .filter(|c| !matches!(c, '-' | '_' | ' '))
         .flat_map(char::to_lowercase)
         .collect();
-    let ours = ALIASES
-        .iter()
-        .find(|(ours, theirs)| *ours == plain || theirs.contains(&plain.as_str()));
+    let ours =
+        ALIASES.iter().find(|(ours, theirs)| *ours == plain || theirs.contains(&plain.as_str()));
     match ours {
         Some((ours, _)) => format!(" What other tools call '{name}' is '{ours}' here."),
         None => String::new(),
@@ -97,10 +91,7 @@ mod tests {
 
     #[test]
     fn an_alias_means_one_scheme() {
-        let mut all: Vec<_> = ALIASES
-            .iter()
-            .flat_map(|(_, theirs)| theirs.iter())
-            .collect();
+        let mut all: Vec<_> = ALIASES.iter().flat_map(|(_, theirs)| theirs.iter()).collect();
         let count = all.len();
         all.sort_unstable();
         all.dedup();
