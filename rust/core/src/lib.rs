@@ -1,10 +1,10 @@
 //! Quantization of model weights, Arrow in and Arrow out.
 //!
-//! Weights come as record batches. [`relation::weights`] finds their columns, [`layer`] checks each
-//! row and resolves what is asked of it, and [`quantize`] cuts the good rows into tiles, which all
+//! Weights come as record batches. [`relation::weights`] finds their columns, [`options`] resolves
+//! what is asked of each row, and [`quantize`] checks it and cuts the good rows into tiles, which all
 //! cores hand to a [`scheme`]. Out comes a quantized batch and, row for row beside it, an error
 //! table ([`relation::quantized`], [`relation::errors`]). [`dequantize`] is the way back, [`plan`]
-//! says beforehand what will happen, and [`format`] reads and writes files.
+//! says beforehand what will happen, and [`mod@format`] reads and writes files.
 //!
 //! Nothing here knows Python.
 
@@ -16,8 +16,9 @@ pub mod dtype;
 pub mod error;
 pub mod format;
 mod kernel;
-pub mod layer;
+mod layer;
 pub mod monitor;
+pub mod options;
 pub mod panics;
 pub mod plan;
 pub mod pool;
@@ -31,6 +32,6 @@ mod tile;
 
 pub use dequantize::Dequantizer;
 pub use error::{CallError, Error, ErrorCode, RowError};
-pub use layer::{Options, Plan};
 pub use monitor::Monitor;
+pub use options::{Options, Plan};
 pub use quantize::Quantizer;

@@ -10,7 +10,8 @@ use glob::Pattern;
 
 use crate::dtype::{self, Float, ScaleDtype};
 use crate::error::{CallError, Error};
-use crate::layer::{Asked, Described, Options, Plan, element_product, group_size};
+use crate::layer::{Described, element_product, group_size};
+use crate::options::{Asked, Options, Plan};
 use crate::quantize::encoded_bits;
 use crate::relation::columns::shape_type;
 use crate::relation::quantized::shapes;

@@ -3,7 +3,10 @@
 //! Rows are checked first, all of them. What passed is cut into tiles, the output is allocated once
 //! at its final size, and the pool's threads write into it side by side.
 
+mod item;
+mod piece;
 mod run;
+mod wide;
 
 use std::sync::Arc;
 
@@ -15,8 +18,9 @@ use rayon::ThreadPool;
 use crate::dtype;
 use crate::error::{CallError, Error, RowError};
 use crate::kernel::metrics::Sums;
-use crate::layer::{self, Asked, Described, Layer, Options, Plan};
+use crate::layer::{self, Described, Layer};
 use crate::monitor::Monitor;
+use crate::options::{Asked, Options, Plan};
 use crate::relation::errors::{self, Entry};
 use crate::relation::failed::{self, Failed};
 use crate::relation::quantized::{self, Payload, Row};

@@ -75,7 +75,7 @@ impl Progress {
 fn interrupt<T>(py: Python<'_>, thread: &thread::JoinHandle<T>) -> PyResult<()> {
     use std::os::unix::thread::JoinHandleExt;
     // CPython's thread identifiers are those of pthreads.
-    let ident = thread.as_pthread_t() as u64;
+    let ident = thread.as_pthread_t();
     py.import("arrowquant._interrupt")?.call_method1("raise_in_thread", (ident,))?;
     Ok(())
 }

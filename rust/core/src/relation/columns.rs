@@ -173,7 +173,7 @@ pub fn shape_type() -> DataType {
     DataType::LargeList(Arc::new(Field::new_list_field(DataType::Int64, true)))
 }
 
-/// A list column of integers as large_list<int64>; numbers that don't fit become null.
+/// A list column of integers as `large_list<int64>`; numbers that don't fit become null.
 pub fn shape(column: &ArrayRef) -> Result<LargeListArray, ArrowError> {
     Ok(cast(column, &shape_type())?.as_list::<i64>().clone())
 }

@@ -9,7 +9,8 @@ use arrow_select::take::take;
 use super::columns::{Carried, shape_type};
 use super::errors::{Entry, error_columns, error_fields};
 use super::{output_schema, quantized};
-use crate::layer::{Asked, Described};
+use crate::layer::Described;
+use crate::options::Asked;
 
 /// The schema: the relation's own columns, then the carried ones.
 pub fn schema(carried: &Carried) -> SchemaRef {

@@ -1,0 +1,84 @@
+//! What is wrong with a call.
+
+use super::option::{InvalidGroupSize, UnknownScheme};
+
+/// A call that can't be carried out, whatever the rows hold.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// A required column is missing.
+    #[error("{relation} need a column '{column}' ({expected}); found {found}.")]
+    MissingColumn {
+        /// The relation that needs it.
+        relation: &'static str,
+        /// The column's name.
+        column: &'static str,
+        /// The types that it may have.
+        expected: &'static str,
+        /// The columns there are.
+        found: String,
+    },
+    /// A column's type can't be what its name says.
+    #[error("column '{column}' has type {found}, expected {expected}.{hint}")]
+    WrongType {
+        /// The column's name.
+        column: String,
+        /// The types that it may have.
+        expected: &'static str,
+        /// Its type.
+        found: String,
+        /// What to do, where there is something special to say.
+        hint: &'static str,
+    },
+    /// Two columns whose names are equal without case.
+    #[error("columns '{0}' and '{1}' are given twice. Rename or drop one.")]
+    DuplicateColumn(String, String),
+    /// A column that would be carried under one of the output's own names.
+    #[error("column '{0}' has the name of an output column. Rename it or drop it.")]
+    ReservedColumn(String),
+    /// See [`UnknownScheme`].
+    #[error(transparent)]
+    UnknownScheme(#[from] UnknownScheme),
+    /// See [`InvalidGroupSize`].
+    #[error(transparent)]
+    InvalidGroupSize(#[from] InvalidGroupSize),
+    /// An option that is none of its choices.
+    #[error("unknown {option} '{value}'. Choose one of {choices}.")]
+    UnknownChoice {
+        /// The option's name.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What may be given.
+        choices: String,
+    },
+    /// A file of a newer format than this version reads.
+    #[error(
+        "the relation has format '{0}', newer than the '1' that this version reads. \
+         Upgrade arrowquant."
+    )]
+    NewerFormat(String),
+    /// A pattern that can't be matched.
+    #[error("invalid pattern '{pattern}': {why}.")]
+    InvalidPattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A thread count that no pool can have, or a pool that could not start.
+    #[error("{0}")]
+    Threads(String),
+    /// The same layer twice, where names must be unique.
+    #[error(
+        "layer '{0}' comes twice, but names must be unique in {1}. Rename one, or filter it out."
+    )]
+    DuplicateLayer(String, &'static str),
+    /// A file that can't be read or written.
+    #[error("{path}: {why}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+}

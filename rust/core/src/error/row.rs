@@ -1,0 +1,174 @@
+//! What is wrong with a row: typed, with positions, worded once.
+
+use super::code::ErrorCode;
+use super::option::{InvalidGroupSize, UnknownScheme};
+use crate::dtype::Float;
+
+/// What is wrong with one row, with what was found and where.
+///
+/// `Display` gives the reason and what to do, without the layer's name.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RowError {
+    /// See [`ErrorCode::NullName`].
+    #[error("layer_name is null. Give every row a name.")]
+    NullName,
+    /// See [`ErrorCode::NullData`].
+    #[error("data is null. Supply the weights, or filter the row out.")]
+    NullData,
+    /// See [`ErrorCode::NullElement`].
+    #[error("null at element {first} ({count} in all). Fill the nulls, or filter the row out.")]
+    NullElement {
+        /// Flat index of the first null.
+        first: u64,
+        /// How many nulls there are.
+        count: u64,
+    },
+    /// See [`ErrorCode::Empty`].
+    #[error("no elements. Keep the layer with scheme 'none', or filter the row out.")]
+    Empty,
+    /// A dtype that no kernel reads.
+    #[error(
+        "dtype '{0}' can't be quantized; {list} can. Keep the layer with scheme 'none', or \
+         convert it.",
+        list = float_names()
+    )]
+    NotFloat(String),
+    /// Binary data without its dtype.
+    #[error(
+        "dtype is null, but binary data needs one of safetensors' names, such as F32 or BF16. \
+         Fill the dtype column."
+    )]
+    NullDtype,
+    /// A dtype column that contradicts a list's type.
+    #[error(
+        "dtype says '{said}', but data is a list of {found}. Correct the dtype column, or leave \
+         it null."
+    )]
+    DtypeDisagrees {
+        /// The dtype column's value.
+        said: String,
+        /// The list's own type.
+        found: Float,
+    },
+    /// See [`ErrorCode::ShapeMismatch`].
+    #[error("shape {shape:?} has {expected} elements, but data has {found}. {FIX_SHAPE}")]
+    ShapeMismatch {
+        /// The shape given.
+        shape: Vec<i64>,
+        /// Elements of such a tensor.
+        expected: u64,
+        /// Elements that the data has.
+        found: u64,
+    },
+    /// Bytes that are no whole number of elements.
+    #[error(
+        "data has {found} bytes, no whole number of {dtype} elements ({bits} bits each). \
+         Check the dtype, or supply the missing bytes."
+    )]
+    PartialElement {
+        /// The row's dtype.
+        dtype: String,
+        /// Bits of one element.
+        bits: u64,
+        /// Bytes that were found.
+        found: u64,
+    },
+    /// See [`ErrorCode::InvalidShape`].
+    #[error("shape is invalid: {0}. {FIX_SHAPE}")]
+    InvalidShape(String),
+    /// See [`ErrorCode::NonFinite`].
+    #[error(
+        "NaN or Inf at element {first} ({count} in all). Clean the data, or keep the layer with \
+         scheme 'none'."
+    )]
+    NonFinite {
+        /// Flat index of the first such element.
+        first: u64,
+        /// How many there are.
+        count: u64,
+    },
+    /// A finite float64 that becomes infinite as a float32.
+    #[error(
+        "value beyond float32's range at element {first} ({count} in all). Scale the data down, \
+         or keep the layer with scheme 'none'."
+    )]
+    BeyondFloat32 {
+        /// Flat index of the first such element.
+        first: u64,
+        /// How many elements are beyond the range, NaN or infinite.
+        count: u64,
+    },
+    /// See [`ErrorCode::UnknownScheme`].
+    #[error("{0}")]
+    UnknownScheme(UnknownScheme),
+    /// See [`ErrorCode::InvalidGroupSize`].
+    #[error("{0}")]
+    InvalidGroupSize(InvalidGroupSize),
+    /// See [`ErrorCode::InvalidQuantized`].
+    #[error("can't be decoded: {0}. Quantize the layer again from its source.")]
+    InvalidQuantized(String),
+    /// See [`ErrorCode::Internal`].
+    #[error("a fault of arrowquant's own: {0}. Please report it with the layer's dtype and shape.")]
+    Internal(String),
+    /// A row that came in with an error of an earlier step.
+    #[error("{message}")]
+    Earlier {
+        /// Its `error_code`.
+        code: String,
+        /// Its `error_message`, whole.
+        message: String,
+        /// Its `error_element`.
+        element: Option<i64>,
+        /// Its `error_count`.
+        count: Option<i64>,
+    },
+}
+
+const FIX_SHAPE: &str =
+    "Correct the shape column, or leave the column out for one-dimensional layers.";
+
+fn float_names() -> String {
+    Float::ALL.map(Float::name).join(", ")
+}
+
+impl RowError {
+    /// The code for the `error_code` column.
+    pub fn code(&self) -> &str {
+        let code = match self {
+            Self::NullName => ErrorCode::NullName,
+            Self::NullData => ErrorCode::NullData,
+            Self::NullElement { .. } => ErrorCode::NullElement,
+            Self::Empty => ErrorCode::Empty,
+            Self::NotFloat(_) | Self::NullDtype | Self::DtypeDisagrees { .. } => {
+                ErrorCode::UnsupportedDtype
+            }
+            Self::ShapeMismatch { .. } | Self::PartialElement { .. } => ErrorCode::ShapeMismatch,
+            Self::InvalidShape(_) => ErrorCode::InvalidShape,
+            Self::NonFinite { .. } | Self::BeyondFloat32 { .. } => ErrorCode::NonFinite,
+            Self::UnknownScheme(_) => ErrorCode::UnknownScheme,
+            Self::InvalidGroupSize(_) => ErrorCode::InvalidGroupSize,
+            Self::InvalidQuantized(_) => ErrorCode::InvalidQuantized,
+            Self::Internal(_) => ErrorCode::Internal,
+            Self::Earlier { code, .. } => return code,
+        };
+        code.as_str()
+    }
+
+    /// Flat index of the first offending element and how many offend, where elements do.
+    pub fn position(&self) -> (Option<i64>, Option<i64>) {
+        match self {
+            Self::NullElement { first, count }
+            | Self::NonFinite { first, count }
+            | Self::BeyondFloat32 { first, count } => {
+                (i64::try_from(*first).ok(), i64::try_from(*count).ok())
+            }
+            Self::Earlier { element, count, .. } => (*element, *count),
+            _ => (None, None),
+        }
+    }
+
+    /// The row came in failed: it is passed on, and raises nothing anew.
+    pub fn is_earlier(&self) -> bool {
+        matches!(self, Self::Earlier { .. })
+    }
+}

@@ -1,0 +1,159 @@
+//! What is asked of each row: its own plan, else the plan table's, else the call's, else the
+//! scheme's default.
+
+use std::collections::HashMap;
+
+use arrow_array::RecordBatch;
+
+use crate::dtype::ScaleDtype;
+use crate::error::{CallError, Error, InvalidGroupSize, RowError, UnknownScheme};
+use crate::relation::columns::{self, Finder};
+use crate::relation::weights::Weights;
+use crate::scheme::{self, Choice};
+
+/// The options of a call, for the rows that no plan says otherwise of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to do.
+    pub scheme: Choice,
+    /// Elements that share a scale, -1 for one group a row; `None`: the scheme's default.
+    pub group_size: Option<i64>,
+    /// Whether zero is the middle code; `None`: the scheme's default.
+    pub symmetric: Option<bool>,
+    /// What scales are rounded to; `None`: as the source.
+    pub scale_dtype: Option<ScaleDtype>,
+}
+
+impl Options {
+    /// Options from their names as users write them.
+    ///
+    /// # Errors
+    /// A scheme, group size or scale dtype that there is not.
+    pub fn try_new(
+        scheme: &str,
+        group_size: Option<i64>,
+        symmetric: Option<bool>,
+        scale_dtype: &str,
+    ) -> Result<Self, CallError> {
+        if let Some(size) = group_size {
+            check_group_size(size)?;
+        }
+        let scheme = scheme::find(scheme)?;
+        let scale_dtype = match scale_dtype {
+            "source" => None,
+            name => Some(ScaleDtype::from_name(name).ok_or_else(|| CallError::UnknownChoice {
+                option: "scale_dtype",
+                value: name.to_owned(),
+                choices: format!("source, {}", ScaleDtype::ALL.map(ScaleDtype::name).join(", ")),
+            })?),
+        };
+        Ok(Self { scheme, group_size, symmetric, scale_dtype })
+    }
+}
+
+fn check_group_size(size: i64) -> Result<(), InvalidGroupSize> {
+    if size > 0 || size == -1 { Ok(()) } else { Err(InvalidGroupSize(size)) }
+}
+
+#[derive(Clone, Debug)]
+struct PlanRow {
+    scheme: Option<String>,
+    group_size: Option<i64>,
+    symmetric: Option<bool>,
+}
+
+impl PlanRow {
+    const EMPTY: Self = Self { scheme: None, group_size: None, symmetric: None };
+}
+
+/// A table that says, by layer name, what to do. Of several rows of one name the first counts.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    rows: HashMap<String, PlanRow>,
+}
+
+impl Plan {
+    /// The plan in the columns `layer_name`, `scheme`, `group_size`, `is_symmetric` of `batches`;
+    /// all but the name are optional, others are ignored.
+    ///
+    /// # Errors
+    /// A column is missing or has a type that can't be.
+    pub fn try_new(batches: &[RecordBatch]) -> Result<Self, Error> {
+        let mut rows = HashMap::new();
+        for batch in batches {
+            let schema = batch.schema();
+            let finder = Finder::new(&schema, "Plans");
+            let column = |index: usize| batch.column(index);
+            let name = finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?;
+            let names = columns::text(column(name))?;
+            let schemes = finder.text("scheme")?.map(|i| columns::text(column(i))).transpose()?;
+            let sizes =
+                finder.integer("group_size")?.map(|i| columns::integer(column(i))).transpose()?;
+            let symmetries =
+                finder.boolean("is_symmetric")?.map(|i| columns::boolean(column(i))).transpose()?;
+            for row in 0..batch.num_rows() {
+                let Some(name) = columns::text_at(Some(&names), row) else {
+                    continue;
+                };
+                rows.entry(name.to_owned()).or_insert_with(|| PlanRow {
+                    scheme: columns::text_at(schemes.as_ref(), row).map(str::to_owned),
+                    group_size: columns::integer_at(sizes.as_ref(), row),
+                    symmetric: columns::boolean_at(symmetries.as_ref(), row),
+                });
+            }
+        }
+        Ok(Self { rows })
+    }
+
+    fn get(&self, name: Option<&str>) -> &PlanRow {
+        name.and_then(|name| self.rows.get(name)).unwrap_or(&PlanRow::EMPTY)
+    }
+}
+
+/// What is asked of a row, before it is known whether it can be done.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) scheme: Result<Choice, UnknownScheme>,
+    pub(crate) group_size: Option<i64>,
+    pub(crate) symmetric: Option<bool>,
+}
+
+impl Asked {
+    /// Row `row`'s own plan, else the plan's, else the call's, else the scheme's default.
+    pub(crate) fn resolve(weights: &Weights, row: usize, plan: &Plan, options: &Options) -> Self {
+        let (scheme, group_size, symmetric) = weights.plan(row);
+        let planned = plan.get(weights.name(row));
+        let scheme = match scheme.or(planned.scheme.as_deref()) {
+            Some(name) => scheme::find(name),
+            None => Ok(options.scheme),
+        };
+        let defaults = match scheme {
+            Ok(Choice::Encode(scheme)) => {
+                (Some(scheme.default_group_size()), Some(scheme.default_symmetric()))
+            }
+            _ => (None, None),
+        };
+        Self {
+            group_size: group_size.or(planned.group_size).or(options.group_size).or(defaults.0),
+            symmetric: symmetric.or(planned.symmetric).or(options.symmetric).or(defaults.1),
+            scheme,
+        }
+    }
+
+    /// The scheme's name as it was asked for.
+    pub(crate) fn name(&self) -> &str {
+        match &self.scheme {
+            Ok(choice) => choice.name(),
+            Err(unknown) => &unknown.name,
+        }
+    }
+
+    /// The scheme, with the group size checked.
+    pub(crate) fn choice(&self) -> Result<Choice, RowError> {
+        let choice = self.scheme.clone().map_err(RowError::UnknownScheme)?;
+        if let (Choice::Encode(_), Some(size)) = (choice, self.group_size) {
+            check_group_size(size).map_err(RowError::InvalidGroupSize)?;
+        }
+        Ok(choice)
+    }
+}

@@ -1,0 +1,211 @@
+//! One piece of a layer, worked through on one thread.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::item::{Item, Job, Work};
+use crate::dtype::{Float, ScaleDtype};
+use crate::error::RowError;
+use crate::kernel::metrics::Sums;
+use crate::monitor::Monitor;
+use crate::panics;
+use crate::relation::weights::Weights;
+use crate::scheme::{self, Encoded, Grouping, Tile};
+use crate::simd::{self, Level};
+use crate::tile::{Carver, Place};
+
+/// Why a piece was not finished.
+pub(super) enum Stop {
+    Row(RowError),
+    /// A scale would be infinite in the scale dtype: the layer takes F32.
+    ScaleOverflow,
+    /// Nobody needs it any more.
+    Skipped,
+}
+
+/// What all pieces share.
+pub(super) struct Shared<'a> {
+    pub(super) monitor: &'a Monitor,
+    /// In fail-fast mode, the lowest row that failed; rows above it are skipped.
+    pub(super) lowest_failed: Option<AtomicUsize>,
+    /// Pieces of each row that are not finished, for progress.
+    pub(super) pending: Vec<AtomicUsize>,
+}
+
+impl Shared<'_> {
+    fn wanted(&self, row: usize) -> bool {
+        let needed = |lowest: &AtomicUsize| row <= lowest.load(Ordering::Relaxed);
+        !self.monitor.is_cancelled() && self.lowest_failed.as_ref().is_none_or(needed)
+    }
+
+    fn failed(&self, row: usize) {
+        if let Some(lowest) = &self.lowest_failed {
+            lowest.fetch_min(row, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Do one piece, tell the monitor, and turn a panic into the row's error.
+pub(super) fn finish(
+    item: Item<'_>,
+    level: Level,
+    shared: &Shared<'_>,
+    weights: &Weights,
+) -> (usize, Result<Sums, Stop>) {
+    let (row, bytes) = (item.row, item.bytes.len());
+    if !shared.wanted(row) {
+        return (row, Err(Stop::Skipped));
+    }
+    let outcome = panics::catch(|| work(item, level, shared, weights))
+        .unwrap_or_else(|panic| Err(Stop::Row(RowError::Internal(panic))));
+    if matches!(outcome, Err(Stop::Row(_))) {
+        shared.failed(row);
+    }
+    // A layer that starts over is reported when it is done.
+    if let Some(pending) = shared.pending.get(row)
+        && !matches!(outcome, Err(Stop::ScaleOverflow))
+    {
+        shared.monitor.bytes(bytes);
+        if pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            shared.monitor.layer(weights.name(row));
+        }
+    }
+    (row, outcome)
+}
+
+fn work(
+    item: Item<'_>,
+    level: Level,
+    shared: &Shared<'_>,
+    weights: &Weights,
+) -> Result<Sums, Stop> {
+    let Item { row, bytes, work, data, scales, zero_points } = item;
+    let Work::Encode { job, tiles, wide } = work else {
+        data.copy_from_slice(bytes);
+        return Ok(Sums::default());
+    };
+    let start = job.tiling.place(tiles.start);
+    let data_start = job.tiling.data(job.scheme, &start).start;
+    let group_start = start.own_groups().start;
+    let mut data = Carver::new(data);
+    let mut scales = Carver::new(scales);
+    let mut zero_points = Carver::new(zero_points);
+    let mut scratch = Scratch::default();
+    let mut sums = Sums::default();
+    for tile in tiles {
+        if !shared.wanted(row) {
+            return Err(Stop::Skipped);
+        }
+        let place = job.tiling.place(tile);
+        let bytes_at = job.tiling.data(job.scheme, &place);
+        let groups = place.own_groups();
+        let own = groups.start - group_start..groups.end - group_start;
+        let out = Encoded {
+            data: data.take(bytes_at.start - data_start..bytes_at.end - data_start),
+            scales: if scales.is_empty() { &mut [] } else { scales.take(own.clone()) },
+            zero_points: if zero_points.is_empty() { &mut [] } else { zero_points.take(own) },
+        };
+        let width = job.source.width();
+        let from = (place.elements.start - start.elements.start) * width;
+        let source = &bytes[from..from + place.elements.len() * width];
+        let wide = wide.map(|ranges| &ranges[place.groups.clone()]);
+        match scratch.encode(level, &job, &place, source, wide, out) {
+            Ok(tile) => sums += tile,
+            Err(NotFinite) => {
+                let whole = weights.bytes(row).unwrap_or(&[]);
+                return Err(Stop::Row(non_finite(job.source, whole)));
+            }
+            Err(Overflow) => return Err(Stop::ScaleOverflow),
+        }
+    }
+    Ok(sums)
+}
+
+use BadTile::{NotFinite, Overflow};
+
+pub(super) enum BadTile {
+    NotFinite,
+    Overflow,
+}
+
+/// Buffers for one tile, used again for the next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    values: Vec<f32>,
+    decoded: Vec<f32>,
+    ranges: Vec<scheme::Range>,
+}
+
+impl Scratch {
+    fn encode(
+        &mut self,
+        level: Level,
+        job: &Job,
+        place: &Place,
+        source: &[u8],
+        wide: Option<&[scheme::Range]>,
+        out: Encoded<'_>,
+    ) -> Result<Sums, BadTile> {
+        self.values.resize(place.elements.len(), 0.0);
+        self.decoded.resize(place.elements.len(), 0.0);
+        if !simd::to_f32(level, job.source, source, &mut self.values) {
+            return Err(NotFinite);
+        }
+        let grouping = job.grouping;
+        let ranges = match wide {
+            Some(ranges) => ranges,
+            None => {
+                self.ranges.resize(place.groups.len(), scheme::Range::ZERO);
+                simd::ranges(
+                    level,
+                    &self.values,
+                    place.width,
+                    grouping.group_size,
+                    &mut self.ranges,
+                );
+                &self.ranges
+            }
+        };
+        if !scales_fit(job, ranges) {
+            return Err(Overflow);
+        }
+        let (width, phase, values) = (place.width, place.phase, self.values.as_slice());
+        let tile = Tile { grouping, width, values, phase, ranges };
+        job.scheme.encode(level, &tile, out, &mut self.decoded);
+        Ok(if job.source == Float::F64 {
+            simd::sums_f64(level, source, &self.decoded)
+        } else {
+            simd::sums(level, &self.values, &self.decoded)
+        })
+    }
+}
+
+/// Only binary16 has a range that a scale can exceed, and not where the source was binary16.
+fn scales_fit(job: &Job, ranges: &[scheme::Range]) -> bool {
+    let Grouping { symmetric, scale_dtype, .. } = job.grouping;
+    let fits = |range: &scheme::Range| {
+        let exact = job.scheme.exact_scale(*range, symmetric);
+        exact == 0.0 || scale_dtype.round(exact).is_finite()
+    };
+    scale_dtype != ScaleDtype::F16 || job.source == Float::F16 || ranges.iter().all(fits)
+}
+
+/// Where the values that can't be quantized are, over the whole layer: read again, since this is
+/// rare.
+fn non_finite(source: Float, bytes: &[u8]) -> RowError {
+    let (mut first, mut count, mut only_beyond) = (0, 0, true);
+    let mut value = [0f32];
+    for (index, element) in bytes.chunks_exact(source.width()).enumerate() {
+        if simd::to_f32(Level::BASELINE, source, element, &mut value) {
+            continue;
+        }
+        first = if count == 0 { index as u64 } else { first };
+        count += 1;
+        let beyond = <[u8; 8]>::try_from(element).is_ok_and(|b| f64::from_le_bytes(b).is_finite());
+        only_beyond &= beyond;
+    }
+    if only_beyond {
+        RowError::BeyondFloat32 { first, count }
+    } else {
+        RowError::NonFinite { first, count }
+    }
+}

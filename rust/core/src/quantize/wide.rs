@@ -1,0 +1,78 @@
+//! Ranges of groups that reach over several tiles, found before any tile is encoded.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use super::State;
+use super::item::{Job, job};
+use crate::monitor::Monitor;
+use crate::relation::weights::Weights;
+use crate::scheme;
+use crate::simd::{self, Level};
+
+/// The ranges of all groups of those layers whose groups reach over several tiles.
+pub(super) fn wide_ranges(
+    weights: &Weights,
+    states: &[State],
+    rows: &[usize],
+    pool: &ThreadPool,
+    level: Level,
+    monitor: &Monitor,
+) -> HashMap<usize, Vec<scheme::Range>> {
+    let mut wide = HashMap::new();
+    for &row in rows {
+        let Some((job, tensor_rows)) = job(&states[row]) else {
+            continue;
+        };
+        if !job.tiling.has_wide_groups() {
+            continue;
+        }
+        let bytes = weights.bytes(row).unwrap_or(&[]);
+        let tiles: Vec<_> = pool.install(|| {
+            (0..job.tiling.len())
+                .into_par_iter()
+                .map_init(Vec::new, |values, tile| {
+                    let wanted = !monitor.is_cancelled();
+                    wanted.then(|| tile_ranges(level, &job, tile, bytes, values))
+                })
+                .flatten()
+                .collect()
+        });
+        let mut ranges = vec![scheme::Range::ZERO; tensor_rows * job.grouping.groups()];
+        for (groups, tile) in tiles {
+            for (range, part) in ranges[groups].iter_mut().zip(tile) {
+                *range = range.union(part);
+            }
+        }
+        wide.insert(row, ranges);
+    }
+    wide
+}
+
+/// The part of one tile in the ranges of the groups that it touches.
+fn tile_ranges(
+    level: Level,
+    job: &Job,
+    tile: usize,
+    bytes: &[u8],
+    values: &mut Vec<f32>,
+) -> (Range<usize>, Vec<scheme::Range>) {
+    let place = job.tiling.place(tile);
+    let width = job.source.width();
+    values.resize(place.elements.len(), 0.0);
+    let source = &bytes[place.elements.start * width..place.elements.end * width];
+    // Values that are not finite are found when the tile is encoded.
+    simd::to_f32(level, job.source, source, values);
+    let mut ranges = vec![scheme::Range::ZERO; place.groups.len()];
+    let first = (job.grouping.group_size - place.phase).min(values.len());
+    let (head, tail) = values.split_at(first);
+    let (first_range, other_ranges) = ranges.split_at_mut(1);
+    simd::ranges(level, head, head.len(), head.len(), first_range);
+    if !tail.is_empty() {
+        simd::ranges(level, tail, tail.len(), job.grouping.group_size, other_ranges);
+    }
+    (place.groups, ranges)
+}
