@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
+use arrow_schema::Schema;
 use arrowquant::relation::side_by_side;
 use arrowquant::{Monitor, Quantizer};
 use pyo3::exceptions::PyRuntimeError;
@@ -41,6 +42,20 @@ pub(crate) fn lists(batches: Vec<[RecordBatch; 3]>) -> Batches {
     lists
 }
 
+/// All that can be wrong with the call, before any work.
+fn prepare(
+    py: Python<'_>,
+    schema: &Schema,
+    plan: Option<AnyRecordBatch>,
+    options: &CallOptions,
+) -> PyResult<(Quantizer, Arc<Pool>)> {
+    let core = options.core().map_err(errors::call)?;
+    let pool = options.pool().map_err(errors::call)?;
+    let plan = options::plan(py, plan)?;
+    let quantizer = Quantizer::try_new(schema, core, plan, options.continue_on_error);
+    Ok((quantizer.map_err(errors::call)?, pool))
+}
+
 /// Quantize all of `weights`. With `sized`, all of it is at hand, so that progress can tell the
 /// fraction done.
 #[pyfunction]
@@ -53,12 +68,7 @@ pub(crate) fn quantize(
     progress: Option<Py<PyAny>>,
     sized: bool,
 ) -> PyResult<(Batches, Schemas)> {
-    let core = options.core().map_err(errors::call)?;
-    let pool = options.pool().map_err(errors::call)?;
-    let plan = options::plan(py, plan)?;
-    let mut quantizer =
-        Quantizer::try_new(weights.schema()?.as_ref(), core, plan, options.continue_on_error)
-            .map_err(errors::call)?;
+    let (mut quantizer, pool) = prepare(py, &*weights.schema()?, plan, &options)?;
     let schemas = schemas(quantizer.schemas());
     let reader = weights.into_reader()?;
     let batches = run(py, progress, move |monitor, total| {
@@ -103,12 +113,7 @@ impl PyQuantizer {
         plan: Option<AnyRecordBatch>,
         options: CallOptions,
     ) -> PyResult<Self> {
-        let core = options.core().map_err(errors::call)?;
-        let pool = options.pool().map_err(errors::call)?;
-        let plan = options::plan(py, plan)?;
-        let schema = schema.into_inner();
-        let quantizer = Quantizer::try_new(&schema, core, plan, options.continue_on_error)
-            .map_err(errors::call)?;
+        let (quantizer, pool) = prepare(py, &schema.into_inner(), plan, &options)?;
         let schemas = quantizer.schemas().clone();
         Ok(Self { quantizer: Mutex::new(Some(quantizer)), pool, schemas })
     }
@@ -151,12 +156,7 @@ pub(crate) fn quantize_stream(
     plan: Option<AnyRecordBatch>,
     options: CallOptions,
 ) -> PyResult<Stream> {
-    let core = options.core().map_err(errors::call)?;
-    let pool = options.pool().map_err(errors::call)?;
-    let plan = options::plan(py, plan)?;
-    let mut quantizer =
-        Quantizer::try_new(weights.schema()?.as_ref(), core, plan, options.continue_on_error)
-            .map_err(errors::call)?;
+    let (mut quantizer, pool) = prepare(py, &*weights.schema()?, plan, &options)?;
     let (one, failed) = (quantizer.schemas().one.clone(), quantizer.schemas().failed.clone());
     let schema = one.clone();
     let monitor = Monitor::default();
