@@ -134,7 +134,9 @@ def test_dequantize_to_f32(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["quantize", "MODEL"], "name the file to write"),
-        (["quantize", "MODEL", "-o", "MODEL"], "is the model itself"),
+        (["quantize", "MODEL", "-o", "MODEL"], "is the source itself"),
+        (["plan", "MODEL", "-o", "MODEL"], "is the source itself"),
+        (["dequantize", "MODEL", "-o", "MODEL"], "is the source itself"),
         (["quantize", "MODEL", "-o", "OUT", "--scheme", "q4"], "'q4' is 'int4' here"),
         (["quantize", "MODEL", "-o", "OUT", "--group-size", "0"], "invalid group_size 0"),
         (["quantize", "MODEL", "-o", "none/OUT"], "does not exist. Make it"),

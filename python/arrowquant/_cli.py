@@ -63,8 +63,8 @@ def _exits(command: Callable[..., int]) -> Callable[..., None]:
         except KeyboardInterrupt:
             typer.echo("interrupted; nothing was written", err=True)
             status = INTERRUPTED
-        except (OSError, TypeError, ValueError) as error:
-            typer.echo(f"error: {error}", err=True)
+        except Exception as error:
+            typer.echo(f"error: {error or type(error).__name__}", err=True)
             status = WRONG_CALL
         raise typer.Exit(status)
 
@@ -98,6 +98,7 @@ def quantize(
     from arrowquant import _report
     from arrowquant._job import quantize_file
     from arrowquant._options import Options
+    from arrowquant._parquet import failed_path
     from arrowquant._scan import scan
 
     source = scan(model)
@@ -108,11 +109,16 @@ def quantize(
         return OK
     if output is None:
         raise ValueError("name the file to write: -o OUT.parquet (or --dry-run).")
-    if output.exists() and output.samefile(model):
-        raise ValueError(f"{output}: is the model itself. Name another file.")
+    _not_the_source(model, output, failed_path(output))
     summary = quantize_file(source, output, plan=plan, options=options, progress=not as_json)
     _report.summary(summary, as_json=as_json)
     return FAILED if summary.failed else OK
+
+
+def _not_the_source(source: Path, *outputs: Path) -> None:
+    for output in outputs:
+        if output.exists() and output.samefile(source):
+            raise ValueError(f"{output}: is the source itself. Name another file.")
 
 
 def _plan(source: Any, options: Any, keep: list[str], *, everything: bool) -> pa.Table:
@@ -168,6 +174,7 @@ def plan(
     options = Options(scheme, group_size, symmetric, scale_dtype)
     table = _plan(scan(model), options, keep or [], everything=everything)
     if output is not None:
+        _not_the_source(model, output)
         with replacing(output) as temporary:
             pq.write_table(table, temporary)
     _report.plan(table, as_json=as_json)
@@ -201,6 +208,7 @@ def dequantize(
     from arrowquant._safetensors import dequantize_to_safetensors
     from arrowquant._scan import scan
 
+    _not_the_source(path, output)
     undecodable = dequantize_to_safetensors(scan(path), output, dtype=dtype, threads=threads)
     missing = _report.missing(path) + undecodable.to_pylist()
     _report.left_out(output, missing, as_json=as_json)

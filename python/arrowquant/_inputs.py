@@ -8,8 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
-from arrowquant._scan import Scan
-
 LARGEST_VIEW = 2**31 - 1
 """A binary view's length is an int32."""
 
@@ -48,7 +46,8 @@ def as_arrow(weights: Any) -> Any:
     raise TypeError(
         "weights must speak the Arrow PyCapsule interface (a pyarrow, Polars, DuckDB or pandas "
         "table, an aq.scan, ...) or map names to NumPy arrays, "
-        f"got {type(weights).__name__}."
+        f"got {type(weights).__name__}. Of what is lazy hand in the data: LazyFrame.collect(), "
+        "Dataset.scanner().to_reader()."
     )
 
 
@@ -63,8 +62,6 @@ def as_table(data: Any) -> pa.Table:
 
 def is_sized(weights: Any) -> bool:
     """Whether all of it is at hand, so that reading it twice costs nothing."""
-    if isinstance(weights, Scan):
-        return weights.is_mapped
     frame = type(weights).__module__.partition(".")[0] in {"polars", "pandas"}
     return isinstance(weights, (pa.Table, pa.RecordBatch)) or (
         frame and type(weights).__name__ == "DataFrame"
@@ -81,6 +78,10 @@ def array_problem(array: Any) -> Problem:
         return "unsupported_dtype", (
             f"Expected numpy array, got {type(array).__name__}. Convert it with np.asarray(...)."
         )
+    if isinstance(array, np.ma.MaskedArray):
+        return "unsupported_dtype", (
+            "is a masked array, whose mask would be lost. Fill it with arr.filled(...)."
+        )
     if array.dtype.byteorder == ">":
         return "unsupported_dtype", (
             f"is big-endian ('{array.dtype.str}'). Convert it with "
@@ -96,6 +97,13 @@ def array_problem(array: Any) -> Problem:
     return None
 
 
+def check_names(arrays: Mapping[str, Any]) -> None:
+    """Raise TypeError for a name that is no string."""
+    for name in arrays:
+        if not isinstance(name, str):
+            raise TypeError(f"layer names must be strings, got {name!r}.")
+
+
 def mapping_to_table(
     arrays: Mapping[str, Any], problem: Callable[[Any], Problem] = array_problem
 ) -> pa.Table:
@@ -106,9 +114,7 @@ def mapping_to_table(
     Raises:
         TypeError: A name is no string.
     """
-    for name in arrays:
-        if not isinstance(name, str):
-            raise TypeError(f"layer names must be strings, got {name!r}.")
+    check_names(arrays)
     rows = [_row(name, array, problem(array)) for name, array in arrays.items()]
     sizes = [row["bytes"].size for row in rows if row["bytes"] is not None]
     if max(sizes, default=0) > LARGEST_VIEW:
@@ -120,10 +126,10 @@ def mapping_to_table(
 
 def safetensors_dtype(dtype: np.dtype[Any]) -> str | None:
     """safetensors' name of a NumPy or ml_dtypes type; None where it has none."""
-    return _DTYPES.get(dtype.name)
+    return DTYPES.get(dtype.name)
 
 
-_DTYPES = {
+DTYPES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
@@ -155,7 +161,7 @@ def _row(name: str, array: Any, problem: Problem) -> dict[str, Any]:
     if problem is not None:
         code, reason = problem
         return row | {"error_code": code, "error_message": f"layer '{name}': {reason}"}
-    return row | {"bytes": array.reshape(-1).view(np.uint8)}
+    return row | {"bytes": np.asarray(array).reshape(-1).view(np.uint8)}
 
 
 def _batch(rows: list[dict[str, Any]], data: Any) -> pa.RecordBatch:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._options import Options
@@ -45,13 +44,13 @@ class Summary:
     @property
     def weights(self) -> int:
         """How many weights the good layers have."""
-        return sum(math.prod(layer["shape"]) for layer in self.layers)
+        return sum(map(_count, self.layers))
 
     @property
     def output_bytes(self) -> int:
         """Codes, scales and zero points, and the kept layers' bytes."""
         sized = (layer for layer in self.layers if layer["bits_per_weight"] is not None)
-        bits: float = sum(layer["bits_per_weight"] * math.prod(layer["shape"]) for layer in sized)
+        bits: float = sum(layer["bits_per_weight"] * _count(layer) for layer in sized)
         return math.ceil(bits / 8)
 
     @property
@@ -86,6 +85,11 @@ class Summary:
         }
 
 
+def _count(layer: dict[str, Any]) -> int:
+    """A layer's elements; a kept one of a dtype that nobody knows may have no shape."""
+    return 0 if layer["shape"] is None else math.prod(layer["shape"])
+
+
 def quantize_file(
     source: Scan,
     output: Path,
@@ -110,7 +114,7 @@ def quantize_file(
             report = _continued(callback, done, source.data_bytes) if callback else None
             good, errors, bad = map(pa.record_batch, quantizer.quantize(batch, report))
             if bad.num_rows:
-                good = good.filter(pc.is_null(errors["error_code"]))
+                good = pa.record_batch(_core.select(good, errors, False))
                 failures.append(bad)
             writer.write(good)
             summary.layers += good.select(_SHOWN).to_pylist()

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
-from arrowquant._inputs import _DTYPES, as_arrow, as_table
+from arrowquant._inputs import DTYPES, as_arrow, as_table
 from arrowquant._layers import LayerDict
 
 
@@ -34,8 +36,9 @@ def to_numpy(weights: Any) -> LayerDict:
         QuantizationWarning: Rows have no data.
     """
     table = as_table(as_arrow(weights))
-    missing = table.filter(table["data"].is_null())
-    arrays = LayerDict(failed=missing.drop_columns(["data"]))
+    without = [_missing(batch) for batch in table.to_batches()]
+    missing = pa.Table.from_batches(without, table.schema).drop_columns(["data"])
+    arrays = LayerDict(failed=missing)
     for batch in table.to_batches():
         data = batch["data"].cast(pa.large_binary())
         offsets, values = data.buffers()[1:]
@@ -56,7 +59,15 @@ def to_numpy(weights: Any) -> LayerDict:
     return arrays
 
 
-_NAMES = {ours: numpy_name for numpy_name, ours in _DTYPES.items()}
+def _missing(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows without data; the core filters every type that columns may have."""
+    absent = pa.record_batch({"error_code": batch["data"].is_null()})
+    codes = absent["error_code"].cast(pa.string())
+    marks = pa.record_batch({"error_code": pc.if_else(absent["error_code"], codes, None)})
+    return pa.record_batch(_core.select(batch, marks, True))
+
+
+_NAMES = {ours: numpy_name for numpy_name, ours in DTYPES.items()}
 
 
 def _numpy_dtype(layer: str, dtype: str | None) -> np.dtype[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,26 @@ class Options:
     def __post_init__(self) -> None:
         """Check types: a bool is an int in Python, and would pass for a group size of 1."""
         _check("scheme", self.scheme, str)
-        _check("group_size", self.group_size, int, optional=True)
+        _check_integer("group_size", self.group_size)
         _check("symmetric", self.symmetric, bool, optional=True)
         _check("scale_dtype", self.scale_dtype, str)
-        _check("threads", self.threads, int, optional=True)
+        _check_integer("threads", self.threads)
         _check("continue_on_error", self.continue_on_error, bool)
+
+
+def _check_integer(name: str, value: object) -> None:
+    """NumPy's integers pass; a bool does not."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name} must be int or None, got {value!r}.")
+    if not -(2**63) <= operator.index(value) < 2**63:
+        raise ValueError(f"{name} is beyond 64 bits: {value!r}.")
 
 
 def _check(name: str, value: object, kind: type, *, optional: bool = False) -> None:
     if optional and value is None:
         return
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if not isinstance(value, kind):
         expected = kind.__name__ + (" or None" if optional else "")
         raise TypeError(f"{name} must be {expected}, got {value!r}.")

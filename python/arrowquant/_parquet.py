@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arrowquant import _core
@@ -51,13 +50,8 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
     with AtomicParquet(path, good) as writer:
         failed = []
         for batch in batches:
-            codes = batch["error_code"]
-            bad = codes.is_valid()
-            if codes.null_count == len(codes):
-                writer.write(batch.select(good.names))
-            else:
-                writer.write(batch.filter(pc.invert(bad)).select(good.names))
-                failed.append(batch.filter(bad))
+            writer.write(pa.record_batch(_core.select(batch, batch, False)).select(good.names))
+            failed.append(pa.record_batch(_core.select(batch, batch, True)))
         if isinstance(quantized, (QuantizationResult, QuantizationStream)):
             table = quantized.failed
         else:
@@ -67,18 +61,17 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
 
 def _one_relation(quantized: Any) -> tuple[Iterable[pa.RecordBatch], pa.Schema]:
     if isinstance(quantized, QuantizationStream):
-        return quantized, quantized.schema
-    if isinstance(quantized, QuantizationResult):
-        table = quantized.to_table()
-        return table.to_batches(), table.schema
-    reader = pa.RecordBatchReader.from_stream(quantized)
-    if "error_code" not in reader.schema.names:
+        batches: Any = quantized  # iterated, it raises our own errors and lets Ctrl-C through
+    else:
+        batches = pa.RecordBatchReader.from_stream(quantized)
+    missing = {"row_index", "scales", *_ERRORS} - set(batches.schema.names)
+    if missing:
         raise ValueError(
-            "write_parquet needs the one relation, with its error_ columns; found "
-            f"{', '.join(reader.schema.names)}."
+            "write_parquet needs the one relation, with its error_ columns; it lacks "
+            f"{', '.join(sorted(missing))}."
         )
-    schema = _storable(reader.schema)
-    return (batch.cast(schema) for batch in reader), schema
+    schema = _storable(batches.schema)
+    return (batch.cast(schema) for batch in batches), schema
 
 
 _STORABLE = {
@@ -114,9 +107,12 @@ class AtomicParquet:
 
     def __init__(self, path: str | os.PathLike[str], schema: pa.Schema) -> None:
         self.path = Path(path)
-        self._schema = schema
         self._temporary = _temporary_beside(self.path)
-        self._writer = pq.ParquetWriter(self._temporary, schema, **_layout(schema))
+        try:
+            self._writer = pq.ParquetWriter(self._temporary, schema, **_layout(schema))
+        except BaseException:
+            self._temporary.unlink(missing_ok=True)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -204,12 +200,8 @@ def _temporary_beside(path: Path) -> Path:
         raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist. Make it.")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a directory. Name a file in it.")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary = Path(name)
-    temporary.chmod(0o666 & ~umask)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
 
 

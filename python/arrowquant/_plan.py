@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
 from arrowquant._inputs import as_arrow
 from arrowquant._options import Options
-from arrowquant._scan import Scan
+from arrowquant._scan import Scan, scan
 
 
 def plan(
@@ -54,6 +55,8 @@ def plan(
     if isinstance(keep, str):
         raise TypeError(f"keep must be a sequence of patterns, got the string {keep!r}.")
     options = Options(scheme, group_size, symmetric, scale_dtype)
+    if isinstance(weights, (str, os.PathLike)):
+        weights = scan(weights)
     source = weights.without_data() if isinstance(weights, Scan) else as_arrow(weights)
     batches, schema, unmatched = _core.plan(source, list(keep), options)
     if unmatched:

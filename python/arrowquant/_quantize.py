@@ -9,6 +9,7 @@ from arrowquant._inputs import ArrowArrayExportable, Weights, as_arrow, is_sized
 from arrowquant._options import Options
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._result import QuantizationResult
+from arrowquant._scan import Scan
 from arrowquant._stream import QuantizationStream
 
 
@@ -64,8 +65,17 @@ def quantize(
     source = as_arrow(weights)
     single = isinstance(source, ArrowArrayExportable)
     with listener(progress) as callback:
-        batches, schemas = _core.quantize(source, plan, options, callback, is_sized(source))
+        batches, schemas = _core.quantize(
+            source, plan, options, callback, is_sized(source), _total(source)
+        )
     return QuantizationResult(batches, schemas, single=single)
+
+
+def _total(source: Any) -> tuple[int, int] | None:
+    """Bytes and layers of a checkpoint whose header tells them."""
+    if isinstance(source, Scan) and source.data_bytes is not None and source.layers is not None:
+        return source.data_bytes, source.layers
+    return None
 
 
 def quantize_stream(

@@ -36,7 +36,9 @@ class _Console(Console):
 
 def _console() -> _Console:
     terminal = sys.stdout.isatty()
-    return _Console(highlight=False, markup=False, width=None if terminal else _PIPE_WIDTH)
+    return _Console(
+        highlight=False, markup=False, emoji=False, width=None if terminal else _PIPE_WIDTH
+    )
 
 
 def _print_json(value: Any) -> None:
@@ -60,6 +62,15 @@ def _table(title: str, *columns: str) -> Table:
         name, _, right = column.partition(">")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     return table
+
+
+def _row(table: Table, *cells: str | None) -> None:
+    """Add a row. Names may hold anything: what a terminal would obey is shown, not sent."""
+    table.add_row(*(None if cell is None else _printable(cell) for cell in cells))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _size(size: int | None) -> str:
@@ -86,8 +97,9 @@ def plan(table: pa.Table, *, as_json: bool) -> None:
     for row in rows:
         size = "" if row["group_size"] is None else str(row["group_size"])
         bytes_after = row["predicted_bytes"]
-        shown.add_row(
-            row["layer_name"] or "(null)",
+        _row(
+            shown,
+            "(null)" if row["layer_name"] is None else row["layer_name"],
             row["dtype"],
             str(row["shape"]),
             row["scheme"],
@@ -129,7 +141,7 @@ def summary(summary: Summary, *, as_json: bool) -> None:
         shown = _table("\nLowest SNR", "layer", "scheme", "bits a weight>r", "SNR dB>r")
         for row in summary.worst:
             bits_text = _number(row["bits_per_weight"])
-            shown.add_row(row["layer_name"], row["scheme"], bits_text, _number(row["snr_db"]))
+            _row(shown, row["layer_name"], row["scheme"], bits_text, _number(row["snr_db"]))
         console.print(shown)
     if summary.failed:
         _failures(console, summary.failed, failed_path(summary.output))
@@ -139,7 +151,7 @@ def _failures(console: Console, rows: list[dict[str, Any]], path: Path | None) -
     where = f", in {path}" if path else ""
     shown = _table(f"\nFailed ({len(rows)}{where})", "code", "what")
     for row in rows:
-        shown.add_row(row["error_code"], row["error_message"])
+        _row(shown, row["error_code"], row["error_message"])
     console.print(shown)
 
 
@@ -183,7 +195,8 @@ def inspect(path: Path, *, as_json: bool) -> None:
         "SNR dB>r",
     )
     for row in rows:
-        shown.add_row(
+        _row(
+            shown,
             row["layer_name"],
             row["dtype"],
             str(row["shape"]),

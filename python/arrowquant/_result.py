@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from arrowquant import _core
 
 Tabular: TypeAlias = "pa.Table | pa.RecordBatch"
 """RecordBatch in gives RecordBatches, anything else Tables with the input's batch boundaries."""
@@ -19,19 +20,25 @@ class _Pair:
     """A relation, its errors, and both as one relation for engines that take one table."""
 
     def __init__(self, batches: Any, schemas: Any, *, single: bool) -> None:
-        kinds = [
-            pa.Table.from_batches([pa.record_batch(batch) for batch in kind], pa.schema(schema))
-            for kind, schema in zip(batches, schemas[:3], strict=True)
+        left, errors, failed = ([pa.record_batch(batch) for batch in kind] for kind in batches)
+        tables = [
+            pa.Table.from_batches(kind, pa.schema(schema))
+            for kind, schema in zip((left, errors, failed), schemas[:3], strict=True)
         ]
-        self._left: Tabular = kinds[0].to_batches()[0] if single else kinds[0]
-        self.errors: Tabular = kinds[1].to_batches()[0] if single else kinds[1]
-        self.failed: pa.Table = kinds[2]
+        self._left: Tabular = left[0] if single else tables[0]
+        self.errors: Tabular = errors[0] if single else tables[1]
+        self.failed: pa.Table = tables[2]
         self._one_schema = pa.schema(schemas[3])
 
     @property
     def succeeded(self) -> pa.Table:
         """The rows that did not fail."""
-        return _table(self._left).filter(pc.is_null(_table(self.errors)["error_code"]))
+        if self.failed.num_rows == 0:
+            return _table(self._left)
+        left, errors = _table(self._left), _table(self.errors)
+        pairs = zip(left.to_batches(), errors.to_batches(), strict=True)
+        good = [pa.record_batch(_core.select(one, other, False)) for one, other in pairs]
+        return pa.Table.from_batches(good, left.schema)
 
     @property
     def schema(self) -> pa.Schema:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._dequantize import dequantize_stream
@@ -32,7 +31,8 @@ def write_safetensors(weights: Any, path: str | os.PathLike[str]) -> None:
         OSError: The file can't be written.
     """
     table = as_table(as_arrow(weights))
-    missing = table.filter(table["data"].is_null())["layer_name"].to_pylist()
+    rows = zip(table["layer_name"].to_pylist(), table["data"].is_null().to_pylist(), strict=True)
+    missing = [name for name, absent in rows if absent]
     if missing:
         names = ", ".join(repr(name) for name in missing)
         raise ValueError(f"layers without data can't be written: {names}. Filter them out.")
@@ -68,9 +68,12 @@ def dequantize_to_safetensors(
     tensors = []
     first = stream()
     for batch in first:
-        good = batch.filter(pc.invert(batch["error_code"].is_valid()))
+        good = _good(batch)
         columns = (good[name].to_pylist() for name in ("layer_name", "dtype", "shape"))
         tensors += list(zip(*columns, strict=True))
-    good_batches = (batch.filter(pc.invert(batch["error_code"].is_valid())) for batch in stream())
-    write_tensors(path, tensors, good_batches)
+    write_tensors(path, tensors, map(_good, stream()))
     return first.failed
+
+
+def _good(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return pa.record_batch(_core.select(batch, batch, False))

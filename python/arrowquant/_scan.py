@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 
 from arrowquant import _core
 
-_FORMAT_KEY = b"arrowquant.format"
-
 
 def scan(source: str | os.PathLike[str], *, mmap: bool = True) -> Scan:
     """Return the weights of a file as a lazy Arrow stream, which reopens the file at each use.
@@ -55,11 +53,11 @@ def scan(source: str | os.PathLike[str], *, mmap: bool = True) -> Scan:
 class Scan(ABC):
     """A checkpoint on disk as a weights relation. Nothing is read before a batch is asked for."""
 
-    is_mapped: bool = False
-    """Whether all batches are at hand without reading them."""
-
     data_bytes: int | None = None
     """Bytes of all weights, where that is known without reading them."""
+
+    layers: int | None = None
+    """How many there are, likewise."""
 
     def __init__(self, path: Path, *, mmap: bool) -> None:
         self.path = path
@@ -98,9 +96,8 @@ class _Safetensors(Scan):
 
     def __init__(self, path: Path, *, mmap: bool) -> None:
         super().__init__(path, mmap=mmap)
-        self.is_mapped = mmap
-        # A broken header is a wrong call, and raises here.
-        self.data_bytes = self._open().data_bytes
+        file = self._open()  # A broken header is a wrong call, and raises here.
+        self.data_bytes, self.layers = file.data_bytes, len(file)
 
     def _open(self) -> _core.SafetensorsFile:
         return _core.SafetensorsFile(self.path, self._mmap)
@@ -133,7 +130,7 @@ _PARTS = pa.schema(
 
 
 def _is_quantized(schema: pa.Schema) -> bool:
-    return _FORMAT_KEY in (schema.metadata or {})
+    return {"scales", "zero_points", "row_index"} <= set(schema.names)
 
 
 def _with_parts(schema: pa.Schema) -> pa.Schema:
@@ -215,7 +212,9 @@ class _Ipc(Scan):
         def batches() -> Iterator[pa.RecordBatch]:
             with self._open() as file:
                 for index in range(file.num_record_batches):
-                    yield _add_parts(file.get_batch(index), schema, self.path.name)
+                    batch = file.get_batch(index)
+                    batch.validate()  # Offsets of a damaged file may point anywhere.
+                    yield _add_parts(batch, schema, self.path.name)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 

@@ -8,6 +8,11 @@ import pyarrow as pa
 
 from arrowquant import _core
 
+_READ_ONCE = (
+    "The stream can be read once, and was. Make a new one, or use aq.quantize, whose result can be "
+    "read as often as wanted."
+)
+
 
 class QuantizationStream:
     """The one relation as a stream that is computed as it is read, once.
@@ -52,23 +57,24 @@ class QuantizationStream:
     def _take(self) -> pa.RecordBatchReader:
         reader = self._stream.take()
         if reader is None:
-            raise ValueError(
-                "The stream can be read once, and was. Make a new one, or use aq.quantize, whose "
-                "result can be read as often as wanted."
-            )
+            raise ValueError(_READ_ONCE)
         return reader
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield the batches; a failure raises the error itself, not Arrow's wrapping of it."""
-        reader = self.reader()
+        batches = self._stream.iterate()
+        if batches is None:
+            raise ValueError(_READ_ONCE)
         while True:
             try:
-                batch = reader.read_next_batch()
-            except StopIteration:
-                return
+                batch = batches.next()
+            except KeyboardInterrupt:
+                raise
             except Exception as wrapped:
                 raise (self.error or wrapped) from None
-            yield batch
+            if batch is None:
+                return
+            yield pa.record_batch(batch)
 
     def __arrow_c_schema__(self) -> object:
         """Return a PyCapsule of the one relation's Arrow C schema."""

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from arrowquant._errors import QuantizationError, QuantizationWarning
-from arrowquant._inputs import array_problem, mapping_to_table
+from arrowquant._inputs import array_problem, check_names, mapping_to_table
 from arrowquant._layers import LayerDict
 from arrowquant._quantize import quantize
 from arrowquant._result import QuantizationResult
@@ -93,6 +93,9 @@ def _quantize_batch(
     bits = _check_bit_width(bit_width)
     if not isinstance(layers, Mapping):
         raise TypeError(f"weights_dict must map names to arrays, got {type(layers).__name__}.")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress_callback must be callable or None, got {progress!r}.")
+    check_names(layers)
     if not layers:
         return LayerDict(failed=_quantize(mapping_to_table({}), bits, None).failed)
     wrong = {name: array for name, array in layers.items() if _problem(array) is not None}

@@ -109,7 +109,7 @@ fn check_dtype(weights: &Weights, row: usize) -> Result<(), RowError> {
 
 /// The number of elements of `shape`, which must fill `found` bytes of `dtype` exactly. Of a dtype
 /// that nobody knows, only the shape itself is checked.
-fn check_shape(shape: &[i64], dtype: &str, found: usize) -> Result<usize, RowError> {
+pub(crate) fn check_shape(shape: &[i64], dtype: &str, found: usize) -> Result<usize, RowError> {
     let count = element_product(shape)?;
     let Some(bits) = dtype::bits(dtype) else {
         return Ok(count);

@@ -55,7 +55,7 @@ fn check_group_size(size: i64) -> Result<(), InvalidGroupSize> {
     if size > 0 || size == -1 { Ok(()) } else { Err(InvalidGroupSize(size)) }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct PlanRow {
     scheme: Option<String>,
     group_size: Option<i64>,
@@ -66,7 +66,7 @@ impl PlanRow {
     const EMPTY: Self = Self { scheme: None, group_size: None, symmetric: None };
 }
 
-/// A table that says, by layer name, what to do. Of several rows of one name the first counts.
+/// A table that says, by layer name, what to do.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     rows: HashMap<String, PlanRow>,
@@ -77,7 +77,7 @@ impl Plan {
     /// all but the name are optional, others are ignored.
     ///
     /// # Errors
-    /// A column is missing or has a type that can't be.
+    /// A column is missing or has a type that can't be, or rows of one name contradict each other.
     pub fn try_new(batches: &[RecordBatch]) -> Result<Self, Error> {
         let mut rows = HashMap::new();
         for batch in batches {
@@ -95,11 +95,14 @@ impl Plan {
                 let Some(name) = columns::text_at(Some(&names), row) else {
                     continue;
                 };
-                rows.entry(name.to_owned()).or_insert_with(|| PlanRow {
+                let planned = PlanRow {
                     scheme: columns::text_at(schemes.as_ref(), row).map(str::to_owned),
                     group_size: columns::integer_at(sizes.as_ref(), row),
                     symmetric: columns::boolean_at(symmetries.as_ref(), row),
-                });
+                };
+                if rows.entry(name.to_owned()).or_insert_with(|| planned.clone()) != &planned {
+                    return Err(CallError::PlanContradicts(name.to_owned()).into());
+                }
             }
         }
         Ok(Self { rows })

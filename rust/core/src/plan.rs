@@ -154,7 +154,7 @@ impl Planner {
             symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
             scale_dtype: self.options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
         };
-        let bits = encoded_bits(scheme, count / columns, &grouping);
+        let bits = encoded_bits(scheme, count / columns, &grouping).ok_or("no_gain")?;
         Ok((asked, i64::try_from(bits.div_ceil(8)).map_err(|_| "no_gain")?))
     }
 }

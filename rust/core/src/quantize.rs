@@ -221,13 +221,14 @@ fn output(weights: &Weights, row: usize, state: &State) -> Row {
         Ok(Layer::Encode { scheme, rows, grouping, .. }) => {
             let count = rows * grouping.columns;
             let bits = encoded_bits(*scheme, *rows, grouping);
+            let bits_per_weight = bits.map(|bits| bits as f64 / count as f64);
             Row {
                 scheme: Some(scheme.name()),
                 group_size: Some(grouping.group_size as i64),
                 is_symmetric: Some(grouping.symmetric),
                 scale_dtype: (scheme.row_layout(grouping).scales > 0)
                     .then_some(grouping.scale_dtype.name()),
-                bits_per_weight: Some(bits as f64 / count as f64),
+                bits_per_weight,
                 mse: Some(state.sums.mse(count)),
                 max_abs_error: Some(state.sums.max_abs_error),
                 snr_db: state.sums.snr_db(),
@@ -236,17 +237,23 @@ fn output(weights: &Weights, row: usize, state: &State) -> Row {
     }
 }
 
-/// Bits of codes, scales at their dtype's width and zero points at the codes' width.
+/// Bits of codes, scales at their dtype's width and zero points at the codes' width; `None` where a
+/// shape, which may come from outside, makes that overflow.
 pub(crate) fn encoded_bits(
     scheme: &dyn crate::scheme::Scheme,
     rows: usize,
     grouping: &crate::scheme::Grouping,
-) -> u64 {
+) -> Option<u64> {
     let layout = scheme.row_layout(grouping);
-    let row = 8 * layout.data as u64
-        + layout.scales as u64 * grouping.scale_dtype.bits()
-        + layout.zero_points as u64 * scheme.code_bits();
-    row * rows as u64
+    let parts = [
+        (layout.data, 8),
+        (layout.scales, grouping.scale_dtype.bits()),
+        (layout.zero_points, scheme.code_bits()),
+    ];
+    let row = parts
+        .into_iter()
+        .try_fold(0u64, |sum, (count, bits)| sum.checked_add((count as u64).checked_mul(bits)?));
+    row?.checked_mul(rows as u64)
 }
 
 fn kept_bits_per_weight(weights: &Weights, row: usize, described: &Described) -> Option<f64> {

@@ -62,9 +62,10 @@ pub(crate) fn dequantize_stream(
     let (mut dequantizer, pool) = prepare(&quantized, dtype, threads, continue_on_error)?;
     let (one, failed) = (dequantizer.schemas().one.clone(), dequantizer.schemas().failed.clone());
     let schema = one.clone();
-    let monitor = Monitor::default();
-    let step = move |batch: &RecordBatch| {
-        let out = dequantizer.dequantize(batch, &pool, &monitor)?;
+    let threads = pool.current_num_threads();
+    let step = move |batch: &RecordBatch, monitor: &Monitor| {
+        let pool = pool::with_threads(threads)?;
+        let out = dequantizer.dequantize(batch, &pool, monitor)?;
         Ok((side_by_side(&schema, &out.weights, &out.errors)?, out.failed))
     };
     Ok(Stream::new(quantized.into_reader()?, one, failed, Box::new(step)))

@@ -30,10 +30,10 @@ mod _core {
     #[pymodule_export]
     use crate::safetensors::{SafetensorsFile, SafetensorsWriter};
     #[pymodule_export]
-    use crate::stream::Stream;
+    use crate::stream::{Iterated, Stream};
 
     #[pymodule_export]
-    use super::{error_codes, format_metadata, schemes, thread_count, weight_bytes};
+    use super::{error_codes, format_metadata, schemes, select, thread_count, weight_bytes};
 }
 
 /// Every error code, for the test that looks whether each is documented and reached.
@@ -66,4 +66,17 @@ fn format_metadata() -> HashMap<&'static str, &'static str> {
 fn weight_bytes(py: Python<'_>, batch: PyRecordBatch) -> PyResult<u64> {
     let bytes = arrowquant::quantize::weight_bytes(batch.as_ref());
     bytes.map_err(|error| errors::raise(py, error))
+}
+
+/// The rows of a batch whose `error_code`, in the batch `errors` beside it, is null; or, with
+/// `failed`, the others.
+#[pyfunction]
+fn select(
+    py: Python<'_>,
+    batch: PyRecordBatch,
+    errors: PyRecordBatch,
+    failed: bool,
+) -> PyResult<PyRecordBatch> {
+    let selected = relation::select(batch.as_ref(), errors.as_ref(), failed);
+    selected.map(PyRecordBatch::new).map_err(|error| errors::raise(py, error))
 }

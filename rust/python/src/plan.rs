@@ -1,5 +1,6 @@
 //! `plan`.
 
+use arrowquant::Error;
 use arrowquant::plan::Planner;
 use pyo3::prelude::*;
 use pyo3_arrow::input::AnyRecordBatch;
@@ -22,8 +23,11 @@ pub(crate) fn plan(
     let mut planner = Planner::try_new(&schema, core, &keep).map_err(errors::call)?;
     let schema = PySchema::new(planner.schema().clone());
     let reader = weights.into_reader()?;
-    let (batches, unmatched) = run(py, None, move |_, _| {
-        let plan = |batch: Result<_, _>| planner.plan(&batch?);
+    let (batches, unmatched) = run(py, None, move |monitor, _| {
+        let plan = |batch: Result<_, _>| match monitor.is_cancelled() {
+            true => Err(Error::Cancelled),
+            false => planner.plan(&batch?),
+        };
         let batches = reader.map(plan).collect::<Result<Vec<_>, _>>()?;
         Ok((batches, planner.unmatched()))
     })?;

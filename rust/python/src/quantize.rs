@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use arrowquant::relation::side_by_side;
-use arrowquant::{Monitor, Quantizer};
+use arrowquant::{Monitor, Quantizer, pool};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3_arrow::input::AnyRecordBatch;
@@ -56,10 +56,10 @@ fn prepare(
     Ok((quantizer.map_err(errors::call)?, pool))
 }
 
-/// Quantize all of `weights`. With `sized`, all of it is at hand, so that progress can tell the
-/// fraction done.
+/// Quantize all of `weights`. For progress, `total` tells its bytes and layers where they are known;
+/// with `sized` all of it is at hand, and they are counted.
 #[pyfunction]
-#[pyo3(signature = (weights, plan, options, progress, sized))]
+#[pyo3(signature = (weights, plan, options, progress, sized, total))]
 pub(crate) fn quantize(
     py: Python<'_>,
     weights: AnyRecordBatch,
@@ -67,11 +67,15 @@ pub(crate) fn quantize(
     options: CallOptions,
     progress: Option<Py<PyAny>>,
     sized: bool,
+    total: Option<(u64, u64)>,
 ) -> PyResult<(Batches, Schemas)> {
     let (mut quantizer, pool) = prepare(py, &*weights.schema()?, plan, &options)?;
     let schemas = schemas(quantizer.schemas());
     let reader = weights.into_reader()?;
-    let batches = run(py, progress, move |monitor, total| {
+    let batches = run(py, progress, move |monitor, progress_total| {
+        if let Some((bytes, layers)) = total {
+            progress_total.set(bytes, layers);
+        }
         let mut outputs = Vec::new();
         let mut quantize = |batch: &RecordBatch| {
             let out = quantizer.quantize(batch, &pool, monitor)?;
@@ -83,7 +87,7 @@ pub(crate) fn quantize(
             let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
             let bytes = |batch| arrowquant::quantize::weight_bytes(batch);
             let bytes = batches.iter().map(bytes).sum::<Result<u64, _>>()?;
-            total.set(bytes, rows);
+            progress_total.set(bytes, rows);
             batches.iter().try_for_each(&mut quantize)?;
         } else {
             for batch in reader {
@@ -100,7 +104,7 @@ pub(crate) fn quantize(
 pub(crate) struct PyQuantizer {
     /// Away while a batch is quantized.
     quantizer: Mutex<Option<Quantizer>>,
-    pool: Arc<Pool>,
+    threads: usize,
     schemas: arrowquant::quantize::Schemas,
 }
 
@@ -115,7 +119,8 @@ impl PyQuantizer {
     ) -> PyResult<Self> {
         let (quantizer, pool) = prepare(py, &schema.into_inner(), plan, &options)?;
         let schemas = quantizer.schemas().clone();
-        Ok(Self { quantizer: Mutex::new(Some(quantizer)), pool, schemas })
+        let threads = pool.current_num_threads();
+        Ok(Self { quantizer: Mutex::new(Some(quantizer)), threads, schemas })
     }
 
     /// The schemas of the quantized, error, failed and one relations.
@@ -137,8 +142,9 @@ impl PyQuantizer {
                 "the quantizer is at work in another thread, or was interrupted",
             )
         })?;
-        let (batch, pool) = (batch.into_inner(), Arc::clone(&self.pool));
+        let (batch, threads) = (batch.into_inner(), self.threads);
         let (out, quantizer) = run(py, progress, move |monitor, _| {
+            let pool = pool::with_threads(threads)?;
             let out = quantizer.quantize(&batch, &pool, monitor)?;
             Ok((out, quantizer))
         })?;
@@ -159,9 +165,11 @@ pub(crate) fn quantize_stream(
     let (mut quantizer, pool) = prepare(py, &*weights.schema()?, plan, &options)?;
     let (one, failed) = (quantizer.schemas().one.clone(), quantizer.schemas().failed.clone());
     let schema = one.clone();
-    let monitor = Monitor::default();
-    let step = move |batch: &RecordBatch| {
-        let out = quantizer.quantize(batch, &pool, &monitor)?;
+    let threads = pool.current_num_threads();
+    let step = move |batch: &RecordBatch, monitor: &Monitor| {
+        // Asked for anew each time: after a fork it is another one.
+        let pool = pool::with_threads(threads)?;
+        let out = quantizer.quantize(batch, &pool, monitor)?;
         Ok((side_by_side(&schema, &out.quantized, &out.errors)?, out.failed))
     };
     Ok(Stream::new(weights.into_reader()?, one, failed, Box::new(step)))

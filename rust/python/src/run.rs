@@ -125,7 +125,7 @@ pub(crate) fn run<T: Send + 'static>(
             monitor.cancel();
             // Whatever it ends with, the exception at hand is what the caller gets.
             if py.detach(|| wait(GRACE)).is_err_and(|gone| gone == RecvTimeoutError::Timeout) {
-                interrupt(py, &thread)?;
+                let _ = interrupt(py, &thread);
                 let _ = py.detach(|| wait(GRACE));
             }
             return Err(error);

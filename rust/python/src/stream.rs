@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::{RecordBatch, RecordBatchReader};
 use arrow_schema::{ArrowError, SchemaRef};
-use arrowquant::{Error, panics};
+use arrowquant::{Error, Monitor, panics};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader, PySchema};
 
 use crate::errors;
+use crate::run::run;
 
 /// What a stream has come to, for whoever holds its Python object.
 #[derive(Default)]
@@ -26,12 +27,12 @@ enum Failure {
 
 /// A step of a stream: the next input batch to a batch of the one relation and its failed rows.
 pub(crate) type Step =
-    Box<dyn FnMut(&RecordBatch) -> Result<(RecordBatch, RecordBatch), Error> + Send>;
+    Box<dyn FnMut(&RecordBatch, &Monitor) -> Result<(RecordBatch, RecordBatch), Error> + Send>;
 
 /// The stream's Python object: its reader, to be taken once, and what came of it.
 #[pyclass(module = "arrowquant._core", frozen)]
 pub(crate) struct Stream {
-    reader: Mutex<Option<Box<dyn RecordBatchReader + Send>>>,
+    reader: Mutex<Option<Reader>>,
     schema: SchemaRef,
     failed_schema: SchemaRef,
     state: Arc<Mutex<State>>,
@@ -52,7 +53,7 @@ impl Stream {
         let state = Arc::new(Mutex::new(State::default()));
         let reader =
             Reader { source, step, schema: Arc::clone(&schema), state: Arc::clone(&state) };
-        Self { reader: Mutex::new(Some(Box::new(reader))), schema, failed_schema, state }
+        Self { reader: Mutex::new(Some(reader)), schema, failed_schema, state }
     }
 }
 
@@ -72,7 +73,12 @@ impl Stream {
 
     /// The reader, the first time; None after that.
     fn take(&self) -> Option<PyRecordBatchReader> {
-        lock(&self.reader).take().map(PyRecordBatchReader::new)
+        lock(&self.reader).take().map(|reader| PyRecordBatchReader::new(Box::new(reader)))
+    }
+
+    /// Hand the stream out to be iterated, the first time; None after that.
+    fn iterate(&self) -> Option<Iterated> {
+        lock(&self.reader).take().map(|reader| Iterated(Mutex::new(Some(reader))))
     }
 
     /// Whether the consumer has read to the end.
@@ -112,12 +118,12 @@ struct Reader {
 impl Reader {
     /// Pull on the calling thread, which may hold the GIL, and let the input go on it too: another
     /// thread that had to wait for the GIL to do either would wait for ever.
-    fn pull(&mut self) -> Option<Result<RecordBatch, Error>> {
+    fn pull(&mut self, monitor: &Monitor) -> Option<Result<RecordBatch, Error>> {
         let batch = match self.source.next()? {
             Ok(batch) => batch,
             Err(error) => return Some(Err(error.into())),
         };
-        Some((self.step)(&batch).map(|(one, failed)| {
+        Some((self.step)(&batch, monitor).map(|(one, failed)| {
             if failed.num_rows() > 0 {
                 lock(&self.state).failed.push(failed);
             }
@@ -140,15 +146,36 @@ impl Reader {
     }
 }
 
-impl Iterator for Reader {
-    type Item = Result<RecordBatch, ArrowError>;
+/// A stream read by Python code: each batch is made on a thread of its own, so that Ctrl-C gets
+/// through.
+#[pyclass(module = "arrowquant._core", frozen)]
+pub(crate) struct Iterated(Mutex<Option<Reader>>);
 
-    fn next(&mut self) -> Option<Self::Item> {
+#[pymethods]
+impl Iterated {
+    /// The next batch; None at the end, and after an interruption.
+    fn next(&self, py: Python<'_>) -> PyResult<Option<PyRecordBatch>> {
+        let Some(mut reader) = lock(&self.0).take() else { return Ok(None) };
+        let (batch, reader) = run(py, None, move |monitor, _| {
+            let batch = reader.next_batch(monitor);
+            Ok((batch, reader))
+        })?;
+        let ended = batch.is_none();
+        let batch = batch.transpose().map_err(|error| errors::raise(py, error.into()))?;
+        if !ended {
+            *lock(&self.0) = Some(reader);
+        }
+        Ok(batch.map(PyRecordBatch::new))
+    }
+}
+
+impl Reader {
+    fn next_batch(&mut self, monitor: &Monitor) -> Option<Result<RecordBatch, ArrowError>> {
         if lock(&self.state).drained {
             return None;
         }
         // Nothing may unwind into the C code that called us.
-        match panics::catch(|| self.pull()) {
+        match panics::catch(|| self.pull(monitor)) {
             Ok(Some(Ok(batch))) => Some(Ok(batch)),
             Ok(Some(Err(error))) => Some(Err(self.end(error))),
             Ok(None) => {
@@ -160,6 +187,15 @@ impl Iterator for Reader {
                 Some(Err(self.end(error.into())))
             }
         }
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // An engine that wants no more stops asking.
+        self.next_batch(&Monitor::default())
     }
 }
 

@@ -7,7 +7,7 @@ use arrow_schema::{ArrowError, DataType, Schema};
 
 use crate::dtype::{Float, ScaleDtype};
 use crate::error::{CallError, RowError};
-use crate::layer::{Described, element_product};
+use crate::layer::{Described, check_shape, element_product};
 use crate::relation::bytes::Bytes;
 use crate::relation::columns::{self, Carried, Finder, list_item};
 use crate::relation::errors::{Earlier, EarlierSchema};
@@ -70,9 +70,9 @@ impl Columns {
             schemes: columns::text(column(self.scheme))?,
             group_sizes: columns::integer(column(self.group_size))?,
             symmetries: columns::boolean(column(self.is_symmetric))?,
-            data: Bytes::new(column(self.data)),
-            scales: Bytes::new(column(self.scales)),
-            zero_points: Bytes::new(column(self.zero_points)),
+            data: Bytes::try_new(column(self.data))?,
+            scales: Bytes::try_new(column(self.scales))?,
+            zero_points: Bytes::try_new(column(self.zero_points))?,
             scale_dtypes: self.scale_dtype.map(|i| columns::text(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
@@ -128,7 +128,8 @@ pub(super) enum Sound {
 }
 
 fn invalid(why: impl Into<String>) -> RowError {
-    RowError::InvalidQuantized(why.into())
+    let why: String = why.into();
+    RowError::InvalidQuantized(why.trim_end_matches('.').to_owned())
 }
 
 impl Rows {
@@ -158,24 +159,35 @@ impl Rows {
         if let Some(error) = self.earlier.as_ref().and_then(|earlier| earlier.get(row)) {
             return (described, Err(error));
         }
-        let fate = shape
-            .map_err(|error| invalid(error.to_string()))
-            .and_then(|shape| self.check_row(row, described.dtype.as_deref(), &shape));
+        let fate = self.check_row(row, described.dtype.as_deref(), shape);
         (described, fate)
     }
 
-    fn check_row(&self, row: usize, dtype: Option<&str>, shape: &[i64]) -> Result<Sound, RowError> {
+    fn check_row(
+        &self,
+        row: usize,
+        dtype: Option<&str>,
+        shape: Result<Vec<i64>, RowError>,
+    ) -> Result<Sound, RowError> {
         let data = self.data(row).ok_or_else(|| invalid("data is null"))?;
         let scheme = columns::text_at(Some(&self.schemes), row);
         let scheme = scheme.ok_or_else(|| invalid("scheme is null"))?;
         let choice = scheme::find(scheme).map_err(|error| invalid(error.to_string()))?;
         let Choice::Encode(scheme) = choice else {
+            // A kept layer of a dtype that nobody knows may have no shape.
+            let known = dtype.is_some_and(|dtype| crate::dtype::bits(dtype).is_some());
+            if let (Some(dtype), true) = (dtype, known) {
+                let shape = shape.map_err(|error| invalid(error.to_string()))?;
+                check_shape(&shape, dtype, data.len())
+                    .map_err(|error| invalid(error.to_string()))?;
+            }
             return Ok(Sound::Kept);
         };
+        let shape = shape.map_err(|error| invalid(error.to_string()))?;
         let source = dtype.and_then(Float::from_name).ok_or_else(|| {
             invalid(format!("dtype '{}' is none that is quantized", dtype.unwrap_or("null")))
         })?;
-        let count = element_product(shape).map_err(|error| invalid(error.to_string()))?;
+        let count = element_product(&shape).map_err(|error| invalid(error.to_string()))?;
         if count == 0 {
             return Err(invalid("the shape has no elements"));
         }

@@ -51,6 +51,12 @@ pub enum CallError {
         /// What may be given.
         choices: String,
     },
+    /// Two rows of a plan with one name and different contents.
+    #[error(
+        "the plan says two things of layer '{0}'. Layers of one name share a plan row; rename \
+         them, or give the plan as columns of the weights."
+    )]
+    PlanContradicts(String),
     /// A file of a newer format than this version reads.
     #[error(
         "the relation has format '{0}', newer than the '1' that this version reads. \

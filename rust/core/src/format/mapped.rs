@@ -18,7 +18,6 @@ use memmap2::Mmap;
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     path: PathBuf,
-    file: Arc<File>,
     size: u64,
     modified: Option<SystemTime>,
     mapping: Option<Buffer>,
@@ -32,7 +31,6 @@ impl Source {
         let mapping = if mmap && metadata.len() > 0 { Some(map(&file)?) } else { None };
         Ok(Self {
             path: path.to_owned(),
-            file: Arc::new(file),
             size: metadata.len(),
             modified: modified(&metadata),
             mapping,
@@ -58,7 +56,8 @@ impl Source {
         bytes
             .try_reserve_exact(usize::try_from(length).map_err(io::Error::other)?)
             .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let mut file = self.file.as_ref();
+        // A handle of its own: readers of one file must not move each other's position.
+        let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(range.start))?;
         file.take(length).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != length {

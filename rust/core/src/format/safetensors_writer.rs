@@ -85,7 +85,7 @@ impl SafetensorsWriter {
             })
         };
         let names = columns::text(column("layer_name")?)?;
-        let data = Bytes::new(column("data")?);
+        let data = Bytes::try_new(column("data")?)?;
         for row in 0..names.len() {
             let name = columns::text_at(Some(&names), row).unwrap_or_default();
             let bytes = data.as_ref().and_then(|data| data.get(row)).unwrap_or_default();

@@ -16,6 +16,8 @@ use crate::tile::{Carver, Place};
 /// Why a piece was not finished.
 pub(super) enum Stop {
     Row(RowError),
+    /// A value can't be a finite float32; where they all are is found out once for the row.
+    NotFinite,
     /// A scale would be infinite in the scale dtype: the layer takes F32.
     ScaleOverflow,
     /// Nobody needs it any more.
@@ -55,9 +57,9 @@ pub(super) fn finish(
     if !shared.wanted(row) {
         return (row, Err(Stop::Skipped));
     }
-    let outcome = panics::catch(|| work(item, level, shared, weights))
+    let outcome = panics::catch(|| work(item, level, shared))
         .unwrap_or_else(|panic| Err(Stop::Row(RowError::Internal(panic))));
-    if matches!(outcome, Err(Stop::Row(_))) {
+    if matches!(outcome, Err(Stop::Row(_) | Stop::NotFinite)) {
         shared.failed(row);
     }
     // A layer that starts over is reported when it is done.
@@ -72,12 +74,7 @@ pub(super) fn finish(
     (row, outcome)
 }
 
-fn work(
-    item: Item<'_>,
-    level: Level,
-    shared: &Shared<'_>,
-    weights: &Weights,
-) -> Result<Sums, Stop> {
+fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop> {
     let Item { row, bytes, work, data, scales, zero_points } = item;
     let Work::Encode { job, tiles, wide } = work else {
         data.copy_from_slice(bytes);
@@ -111,8 +108,7 @@ fn work(
         match scratch.encode(level, &job, &place, source, wide, out) {
             Ok(tile) => sums += tile,
             Err(NotFinite) => {
-                let whole = weights.bytes(row).unwrap_or(&[]);
-                return Err(Stop::Row(non_finite(job.source, whole)));
+                return Err(Stop::NotFinite);
             }
             Err(Overflow) => return Err(Stop::ScaleOverflow),
         }
@@ -190,19 +186,26 @@ fn scales_fit(job: &Job, ranges: &[scheme::Range]) -> bool {
 }
 
 /// Where the values that can't be quantized are, over the whole layer: read again, since this is
-/// rare.
-fn non_finite(source: Float, bytes: &[u8]) -> RowError {
-    let (mut first, mut count, mut only_beyond) = (0, 0, true);
-    let mut value = [0f32];
-    for (index, element) in bytes.chunks_exact(source.width()).enumerate() {
-        if simd::to_f32(Level::BASELINE, source, element, &mut value) {
+/// rare. Stretches that are all finite go by at a tile's speed.
+pub(super) fn non_finite(source: Float, bytes: &[u8], monitor: &Monitor) -> RowError {
+    const STRETCH: usize = 4096;
+    let width = source.width();
+    let mut values = vec![0f32; STRETCH];
+    let (mut first, mut count, mut only_beyond) = (None, 0, true);
+    for (stretch, bytes) in bytes.chunks(STRETCH * width).enumerate() {
+        let values = &mut values[..bytes.len() / width];
+        if monitor.is_cancelled() || simd::to_f32(Level::best(), source, bytes, values) {
             continue;
         }
-        first = if count == 0 { index as u64 } else { first };
-        count += 1;
-        let beyond = <[u8; 8]>::try_from(element).is_ok_and(|b| f64::from_le_bytes(b).is_finite());
-        only_beyond &= beyond;
+        let elements = bytes.chunks_exact(width).zip(values.iter()).enumerate();
+        for (at, (element, _)) in elements.filter(|(_, (_, value))| !value.is_finite()) {
+            first = first.or(Some((stretch * STRETCH + at) as u64));
+            count += 1;
+            let wide = <[u8; 8]>::try_from(element).map(f64::from_le_bytes);
+            only_beyond &= wide.is_ok_and(f64::is_finite);
+        }
     }
+    let first = first.unwrap_or(0);
     if only_beyond {
         RowError::BeyondFloat32 { first, count }
     } else {

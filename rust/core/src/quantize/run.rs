@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::State;
 use super::item::items;
-use super::piece::{Shared, Stop, finish};
+use super::piece::{Shared, Stop, finish, non_finite};
 use super::wide::wide_ranges;
 use crate::dtype::ScaleDtype;
 use crate::error::Error;
@@ -119,7 +119,7 @@ fn round(
     if monitor.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    let mut again = Vec::new();
+    let (mut again, mut bad) = (Vec::new(), Vec::new());
     for (row, outcome) in outcomes.into_iter().flatten() {
         let state = &mut states[row];
         match outcome {
@@ -127,13 +127,37 @@ fn round(
             Err(Stop::Row(error)) if state.fate.is_ok() => {
                 state.fate = Err(super::entry(weights, row, &state.described, error));
             }
+            Err(Stop::NotFinite) if bad.last() != Some(&row) => bad.push(row),
             Err(Stop::ScaleOverflow) if again.last() != Some(&row) => again.push(row),
             Err(_) => {}
         }
     }
+    locate(weights, states, &bad, pool, monitor)?;
     again.retain(|&row| states[row].fate.is_ok());
     for &row in &again {
         states[row].sums = Sums::default();
     }
     Ok(again)
+}
+
+/// Fail the rows `bad`, which have values that can't be quantized, saying where these are.
+fn locate(
+    weights: &Weights,
+    states: &mut [State],
+    bad: &[usize],
+    pool: &ThreadPool,
+    monitor: &Monitor,
+) -> Result<(), Error> {
+    let locate = |&row: &usize| {
+        let Ok(Layer::Encode { source, .. }) = states[row].fate else { return None };
+        Some((row, non_finite(source, weights.bytes(row).unwrap_or(&[]), monitor)))
+    };
+    let found: Vec<_> = pool.install(|| bad.par_iter().filter_map(locate).collect());
+    if monitor.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    for (row, error) in found {
+        states[row].fate = Err(super::entry(weights, row, &states[row].described, error));
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, UInt8Type};
 use arrow_array::{Array, ArrayRef, BinaryViewArray, OffsetSizeTrait};
 use arrow_buffer::{Buffer, NullBuffer};
-use arrow_schema::DataType;
+use arrow_schema::{ArrowError, DataType};
 
 use super::columns::list_item;
 use crate::dtype::Float;
@@ -80,7 +80,17 @@ pub struct Bytes {
 
 impl Bytes {
     /// The rows of `column`, whose type [`Element::of`] knows, or which is a list of uint8.
-    pub fn new(column: &ArrayRef) -> Option<Self> {
+    ///
+    /// # Errors
+    /// A view reaches beyond its buffer: views that come from outside are not checked by arrow-rs.
+    pub fn try_new(column: &ArrayRef) -> Result<Option<Self>, ArrowError> {
+        if let DataType::BinaryView = column.data_type() {
+            column.to_data().validate_full()?;
+        }
+        Ok(Self::new(column))
+    }
+
+    fn new(column: &ArrayRef) -> Option<Self> {
         let storage = match column.data_type() {
             DataType::Binary => {
                 let array = column.as_binary::<i32>();

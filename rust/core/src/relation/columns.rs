@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
+use arrow_array::types::{Int64Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, LargeStringArray};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
@@ -153,13 +153,18 @@ impl Carried {
     }
 }
 
-/// A text column as large_utf8.
+/// A text column as large_utf8. Offsets, views and UTF-8 that come from outside may be anything,
+/// and are checked.
 pub fn text(column: &ArrayRef) -> Result<LargeStringArray, ArrowError> {
+    column.to_data().validate_full()?;
     Ok(cast(column, &DataType::LargeUtf8)?.as_string::<i64>().clone())
 }
 
-/// An integer column as int64; what doesn't fit becomes null.
+/// An integer column as int64; what is beyond its range becomes its largest value.
 pub fn integer(column: &ArrayRef) -> Result<Int64Array, ArrowError> {
+    if let Some(unsigned) = column.as_primitive_opt::<UInt64Type>() {
+        return Ok(unsigned.unary(|value| i64::try_from(value).unwrap_or(i64::MAX)));
+    }
     Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
 }
 
@@ -175,6 +180,7 @@ pub fn shape_type() -> DataType {
 
 /// A list column of integers as `large_list<int64>`; numbers that don't fit become null.
 pub fn shape(column: &ArrayRef) -> Result<LargeListArray, ArrowError> {
+    column.to_data().validate_full()?;
     Ok(cast(column, &shape_type())?.as_list::<i64>().clone())
 }
 

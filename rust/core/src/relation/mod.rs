@@ -9,10 +9,12 @@ pub mod weights;
 
 use std::sync::Arc;
 
+use arrow_arith::boolean::{is_not_null, is_null};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
+use arrow_select::filter::filter_record_batch;
 
-use crate::error::CallError;
+use crate::error::{CallError, Error};
 use columns::Carried;
 
 /// Schema metadata key under which the format's version stands.
@@ -35,6 +37,29 @@ pub(crate) fn output_schema(fields: Vec<Field>, carried: &Carried) -> SchemaRef 
         fields.into_iter().map(Arc::new).chain(carried.fields.iter().cloned()).collect();
     let metadata = [(FORMAT_KEY.to_owned(), FORMAT.to_owned())].into();
     Arc::new(Schema::new_with_metadata(fields, metadata))
+}
+
+/// The rows of `batch` whose `error_code`, in the batch `errors` beside it, is null; or, with
+/// `failed`, the others. Without a copy where these are all.
+///
+/// # Errors
+/// There is no such column, or Arrow can't filter.
+pub fn select(
+    batch: &RecordBatch,
+    errors: &RecordBatch,
+    failed: bool,
+) -> Result<RecordBatch, Error> {
+    let codes = errors.column_by_name("error_code").ok_or_else(|| CallError::MissingColumn {
+        relation: "Results",
+        column: "error_code",
+        expected: columns::TEXT,
+        found: "none such".to_owned(),
+    })?;
+    let wanted = if failed { is_not_null(codes)? } else { is_null(codes)? };
+    if wanted.true_count() == batch.num_rows() {
+        return Ok(batch.clone());
+    }
+    Ok(filter_record_batch(batch, &wanted)?)
 }
 
 /// The one relation for engines that take one table: `left`'s columns, then the `error_` columns.

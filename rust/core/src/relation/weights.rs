@@ -86,7 +86,10 @@ impl WeightsSchema {
         let text = |index: Option<usize>| index.map(|i| columns::text(column(i))).transpose();
         Ok(Weights {
             names: columns::text(column(self.name))?,
-            data: self.data.and_then(|(index, _)| Bytes::new(column(index))),
+            data: match self.data {
+                Some((index, _)) => Bytes::try_new(column(index))?,
+                None => None,
+            },
             element: self.data.map(|(_, element)| element),
             shapes: self.shape.map(|i| columns::shape(column(i))).transpose()?,
             dtypes: text(self.dtype)?,
