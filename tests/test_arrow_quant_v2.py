@@ -180,6 +180,8 @@ def test_nothing_in_nothing_out(quantizer: aq.ArrowQuantV2) -> None:
 
 def test_wrong_calls(quantizer: aq.ArrowQuantV2) -> None:
     with pytest.raises(TypeError, match="layer names must be strings, got 3"):
-        quantizer.quantize_batch({3: GOOD}, continue_on_error=True)  # type: ignore[dict-item]
+        quantizer.quantize_batch({3: GOOD, "bad": None})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="progress_callback must be callable or None, got True"):
+        quantizer.quantize_batch_with_progress({"a": GOOD}, 4, True)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="weights_dict must map names to arrays, got ndarray"):
         quantizer.quantize_batch(GOOD)  # type: ignore[arg-type]

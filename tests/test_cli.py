@@ -157,6 +157,29 @@ def test_a_wrong_call_is_status_2_and_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_no_output_takes_the_sources_place(tmp_path: Path) -> None:
+    """Not even the failed rows' file, whose name follows from the output's."""
+    source = tmp_path / "m.failed.parquet"
+    aq.write_parquet(aq.quantize({"a": np.ones((2, 64), np.float32)}), tmp_path / "q.parquet")
+    table = pq.read_table(tmp_path / "q.parquet", columns=["layer_name", "dtype", "shape", "data"])
+    pq.write_table(table, source)
+    before = source.read_bytes()
+    done = run("quantize", source, "-o", tmp_path / "m.parquet", status=2)
+    assert "m.failed.parquet: is the source itself" in done.stderr
+    assert source.read_bytes() == before
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    model = tmp_path / "m.safetensors"
+    names = ["a:100:b", "[bold]x[/bold]", "c\x1b[31md", "e\nf"]
+    save_file({name: np.ones((2, 64), np.float32) for name in names}, model)
+    shown = run("plan", model).stdout
+    assert "a:100:b" in shown
+    assert "[bold]x[/bold]" in shown
+    assert r"c\x1b[31md" in shown
+    assert r"e\nf" in shown
+
+
 def test_a_closed_pipe_is_no_error(checkpoint: Path, tmp_path: Path) -> None:
     run("quantize", checkpoint, "-o", tmp_path / "m.parquet")
     for arguments in (["inspect", "m.parquet"], ["inspect", "m.parquet", "--json"]):

@@ -29,7 +29,10 @@ def endless():
     for _ in range(6000):
         time.sleep(60 if kind == "blocked source" else 0.01)
 def work():
-    if kind == "layer":
+    if kind == "stream":
+        while True:
+            list(aq.quantize_stream({"big": array}, scheme="int8", threads=1))
+    elif kind == "layer":
         while True:
             aq.quantize({"big": array}, scheme="int8", threads=1)
     else:
@@ -50,7 +53,7 @@ sys.exit(1)
 """
 
 
-@pytest.mark.parametrize("kind", ["layer", "source", "blocked source"])
+@pytest.mark.parametrize("kind", ["layer", "stream", "source", "blocked source"])
 def test_an_interrupt_returns_within_half_a_second(kind: str) -> None:
     """During the big layer, and while the source keeps us waiting; and the process ends well."""
     run = [sys.executable, "-c", _INTERRUPTED, kind]
@@ -102,10 +105,15 @@ _FORKED = """
 import os, numpy as np, arrowquant as aq
 weights = {"w": np.linspace(-1, 1, 100_000, dtype=np.float32)}
 expected = aq.quantize(weights).quantized
-for _ in range(3):
+for kind in ("eager", "stream", "iterated"):
+    stream = aq.quantize_stream(weights)  # made before the fork, read after it
     child = os.fork()
     if child == 0:
-        same = aq.quantize(weights).quantized == expected
+        if kind == "eager":
+            same = aq.quantize(weights).quantized == expected
+        else:
+            batch = next(iter(stream)) if kind == "iterated" else stream.reader().read_next_batch()
+            same = batch["data"] == expected["data"].chunk(0)
         os._exit(0 if same else 3)
     assert os.waitpid(child, 0)[1] == 0
 assert aq.quantize(weights).quantized == expected

@@ -141,6 +141,19 @@ def test_damage_is_an_error_of_its_row(what: str) -> None:
     assert restored.weights["data"].is_null().to_pylist() == [True, False]
 
 
+@pytest.mark.parametrize(("column", "value"), [("data", b"123"), ("shape", [7, 7]), ("data", None)])
+def test_damage_to_kept_rows(column: str, value: Any) -> None:
+    table = pa.table(aq.quantize({"a": np.ones(8, np.float32)}, scheme="none").quantized)
+    restored = aq.dequantize(_replace(table, column, [value]), continue_on_error=True)
+    assert restored.errors["error_code"].to_pylist() == ["invalid_quantized"]
+
+
+def test_a_kept_row_of_an_unknown_dtype_comes_back() -> None:
+    table = pa.table({"layer_name": ["x"], "data": [b"abc"], "dtype": ["MX9"]})
+    restored = aq.dequantize(aq.quantize(table, scheme="none")).weights.to_pylist()
+    assert [(row["dtype"], row["data"]) for row in restored] == [("MX9", b"abc")]
+
+
 def test_wrong_calls() -> None:
     table = pa.table(aq.quantize({"a": np.ones(8, np.float32)}).quantized)
     with pytest.raises(ValueError, match=r"unknown dtype 'F16'\. Choose one of source, F32"):

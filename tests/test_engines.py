@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datafusion
@@ -78,6 +79,20 @@ def test_the_way_back_through_an_engine(producer: str) -> None:
     wanted = aq.dequantize(result).weights
     assert restored.weights["data"].to_pylist() == wanted["data"].to_pylist()
     assert restored.failed["error_code"].to_pylist() == ["non_finite"]
+
+
+def test_an_engines_own_text_types_are_carried(tmp_path: Path) -> None:
+    """Polars hands out string views, which Arrow's own filter does not know."""
+    frame = pl.DataFrame(TABLE).with_columns(owner=pl.lit("me"), tag=pl.lit(b"x"))
+    result = aq.quantize(frame, continue_on_error=True)
+    assert result.succeeded["owner"].to_pylist() == ["me"] * 4
+    assert result.failed["owner"].to_pylist() == ["me"]
+    aq.write_parquet(result, tmp_path / "a.parquet")
+    aq.write_parquet(aq.quantize_stream(frame, continue_on_error=True), tmp_path / "b.parquet")
+    for name in "ab":
+        assert pl.read_parquet(tmp_path / f"{name}.parquet")["tag"].to_list() == [b"x"] * 4
+    with pytest.warns(aq.QuantizationWarning, match="'l3'"):
+        assert len(aq.to_numpy(aq.dequantize(result))) == 4
 
 
 def test_partial_success_is_a_row_filter() -> None:

@@ -163,17 +163,28 @@ def test_failfast_lists_all_metadata_errors_before_any_value_is_read() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_failfast_on_values_lists_the_lowest_row_first(threads: int) -> None:
-    rows = [
-        _row(f"l{i}", data=_with(np.nan, i) if i % 7 == 5 else GOOD.tobytes()) for i in range(60)
-    ]
-    with pytest.raises(
-        aq.QuantizationError, match=r"^non_finite: layer 'l5' \(F32 \[2, 32\]\)"
-    ) as caught:
-        aq.quantize(binary_weights(rows), threads=threads)
-    failed = caught.value.failed.to_pylist()
-    assert failed[0]["row_index"] == 5
-    assert [row["row_index"] for row in failed] == sorted(row["row_index"] for row in failed)
-    assert isinstance(caught.value, ValueError)
+    """Layers of a mebibyte: each is a task of its own, and tasks end in any order."""
+    array = np.linspace(-1, 1, 1 << 18, dtype=np.float32)
+    bad = array.copy()
+    bad[-1] = np.nan  # found last
+    early = array.copy()
+    early[0] = np.nan  # found first
+    arrays = {f"l{i}": {5: bad, 6: early, 12: early, 19: bad}.get(i, array) for i in range(24)}
+    for _ in range(5):
+        with pytest.raises(aq.QuantizationError, match=r"^non_finite: layer 'l5' ") as caught:
+            aq.quantize(arrays, threads=threads)
+        failed = caught.value.failed.to_pylist()
+        assert failed[0]["row_index"] == 5
+        assert (failed[0]["error_element"], failed[0]["error_count"]) == ((1 << 18) - 1, 1)
+        assert [row["row_index"] for row in failed] == sorted(row["row_index"] for row in failed)
+        assert isinstance(caught.value, ValueError)
+
+
+def test_non_finite_values_are_counted_over_all_pieces() -> None:
+    array = np.ones(3_000_000, np.float32)
+    array[[7, 8, 1_500_000, 2_999_999]] = np.inf
+    failed = aq.quantize({"w": array}, continue_on_error=True).failed.to_pylist()
+    assert [(row["error_element"], row["error_count"]) for row in failed] == [(7, 4)]
 
 
 def test_the_exception_survives_pickling() -> None:

@@ -246,6 +246,14 @@ def test_plan_columns_come_before_the_plan_and_the_plan_before_the_call() -> Non
     ]
 
 
+def test_a_plan_that_contradicts_itself_is_refused() -> None:
+    table = binary_weights([float_row("x", np.ones((2, 64))), float_row("x", np.ones(64))])
+    with pytest.raises(ValueError, match="the plan says two things of layer 'x'"):
+        aq.quantize(table, plan=aq.plan(table))
+    same = pa.table({"layer_name": ["x", "x"], "scheme": ["int8", "int8"]})
+    assert aq.quantize(table, plan=same).quantized["scheme"].to_pylist() == ["int8", "int8"]
+
+
 def test_defaults_belong_to_the_scheme() -> None:
     weights = {"w": np.ones((2, 300), np.float32)}
     for scheme, symmetric in (("int8", True), ("int4", False), ("int2", False)):

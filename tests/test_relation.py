@@ -166,3 +166,51 @@ def test_a_mapping_is_read_where_it_lies() -> None:
     result = aq.quantize(arrays).quantized
     assert result["data"].to_pylist()[:ROWS] == [row["data"] for row in EXPECTED]
     assert result["shape"].to_pylist()[-1] == [3]
+
+
+@pytest.mark.parametrize(("buffer", "offset", "length"), [(1, 0, 32), (0, 40, 64), (0, 2**30, 32)])
+def test_views_that_reach_beyond_their_buffers_are_refused(
+    buffer: int, offset: int, length: int
+) -> None:
+    """Nothing is read there: the memory is somebody else's."""
+    view = np.array([length, 0, buffer, offset], np.int32)
+    buffers = [None, pa.py_buffer(view), pa.py_buffer(bytes(96))]
+    data = pa.Array.from_buffers(pa.binary_view(), 1, buffers)
+    table = pa.table({"layer_name": ["a"], "data": data, "dtype": ["U8"]})
+    with pytest.raises(ValueError, match=r"Invalid buffer (index|slice) at 0"):
+        aq.quantize(table, scheme="none", continue_on_error=True)
+
+
+def test_names_whose_offsets_lie_are_refused() -> None:
+    offsets = pa.py_buffer(np.array([0, 2**30, 4], np.int32))
+    names = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"abcd")])
+    table = pa.table({"layer_name": names, "data": [[1.0], [2.0]]})
+    with pytest.raises(ValueError, match=r"(?i)offset"):
+        aq.quantize(table)
+
+
+def test_group_sizes_beyond_int64_mean_the_whole_row() -> None:
+    table = _table(DATA["large_binary"])
+    sizes = pa.array([2**63 + 5, 2**64 - 1, 8, None, 40], pa.uint64())
+    got = aq.quantize(table.append_column("group_size", sizes), group_size=10).quantized
+    assert got["group_size"].to_pylist() == [40, 40, 8, 10, 40]
+
+
+def test_an_empty_record_batch() -> None:
+    empty = _table(DATA["large_binary"]).schema.empty_table().to_batches()
+    batch = (
+        empty[0] if empty else pa.RecordBatch.from_pylist([], _table(DATA["large_binary"]).schema)
+    )
+    result = aq.quantize(batch)
+    assert isinstance(result.quantized, pa.RecordBatch)
+    assert len(result) == len(aq.dequantize(result.quantized)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_masked_arrays_and_matrices() -> None:
+    masked = np.ma.masked_array(VALUES, VALUES > 1)
+    weights = {"masked": masked, "matrix": VALUES.view(np.matrix), "plain": VALUES}
+    result = aq.quantize(weights, continue_on_error=True)
+    assert result.errors["error_code"].to_pylist() == ["unsupported_dtype", None, None]
+    assert "arr.filled" in result.failed["error_message"][0].as_py()
+    assert result.quantized["data"][1] == result.quantized["data"][2]

@@ -170,6 +170,20 @@ def test_a_source_that_changes_is_noticed(tmp_path: Path) -> None:
         reader.read_next_batch()
 
 
+def test_a_source_that_changes_during_quantizing_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({f"l{i}": np.ones((1 << 24,), np.float32) for i in range(3)}, path)
+
+    def meddle(name: str | None, _fraction: float | None) -> None:
+        if name == "l0":
+            with path.open("r+b") as file:
+                file.seek(-4, 2)
+                file.write(b"\0\0\0\0")
+
+    with pytest.raises(RuntimeError, match=r"source_unreadable: .*m.safetensors changed"):
+        aq.quantize(aq.scan(path), progress=meddle)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 @pytest.mark.parametrize("mmap", [True, False])
 def test_parquet_and_ipc(tmp_path: Path, kind: str, mmap: bool) -> None:
