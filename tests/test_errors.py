@@ -56,21 +56,21 @@ ROWS: dict[str, list[tuple[dict[str, Any], int | None, int | None]]] = {
         (_row(data=b"\x01" * 10 + b"\x7f" + b"\x01" * 53, dtype="F8_E4M3"), 10, 1),
     ],
 }
-# Code -> how a row of its own kind comes by it: plan columns, lists, dictionaries, damage.
+# Code -> the test in which a row of its own kind comes by it: dictionaries, damage, a panic.
 ELSEWHERE = {
-    "null_element": "test_nulls_among_elements",
-    "unknown_scheme": "test_plan_columns_can_be_wrong_row_by_row",
-    "invalid_group_size": "test_plan_columns_can_be_wrong_row_by_row",
-    "not_contiguous": "test_arrays_that_are_not_contiguous",
-    "invalid_quantized": "test_dequantize.test_damage_is_an_error_of_its_row",
-    "internal": "the core's tests/partial_success.rs: a scheme that panics",
+    "not_contiguous": "tests/test_errors.py::test_arrays_that_are_not_contiguous",
+    "invalid_quantized": "tests/test_dequantize.py::test_damage_is_an_error_of_its_row",
+    "internal": "rust/core/tests/partial_success.rs::a_panic_in_a_row_is_that_rows_internal_error",
 }
 FILES_AND_PARTS = {"too_large", "source_unreadable", "incomplete_layer"}
 
 
 def test_every_code_is_reached_by_a_test_and_documented() -> None:
     codes = set(_core.error_codes())
-    assert codes == ROWS.keys() | ELSEWHERE.keys() | FILES_AND_PARTS
+    assert codes == ROWS.keys() | LISTED.keys() | ELSEWHERE.keys() | FILES_AND_PARTS
+    for place in ELSEWHERE.values():
+        file, name = place.split("::")
+        assert f"{name}(" in (Path(__file__).parents[1] / file).read_text(), place
     table = (Path(__file__).parents[1] / "docs" / "errors.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", table, re.M) == _core.error_codes()
 
@@ -120,7 +120,7 @@ ALL_CODES = [code for code, rows in ROWS.items() for _ in rows]
 
 
 @pytest.mark.parametrize("good", [0, 3])
-@pytest.mark.parametrize("through", ["table", "batch", "batches", "stream"])
+@pytest.mark.parametrize("through", ["table", "batch", "batches", "reader"])
 def test_all_errors_together(good: int, through: str) -> None:
     rows = [*ALL_BAD, *(_row(f"good.{i}") for i in range(good))]
     table = binary_weights(rows)
@@ -128,12 +128,57 @@ def test_all_errors_together(good: int, through: str) -> None:
         "table": table,
         "batch": table.combine_chunks().to_batches()[0],
         "batches": pa.Table.from_batches(table.to_batches(max_chunksize=2)),
-        "stream": pa.RecordBatchReader.from_batches(
+        "reader": pa.RecordBatchReader.from_batches(
             table.schema, table.to_batches(max_chunksize=3)
         ),
     }[through]
     result = aq.quantize(weights, continue_on_error=True)
     _check_accounted(result, len(rows), dict(enumerate(ALL_CODES)))
+
+
+LIST = pa.list_(pa.float32())
+# Rows of lists with plan columns, which reach the codes that binary rows alone do not.
+LISTED: dict[str, dict[str, Any]] = {
+    "null_element": {"data": [1.0, None]},
+    "unknown_scheme": {"scheme": "q4"},
+    "invalid_group_size": {"group_size": 0},
+    "unsupported_dtype": {"dtype": "F16"},
+    "null_data": {"data": None},
+    "null_name": {"layer_name": None},
+    "empty": {"data": [], "shape": [0]},
+    "non_finite": {"data": [1.0, float("nan")]},
+    "invalid_shape": {"shape": None},
+    "shape_mismatch": {"shape": [3]},
+}
+
+
+def _listed(codes: list[str | None]) -> pa.Table:
+    base = {"layer_name": "l", "data": [1.0, 2.0], "shape": [2]}
+    base |= {"scheme": None, "group_size": None, "dtype": None}
+    rows = [base | (LISTED[code] if code else {}) for code in codes]
+    kinds = [pa.string(), LIST, pa.list_(pa.int64()), pa.string(), pa.int64(), pa.string()]
+    return pa.Table.from_pylist(rows, pa.schema(list(zip(base, kinds, strict=True))))
+
+
+@pytest.mark.parametrize("code", LISTED)
+@pytest.mark.parametrize("place", [[0], [0, 1, 1], [1, 1, 0], [1, 0, 1]], ids=str)
+def test_rows_of_lists_fail_alike_everywhere(code: str, place: list[int]) -> None:
+    codes = [None if good else code for good in place]
+    failed = {row: code for row, good in enumerate(place) if not good}
+    table = _listed(codes)
+    _check_accounted(aq.quantize(table, continue_on_error=True), len(codes), failed)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_all_errors_of_lists_together_and_through_a_stream(size: int) -> None:
+    codes: list[str | None] = [None, *LISTED, None, *reversed(LISTED)]
+    table = pa.Table.from_batches(_listed(codes).to_batches(max_chunksize=size))
+    failed = {row: code for row, code in enumerate(codes) if code}
+    result = aq.quantize(table, continue_on_error=True)
+    _check_accounted(result, len(codes), failed)
+    stream = aq.quantize_stream(table, continue_on_error=True)
+    assert pa.table(stream).to_pylist() == pa.table(result).to_pylist()
+    assert stream.failed.to_pylist() == result.failed.to_pylist()
 
 
 def test_no_row_fails() -> None:

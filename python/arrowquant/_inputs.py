@@ -160,7 +160,9 @@ def _row(name: str, array: Any, problem: Problem) -> dict[str, Any]:
         row["dtype"] = safetensors_dtype(array.dtype) or array.dtype.name
     if problem is not None:
         code, reason = problem
-        return row | {"error_code": code, "error_message": f"layer '{name}': {reason}"}
+        known = " ".join(str(row[key]) for key in ("dtype", "shape") if row[key] is not None)
+        layer = f"layer '{name}' ({known})" if known else f"layer '{name}'"
+        return row | {"error_code": code, "error_message": f"{layer}: {reason}"}
     return row | {"bytes": np.asarray(array).reshape(-1).view(np.uint8)}
 
 

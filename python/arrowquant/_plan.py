@@ -44,7 +44,8 @@ def plan(
         `layer_name, shape, dtype, scheme, group_size, is_symmetric, source_bytes,
         predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
         is kept (`one_dimensional`, `not_float`, `no_gain`, `kept_by_user`) and `note` on layers
-        that are often kept.
+        that are often kept. Sizes are exact, but for a layer whose scales overflow
+        `scale_dtype="F16"`: it takes F32, which only its values tell.
 
     Raises:
         TypeError, ValueError: The call is wrong.
