@@ -13,7 +13,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::dtype::Float;
-use crate::error::{CallError, Error};
+use crate::error::{CallError, Error, RowError};
 use crate::layer::{Described, message};
 use crate::monitor::Monitor;
 use crate::panics;
@@ -91,6 +91,15 @@ struct State {
     fate: Result<Sound, Entry>,
 }
 
+/// Rows in which the decoder panicked, and what it said.
+type Panicked = Vec<(usize, String)>;
+
+/// The error with its message in full.
+fn entry(rows: &Rows, row: usize, described: &Described, error: RowError) -> Entry {
+    let message = message(rows.name(row), described, None, &error);
+    Entry { error, message }
+}
+
 impl Dequantizer {
     /// For a stream of that schema.
     ///
@@ -130,26 +139,37 @@ impl Dequantizer {
         monitor: &Monitor,
     ) -> Result<Dequantized, Error> {
         let rows = self.columns.bind(batch)?;
-        let states: Vec<State> = (0..rows.len).map(|row| self.check(&rows, row)).collect();
-        let failed = failed_rows(&rows, &states);
-        let fresh = |failed: &&Failed<'_>| !failed.entry.error.is_earlier();
-        if !self.continue_on_error && failed.iter().any(|row| fresh(&row)) {
-            let failed: Vec<_> = failed.into_iter().filter(|row| fresh(&row)).collect();
-            let message = failed::summary(&failed);
-            return Err(Error::Rows { message, failed: self.failed(&rows, &failed)? });
+        let mut states: Vec<State> = (0..rows.len).map(|row| self.check(&rows, row)).collect();
+        self.stop_if_failed(&rows, &states)?;
+        let (mut data, panicked) = self.decode(&rows, &states, pool, monitor)?;
+        let any_panicked = !panicked.is_empty();
+        for (row, panic) in panicked {
+            states[row].fate =
+                Err(entry(&rows, row, &states[row].described, RowError::Internal(panic)));
         }
-        let data = self.decode(&rows, &states, pool, monitor)?;
+        self.stop_if_failed(&rows, &states)?;
+        if any_panicked {
+            data.spans.retain(&mut data.values, |row| states[row].fate.is_ok());
+        }
         let dequantized = self.batches(&rows, &states, data)?;
         self.next_row_index += rows.len as i64;
         Ok(dequantized)
     }
 
+    /// In fail-fast mode, all failed rows as one error. Rows that came in failed don't count.
+    fn stop_if_failed(&self, rows: &Rows, states: &[State]) -> Result<(), Error> {
+        let mut failed = failed_rows(rows, states);
+        failed.retain(|failed| !failed.entry.error.is_earlier());
+        if self.continue_on_error || failed.is_empty() {
+            return Ok(());
+        }
+        let message = failed::summary(&failed);
+        Err(Error::Rows { message, failed: self.failed(rows, &failed)? })
+    }
+
     fn check(&self, rows: &Rows, row: usize) -> State {
         let (mut described, fate) = rows.check(row);
-        let fate = fate.map_err(|error| {
-            let message = message(rows.name(row), &described, None, &error);
-            Entry { error, message }
-        });
+        let fate = fate.map_err(|error| entry(rows, row, &described, error));
         if let (Ok(Sound::Encoded { .. }), Target::F32) = (&fate, self.target) {
             described.dtype = Some(Float::F32.name().to_owned());
         }
@@ -174,7 +194,7 @@ impl Dequantizer {
         states: &[State],
         pool: &ThreadPool,
         monitor: &Monitor,
-    ) -> Result<Values<u8>, Error> {
+    ) -> Result<(Values<u8>, Panicked), Error> {
         let mut spans = Spans::with_capacity(states.len());
         for (row, state) in states.iter().enumerate() {
             spans.push(match &state.fate {
@@ -205,19 +225,17 @@ impl Dequantizer {
             }
         }
         let tasks = into_tasks(items, |(_, _, out)| out.len());
-        let outcome = pool.install(|| {
-            tasks.into_par_iter().flatten().try_for_each(|(row, tiles, out)| {
-                if monitor.is_cancelled() {
-                    return Err(Error::Cancelled);
-                }
-                panics::catch(|| self.piece(rows, row, &states[row], tiles, out)).map_err(|panic| {
-                    let panic = format!("decoding row {row}: {panic}");
-                    Error::Arrow(ArrowError::ComputeError(panic))
-                })
-            })
-        });
-        outcome?;
-        Ok(Values { spans, values })
+        let decode = |(row, tiles, out): (usize, _, _)| {
+            let decoded = || self.piece(rows, row, &states[row], tiles, out);
+            let wanted = !monitor.is_cancelled();
+            wanted.then(|| panics::catch(decoded).err()).flatten().map(|panic| (row, panic))
+        };
+        let panicked: Panicked =
+            pool.install(|| tasks.into_par_iter().flatten().filter_map(decode).collect());
+        if monitor.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        Ok((Values { spans, values }, panicked))
     }
 
     /// Decode some tiles of a row, or copy a kept row.
@@ -288,4 +306,46 @@ fn failed_rows<'a>(rows: &'a Rows, states: &'a [State]) -> Vec<Failed<'a>> {
         Some(Failed { row, name: rows.name(row), described: &state.described, asked: None, entry })
     };
     states.iter().enumerate().filter_map(failed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Options, Plan};
+    use crate::quantize::Quantizer;
+    use arrow_array::LargeListArray;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Float32Type;
+
+    #[test]
+    fn a_panic_in_a_row_is_that_rows_internal_error() {
+        let list = |value: f32| Some([Some(value), Some(1.0)]);
+        let data = [list(1.0), list(2.0), list(3.0)];
+        let data = LargeListArray::from_iter_primitive::<Float32Type, _, _>(data);
+        let columns: [(&str, ArrayRef); 3] = [
+            ("layer_name", Arc::new(StringArray::from(vec!["a", "b", "c"]))),
+            ("data", Arc::new(data)),
+            ("scheme", Arc::new(StringArray::from(vec!["int8", "undecodable", "none"]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let (pool, monitor) = (crate::pool::with_threads(2).unwrap(), Monitor::default());
+        let options = Options::try_new("int8", None, None, "source").unwrap();
+        let quantized = Quantizer::try_new(&batch.schema(), options, Plan::default(), false)
+            .map(|mut quantizer| quantizer.quantize(&batch, &pool, &monitor).unwrap())
+            .unwrap()
+            .quantized;
+        let decode = |continue_on_error| {
+            Dequantizer::try_new(&quantized.schema(), Target::Source, continue_on_error)
+                .unwrap()
+                .dequantize(&quantized, &pool, &monitor)
+        };
+        let out = decode(true).unwrap();
+        let codes: Vec<_> = out.errors["error_code"].as_string::<i32>().iter().collect();
+        assert_eq!(codes, [None, Some("internal"), None]);
+        let data = out.weights["data"].as_binary::<i64>();
+        let lengths: Vec<_> = data.iter().map(|bytes| bytes.map(<[u8]>::len)).collect();
+        assert_eq!(lengths, [Some(8), None, Some(8)]);
+        let Err(Error::Rows { message, .. }) = decode(false) else { panic!("it did not fail") };
+        assert!(message.starts_with("internal: layer 'b'"), "{message}");
+    }
 }

@@ -4,6 +4,8 @@
 
 mod affine;
 mod names;
+#[cfg(test)]
+mod undecodable;
 
 use std::fmt::Debug;
 
@@ -44,6 +46,10 @@ impl Choice {
 pub fn find(name: &str) -> Result<Choice, UnknownScheme> {
     if name == NONE {
         return Ok(Choice::Keep);
+    }
+    #[cfg(test)]
+    if name == undecodable::Undecodable.name() {
+        return Ok(Choice::Encode(&undecodable::Undecodable));
     }
     let scheme = ALL.into_iter().find(|scheme| scheme.name() == name);
     scheme.map(Choice::Encode).ok_or_else(|| UnknownScheme {
