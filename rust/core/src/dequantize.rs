@@ -255,13 +255,13 @@ impl Dequantizer {
         let target = self.target(source);
         let tiling = Tiling::new(tensor_rows, grouping);
         let mut out = Carver::new(out);
-        let mut values = Vec::new();
+        let (mut values, mut buffer) = (Vec::new(), Vec::new());
         let mut written = 0;
         for tile in tiles {
             let place = tiling.place(tile);
             values.resize(place.elements.len(), 0f32);
             let codes = rows.codes(row, scheme, &tiling, grouping, &place);
-            scheme.decode(level, &codes.borrow(), &mut values);
+            scheme.decode(level, &codes.borrow(), &mut buffer, &mut values);
             let len = values.len() * target.width();
             simd::from_f32(level, target, &values, out.take(written..written + len));
             written += len;

@@ -145,6 +145,11 @@ impl ScaleDtype {
         }
     }
 
+    /// Stored significand bits.
+    pub const fn fraction_bits(self) -> u32 {
+        self.parameters().0 as u32
+    }
+
     /// The smallest positive value, a subnormal.
     pub fn smallest(self) -> f64 {
         let (fraction, lowest, _) = self.parameters();

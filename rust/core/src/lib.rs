@@ -26,8 +26,6 @@ pub mod quantize;
 pub mod relation;
 pub mod scheme;
 pub mod simd;
-#[cfg(test)]
-mod simd_tests;
 mod tile;
 
 pub use dequantize::Dequantizer;

@@ -6,6 +6,7 @@
 mod item;
 mod piece;
 mod run;
+mod scratch;
 mod wide;
 
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{ArrayRef, LargeListArray, RecordBatch, StringArray, types::Float32Type};
-use arrowquant::scheme::{Choice, Codes, Encoded, Grouping, Range, RowLayout, Scheme, Tile, find};
+use arrowquant::scheme::{Choice, Codes, Encoded, Grouping, Range, RowLayout, Scheme, Sums, Tile, find};
 use arrowquant::simd::Level;
 use arrowquant::{Error, Monitor, Options, Plan, Quantizer, pool};
 
@@ -39,12 +39,19 @@ impl Scheme for Superstitious {
     fn exact_scale(&self, range: Range, symmetric: bool) -> f64 {
         int8().exact_scale(range, symmetric)
     }
-    fn encode(&self, level: Level, tile: &Tile<'_>, out: Encoded<'_>, decoded: &mut [f32]) {
+    fn encode(
+        &self,
+        level: Level,
+        tile: &Tile<'_>,
+        out: Encoded<'_>,
+        buffer: &mut Vec<u8>,
+        sums: &mut Sums,
+    ) {
         assert!(tile.values[0] != 13.0, "thirteen");
-        int8().encode(level, tile, out, decoded);
+        int8().encode(level, tile, out, buffer, sums);
     }
-    fn decode(&self, level: Level, codes: &Codes<'_>, values: &mut [f32]) {
-        int8().decode(level, codes, values);
+    fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {
+        int8().decode(level, codes, buffer, values);
     }
     fn check_zero_points(&self, zero_points: &[u8]) -> Option<String> {
         int8().check_zero_points(zero_points)

@@ -1,4 +1,5 @@
-//! Loops over slices, written so that the compiler vectorizes them.
+//! Loops over slices, in the sixteen lanes of [`crate::simd::Lanes`] where the compiler needs to be
+//! told how to vectorize them.
 //!
 //! Each is `#[inline(always)]`: [`crate::simd`] compiles it for every instruction set and is the
 //! only caller.
@@ -7,4 +8,4 @@ pub(crate) mod affine;
 pub(crate) mod convert;
 pub(crate) mod metrics;
 pub(crate) mod pack;
-pub(crate) mod range;
+pub(crate) mod survey;

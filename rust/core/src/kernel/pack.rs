@@ -5,58 +5,95 @@ pub(crate) const fn row_bytes(columns: usize, bits: u32) -> usize {
     columns.div_ceil(32 / bits as usize) * 4
 }
 
-/// Pack one row or stretch of codes into `out`, whose bytes beyond the last code become zero.
+/// Pack rows of `width` codes into `out`; bytes beyond a row's last code become zero.
 #[inline(always)]
-pub(crate) fn pack(codes: &[u8], bits: u32, out: &mut [u8]) {
-    match bits {
-        8 => pack_words::<1>(codes, out),
-        4 => pack_words::<2>(codes, out),
-        _ => pack_words::<4>(codes, out),
+pub(crate) fn pack_rows(codes: &[u8], width: usize, bits: u32, out: &mut [u8]) {
+    let row_bytes = row_bytes(width, bits);
+    if row_bytes * 8 == width * bits as usize {
+        return pack(codes, bits, out);
+    }
+    for (codes, out) in codes.chunks_exact(width).zip(out.chunks_exact_mut(row_bytes)) {
+        pack(codes, bits, out);
     }
 }
 
 #[inline(always)]
-fn pack_words<const PER_BYTE: usize>(codes: &[u8], out: &mut [u8]) {
-    let bits = 8 / PER_BYTE;
-    let (chunks, rest) = codes.as_chunks::<PER_BYTE>();
-    let (whole, tail) = out.split_at_mut(chunks.len());
-    for (byte, chunk) in whole.iter_mut().zip(chunks) {
-        *byte = join(chunk, bits);
+fn pack(codes: &[u8], bits: u32, out: &mut [u8]) {
+    // Codes that share a byte are read as one number, whose parts are shifted together; what is
+    // above the low byte is dropped. The compiler makes vectors of this.
+    match bits {
+        8 => pack_bytes::<1>(codes, out, |[code]| code),
+        4 => pack_bytes::<2>(codes, out, |codes| {
+            let pair = u16::from_le_bytes(codes);
+            (pair | (pair >> 4)) as u8
+        }),
+        _ => pack_bytes::<4>(codes, out, |codes| {
+            let four = u32::from_le_bytes(codes);
+            (four | (four >> 6) | (four >> 12) | (four >> 18)) as u8
+        }),
+    }
+}
+
+#[inline(always)]
+fn pack_bytes<const PER_BYTE: usize>(
+    codes: &[u8],
+    out: &mut [u8],
+    join: impl Fn([u8; PER_BYTE]) -> u8,
+) {
+    let (whole, rest) = codes.as_chunks::<PER_BYTE>();
+    let (bytes, tail) = out.split_at_mut(whole.len());
+    for (byte, codes) in bytes.iter_mut().zip(whole) {
+        *byte = join(*codes);
     }
     tail.fill(0);
     if let (Some(byte), false) = (tail.first_mut(), rest.is_empty()) {
-        *byte = join(rest, bits);
+        let mut padded = [0; PER_BYTE];
+        padded[..rest.len()].copy_from_slice(rest);
+        *byte = join(padded);
+    }
+}
+
+/// The codes of rows of `width`.
+#[inline(always)]
+pub(crate) fn unpack_rows(bytes: &[u8], width: usize, bits: u32, codes: &mut [u8]) {
+    let row_bytes = row_bytes(width, bits);
+    if row_bytes * 8 == width * bits as usize {
+        return unpack(bytes, bits, codes);
+    }
+    for (bytes, codes) in bytes.chunks_exact(row_bytes).zip(codes.chunks_exact_mut(width)) {
+        unpack(bytes, bits, codes);
     }
 }
 
 #[inline(always)]
-fn join(codes: &[u8], bits: usize) -> u8 {
-    codes.iter().enumerate().fold(0, |byte, (at, code)| byte | (code << (at * bits)))
-}
-
-/// Unpack the first codes of `bytes` into `codes`.
-#[inline(always)]
-pub(crate) fn unpack(bytes: &[u8], bits: u32, codes: &mut [u8]) {
+fn unpack(bytes: &[u8], bits: u32, codes: &mut [u8]) {
     match bits {
-        8 => unpack_words::<1>(bytes, codes),
-        4 => unpack_words::<2>(bytes, codes),
-        _ => unpack_words::<4>(bytes, codes),
+        8 => unpack_bytes::<1>(bytes, codes, |byte| [byte]),
+        4 => unpack_bytes::<2>(bytes, codes, |byte| {
+            let byte = u16::from(byte);
+            ((byte | (byte << 4)) & 0x0f0f).to_le_bytes()
+        }),
+        _ => unpack_bytes::<4>(bytes, codes, |byte| {
+            let byte = u32::from(byte);
+            let spread = byte | (byte << 6) | (byte << 12) | (byte << 18);
+            (spread & 0x0303_0303).to_le_bytes()
+        }),
     }
 }
 
 #[inline(always)]
-fn unpack_words<const PER_BYTE: usize>(bytes: &[u8], codes: &mut [u8]) {
-    let bits = 8 / PER_BYTE;
-    let mask = (u16::MAX >> (16 - bits)) as u8;
-    let (chunks, rest) = codes.as_chunks_mut::<PER_BYTE>();
-    let whole = chunks.len();
-    for (chunk, byte) in chunks.iter_mut().zip(bytes) {
-        for (at, code) in chunk.iter_mut().enumerate() {
-            *code = (byte >> (at * bits)) & mask;
-        }
+fn unpack_bytes<const PER_BYTE: usize>(
+    bytes: &[u8],
+    codes: &mut [u8],
+    split: impl Fn(u8) -> [u8; PER_BYTE],
+) {
+    let (whole, rest) = codes.as_chunks_mut::<PER_BYTE>();
+    let (bytes, tail) = bytes.split_at(whole.len());
+    for (codes, byte) in whole.iter_mut().zip(bytes) {
+        *codes = split(*byte);
     }
-    for (at, code) in rest.iter_mut().enumerate() {
-        *code = (bytes[whole] >> (at * bits)) & mask;
+    if let (Some(byte), false) = (tail.first(), rest.is_empty()) {
+        rest.copy_from_slice(&split(*byte)[..rest.len()]);
     }
 }
 

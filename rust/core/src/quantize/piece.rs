@@ -1,17 +1,19 @@
 //! One piece of a layer, worked through on one thread.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::item::{Item, Job, Work};
-use crate::dtype::{Float, ScaleDtype};
+use super::item::{Item, Work};
+use super::scratch::{Scratch, Source, float_values};
+use crate::dtype::Float;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
 use crate::monitor::Monitor;
 use crate::panics;
 use crate::relation::weights::Weights;
-use crate::scheme::{self, Encoded, Grouping, Tile};
-use crate::simd::{self, Level};
-use crate::tile::{Carver, Place};
+use crate::scheme::Encoded;
+use crate::simd::Level;
+use crate::tile::Carver;
 
 /// Why a piece was not finished.
 pub(super) enum Stop {
@@ -80,121 +82,58 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
         data.copy_from_slice(bytes);
         return Ok(Sums::default());
     };
+    let width = job.source.width();
     let start = job.tiling.place(tiles.start);
     let data_start = job.tiling.data(job.scheme, &start).start;
     let group_start = start.own_groups().start;
     let mut data = Carver::new(data);
     let mut scales = Carver::new(scales);
     let mut zero_points = Carver::new(zero_points);
-    let mut scratch = Scratch::default();
     let mut sums = Sums::default();
-    for tile in tiles {
-        if !shared.wanted(row) {
-            return Err(Stop::Skipped);
-        }
-        let place = job.tiling.place(tile);
-        let bytes_at = job.tiling.data(job.scheme, &place);
-        let groups = place.own_groups();
-        let own = groups.start - group_start..groups.end - group_start;
-        let out = Encoded {
-            data: data.take(bytes_at.start - data_start..bytes_at.end - data_start),
-            scales: if scales.is_empty() { &mut [] } else { scales.take(own.clone()) },
-            zero_points: if zero_points.is_empty() { &mut [] } else { zero_points.take(own) },
-        };
-        let width = job.source.width();
-        let from = (place.elements.start - start.elements.start) * width;
-        let source = &bytes[from..from + place.elements.len() * width];
-        let wide = wide.map(|ranges| &ranges[place.groups.clone()]);
-        match scratch.encode(level, &job, &place, source, wide, out) {
-            Ok(tile) => sums += tile,
-            Err(NotFinite) => {
-                return Err(Stop::NotFinite);
+    SCRATCH.with_borrow_mut(|scratch| {
+        for tile in tiles {
+            if !shared.wanted(row) {
+                return Err(Stop::Skipped);
             }
-            Err(Overflow) => return Err(Stop::ScaleOverflow),
+            let place = job.tiling.place(tile);
+            let bytes_at = job.tiling.data(job.scheme, &place);
+            let groups = place.own_groups();
+            let own = groups.start - group_start..groups.end - group_start;
+            let out = Encoded {
+                data: data.take(bytes_at.start - data_start..bytes_at.end - data_start),
+                scales: if scales.is_empty() { &mut [] } else { scales.take(own.clone()) },
+                zero_points: if zero_points.is_empty() { &mut [] } else { zero_points.take(own) },
+            };
+            let from = (place.elements.start - start.elements.start) * width;
+            let to = from + place.elements.len() * width;
+            let source = Source {
+                bytes: &bytes[from..to],
+                ahead: bytes.get(from + AHEAD..to + AHEAD).unwrap_or(&[]),
+            };
+            let wide = wide.map(|ranges| &ranges[place.groups.clone()]);
+            scratch.encode(level, (&job, &place), source, wide, out, &mut sums)?;
         }
-    }
-    Ok(sums)
+        Ok(sums)
+    })
 }
 
-use BadTile::{NotFinite, Overflow};
-
-pub(super) enum BadTile {
-    NotFinite,
-    Overflow,
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Buffers for one tile, used again for the next.
-#[derive(Default)]
-pub(super) struct Scratch {
-    values: Vec<f32>,
-    decoded: Vec<f32>,
-    ranges: Vec<scheme::Range>,
-}
-
-impl Scratch {
-    fn encode(
-        &mut self,
-        level: Level,
-        job: &Job,
-        place: &Place,
-        source: &[u8],
-        wide: Option<&[scheme::Range]>,
-        out: Encoded<'_>,
-    ) -> Result<Sums, BadTile> {
-        self.values.resize(place.elements.len(), 0.0);
-        self.decoded.resize(place.elements.len(), 0.0);
-        if !simd::to_f32(level, job.source, source, &mut self.values) {
-            return Err(NotFinite);
-        }
-        let grouping = job.grouping;
-        let ranges = match wide {
-            Some(ranges) => ranges,
-            None => {
-                self.ranges.resize(place.groups.len(), scheme::Range::ZERO);
-                simd::ranges(
-                    level,
-                    &self.values,
-                    place.width,
-                    grouping.group_size,
-                    &mut self.ranges,
-                );
-                &self.ranges
-            }
-        };
-        if !scales_fit(job, ranges) {
-            return Err(Overflow);
-        }
-        let (width, phase, values) = (place.width, place.phase, self.values.as_slice());
-        let tile = Tile { grouping, width, values, phase, ranges };
-        job.scheme.encode(level, &tile, out, &mut self.decoded);
-        Ok(if job.source == Float::F64 {
-            simd::sums_f64(level, source, &self.decoded)
-        } else {
-            simd::sums(level, &self.values, &self.decoded)
-        })
-    }
-}
-
-/// Only binary16 has a range that a scale can exceed, and not where the source was binary16.
-fn scales_fit(job: &Job, ranges: &[scheme::Range]) -> bool {
-    let Grouping { symmetric, scale_dtype, .. } = job.grouping;
-    let fits = |range: &scheme::Range| {
-        let exact = job.scheme.exact_scale(*range, symmetric);
-        exact == 0.0 || scale_dtype.round(exact).is_finite()
-    };
-    scale_dtype != ScaleDtype::F16 || job.source == Float::F16 || ranges.iter().all(fits)
-}
+/// Source bytes are asked for this far ahead of their use.
+const AHEAD: usize = 1 << 14;
 
 /// Where the values that can't be quantized are, over the whole layer: read again, since this is
 /// rare. Stretches that are all finite go by at a tile's speed.
 pub(super) fn non_finite(source: Float, bytes: &[u8], monitor: &Monitor) -> RowError {
     const STRETCH: usize = 4096;
     let width = source.width();
-    let mut values = vec![0f32; STRETCH];
+    let mut values = Vec::new();
     let (mut first, mut count, mut only_beyond) = (None, 0, true);
     for (stretch, bytes) in bytes.chunks(STRETCH * width).enumerate() {
-        let values = &mut values[..bytes.len() / width];
-        if monitor.is_cancelled() || simd::to_f32(Level::best(), source, bytes, values) {
+        let values = float_values(Level::best(), source, bytes, &mut values);
+        if monitor.is_cancelled() || values.iter().all(|value| value.is_finite()) {
             continue;
         }
         let elements = bytes.chunks_exact(width).zip(values.iter()).enumerate();

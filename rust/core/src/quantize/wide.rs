@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::State;
 use super::item::{Job, job};
+use super::scratch::float_values;
 use crate::monitor::Monitor;
 use crate::relation::weights::Weights;
 use crate::scheme;
@@ -52,7 +53,8 @@ pub(super) fn wide_ranges(
     wide
 }
 
-/// The part of one tile in the ranges of the groups that it touches.
+/// The part of one tile in the ranges of the groups that it touches. Values that are not finite are
+/// found when the tile is encoded.
 fn tile_ranges(
     level: Level,
     job: &Job,
@@ -62,17 +64,15 @@ fn tile_ranges(
 ) -> (Range<usize>, Vec<scheme::Range>) {
     let place = job.tiling.place(tile);
     let width = job.source.width();
-    values.resize(place.elements.len(), 0.0);
     let source = &bytes[place.elements.start * width..place.elements.end * width];
-    // Values that are not finite are found when the tile is encoded.
-    simd::to_f32(level, job.source, source, values);
+    let values = float_values(level, job.source, source, values);
     let mut ranges = vec![scheme::Range::ZERO; place.groups.len()];
     let first = (job.grouping.group_size - place.phase).min(values.len());
     let (head, tail) = values.split_at(first);
     let (first_range, other_ranges) = ranges.split_at_mut(1);
-    simd::ranges(level, head, head.len(), head.len(), first_range);
+    simd::survey(level, head, head.len(), head.len(), first_range);
     if !tail.is_empty() {
-        simd::ranges(level, tail, tail.len(), job.grouping.group_size, other_ranges);
+        simd::survey(level, tail, tail.len(), job.grouping.group_size, other_ranges);
     }
     (place.groups, ranges)
 }

@@ -1,6 +1,6 @@
 //! `int8`, `int4`, `int2`: affine integers, with scales and zero points beside the codes.
 
-use super::{Codes, Encoded, Grouping, Range, RowLayout, Scheme, Tile};
+use super::{Codes, Encoded, Grouping, Range, RowLayout, Scheme, Sums, Tile};
 use crate::kernel::{affine, pack};
 use crate::simd::{self, Level};
 
@@ -49,12 +49,19 @@ impl Scheme for Affine {
         affine::exact_scale(self.bits, range, symmetric)
     }
 
-    fn encode(&self, level: Level, tile: &Tile<'_>, out: Encoded<'_>, decoded: &mut [f32]) {
-        simd::encode_affine(level, self.bits, tile, out, decoded);
+    fn encode(
+        &self,
+        level: Level,
+        tile: &Tile<'_>,
+        out: Encoded<'_>,
+        buffer: &mut Vec<u8>,
+        sums: &mut Sums,
+    ) {
+        simd::encode_affine(level, self.bits, tile, out, buffer, sums);
     }
 
-    fn decode(&self, level: Level, codes: &Codes<'_>, values: &mut [f32]) {
-        simd::decode_affine(level, self.bits, codes, values);
+    fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {
+        simd::decode_affine(level, self.bits, codes, buffer, values);
     }
 
     fn check_zero_points(&self, zero_points: &[u8]) -> Option<String> {

@@ -11,6 +11,7 @@ use std::fmt::Debug;
 
 use crate::dtype::ScaleDtype;
 use crate::error::UnknownScheme;
+pub use crate::kernel::metrics::Sums;
 use crate::simd::Level;
 
 /// Every scheme that encodes, in the order in which messages list them.
@@ -108,11 +109,13 @@ pub struct Tile<'a> {
     pub width: usize,
     /// The values, row after row; a multiple of `width`.
     pub values: &'a [f32],
-    /// Elements of the stretch's first group that lie before it; that group's scale and zero point
-    /// belong to another tile.
+    /// Elements of the stretch's first group that lie before it.
     pub phase: usize,
     /// The ranges of all groups touched, over all of each group's elements, row after row.
     pub ranges: &'a [Range],
+    /// Bytes of the source that will be wanted soon: as many for each value as the source has, or
+    /// none.
+    pub ahead: &'a [u8],
 }
 
 /// Where a tile's codes go.
@@ -120,9 +123,9 @@ pub struct Tile<'a> {
 pub struct Encoded<'a> {
     /// Its bytes of `data`, row padding included.
     pub data: &'a mut [u8],
-    /// The scales of the groups that begin in it.
+    /// The scales of all groups touched, row after row; empty where the layout has none.
     pub scales: &'a mut [f32],
-    /// Likewise; empty where the layout has none.
+    /// Likewise.
     pub zero_points: &'a mut [u8],
 }
 
@@ -169,13 +172,22 @@ pub trait Scheme: Debug + Send + Sync {
     /// The scale of a group of that range before it is rounded to the scale dtype.
     fn exact_scale(&self, range: Range, symmetric: bool) -> f64;
 
-    /// Write a tile's codes, and into `decoded` (as long as the tile) what they decode to.
+    /// Write a tile's codes and scales, and add the errors that they take to `sums`. `buffer` is
+    /// there to work in.
     ///
     /// It can't fail: every value is finite, every scale fits the scale dtype.
-    fn encode(&self, level: Level, tile: &Tile<'_>, out: Encoded<'_>, decoded: &mut [f32]);
+    fn encode(
+        &self,
+        level: Level,
+        tile: &Tile<'_>,
+        out: Encoded<'_>,
+        buffer: &mut Vec<u8>,
+        sums: &mut Sums,
+    );
 
-    /// Write into `values` what a tile's codes decode to, bit for bit as [`Scheme::encode`] did.
-    fn decode(&self, level: Level, codes: &Codes<'_>, values: &mut [f32]);
+    /// Write into `values` what a tile's codes decode to, which is what [`Scheme::encode`] compared
+    /// the values with. `buffer` is there to work in.
+    fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]);
 
     /// Why these zero points can't be this scheme's, if they can't.
     fn check_zero_points(&self, zero_points: &[u8]) -> Option<String>;

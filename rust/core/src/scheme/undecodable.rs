@@ -1,7 +1,7 @@
 //! For tests: int8, whose decoder panics.
 
 use super::affine::INT8;
-use super::{Codes, Encoded, Grouping, Range, RowLayout, Scheme, Tile};
+use super::{Codes, Encoded, Grouping, Range, RowLayout, Scheme, Sums, Tile};
 use crate::simd::Level;
 
 #[derive(Debug)]
@@ -29,10 +29,17 @@ impl Scheme for Undecodable {
     fn exact_scale(&self, range: Range, symmetric: bool) -> f64 {
         INT8.exact_scale(range, symmetric)
     }
-    fn encode(&self, level: Level, tile: &Tile<'_>, out: Encoded<'_>, decoded: &mut [f32]) {
-        INT8.encode(level, tile, out, decoded);
+    fn encode(
+        &self,
+        level: Level,
+        tile: &Tile<'_>,
+        out: Encoded<'_>,
+        buffer: &mut Vec<u8>,
+        sums: &mut Sums,
+    ) {
+        INT8.encode(level, tile, out, buffer, sums);
     }
-    fn decode(&self, _: Level, _: &Codes<'_>, _: &mut [f32]) {
+    fn decode(&self, _: Level, _: &Codes<'_>, _: &mut Vec<u8>, _: &mut [f32]) {
         panic!("undecodable");
     }
     fn check_zero_points(&self, zero_points: &[u8]) -> Option<String> {

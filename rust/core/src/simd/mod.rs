@@ -1,18 +1,28 @@
-//! Plain loops, compiled several times: each kernel once for the baseline, for AVX2 and for
+//! Which instructions a kernel may use: each is compiled once for the baseline, for AVX2 and for
 //! AVX-512, and chosen once a tile.
 //!
-//! The levels differ in speed only. No kernel fuses a multiplication with an addition or changes
-//! the order of a sum, so all levels give the same bits.
+//! The levels differ in speed only. No kernel changes the order of a sum or fuses operations where
+//! that would show in a bit, so all levels give the same bits.
 
 // The one place besides the mapping of files where code is unsafe: calling a function compiled for
 // features that the running CPU has been asked for.
 #![allow(unsafe_code)]
 
+mod lanes;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use std::sync::OnceLock;
 
 use crate::dtype::Float;
-use crate::kernel::{affine, convert, metrics, range};
+use crate::kernel::metrics::Sums;
+use crate::kernel::{affine, convert, metrics, survey};
 use crate::scheme::{Codes, Encoded, Range, Tile};
+#[cfg(test)]
+pub(crate) use lanes::Portable;
+pub(crate) use lanes::{LANES, Lanes};
 
 /// Instructions that kernels may use. A value exists only where the CPU has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +47,14 @@ impl Level {
         let mut levels = vec![Self::BASELINE];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            if avx2 {
                 levels.push(Self(Kind::Avx2));
             }
-            if is_x86_feature_detected!("avx512f")
+            if avx2
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
@@ -58,29 +72,30 @@ impl Level {
     }
 }
 
-/// A function that runs `$body`, an `#[inline(always)]` function, compiled for the level.
+/// A function that runs `$body`, an `#[inline(always)]` function of [`Lanes`] and the arguments,
+/// compiled for the level.
 macro_rules! dispatch {
     ($(#[$doc:meta])* $name:ident = $body:path, ($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
         $(#[$doc])*
         pub(crate) fn $name(level: Level, $($arg: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
-            fn avx2($($arg: $type),*) $(-> $result)? {
-                $body($($arg),*)
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2(lanes: x86::Avx2, $($arg: $type),*) $(-> $result)? {
+                $body(lanes, $($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512($($arg: $type),*) $(-> $result)? {
-                $body($($arg),*)
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512(lanes: x86::Avx512, $($arg: $type),*) $(-> $result)? {
+                $body(lanes, $($arg),*)
             }
             match level.0 {
-                Kind::Baseline => $body($($arg),*),
-                // SAFETY: the level exists only where `Level::available` found AVX2.
+                Kind::Baseline => $body(lanes::Portable, $($arg),*),
+                // SAFETY: the level exists only where `Level::available` found these features.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx2 => unsafe { avx2($($arg),*) },
-                // SAFETY: the level exists only where `Level::available` found these four.
+                Kind::Avx2 => unsafe { avx2(x86::Avx2::new(), $($arg),*) },
+                // SAFETY: the level exists only where `Level::available` found these features.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512 => unsafe { avx512($($arg),*) },
+                Kind::Avx512 => unsafe { avx512(x86::Avx512::new(), $($arg),*) },
             }
         }
     };
@@ -88,29 +103,28 @@ macro_rules! dispatch {
 
 dispatch! {
     /// See [`convert::to_f32`].
-    to_f32 = convert::to_f32, (source: Float, bytes: &[u8], values: &mut [f32]) -> bool
+    to_f32 = convert::to_f32, (source: Float, bytes: &[u8], values: &mut [f32])
 }
 dispatch! {
     /// See [`convert::from_f32`].
     from_f32 = convert::from_f32, (target: Float, values: &[f32], bytes: &mut [u8])
 }
 dispatch! {
-    /// See [`range::ranges`].
-    ranges = range::ranges, (values: &[f32], columns: usize, group_size: usize, out: &mut [Range])
-}
-dispatch! {
-    /// See [`metrics::sums`].
-    sums = metrics::sums, (values: &[f32], decoded: &[f32]) -> metrics::Sums
+    /// See [`survey::survey`].
+    survey = survey::survey,
+    (values: &[f32], width: usize, group_size: usize, ranges: &mut [Range]) -> survey::Survey
 }
 dispatch! {
     /// See [`metrics::sums_f64`].
-    sums_f64 = metrics::sums_f64, (source: &[u8], decoded: &[f32]) -> metrics::Sums
+    sums_f64 = metrics::sums_f64, (source: &[u8], decoded: &[f32]) -> Sums
 }
 dispatch! {
     /// See [`affine::encode`].
-    encode_affine = affine::encode, (bits: u32, tile: &Tile<'_>, out: Encoded<'_>, decoded: &mut [f32])
+    encode_affine = affine::encode,
+    (bits: u32, tile: &Tile<'_>, out: Encoded<'_>, codes: &mut Vec<u8>, sums: &mut Sums)
 }
 dispatch! {
     /// See [`affine::decode`].
-    decode_affine = affine::decode, (bits: u32, codes: &Codes<'_>, values: &mut [f32])
+    decode_affine = affine::decode,
+    (bits: u32, tile: &Codes<'_>, codes: &mut Vec<u8>, values: &mut [f32])
 }

@@ -1,0 +1,139 @@
+//! One group's codes and errors.
+
+use super::parameters::{MAGIC, Parameters, round};
+use crate::kernel::metrics::{self, Sums};
+use crate::simd::{LANES, Lanes};
+
+/// Sums over a tile's groups, in lanes.
+pub(super) struct Errors<L: Lanes> {
+    lanes: L,
+    /// Σe² of simple groups.
+    squared: L::F64,
+    /// max|e| of simple groups, as bits.
+    largest: L::U32,
+    /// Of all others.
+    general: Sums,
+}
+
+/// What a simple group is multiplied by and where its codes end.
+#[derive(Clone, Copy)]
+pub(super) struct Simple {
+    pub(super) scale: f32,
+    pub(super) inverse: f32,
+    pub(super) zero: f32,
+    pub(super) reach: f32,
+}
+
+impl<L: Lanes> Errors<L> {
+    #[inline(always)]
+    pub(super) fn new(lanes: L) -> Self {
+        let (squared, largest) = (lanes.zero_f64(), lanes.zero_u32());
+        Self { lanes, squared, largest, general: Sums::default() }
+    }
+
+    /// The largest error of the simple groups so far.
+    #[inline(always)]
+    pub(super) fn largest(&self) -> f32 {
+        f32::from_bits(self.lanes.largest(self.largest))
+    }
+
+    /// Add to a layer's sums what the tile's groups took.
+    #[inline(always)]
+    pub(super) fn add_to(&self, sums: &mut Sums) {
+        sums.squared_error += self.lanes.total(self.squared) + self.general.squared_error;
+        let largest = f64::from(self.largest()).max(self.general.max_abs_error);
+        sums.max_abs_error = sums.max_abs_error.max(largest);
+    }
+
+    /// The codes of a simple group. Values are clamped only where `CLAMP`, and the largest error is
+    /// looked for only where `TRACK`: each costs a twentieth of the time.
+    #[inline(always)]
+    pub(super) fn simple<const CLAMP: bool, const TRACK: bool>(
+        &mut self,
+        group: Simple,
+        values: &[f32],
+        codes: &mut [u8],
+    ) {
+        let (whole, rest) = values.as_chunks::<LANES>();
+        let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
+        for (values, codes) in whole.iter().zip(whole_codes) {
+            self.vector::<CLAMP, TRACK>(group, values, codes);
+        }
+        if !rest.is_empty() {
+            // Zeros have no error.
+            let (mut padded, mut padded_codes) = ([0.0; LANES], [0; LANES]);
+            padded[..rest.len()].copy_from_slice(rest);
+            self.vector::<CLAMP, TRACK>(group, &padded, &mut padded_codes);
+            rest_codes.copy_from_slice(&padded_codes[..rest.len()]);
+        }
+    }
+
+    #[inline(always)]
+    fn vector<const CLAMP: bool, const TRACK: bool>(
+        &mut self,
+        group: Simple,
+        values: &[f32; LANES],
+        codes: &mut [u8; LANES],
+    ) {
+        let lanes = self.lanes;
+        let (magic, scale) = (lanes.splat(MAGIC), lanes.splat(group.scale));
+        let values = lanes.load(values);
+        let scaled = lanes.mul(values, lanes.splat(group.inverse));
+        let scaled = if CLAMP { lanes.min(scaled, lanes.splat(group.reach)) } else { scaled };
+        // `reach` is an integer, so clamping before rounding is clamping after it.
+        let shifted = lanes.add(scaled, magic);
+        let decoded = lanes.mul(lanes.sub(shifted, magic), scale);
+        // The shifted number's low bits are the rounded one's, in two's complement.
+        lanes.store_low_bytes(lanes.bits(shifted), group.zero as u32, codes);
+        let error = lanes.sub(values, decoded);
+        if TRACK {
+            self.largest = lanes.max::<false>(self.largest, lanes.magnitude(error));
+        }
+        self.squared = lanes.add_squares(self.squared, error);
+    }
+
+    /// The codes of any group, with errors in float64.
+    #[inline(never)]
+    pub(super) fn general(
+        &mut self,
+        bits: u32,
+        group: &Parameters,
+        values: &[f32],
+        codes: &mut [u8],
+    ) {
+        encode(bits, group, values, codes);
+        let zero = group.zero;
+        let decoded = codes.iter().map(|code| (f32::from(*code) - zero) * group.scale);
+        self.general += metrics::sums(values.iter().copied().zip(decoded));
+    }
+}
+
+fn encode(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) {
+    let top = ((1u32 << bits) - 1) as f32;
+    for (code, value) in codes.iter_mut().zip(values) {
+        let shifted = round(value * group.prescale * group.inverse) + group.zero;
+        let clamped = if shifted > 0.0 { shifted } else { 0.0 };
+        let clamped = if clamped < top { clamped } else { top };
+        *code = (clamped + MAGIC).to_bits() as u8;
+    }
+}
+
+/// The values of a group's codes.
+#[inline(always)]
+pub(super) fn decode<L: Lanes>(lanes: L, scale: f32, zero: f32, codes: &[u8], values: &mut [f32]) {
+    let (scale, zero) = (lanes.splat(scale), lanes.splat(zero));
+    let decode = |codes: &[u8; LANES], values: &mut [f32; LANES]| {
+        lanes.store(lanes.mul(lanes.sub(lanes.load_u8(codes), zero), scale), values);
+    };
+    let (whole, rest) = codes.as_chunks::<LANES>();
+    let (whole_values, rest_values) = values.as_chunks_mut::<LANES>();
+    for (codes, values) in whole.iter().zip(whole_values) {
+        decode(codes, values);
+    }
+    if !rest.is_empty() {
+        let (mut padded, mut padded_values) = ([0; LANES], [0.0; LANES]);
+        padded[..rest.len()].copy_from_slice(rest);
+        decode(&padded, &mut padded_values);
+        rest_values.copy_from_slice(&padded_values[..rest.len()]);
+    }
+}

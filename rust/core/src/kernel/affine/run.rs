@@ -1,0 +1,212 @@
+//! Scales and zero points of sixteen groups together, and which of them are simple.
+//!
+//! Nearly all groups of real weights are: their codes and errors then come from a short loop. The
+//! others take the long way round in [`super::group`], to the same definition.
+
+use super::parameters::{Parameters, exact_scale, parameters, power_of_two, round};
+use crate::dtype::ScaleDtype;
+use crate::scheme::Range;
+use crate::simd::LANES;
+
+/// Scales of simple groups lie between these: then no product of a value, an error or a scale
+/// leaves the normal float32 or float64 numbers, and neither prescaling nor capping happens.
+const LOWEST: f32 = power_of_two(-40);
+const HIGHEST: f32 = power_of_two(40);
+
+/// How far, in scales, the error of an unclamped value of a simple group can be from zero: half,
+/// and more than the rounding of `w·inverse` and of `q·scale` for `|q| ≤ 255` can add.
+const FARTHEST: f32 = 0.5 + 1.0 / 1024.0;
+
+/// What the groups of one tile have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) bits: u32,
+    pub(super) symmetric: bool,
+    pub(super) scale_dtype: ScaleDtype,
+}
+
+/// Sixteen groups, an array for each quantity so that the compiler computes it for all at once.
+pub(super) struct Run {
+    pub(super) scale: [f32; LANES],
+    pub(super) inverse: [f32; LANES],
+    /// The code of zero.
+    pub(super) zero: [f32; LANES],
+    /// What a code may be at most, less the code of zero.
+    pub(super) reach: [f32; LANES],
+    /// No error of the group is larger.
+    bound: [f32; LANES],
+    /// 1 where the group is simple.
+    simple: [u32; LANES],
+    /// 1 where a value rounds to more than `reach`.
+    beyond: [u32; LANES],
+}
+
+impl Run {
+    /// The run of up to sixteen groups with these ranges.
+    #[inline(always)]
+    pub(super) fn new(kind: Kind, ranges: &[Range]) -> Self {
+        let mut sixteen = [Range::ZERO; LANES];
+        sixteen[..ranges.len()].copy_from_slice(ranges);
+        let mut run = Self::zero();
+        match (kind.bits, kind.symmetric) {
+            (8, true) => run.fill::<8, true>(kind.scale_dtype, &sixteen),
+            (8, false) => run.fill::<8, false>(kind.scale_dtype, &sixteen),
+            (4, true) => run.fill::<4, true>(kind.scale_dtype, &sixteen),
+            (4, false) => run.fill::<4, false>(kind.scale_dtype, &sixteen),
+            (_, true) => run.fill::<2, true>(kind.scale_dtype, &sixteen),
+            (_, false) => run.fill::<2, false>(kind.scale_dtype, &sixteen),
+        }
+        run
+    }
+
+    fn zero() -> Self {
+        Self {
+            scale: [0.0; LANES],
+            inverse: [0.0; LANES],
+            zero: [0.0; LANES],
+            reach: [0.0; LANES],
+            bound: [0.0; LANES],
+            simple: [0; LANES],
+            beyond: [0; LANES],
+        }
+    }
+
+    /// The arithmetic of [`parameters`], without branches.
+    #[inline(always)]
+    fn fill<const BITS: u32, const SYMMETRIC: bool>(
+        &mut self,
+        dtype: ScaleDtype,
+        ranges: &[Range; LANES],
+    ) {
+        let top = ((1u32 << BITS) - 1) as f32;
+        let half = (1u32 << (BITS - 1)) as f32;
+        // Outside the normal numbers of a dtype its rounding is another.
+        let (lowest, highest) = match dtype {
+            ScaleDtype::F16 => (power_of_two(-14), power_of_two(15)),
+            ScaleDtype::F32 | ScaleDtype::BF16 => (LOWEST, HIGHEST),
+        };
+        let shift = 52 - dtype.fraction_bits();
+        for i in 0..LANES {
+            let range = ranges[i];
+            let exact = exact_scale(BITS, range, SYMMETRIC);
+            let scale = round_bits(exact, shift) as f32;
+            let empty = exact == 0.0;
+            let scale = if empty { 1.0 } else { scale };
+            let inverse = 1.0 / scale;
+            let below = round(-range.lo * inverse);
+            let above = range.hi * inverse;
+            let zero = if SYMMETRIC {
+                half
+            } else if below < top {
+                below
+            } else {
+                top
+            };
+            let reach = if SYMMETRIC { half - 1.0 } else { top - zero };
+            let beyond = round(above) > reach;
+            // A clamped value must be within twice of what it decodes to, or decode to zero: then
+            // their difference is exact in float32 (Sterbenz), as it is for all unclamped values.
+            let near = !beyond | (above <= 1.9 * reach) | (reach == 0.0);
+            let usual = (scale >= lowest) & (scale <= highest);
+            let clamped = above - reach;
+            let farthest = if clamped > 0.5 { clamped + 1.0 / 1024.0 } else { FARTHEST };
+            self.scale[i] = scale;
+            self.inverse[i] = inverse;
+            self.zero[i] = zero;
+            self.reach[i] = reach;
+            self.bound[i] = if empty { 0.0 } else { farthest * scale };
+            self.simple[i] = u32::from((empty | usual) & near & (below <= zero));
+            self.beyond[i] = u32::from(beyond);
+        }
+    }
+
+    /// Whether any group has values to clamp.
+    #[inline(always)]
+    pub(super) fn clamps(&self) -> bool {
+        self.beyond.iter().fold(0, |any, beyond| any | beyond) > 0
+    }
+
+    /// Whether an error larger than `largest` is possible in any simple group.
+    #[inline(always)]
+    pub(super) fn may_exceed(&self, largest: f32) -> bool {
+        self.bound.iter().fold(false, |any, bound| any | (*bound > largest))
+    }
+
+    #[inline(always)]
+    pub(super) fn is_simple(&self, group: usize) -> bool {
+        self.simple[group] > 0
+    }
+
+    /// Take the long way for a group that is not simple.
+    pub(super) fn general(&mut self, kind: Kind, group: usize, range: Range) -> Parameters {
+        let general = parameters(kind.bits, range, kind.symmetric, kind.scale_dtype);
+        (self.scale[group], self.zero[group]) = (general.scale, general.zero);
+        general
+    }
+}
+
+/// Round a float64 to `52 − shift` stored significand bits, ties to even, on its bits; a carry
+/// moves into the exponent as it should.
+#[inline(always)]
+fn round_bits(value: f64, shift: u32) -> f64 {
+    let bits = value.to_bits();
+    let odd = (bits >> shift) & 1;
+    f64::from_bits(((bits + (1 << (shift - 1)) - 1 + odd) >> shift) << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn simple_groups_have_the_parameters_of_the_long_way(
+            bounds in prop::collection::vec((0u32..0x7f80_0000, 0u32..0x7f80_0000), 1..=16),
+            exponents in 0u32..24,
+            symmetric: bool,
+            bits in prop::sample::select(vec![2u32, 4, 8]),
+            scale_dtype in prop::sample::select(ScaleDtype::ALL.to_vec()),
+        ) {
+            // Half of the cases have exponents near those of weights.
+            let bound = |bits: u32| if exponents < 12 {
+                f32::from_bits(bits)
+            } else {
+                f32::from_bits(bits % (exponents << 23) + (115 << 23))
+            };
+            let ranges: Vec<_> =
+                bounds.iter().map(|&(a, b)| Range { lo: -bound(a), hi: bound(b) }).collect();
+            let kind = Kind { bits, symmetric, scale_dtype };
+            let run = Run::new(kind, &ranges);
+            for (group, range) in ranges.iter().enumerate().filter(|(at, _)| run.is_simple(*at)) {
+                let long = parameters(bits, *range, symmetric, scale_dtype);
+                prop_assert_eq!(long.prescale, 1.0);
+                prop_assert_eq!(
+                    (run.scale[group], run.zero[group], run.inverse[group]),
+                    (long.scale, long.zero, long.inverse)
+                );
+            }
+        }
+    }
+
+    /// The one place where Sterbenz' lemma could fail for an unclamped value: a code of one whose
+    /// value lies just below half of the scale. Every significand of a scale is tried.
+    #[test]
+    fn errors_next_to_half_a_scale_are_exact() {
+        for significand in 0..1u32 << 23 {
+            let scale = f32::from_bits((127 << 23) | significand);
+            let inverse = 1.0 / scale;
+            let mut value = scale / 2.0;
+            while round(value * inverse) < 1.0 {
+                value = value.next_up();
+            }
+            for _ in 0..3 {
+                if round(value * inverse) == 1.0 {
+                    let exact = f64::from(value) - f64::from(scale);
+                    assert_eq!(f64::from(value - scale), exact, "{value} {scale}");
+                }
+                value = value.next_down();
+            }
+        }
+    }
+}

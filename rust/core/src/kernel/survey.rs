@@ -1,0 +1,181 @@
+//! What must be known of a tile before it is encoded: the extremes of its groups, whether all
+//! values are finite, and the sum of their squares.
+
+use crate::scheme::Range;
+use crate::simd::{LANES, Lanes};
+
+/// The bits of infinity; those of a NaN are larger.
+const INFINITY: u32 = 0x7f80_0000;
+const SIGN: u32 = 0x8000_0000;
+
+/// What is found beside the ranges.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Survey {
+    /// Whether every value is a finite number.
+    pub(crate) finite: bool,
+    /// Σw²
+    pub(crate) squared: f64,
+}
+
+/// The range of every group of `values`, rows of `width` elements, into `ranges`, row after row.
+///
+/// As integers, the bits of positive floats rise with their values, and so do those of negative
+/// floats with their magnitudes, above those of all positive ones. So the largest int32 is the
+/// largest value and the largest uint32 the smallest one, where there are values of that sign, and
+/// infinities and NaNs are above all others in both. Extremes do not depend on the order in which
+/// they are found.
+#[inline(always)]
+pub(crate) fn survey<L: Lanes>(
+    lanes: L,
+    values: &[f32],
+    width: usize,
+    group_size: usize,
+    ranges: &mut [Range],
+) -> Survey {
+    let mut scan = Scan { lanes, squares: [lanes.zero_f64(); 2], largest: [0; 2] };
+    let mut groups = Groups { values, width, left: width, group_size };
+    for ranges in ranges.chunks_mut(LANES) {
+        scan.ranges(&mut groups, ranges);
+    }
+    let [positive, negative] = scan.largest;
+    let [even, odd] = scan.squares;
+    Survey {
+        finite: positive < INFINITY && negative < SIGN | INFINITY,
+        squared: lanes.total(even) + lanes.total(odd),
+    }
+}
+
+/// The groups of rows that follow each other.
+struct Groups<'a> {
+    values: &'a [f32],
+    width: usize,
+    left: usize,
+    group_size: usize,
+}
+
+impl<'a> Groups<'a> {
+    /// The next group; an empty one after the last.
+    #[inline(always)]
+    fn next(&mut self) -> &'a [f32] {
+        let (group, rest) = self.values.split_at(self.group_size.min(self.left).min(self.values.len()));
+        self.values = rest;
+        self.left -= group.len();
+        if self.left == 0 {
+            self.left = self.width;
+        }
+        group
+    }
+}
+
+struct Scan<L: Lanes> {
+    lanes: L,
+    /// Σw² of every other vector, so that no sum waits for the one before it.
+    squares: [L::F64; 2],
+    /// The largest bits of positive and of negative values.
+    largest: [u32; 2],
+}
+
+impl<L: Lanes> Scan<L> {
+    /// Up to sixteen groups together, since their lanes are compared together.
+    #[inline(always)]
+    fn ranges(&mut self, groups: &mut Groups<'_>, out: &mut [Range]) {
+        let (lanes, zero) = (self.lanes, self.lanes.zero_u32());
+        let (mut highs, mut lows) = ([zero; 4], [zero; 4]);
+        for (high, low) in highs.iter_mut().zip(&mut lows).take(out.len().div_ceil(4)) {
+            let four = [(); 4].map(|()| self.extremes(groups.next()));
+            *high = lanes.quarter::<true>(four.map(|[high, _]| high));
+            *low = lanes.quarter::<false>(four.map(|[_, low]| low));
+        }
+        let (highs, lows) = (lanes.maxima::<true>(highs), lanes.maxima::<false>(lows));
+        for ((range, high), low) in out.iter_mut().zip(highs).zip(lows) {
+            self.largest = [self.largest[0].max(high), self.largest[1].max(low)];
+            // Minus zero is zero, and so is what is left where no value is negative.
+            let lo = if low > SIGN { f32::from_bits(low) } else { 0.0 };
+            *range = Range { lo, hi: f32::from_bits(high) };
+        }
+    }
+
+    #[inline(always)]
+    fn extremes(&mut self, group: &[f32]) -> [L::U32; 2] {
+        let mut extremes = [self.lanes.zero_u32(); 2];
+        let (pairs, rest) = group.as_chunks::<{ 2 * LANES }>();
+        for pair in pairs {
+            let ([even, odd], _) = pair.as_chunks::<LANES>() else { unreachable!() };
+            self.vector(even, 0, &mut extremes);
+            self.vector(odd, 1, &mut extremes);
+        }
+        for (at, rest) in rest.chunks(LANES).enumerate() {
+            // Zeros belong to every range and add nothing.
+            let mut padded = [0.0; LANES];
+            padded[..rest.len()].copy_from_slice(rest);
+            self.vector(&padded, at, &mut extremes);
+        }
+        extremes
+    }
+
+    #[inline(always)]
+    fn vector(&mut self, values: &[f32; LANES], parity: usize, [high, low]: &mut [L::U32; 2]) {
+        let values = self.lanes.load(values);
+        let bits = self.lanes.bits(values);
+        *high = self.lanes.max::<true>(*high, bits);
+        *low = self.lanes.max::<false>(*low, bits);
+        self.squares[parity] = self.lanes.add_squares(self.squares[parity], values);
+    }
+}
+
+impl Range {
+    /// Of no values: zero alone.
+    pub const ZERO: Self = Self { lo: 0.0, hi: 0.0 };
+
+    /// The range of both together.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self { lo: self.lo.min(other.lo), hi: self.hi.max(other.hi) }
+    }
+
+    /// The largest magnitude.
+    pub fn absmax(self) -> f32 {
+        self.hi.max(-self.lo)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{self, Level};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranges_are_the_extremes_with_zero(
+            values in prop::collection::vec(-1e3f32..1e3, 1..600),
+            width in 1usize..200,
+            group_size in 1usize..80,
+        ) {
+            let rows = values.chunks(width);
+            let groups: Vec<&[f32]> = rows.flat_map(|row| row.chunks(group_size)).collect();
+            let mut out = vec![Range::ZERO; groups.len()];
+            let found = simd::survey(Level::best(), &values, width, group_size, &mut out);
+            for (range, group) in out.iter().zip(groups) {
+                prop_assert_eq!(range.lo, group.iter().copied().fold(0.0, f32::min));
+                prop_assert_eq!(range.hi, group.iter().copied().fold(0.0, f32::max));
+            }
+            let squared: f64 = values.iter().map(|&value| f64::from(value).powi(2)).sum();
+            prop_assert!((found.squared - squared).abs() <= 1e-13 * squared && found.finite);
+        }
+
+        #[test]
+        fn values_that_are_not_finite_are_seen(
+            mut values in prop::collection::vec(-1e38f32..1e38, 1..300),
+            at: prop::sample::Index,
+            bad in prop::sample::select(vec![f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
+        ) {
+            let at = at.index(values.len());
+            let mut ranges = vec![Range::ZERO; values.len().div_ceil(7)];
+            let width = values.len();
+            prop_assert!(simd::survey(Level::best(), &values, width, 7, &mut ranges).finite);
+            values[at] = bad;
+            prop_assert!(!simd::survey(Level::best(), &values, width, 7, &mut ranges).finite);
+        }
+    }
+}

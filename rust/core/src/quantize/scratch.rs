@@ -1,0 +1,137 @@
+//! One tile: from source bytes to codes, scales and sums.
+
+use super::item::Job;
+use super::piece::Stop;
+use crate::dtype::{Float, ScaleDtype};
+use crate::kernel::metrics::Sums;
+use crate::scheme::{self, Codes, Encoded, Grouping, Tile};
+use crate::simd::{self, Level};
+use crate::tile::Place;
+
+/// A tile's bytes, and as many that are wanted later, or none.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) ahead: &'a [u8],
+}
+
+/// Buffers for one tile, used again for the next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    values: Vec<f32>,
+    ranges: Vec<scheme::Range>,
+    buffer: Vec<u8>,
+    touched: Touched,
+}
+
+/// What a tile's own groups don't suffice for.
+#[derive(Default)]
+struct Touched {
+    scales: Vec<f32>,
+    zero_points: Vec<u8>,
+    decoded: Vec<f32>,
+}
+
+impl Scratch {
+    /// Encode a tile into `out`, the places of its own groups, and add to `sums` what it took.
+    /// `wide` are the ranges of all groups touched, where they reach over several tiles.
+    pub(super) fn encode(
+        &mut self,
+        level: Level,
+        (job, place): (&Job, &Place),
+        source: Source<'_>,
+        wide: Option<&[scheme::Range]>,
+        out: Encoded<'_>,
+        sums: &mut Sums,
+    ) -> Result<(), Stop> {
+        let Self { values, ranges, buffer, touched } = self;
+        let values = float_values(level, job.source, source.bytes, values);
+        // Of wide groups the ranges are known, and only the rest of the survey is wanted.
+        let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
+        let groups = if wide.is_some() { 1 } else { place.groups.len() };
+        ranges.resize(groups, scheme::Range::ZERO);
+        let survey = simd::survey(level, values, place.width, group_size, ranges);
+        if !survey.finite {
+            return Err(Stop::NotFinite);
+        }
+        let ranges = wide.unwrap_or(ranges);
+        if !scales_fit(job, ranges) {
+            return Err(Stop::ScaleOverflow);
+        }
+        let (grouping, width, phase) = (job.grouping, place.width, place.phase);
+        let tile = Tile { grouping, width, values, phase, ranges, ahead: source.ahead };
+        if phase > 0 || job.source == Float::F64 {
+            let bytes = source.bytes;
+            touched.encode(level, (job, place), &tile, out, buffer, sums, bytes);
+        } else {
+            job.scheme.encode(level, &tile, out, buffer, sums);
+        }
+        if job.source != Float::F64 {
+            sums.squared += survey.squared;
+        }
+        Ok(())
+    }
+}
+
+impl Touched {
+    /// The way of a tile whose first group began in another one, where its scale is written; and of
+    /// float64, whose errors are those of the source itself, not of its float32 values.
+    #[expect(clippy::too_many_arguments, reason = "a tile, where it goes, and what it cost")]
+    fn encode(
+        &mut self,
+        level: Level,
+        (job, place): (&Job, &Place),
+        tile: &Tile<'_>,
+        out: Encoded<'_>,
+        buffer: &mut Vec<u8>,
+        sums: &mut Sums,
+        source: &[u8],
+    ) {
+        let Self { scales, zero_points, decoded } = self;
+        let layout = job.scheme.row_layout(&job.grouping);
+        let groups = place.groups.len();
+        scales.resize(if layout.scales > 0 { groups } else { 0 }, 0.0);
+        zero_points.resize(if layout.zero_points > 0 { groups } else { 0 }, 0);
+        let Encoded { data, scales: own_scales, zero_points: own_zero_points } = out;
+        let mut narrow = *sums;
+        let all = Encoded { data: &mut *data, scales, zero_points };
+        job.scheme.encode(level, tile, all, buffer, &mut narrow);
+        if job.source == Float::F64 {
+            let Tile { grouping, width, phase, .. } = *tile;
+            let codes = Codes { grouping, width, phase, data, scales, zero_points };
+            decoded.resize(tile.values.len(), 0.0);
+            job.scheme.decode(level, &codes, buffer, decoded);
+            *sums += simd::sums_f64(level, source, decoded);
+        } else {
+            *sums = narrow;
+        }
+        own_scales.copy_from_slice(&scales[scales.len() - own_scales.len()..]);
+        let foreign = zero_points.len() - own_zero_points.len();
+        own_zero_points.copy_from_slice(&zero_points[foreign..]);
+    }
+}
+
+/// The values as float32: the source's own bytes where they are that, else converted into `buffer`.
+pub(super) fn float_values<'a>(
+    level: Level,
+    source: Float,
+    bytes: &'a [u8],
+    buffer: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    if let (Float::F32, Ok(values)) = (source, bytemuck::try_cast_slice(bytes)) {
+        return values;
+    }
+    buffer.resize(bytes.len() / source.width(), 0.0);
+    simd::to_f32(level, source, bytes, buffer);
+    buffer
+}
+
+/// Only binary16 has a range that a scale can exceed, and not where the source was binary16.
+fn scales_fit(job: &Job, ranges: &[scheme::Range]) -> bool {
+    let Grouping { symmetric, scale_dtype, .. } = job.grouping;
+    let fits = |range: &scheme::Range| {
+        let exact = job.scheme.exact_scale(*range, symmetric);
+        exact == 0.0 || scale_dtype.round(exact).is_finite()
+    };
+    scale_dtype != ScaleDtype::F16 || job.source == Float::F16 || ranges.iter().all(fits)
+}

@@ -1,0 +1,192 @@
+//! Sixteen lanes at once: the operations from which kernels are written that the compiler does not
+//! vectorize well by itself.
+//!
+//! Whatever the registers' width, there are sixteen lanes and each does the same arithmetic in the
+//! same order, so every implementation gives the same bits.
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen-lane arithmetic with the instructions that a token stands for.
+pub(crate) trait Lanes: Copy {
+    /// Sixteen float32.
+    type F32: Copy;
+    /// Sixteen uint32.
+    type U32: Copy;
+    /// Sixteen float64.
+    type F64: Copy;
+
+    fn load(self, values: &[f32; LANES]) -> Self::F32;
+    fn store(self, values: Self::F32, out: &mut [f32; LANES]);
+    /// binary16 numbers, given by their bits, as float32.
+    fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32;
+    /// Bytes as float32.
+    fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32;
+    /// The low bytes of `numbers + addend`.
+    fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]);
+    fn splat(self, value: f32) -> Self::F32;
+
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The smaller one; `b` where they compare equal.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    fn zero_u32(self) -> Self::U32;
+    fn bits(self, values: Self::F32) -> Self::U32;
+    /// The bits without the sign.
+    fn magnitude(self, values: Self::F32) -> Self::U32;
+    /// The larger one, as int32 where `SIGNED`.
+    fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// The largest lanes of four vectors, on the way to [`Lanes::maxima`]: reducing sixteen vectors
+    /// together takes a quarter of the shuffles of reducing each.
+    fn quarter<const SIGNED: bool>(self, vectors: [Self::U32; 4]) -> Self::U32;
+    /// Lane `i` is the largest of vector `i`, for the sixteen vectors that went into `quarters`.
+    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> [u32; LANES];
+    /// The largest lane.
+    fn largest(self, a: Self::U32) -> u32;
+
+    fn zero_f64(self) -> Self::F64;
+    /// `sums + values²`, lane by lane.
+    ///
+    /// The square of a float32 is exact in float64 (48 of 53 bits, exponents within range), so it
+    /// makes no difference to any bit whether a fused instruction does this.
+    fn add_squares(self, sums: Self::F64, values: Self::F32) -> Self::F64;
+    /// The lanes' sum: halves are added until one lane is left.
+    fn total(self, sums: Self::F64) -> f64;
+
+    /// Ask for a line of memory that will be wanted soon.
+    fn prefetch(self, line: &u8);
+}
+
+/// The sum of sixteen lanes, in the order that every level keeps.
+#[inline(always)]
+pub(super) fn total(mut lanes: [f64; LANES]) -> f64 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    lanes[0]
+}
+
+/// Plain loops over arrays, for whatever the compilation target has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+#[inline(always)]
+fn each<A: Copy, B: Copy, C: Copy + Default>(
+    a: [A; LANES],
+    b: [B; LANES],
+    f: impl Fn(A, B) -> C,
+) -> [C; LANES] {
+    let mut out = [C::default(); LANES];
+    for lane in 0..LANES {
+        out[lane] = f(a[lane], b[lane]);
+    }
+    out
+}
+
+#[inline(always)]
+fn larger<const SIGNED: bool>(a: u32, b: u32) -> u32 {
+    if SIGNED { (a as i32).max(b as i32) as u32 } else { a.max(b) }
+}
+
+impl Lanes for Portable {
+    type F32 = [f32; LANES];
+    type U32 = [u32; LANES];
+    type F64 = [f64; LANES];
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::F32 {
+        *values
+    }
+    #[inline(always)]
+    fn store(self, values: Self::F32, out: &mut [f32; LANES]) {
+        *out = values;
+    }
+    #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
+        halves.map(|half| crate::kernel::convert::f16_to_f32(u16::from_le_bytes(half)))
+    }
+    #[inline(always)]
+    fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32 {
+        bytes.map(f32::from)
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
+        for lane in 0..LANES {
+            out[lane] = numbers[lane].wrapping_add(addend) as u8;
+        }
+    }
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F32 {
+        [value; LANES]
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn zero_u32(self) -> Self::U32 {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn bits(self, values: Self::F32) -> Self::U32 {
+        values.map(f32::to_bits)
+    }
+    #[inline(always)]
+    fn magnitude(self, values: Self::F32) -> Self::U32 {
+        values.map(|value| value.to_bits() & 0x7fff_ffff)
+    }
+    #[inline(always)]
+    fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        each(a, b, larger::<SIGNED>)
+    }
+    #[inline(always)]
+    fn quarter<const SIGNED: bool>(self, vectors: [Self::U32; 4]) -> Self::U32 {
+        let mut out = [0; LANES];
+        for (out, vector) in out.iter_mut().zip(vectors) {
+            *out = vector[1..].iter().fold(vector[0], |a, &b| larger::<SIGNED>(a, b));
+        }
+        out
+    }
+    #[inline(always)]
+    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> [u32; LANES] {
+        let mut out = [0; LANES];
+        for (four, quarter) in out.as_chunks_mut::<4>().0.iter_mut().zip(quarters) {
+            four.copy_from_slice(&quarter[..4]);
+        }
+        out
+    }
+    #[inline(always)]
+    fn largest(self, a: Self::U32) -> u32 {
+        a.into_iter().fold(0, u32::max)
+    }
+    #[inline(always)]
+    fn zero_f64(self) -> Self::F64 {
+        [0.0; LANES]
+    }
+    #[inline(always)]
+    fn add_squares(self, sums: Self::F64, values: Self::F32) -> Self::F64 {
+        each(sums, values, |sum, value| sum + f64::from(value) * f64::from(value))
+    }
+    #[inline(always)]
+    fn total(self, sums: Self::F64) -> f64 {
+        total(sums)
+    }
+    #[inline(always)]
+    fn prefetch(self, _: &u8) {}
+}

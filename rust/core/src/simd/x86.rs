@@ -1,0 +1,316 @@
+//! [`Lanes`] with AVX2 and with AVX-512.
+//!
+//! Explicit instructions, since left to itself the compiler turns these loops into gathers: see
+//! `cargo bench -p arrowquant`, which runs the kernels at every level.
+
+use std::arch::x86_64::*;
+
+use super::lanes::{LANES, Lanes, total};
+
+/// Stands for a CPU with AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx2(());
+
+/// Stands for a CPU with those and AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx512(());
+
+impl Avx2 {
+    /// # Safety
+    /// The CPU has the features that the type stands for.
+    pub(super) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Avx512 {
+    /// # Safety
+    /// The CPU has the features that the type stands for.
+    pub(super) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+/// Instructions of the CPU that `self` stands for.
+macro_rules! cpu {
+    ($($body:tt)*) => {
+        // SAFETY: whoever made `self` has seen that the CPU has these instructions; what is read
+        // and written through pointers are the sixteen elements of a borrowed array.
+        unsafe { $($body)* }
+    };
+}
+
+const MAGNITUDE: i32 = 0x7fff_ffff;
+
+impl Lanes for Avx512 {
+    type F32 = __m512;
+    type U32 = __m512i;
+    type F64 = [__m512d; 2];
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> __m512 {
+        cpu! { _mm512_loadu_ps(values.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, values: __m512, out: &mut [f32; LANES]) {
+        cpu! { _mm512_storeu_ps(out.as_mut_ptr(), values) }
+    }
+    #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; LANES]) -> __m512 {
+        cpu! { _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_u8(self, bytes: &[u8; LANES]) -> __m512 {
+        cpu! { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, numbers: __m512i, addend: u32, out: &mut [u8; LANES]) {
+        cpu! {
+            let sums = _mm512_add_epi32(numbers, _mm512_set1_epi32(addend as i32));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(sums));
+        }
+    }
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        cpu! { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn zero_u32(self) -> __m512i {
+        cpu! { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn bits(self, values: __m512) -> __m512i {
+        cpu! { _mm512_castps_si512(values) }
+    }
+    #[inline(always)]
+    fn magnitude(self, values: __m512) -> __m512i {
+        cpu! { _mm512_and_si512(_mm512_castps_si512(values), _mm512_set1_epi32(MAGNITUDE)) }
+    }
+    #[inline(always)]
+    fn max<const SIGNED: bool>(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { if SIGNED { _mm512_max_epi32(a, b) } else { _mm512_max_epu32(a, b) } }
+    }
+    #[inline(always)]
+    fn quarter<const SIGNED: bool>(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        cpu! {
+            let ab = self.max::<SIGNED>(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = self.max::<SIGNED>(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            self.max::<SIGNED>(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+        }
+    }
+    #[inline(always)]
+    fn maxima<const SIGNED: bool>(self, [a, b, c, d]: [__m512i; 4]) -> [u32; LANES] {
+        let halves = |a, b| {
+            cpu! {
+                let even = _mm512_shuffle_i32x4::<0x88>(a, b);
+                self.max::<SIGNED>(even, _mm512_shuffle_i32x4::<0xdd>(a, b))
+            }
+        };
+        let mut out = [0; LANES];
+        let all = halves(halves(a, b), halves(c, d));
+        cpu! { _mm512_storeu_si512(out.as_mut_ptr().cast(), all) }
+        out
+    }
+    #[inline(always)]
+    fn largest(self, a: __m512i) -> u32 {
+        cpu! { _mm512_reduce_max_epu32(a) }
+    }
+    #[inline(always)]
+    fn zero_f64(self) -> Self::F64 {
+        cpu! { [_mm512_setzero_pd(); 2] }
+    }
+    #[inline(always)]
+    fn add_squares(self, [low, high]: Self::F64, values: __m512) -> Self::F64 {
+        cpu! {
+            let a = _mm512_cvtps_pd(_mm512_castps512_ps256(values));
+            let b = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(values));
+            [_mm512_fmadd_pd(a, a, low), _mm512_fmadd_pd(b, b, high)]
+        }
+    }
+    #[inline(always)]
+    fn total(self, [low, high]: Self::F64) -> f64 {
+        let mut lanes = [0.0; LANES];
+        cpu! {
+            _mm512_storeu_pd(lanes.as_mut_ptr(), low);
+            _mm512_storeu_pd(lanes[8..].as_mut_ptr(), high);
+        }
+        total(lanes)
+    }
+    #[inline(always)]
+    fn prefetch(self, line: &u8) {
+        cpu! { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) }
+    }
+}
+
+impl Lanes for Avx2 {
+    type F32 = [__m256; 2];
+    type U32 = [__m256i; 2];
+    type F64 = [__m256d; 4];
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::F32 {
+        cpu! { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values[8..].as_ptr())] }
+    }
+    #[inline(always)]
+    fn store(self, [low, high]: Self::F32, out: &mut [f32; LANES]) {
+        cpu! {
+            _mm256_storeu_ps(out.as_mut_ptr(), low);
+            _mm256_storeu_ps(out[8..].as_mut_ptr(), high);
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
+        let eight = |halves: &[[u8; 2]]| cpu! { _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast())) };
+        [eight(&halves[..8]), eight(&halves[8..])]
+    }
+    #[inline(always)]
+    fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32 {
+        cpu! {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let high = _mm_unpackhi_epi64(bytes, bytes);
+            [bytes, high].map(|eight| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight)))
+        }
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
+        cpu! {
+            let addend = _mm256_set1_epi32(addend as i32);
+            let low = _mm256_set1_epi32(0xff);
+            let a = _mm256_and_si256(_mm256_add_epi32(numbers[0], addend), low);
+            let b = _mm256_and_si256(_mm256_add_epi32(numbers[1], addend), low);
+            let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b));
+            let high = _mm256_extracti128_si256::<1>(words);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), high);
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F32 {
+        cpu! { [_mm256_set1_ps(value); 2] }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn zero_u32(self) -> Self::U32 {
+        cpu! { [_mm256_setzero_si256(); 2] }
+    }
+    #[inline(always)]
+    fn bits(self, values: Self::F32) -> Self::U32 {
+        cpu! { [_mm256_castps_si256(values[0]), _mm256_castps_si256(values[1])] }
+    }
+    #[inline(always)]
+    fn magnitude(self, values: Self::F32) -> Self::U32 {
+        let [low, high] = self.bits(values);
+        cpu! {
+            let mask = _mm256_set1_epi32(MAGNITUDE);
+            [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)]
+        }
+    }
+    #[inline(always)]
+    fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        [self.max8::<SIGNED>(a[0], b[0]), self.max8::<SIGNED>(a[1], b[1])]
+    }
+    #[inline(always)]
+    fn quarter<const SIGNED: bool>(self, vectors: [Self::U32; 4]) -> Self::U32 {
+        let [a, b, c, d] = vectors.map(|[low, high]| self.max8::<SIGNED>(low, high));
+        cpu! {
+            let ab = self.max8::<SIGNED>(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = self.max8::<SIGNED>(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            let low = _mm256_unpacklo_epi64(ab, cd);
+            [self.max8::<SIGNED>(low, _mm256_unpackhi_epi64(ab, cd)), _mm256_setzero_si256()]
+        }
+    }
+    #[inline(always)]
+    fn maxima<const SIGNED: bool>(self, [[a, _], [b, _], [c, _], [d, _]]: [Self::U32; 4]) -> [u32; LANES] {
+        let halves = |a, b| {
+            cpu! {
+                let low = _mm256_permute2x128_si256::<0x20>(a, b);
+                self.max8::<SIGNED>(low, _mm256_permute2x128_si256::<0x31>(a, b))
+            }
+        };
+        let mut out = [0; LANES];
+        let (low, high) = (halves(a, b), halves(c, d));
+        cpu! {
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), low);
+            _mm256_storeu_si256(out[8..].as_mut_ptr().cast(), high);
+        }
+        out
+    }
+    #[inline(always)]
+    fn largest(self, [low, high]: Self::U32) -> u32 {
+        let mut lanes = [0u32; 8];
+        let larger = self.max8::<false>(low, high);
+        cpu! { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), larger) }
+        lanes.into_iter().fold(0, u32::max)
+    }
+    #[inline(always)]
+    fn zero_f64(self) -> Self::F64 {
+        cpu! { [_mm256_setzero_pd(); 4] }
+    }
+    #[inline(always)]
+    fn add_squares(self, sums: Self::F64, [low, high]: Self::F32) -> Self::F64 {
+        cpu! {
+            let quarters = [
+                _mm256_castps256_ps128(low),
+                _mm256_extractf128_ps::<1>(low),
+                _mm256_castps256_ps128(high),
+                _mm256_extractf128_ps::<1>(high),
+            ];
+            let mut out = sums;
+            for (sum, quarter) in out.iter_mut().zip(quarters) {
+                let wide = _mm256_cvtps_pd(quarter);
+                *sum = _mm256_fmadd_pd(wide, wide, *sum);
+            }
+            out
+        }
+    }
+    #[inline(always)]
+    fn total(self, sums: Self::F64) -> f64 {
+        let mut lanes = [0.0; LANES];
+        for (four, sum) in lanes.as_chunks_mut::<4>().0.iter_mut().zip(sums) {
+            cpu! { _mm256_storeu_pd(four.as_mut_ptr(), sum) }
+        }
+        total(lanes)
+    }
+    #[inline(always)]
+    fn prefetch(self, line: &u8) {
+        cpu! { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) }
+    }
+}
+
+impl Avx2 {
+    #[inline(always)]
+    fn max8<const SIGNED: bool>(self, a: __m256i, b: __m256i) -> __m256i {
+        cpu! { if SIGNED { _mm256_max_epi32(a, b) } else { _mm256_max_epu32(a, b) } }
+    }
+}
