@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use crate::dtype::Float;
 use crate::error::{CallError, Error, RowError};
 use crate::layer::{Described, message};
+use crate::memory::Output;
 use crate::monitor::Monitor;
 use crate::panics;
 use crate::quantize::Schemas;
@@ -205,7 +206,7 @@ impl Dequantizer {
                 Err(_) => None,
             });
         }
-        let mut values = vec![0u8; spans.end()];
+        let mut values = Output::new(spans.end())?;
         let mut carver = Carver::new(&mut values);
         let mut items = Vec::new();
         for (row, state) in states.iter().enumerate() {

@@ -17,6 +17,7 @@ pub mod error;
 pub mod format;
 mod kernel;
 mod layer;
+mod memory;
 pub mod monitor;
 pub mod options;
 pub mod panics;

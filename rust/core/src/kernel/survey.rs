@@ -32,12 +32,18 @@ pub(crate) fn survey<L: Lanes>(
     group_size: usize,
     ranges: &mut [Range],
 ) -> Survey {
-    let mut scan = Scan { lanes, squares: [lanes.zero_f64(); 2], largest: [0; 2] };
+    let zero = lanes.zero_u32();
+    let mut scan = Scan { lanes, squares: [lanes.zero_f64(); 2], largest: [zero; 2] };
     let mut groups = Groups { values, width, left: width, group_size };
-    for ranges in ranges.chunks_mut(LANES) {
-        scan.ranges(&mut groups, ranges);
+    let (runs, rest) = ranges.as_chunks_mut::<LANES>();
+    for run in runs {
+        *run = scan.ranges(&mut groups, LANES);
+    }
+    if !rest.is_empty() {
+        rest.copy_from_slice(&scan.ranges(&mut groups, rest.len())[..rest.len()]);
     }
     let [positive, negative] = scan.largest;
+    let (positive, negative) = (lanes.largest(positive), lanes.largest(negative));
     let [even, odd] = scan.squares;
     Survey {
         finite: positive < INFINITY && negative < SIGN | INFINITY,
@@ -72,27 +78,38 @@ struct Scan<L: Lanes> {
     /// Σw² of every other vector, so that no sum waits for the one before it.
     squares: [L::F64; 2],
     /// The largest bits of positive and of negative values.
-    largest: [u32; 2],
+    largest: [L::U32; 2],
 }
 
 impl<L: Lanes> Scan<L> {
     /// Up to sixteen groups together, since their lanes are compared together.
     #[inline(always)]
-    fn ranges(&mut self, groups: &mut Groups<'_>, out: &mut [Range]) {
+    fn ranges(&mut self, groups: &mut Groups<'_>, count: usize) -> [Range; LANES] {
         let (lanes, zero) = (self.lanes, self.lanes.zero_u32());
         let (mut highs, mut lows) = ([zero; 4], [zero; 4]);
-        for (high, low) in highs.iter_mut().zip(&mut lows).take(out.len().div_ceil(4)) {
-            let four = [(); 4].map(|()| self.extremes(groups.next()));
-            *high = lanes.quarter::<true>(four.map(|[high, _]| high));
-            *low = lanes.quarter::<false>(four.map(|[_, low]| low));
+        for (high, low) in highs.iter_mut().zip(&mut lows).take(count.div_ceil(4)) {
+            // Spelled out: through a closure, vectors would be passed in memory.
+            let [high_a, low_a] = self.extremes(groups.next());
+            let [high_b, low_b] = self.extremes(groups.next());
+            let [high_c, low_c] = self.extremes(groups.next());
+            let [high_d, low_d] = self.extremes(groups.next());
+            *high = lanes.quarter::<true>([high_a, high_b, high_c, high_d]);
+            *low = lanes.quarter::<false>([low_a, low_b, low_c, low_d]);
         }
         let (highs, lows) = (lanes.maxima::<true>(highs), lanes.maxima::<false>(lows));
-        for ((range, high), low) in out.iter_mut().zip(highs).zip(lows) {
-            self.largest = [self.largest[0].max(high), self.largest[1].max(low)];
+        let [positive, negative] = self.largest;
+        self.largest =
+            [lanes.max::<false>(positive, highs), lanes.max::<false>(negative, lows)];
+        let (mut high, mut low) = ([0; LANES], [0; LANES]);
+        lanes.store_u32(highs, &mut high);
+        lanes.store_u32(lows, &mut low);
+        let mut ranges = [Range::ZERO; LANES];
+        for ((range, high), low) in ranges.iter_mut().zip(high).zip(low) {
             // Minus zero is zero, and so is what is left where no value is negative.
-            let lo = if low > SIGN { f32::from_bits(low) } else { 0.0 };
-            *range = Range { lo, hi: f32::from_bits(high) };
+            let low = if low > SIGN { low } else { 0 };
+            *range = Range { lo: f32::from_bits(low), hi: f32::from_bits(high) };
         }
+        ranges
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::item::{Item, Work};
-use super::scratch::{Scratch, Source, float_values};
+use super::scratch::{Scratch, float_values};
 use crate::dtype::Float;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
@@ -106,10 +106,7 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
             };
             let from = (place.elements.start - start.elements.start) * width;
             let to = from + place.elements.len() * width;
-            let source = Source {
-                bytes: &bytes[from..to],
-                ahead: bytes.get(from + AHEAD..to + AHEAD).unwrap_or(&[]),
-            };
+            let source = &bytes[from..to];
             let wide = wide.map(|ranges| &ranges[place.groups.clone()]);
             scratch.encode(level, (&job, &place), source, wide, out, &mut sums)?;
         }
@@ -120,9 +117,6 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
-
-/// Source bytes are asked for this far ahead of their use.
-const AHEAD: usize = 1 << 14;
 
 /// Where the values that can't be quantized are, over the whole layer: read again, since this is
 /// rare. Stretches that are all finite go by at a tile's speed.

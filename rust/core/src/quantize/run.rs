@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use arrow_schema::ArrowError;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
@@ -13,6 +14,7 @@ use crate::dtype::ScaleDtype;
 use crate::error::Error;
 use crate::kernel::metrics::Sums;
 use crate::layer::Layer;
+use crate::memory::Output;
 use crate::monitor::Monitor;
 use crate::relation::quantized::{Payload, Spans, Values};
 use crate::relation::weights::Weights;
@@ -28,7 +30,7 @@ pub(super) fn run(
     pool: &ThreadPool,
     monitor: &Monitor,
 ) -> Result<Payload, Error> {
-    let mut payload = allocate(weights, states);
+    let mut payload = allocate(weights, states)?;
     let mut rows: Vec<usize> = (0..states.len()).filter(|&row| states[row].fate.is_ok()).collect();
     // A second round, with F32 scales, is for layers whose scales overflow the dtype asked for.
     while !rows.is_empty() {
@@ -53,8 +55,8 @@ pub(super) fn run(
     Ok(payload)
 }
 
-/// The output at its final size, zeroed by the operating system as its pages are first touched.
-fn allocate(weights: &Weights, states: &[State]) -> Payload {
+/// The output at its final size.
+fn allocate(weights: &Weights, states: &[State]) -> Result<Payload, ArrowError> {
     let spans = || Spans::with_capacity(states.len());
     let (mut data, mut scales, mut zero_points) = (spans(), spans(), spans());
     for (row, state) in states.iter().enumerate() {
@@ -78,11 +80,11 @@ fn allocate(weights: &Weights, states: &[State]) -> Payload {
             }
         }
     }
-    Payload {
-        data: Values { values: vec![0; data.end()], spans: data },
-        scales: Values { values: vec![0.0; scales.end()], spans: scales },
-        zero_points: Values { values: vec![0; zero_points.end()], spans: zero_points },
-    }
+    Ok(Payload {
+        data: Values { values: Output::new(data.end())?, spans: data },
+        scales: Values { values: Output::new(scales.end())?, spans: scales },
+        zero_points: Values { values: Output::new(zero_points.end())?, spans: zero_points },
+    })
 }
 
 /// One pass over `rows`, which rise; returns those that need another.

@@ -8,13 +8,6 @@ use crate::scheme::{self, Codes, Encoded, Grouping, Tile};
 use crate::simd::{self, Level};
 use crate::tile::Place;
 
-/// A tile's bytes, and as many that are wanted later, or none.
-#[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) ahead: &'a [u8],
-}
-
 /// Buffers for one tile, used again for the next.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -39,13 +32,13 @@ impl Scratch {
         &mut self,
         level: Level,
         (job, place): (&Job, &Place),
-        source: Source<'_>,
+        source: &[u8],
         wide: Option<&[scheme::Range]>,
         out: Encoded<'_>,
         sums: &mut Sums,
     ) -> Result<(), Stop> {
         let Self { values, ranges, buffer, touched } = self;
-        let values = float_values(level, job.source, source.bytes, values);
+        let values = float_values(level, job.source, source, values);
         // Of wide groups the ranges are known, and only the rest of the survey is wanted.
         let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
         let groups = if wide.is_some() { 1 } else { place.groups.len() };
@@ -59,10 +52,10 @@ impl Scratch {
             return Err(Stop::ScaleOverflow);
         }
         let (grouping, width, phase) = (job.grouping, place.width, place.phase);
-        let tile = Tile { grouping, width, values, phase, ranges, ahead: source.ahead };
+        let in_place = std::ptr::addr_eq(values.as_ptr(), source.as_ptr());
+        let tile = Tile { grouping, width, values, phase, ranges, in_place };
         if phase > 0 || job.source == Float::F64 {
-            let bytes = source.bytes;
-            touched.encode(level, (job, place), &tile, out, buffer, sums, bytes);
+            touched.encode(level, (job, place), &tile, out, buffer, sums, source);
         } else {
             job.scheme.encode(level, &tile, out, buffer, sums);
         }

@@ -6,11 +6,13 @@ use arrow_array::{
     ArrayRef, BooleanArray, Float32Array, Float64Array, Int64Array, LargeBinaryArray,
     LargeListArray, RecordBatch, StringArray, UInt8Array,
 };
-use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
+use bytemuck::Pod;
 
 use super::columns::{Carried, shape_type};
 use super::output_schema;
+use crate::memory::Output;
 
 /// Names of the output's own columns, which no carried column may have: the quantized relation's,
 /// then the error columns of the one relation.
@@ -106,7 +108,7 @@ impl Spans {
     }
 
     /// Make the rows for which `keep` is false null, and move the others' values together.
-    pub(crate) fn retain<T: Copy>(&mut self, values: &mut Vec<T>, keep: impl Fn(usize) -> bool) {
+    pub(crate) fn retain<T: Pod + Send>(&mut self, values: &mut Output<T>, keep: impl Fn(usize) -> bool) {
         let mut kept = Self::with_capacity(self.valid.len());
         for row in 0..self.valid.len() {
             let range = self.range(row);
@@ -126,9 +128,9 @@ impl Spans {
 }
 
 /// A buffer of values with the rows' spans in it.
-pub(crate) struct Values<T> {
+pub(crate) struct Values<T: Pod> {
     pub(crate) spans: Spans,
-    pub(crate) values: Vec<T>,
+    pub(crate) values: Output<T>,
 }
 
 /// The variable-length output of a batch.
@@ -148,7 +150,7 @@ pub(crate) struct Described {
 /// A large_binary column of the rows' bytes.
 pub(crate) fn binary(data: Values<u8>) -> LargeBinaryArray {
     let (offsets, nulls) = data.spans.parts();
-    LargeBinaryArray::new(offsets, Buffer::from_vec(data.values), nulls)
+    LargeBinaryArray::new(offsets, data.values.into_buffer(), nulls)
 }
 
 fn list(spans: Spans, values: ArrayRef) -> LargeListArray {
@@ -180,8 +182,8 @@ pub(crate) fn batch(
     let floats = |get: fn(&Row) -> Option<f64>| -> ArrayRef {
         Arc::new(rows.iter().map(get).collect::<Float64Array>())
     };
-    let scales = Float32Array::from(payload.scales.values);
-    let zero_points = UInt8Array::from(payload.zero_points.values);
+    let scales = Float32Array::new(payload.scales.values.into_buffer().into(), None);
+    let zero_points = UInt8Array::new(payload.zero_points.values.into_buffer().into(), None);
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(row_index),
         described.names,

@@ -113,9 +113,8 @@ pub struct Tile<'a> {
     pub phase: usize,
     /// The ranges of all groups touched, over all of each group's elements, row after row.
     pub ranges: &'a [Range],
-    /// Bytes of the source that will be wanted soon: as many for each value as the source has, or
-    /// none.
-    pub ahead: &'a [u8],
+    /// Whether the values lie in the source's own memory, where those that follow them are next.
+    pub in_place: bool,
 }
 
 /// Where a tile's codes go.

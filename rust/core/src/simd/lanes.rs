@@ -33,16 +33,17 @@ pub(crate) trait Lanes: Copy {
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
     fn zero_u32(self) -> Self::U32;
+    fn store_u32(self, numbers: Self::U32, out: &mut [u32; LANES]);
     fn bits(self, values: Self::F32) -> Self::U32;
     /// The bits without the sign.
     fn magnitude(self, values: Self::F32) -> Self::U32;
     /// The larger one, as int32 where `SIGNED`.
     fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// The largest lanes of four vectors, on the way to [`Lanes::maxima`]: reducing sixteen vectors
-    /// together takes a quarter of the shuffles of reducing each.
+    /// together takes a quarter of the shuffles that reducing each does.
     fn quarter<const SIGNED: bool>(self, vectors: [Self::U32; 4]) -> Self::U32;
     /// Lane `i` is the largest of vector `i`, for the sixteen vectors that went into `quarters`.
-    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> [u32; LANES];
+    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> Self::U32;
     /// The largest lane.
     fn largest(self, a: Self::U32) -> u32;
 
@@ -55,8 +56,8 @@ pub(crate) trait Lanes: Copy {
     /// The lanes' sum: halves are added until one lane is left.
     fn total(self, sums: Self::F64) -> f64;
 
-    /// Ask for a line of memory that will be wanted soon.
-    fn prefetch(self, line: &u8);
+    /// Ask for the line of memory at an address, which need not be one that can be read.
+    fn prefetch(self, address: *const f32);
 }
 
 /// The sum of sixteen lanes, in the order that every level keeps.
@@ -144,6 +145,10 @@ impl Lanes for Portable {
         [0; LANES]
     }
     #[inline(always)]
+    fn store_u32(self, numbers: Self::U32, out: &mut [u32; LANES]) {
+        *out = numbers;
+    }
+    #[inline(always)]
     fn bits(self, values: Self::F32) -> Self::U32 {
         values.map(f32::to_bits)
     }
@@ -164,7 +169,7 @@ impl Lanes for Portable {
         out
     }
     #[inline(always)]
-    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> [u32; LANES] {
+    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> Self::U32 {
         let mut out = [0; LANES];
         for (four, quarter) in out.as_chunks_mut::<4>().0.iter_mut().zip(quarters) {
             four.copy_from_slice(&quarter[..4]);
@@ -188,5 +193,5 @@ impl Lanes for Portable {
         total(sums)
     }
     #[inline(always)]
-    fn prefetch(self, _: &u8) {}
+    fn prefetch(self, _: *const f32) {}
 }

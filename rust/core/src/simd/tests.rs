@@ -47,8 +47,8 @@ fn everything(
     let mut data = vec![0; rows * layout.data];
     let mut scales = vec![0.0; rows * layout.scales];
     let mut zero_points = vec![0; rows * layout.zero_points];
-    let (values, ranges, ahead) = (values.as_slice(), ranges.as_slice(), bytes);
-    let tile = Tile { grouping, width: columns, values, phase: 0, ranges, ahead };
+    let (values, ranges) = (values.as_slice(), ranges.as_slice());
+    let tile = Tile { grouping, width: columns, values, phase: 0, ranges, in_place: true };
     let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
     let (mut buffer, mut sums) = (Vec::new(), Sums::default());
     scheme.encode(level, &tile, out, &mut buffer, &mut sums);

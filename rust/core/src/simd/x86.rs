@@ -1,7 +1,8 @@
 //! [`Lanes`] with AVX2 and with AVX-512.
 //!
 //! Explicit instructions, since left to itself the compiler turns these loops into gathers: see
-//! `cargo bench -p arrowquant`, which runs the kernels at every level.
+//! `cargo bench -p arrowquant`, which runs the kernels at every level. No closures, not even in
+//! `array::map`: they are compiled without the features, and vectors would go through memory.
 
 use std::arch::x86_64::*;
 
@@ -95,6 +96,10 @@ impl Lanes for Avx512 {
         cpu! { _mm512_setzero_si512() }
     }
     #[inline(always)]
+    fn store_u32(self, numbers: __m512i, out: &mut [u32; LANES]) {
+        cpu! { _mm512_storeu_si512(out.as_mut_ptr().cast(), numbers) }
+    }
+    #[inline(always)]
     fn bits(self, values: __m512) -> __m512i {
         cpu! { _mm512_castps_si512(values) }
     }
@@ -115,17 +120,9 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn maxima<const SIGNED: bool>(self, [a, b, c, d]: [__m512i; 4]) -> [u32; LANES] {
-        let halves = |a, b| {
-            cpu! {
-                let even = _mm512_shuffle_i32x4::<0x88>(a, b);
-                self.max::<SIGNED>(even, _mm512_shuffle_i32x4::<0xdd>(a, b))
-            }
-        };
-        let mut out = [0; LANES];
-        let all = halves(halves(a, b), halves(c, d));
-        cpu! { _mm512_storeu_si512(out.as_mut_ptr().cast(), all) }
-        out
+    fn maxima<const SIGNED: bool>(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        let (ab, cd) = (self.halves::<SIGNED>(a, b), self.halves::<SIGNED>(c, d));
+        self.halves::<SIGNED>(ab, cd)
     }
     #[inline(always)]
     fn largest(self, a: __m512i) -> u32 {
@@ -153,8 +150,19 @@ impl Lanes for Avx512 {
         total(lanes)
     }
     #[inline(always)]
-    fn prefetch(self, line: &u8) {
-        cpu! { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) }
+    fn prefetch(self, address: *const f32) {
+        cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+}
+
+impl Avx512 {
+    /// The larger of the even and the odd quarters of both.
+    #[inline(always)]
+    fn halves<const SIGNED: bool>(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! {
+            let even = _mm512_shuffle_i32x4::<0x88>(a, b);
+            self.max::<SIGNED>(even, _mm512_shuffle_i32x4::<0xdd>(a, b))
+        }
     }
 }
 
@@ -176,15 +184,19 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
-        let eight = |halves: &[[u8; 2]]| cpu! { _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast())) };
-        [eight(&halves[..8]), eight(&halves[8..])]
+        cpu! {
+            let low = _mm_loadu_si128(halves.as_ptr().cast());
+            let high = _mm_loadu_si128(halves[8..].as_ptr().cast());
+            [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+        }
     }
     #[inline(always)]
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32 {
         cpu! {
             let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
             let high = _mm_unpackhi_epi64(bytes, bytes);
-            [bytes, high].map(|eight| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight)))
+            let (low, high) = (_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(high));
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
         }
     }
     #[inline(always)]
@@ -225,6 +237,13 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_setzero_si256(); 2] }
     }
     #[inline(always)]
+    fn store_u32(self, [low, high]: Self::U32, out: &mut [u32; LANES]) {
+        cpu! {
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), low);
+            _mm256_storeu_si256(out[8..].as_mut_ptr().cast(), high);
+        }
+    }
+    #[inline(always)]
     fn bits(self, values: Self::F32) -> Self::U32 {
         cpu! { [_mm256_castps_si256(values[0]), _mm256_castps_si256(values[1])] }
     }
@@ -242,7 +261,9 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn quarter<const SIGNED: bool>(self, vectors: [Self::U32; 4]) -> Self::U32 {
-        let [a, b, c, d] = vectors.map(|[low, high]| self.max8::<SIGNED>(low, high));
+        let [[a, e], [b, f], [c, g], [d, h]] = vectors;
+        let (a, b) = (self.max8::<SIGNED>(a, e), self.max8::<SIGNED>(b, f));
+        let (c, d) = (self.max8::<SIGNED>(c, g), self.max8::<SIGNED>(d, h));
         cpu! {
             let ab = self.max8::<SIGNED>(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
             let cd = self.max8::<SIGNED>(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
@@ -251,20 +272,9 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn maxima<const SIGNED: bool>(self, [[a, _], [b, _], [c, _], [d, _]]: [Self::U32; 4]) -> [u32; LANES] {
-        let halves = |a, b| {
-            cpu! {
-                let low = _mm256_permute2x128_si256::<0x20>(a, b);
-                self.max8::<SIGNED>(low, _mm256_permute2x128_si256::<0x31>(a, b))
-            }
-        };
-        let mut out = [0; LANES];
-        let (low, high) = (halves(a, b), halves(c, d));
-        cpu! {
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), low);
-            _mm256_storeu_si256(out[8..].as_mut_ptr().cast(), high);
-        }
-        out
+    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> Self::U32 {
+        let [[a, _], [b, _], [c, _], [d, _]] = quarters;
+        [self.halves::<SIGNED>(a, b), self.halves::<SIGNED>(c, d)]
     }
     #[inline(always)]
     fn largest(self, [low, high]: Self::U32) -> u32 {
@@ -303,12 +313,20 @@ impl Lanes for Avx2 {
         total(lanes)
     }
     #[inline(always)]
-    fn prefetch(self, line: &u8) {
-        cpu! { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) }
+    fn prefetch(self, address: *const f32) {
+        cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 }
 
 impl Avx2 {
+    /// The larger of the low and the high halves of both.
+    #[inline(always)]
+    fn halves<const SIGNED: bool>(self, a: __m256i, b: __m256i) -> __m256i {
+        cpu! {
+            let low = _mm256_permute2x128_si256::<0x20>(a, b);
+            self.max8::<SIGNED>(low, _mm256_permute2x128_si256::<0x31>(a, b))
+        }
+    }
     #[inline(always)]
     fn max8<const SIGNED: bool>(self, a: __m256i, b: __m256i) -> __m256i {
         cpu! { if SIGNED { _mm256_max_epi32(a, b) } else { _mm256_max_epu32(a, b) } }

@@ -4,15 +4,17 @@ use super::parameters::{MAGIC, Parameters, round};
 use crate::kernel::metrics::{self, Sums};
 use crate::simd::{LANES, Lanes};
 
-/// Sums over a tile's groups, in lanes.
+/// Sums over a tile's simple groups, in lanes. It goes from group to group by value, so that it
+/// stays in registers.
+#[derive(Clone, Copy)]
 pub(super) struct Errors<L: Lanes> {
     lanes: L,
-    /// Σe² of simple groups.
+    /// Σe²
     squared: L::F64,
-    /// max|e| of simple groups, as bits.
+    /// max|e|, as bits.
     largest: L::U32,
-    /// Of all others.
-    general: Sums,
+    /// Memory is asked for so many values ahead.
+    ahead: usize,
 }
 
 /// What a simple group is multiplied by and where its codes end.
@@ -26,57 +28,58 @@ pub(super) struct Simple {
 
 impl<L: Lanes> Errors<L> {
     #[inline(always)]
-    pub(super) fn new(lanes: L) -> Self {
+    pub(super) fn new(lanes: L, ahead: usize) -> Self {
         let (squared, largest) = (lanes.zero_f64(), lanes.zero_u32());
-        Self { lanes, squared, largest, general: Sums::default() }
+        Self { lanes, squared, largest, ahead }
     }
 
-    /// The largest error of the simple groups so far.
+    /// The largest error so far.
     #[inline(always)]
-    pub(super) fn largest(&self) -> f32 {
+    pub(super) fn largest(self) -> f32 {
         f32::from_bits(self.lanes.largest(self.largest))
     }
 
-    /// Add to a layer's sums what the tile's groups took.
+    /// As a layer's sums.
     #[inline(always)]
-    pub(super) fn add_to(&self, sums: &mut Sums) {
-        sums.squared_error += self.lanes.total(self.squared) + self.general.squared_error;
-        let largest = f64::from(self.largest()).max(self.general.max_abs_error);
-        sums.max_abs_error = sums.max_abs_error.max(largest);
+    pub(super) fn sums(self) -> Sums {
+        let squared_error = self.lanes.total(self.squared);
+        Sums { squared_error, squared: 0.0, max_abs_error: f64::from(self.largest()) }
     }
 
     /// The codes of a simple group. Values are clamped only where `CLAMP`, and the largest error is
     /// looked for only where `TRACK`: each costs a twentieth of the time.
     #[inline(always)]
     pub(super) fn simple<const CLAMP: bool, const TRACK: bool>(
-        &mut self,
+        mut self,
         group: Simple,
         values: &[f32],
         codes: &mut [u8],
-    ) {
+    ) -> Self {
         let (whole, rest) = values.as_chunks::<LANES>();
         let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
         for (values, codes) in whole.iter().zip(whole_codes) {
-            self.vector::<CLAMP, TRACK>(group, values, codes);
+            self = self.vector::<CLAMP, TRACK>(group, values, codes);
         }
         if !rest.is_empty() {
             // Zeros have no error.
             let (mut padded, mut padded_codes) = ([0.0; LANES], [0; LANES]);
             padded[..rest.len()].copy_from_slice(rest);
-            self.vector::<CLAMP, TRACK>(group, &padded, &mut padded_codes);
+            self = self.vector::<CLAMP, TRACK>(group, &padded, &mut padded_codes);
             rest_codes.copy_from_slice(&padded_codes[..rest.len()]);
         }
+        self
     }
 
     #[inline(always)]
     fn vector<const CLAMP: bool, const TRACK: bool>(
-        &mut self,
+        mut self,
         group: Simple,
         values: &[f32; LANES],
         codes: &mut [u8; LANES],
-    ) {
+    ) -> Self {
         let lanes = self.lanes;
         let (magic, scale) = (lanes.splat(MAGIC), lanes.splat(group.scale));
+        lanes.prefetch(values.as_ptr().wrapping_add(self.ahead));
         let values = lanes.load(values);
         let scaled = lanes.mul(values, lanes.splat(group.inverse));
         let scaled = if CLAMP { lanes.min(scaled, lanes.splat(group.reach)) } else { scaled };
@@ -90,22 +93,16 @@ impl<L: Lanes> Errors<L> {
             self.largest = lanes.max::<false>(self.largest, lanes.magnitude(error));
         }
         self.squared = lanes.add_squares(self.squared, error);
+        self
     }
+}
 
-    /// The codes of any group, with errors in float64.
-    #[inline(never)]
-    pub(super) fn general(
-        &mut self,
-        bits: u32,
-        group: &Parameters,
-        values: &[f32],
-        codes: &mut [u8],
-    ) {
-        encode(bits, group, values, codes);
-        let zero = group.zero;
-        let decoded = codes.iter().map(|code| (f32::from(*code) - zero) * group.scale);
-        self.general += metrics::sums(values.iter().copied().zip(decoded));
-    }
+/// The codes of any group, with errors in float64.
+#[inline(never)]
+pub(super) fn general(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) -> Sums {
+    encode(bits, group, values, codes);
+    let decoded = codes.iter().map(|code| (f32::from(*code) - group.zero) * group.scale);
+    metrics::sums(values.iter().copied().zip(decoded))
 }
 
 fn encode(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) {

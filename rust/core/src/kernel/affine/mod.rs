@@ -17,8 +17,8 @@ use group::{Errors, Simple};
 pub(crate) use parameters::exact_scale;
 use run::{Kind, Run};
 
-/// A line of the caches, in bytes.
-const LINE: usize = 64;
+/// Source memory is asked for so many values ahead of their use.
+const AHEAD: usize = 4096;
 
 /// See [`crate::scheme::Scheme::encode`].
 #[inline(always)]
@@ -34,13 +34,12 @@ pub(crate) fn encode<L: Lanes>(
     let mut encoder = Encoder::new(lanes, bits, tile, scales, zero_points, sums.max_abs_error);
     if bits == 8 && data.len() == tile.values.len() {
         // A code a byte and no padding: the codes are the data.
-        encoder.groups(data);
+        *sums += encoder.groups(data);
     } else {
         codes.resize(tile.values.len(), 0);
-        encoder.groups(codes);
+        *sums += encoder.groups(codes);
         pack::pack_rows(codes, tile.width, bits, data);
     }
-    encoder.errors.add_to(sums);
 }
 
 /// A tile on its way through its groups.
@@ -49,12 +48,9 @@ struct Encoder<'a, L: Lanes> {
     tile: &'a Tile<'a>,
     scales: std::slice::IterMut<'a, f32>,
     zero_points: std::slice::IterMut<'a, u8>,
-    errors: Errors<L>,
     /// The largest error of the layer as far as it is known: only larger ones are looked for.
     known: f32,
     lanes: L,
-    /// Bytes of source that are asked for ahead, for each value.
-    ahead: usize,
 }
 
 impl<'a, L: Lanes> Encoder<'a, L> {
@@ -73,23 +69,22 @@ impl<'a, L: Lanes> Encoder<'a, L> {
             tile,
             scales: scales.iter_mut(),
             zero_points: zero_points.iter_mut(),
-            errors: Errors::new(lanes),
             known: known as f32,
             lanes,
-            ahead: tile.ahead.len() / tile.values.len().max(1),
         }
     }
 
-    /// Write the code of every value, a byte each, and the scales.
+    /// Write the code of every value, a byte each, and the scales; return what that took.
     #[inline(always)]
-    fn groups(&mut self, codes: &mut [u8]) {
+    fn groups(&mut self, codes: &mut [u8]) -> Sums {
+        let ahead = if self.tile.in_place { AHEAD } else { 0 };
+        let (mut errors, mut general) = (Errors::new(self.lanes, ahead), Sums::default());
         let mut spans = spans(&self.tile.grouping, self.tile.width, self.tile.phase);
         for ranges in self.tile.ranges.chunks(LANES) {
             let mut run = Run::new(self.kind, ranges);
             let (clamp, track) = (run.clamps(), run.may_exceed(self.known));
             for (at, range) in ranges.iter().enumerate() {
                 let span = spans();
-                self.fetch_ahead(&span);
                 let (values, codes) = (&self.tile.values[span.clone()], &mut codes[span]);
                 if run.is_simple(at) {
                     let group = Simple {
@@ -98,32 +93,24 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                         zero: run.zero[at],
                         reach: run.reach[at],
                     };
-                    let errors = &mut self.errors;
-                    match (clamp, track) {
+                    errors = match (clamp, track) {
                         (false, false) => errors.simple::<false, false>(group, values, codes),
                         (false, true) => errors.simple::<false, true>(group, values, codes),
                         (true, false) => errors.simple::<true, false>(group, values, codes),
                         (true, true) => errors.simple::<true, true>(group, values, codes),
-                    }
+                    };
                 } else {
                     let group = run.general(self.kind, at, *range);
-                    self.errors.general(self.kind.bits, &group, values, codes);
+                    general += group::general(self.kind.bits, &group, values, codes);
                 }
             }
             if track {
-                self.known = self.known.max(self.errors.largest());
+                self.known = self.known.max(errors.largest());
             }
             self.write(&run, ranges.len());
         }
-    }
-
-    /// Ask for the source of a later tile, line by line, while this one is computed.
-    #[inline(always)]
-    fn fetch_ahead(&self, span: &Span<usize>) {
-        let ahead = &self.tile.ahead[span.start * self.ahead..span.end * self.ahead];
-        for line in ahead.chunks(LINE) {
-            self.lanes.prefetch(&line[0]);
-        }
+        general += errors.sums();
+        general
     }
 
     #[inline(always)]

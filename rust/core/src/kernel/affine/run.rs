@@ -45,16 +45,19 @@ impl Run {
     /// The run of up to sixteen groups with these ranges.
     #[inline(always)]
     pub(super) fn new(kind: Kind, ranges: &[Range]) -> Self {
-        let mut sixteen = [Range::ZERO; LANES];
-        sixteen[..ranges.len()].copy_from_slice(ranges);
+        let mut padded = [Range::ZERO; LANES];
+        let sixteen = <&[Range; LANES]>::try_from(ranges).unwrap_or_else(|_| {
+            padded[..ranges.len()].copy_from_slice(ranges);
+            &padded
+        });
         let mut run = Self::zero();
         match (kind.bits, kind.symmetric) {
-            (8, true) => run.fill::<8, true>(kind.scale_dtype, &sixteen),
-            (8, false) => run.fill::<8, false>(kind.scale_dtype, &sixteen),
-            (4, true) => run.fill::<4, true>(kind.scale_dtype, &sixteen),
-            (4, false) => run.fill::<4, false>(kind.scale_dtype, &sixteen),
-            (_, true) => run.fill::<2, true>(kind.scale_dtype, &sixteen),
-            (_, false) => run.fill::<2, false>(kind.scale_dtype, &sixteen),
+            (8, true) => run.fill::<8, true>(kind.scale_dtype, sixteen),
+            (8, false) => run.fill::<8, false>(kind.scale_dtype, sixteen),
+            (4, true) => run.fill::<4, true>(kind.scale_dtype, sixteen),
+            (4, false) => run.fill::<4, false>(kind.scale_dtype, sixteen),
+            (_, true) => run.fill::<2, true>(kind.scale_dtype, sixteen),
+            (_, false) => run.fill::<2, false>(kind.scale_dtype, sixteen),
         }
         run
     }

@@ -1,0 +1,88 @@
+//! The kernels on a tile that stays in the first-level cache, with every instruction set of the
+//! CPU: `cargo bench -p arrowquant`.
+
+use std::hint::black_box;
+
+use arrowquant::dtype::ScaleDtype;
+use arrowquant::scheme::{self, Choice, Codes, Encoded, Grouping, Range, Scheme, Sums, Tile};
+use arrowquant::simd::Level;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+const TILE: usize = 2048;
+
+struct Case {
+    scheme: &'static dyn Scheme,
+    grouping: Grouping,
+    values: Vec<f32>,
+    ranges: Vec<Range>,
+    data: Vec<u8>,
+    scales: Vec<f32>,
+    zero_points: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Case {
+    fn new(name: &str, group_size: usize, symmetric: bool) -> Self {
+        let Ok(Choice::Encode(scheme)) = scheme::find(name) else { unreachable!() };
+        let scale_dtype = ScaleDtype::F32;
+        let grouping = Grouping { columns: TILE, group_size, symmetric, scale_dtype };
+        let values: Vec<f32> = (0..TILE).map(|at| 0.1 * (at as f32 * 0.7).sin()).collect();
+        let range = |group: &[f32]| Range {
+            lo: group.iter().copied().fold(0.0, f32::min),
+            hi: group.iter().copied().fold(0.0, f32::max),
+        };
+        let layout = scheme.row_layout(&grouping);
+        Self {
+            scheme,
+            grouping,
+            ranges: values.chunks(group_size).map(range).collect(),
+            values,
+            data: vec![0; layout.data],
+            scales: vec![0.0; layout.scales],
+            zero_points: vec![0; layout.zero_points],
+            buffer: Vec::new(),
+        }
+    }
+
+    fn encode(&mut self, level: Level) -> Sums {
+        let Self { grouping, values, ranges, .. } = self;
+        let tile = Tile { grouping: *grouping, width: TILE, values, phase: 0, ranges, in_place: false };
+        let out = Encoded {
+            data: &mut self.data,
+            scales: &mut self.scales,
+            zero_points: &mut self.zero_points,
+        };
+        let mut sums = Sums::default();
+        self.scheme.encode(level, &tile, out, &mut self.buffer, &mut sums);
+        sums
+    }
+
+    fn decode(&mut self, level: Level) {
+        let Self { grouping, data, scales, zero_points, .. } = self;
+        let codes =
+            Codes { grouping: *grouping, width: TILE, phase: 0, data, scales, zero_points };
+        self.scheme.decode(level, &codes, &mut self.buffer, &mut self.values);
+    }
+}
+
+fn kernels(criterion: &mut Criterion) {
+    for (name, group_size, symmetric) in
+        [("int4", 128, false), ("int8", 128, true), ("int4", 32, false), ("int2", 128, false)]
+    {
+        let mut case = Case::new(name, group_size, symmetric);
+        for verb in ["encode", "decode"] {
+            let mut group = criterion.benchmark_group(format!("{verb} {name} {group_size}"));
+            group.throughput(Throughput::Elements(TILE as u64));
+            for level in Level::available() {
+                group.bench_function(format!("{level:?}"), |bencher| match verb {
+                    "encode" => bencher.iter(|| black_box(case.encode(level))),
+                    _ => bencher.iter(|| case.decode(level)),
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);
