@@ -46,7 +46,7 @@ impl Case {
 
     fn encode(&mut self, level: Level) -> Sums {
         let Self { grouping, values, ranges, .. } = self;
-        let tile = Tile { grouping: *grouping, width: TILE, values, phase: 0, ranges, in_place: false };
+        let tile = Tile { grouping: *grouping, width: TILE, values, phase: 0, ranges, source: &[] };
         let out = Encoded {
             data: &mut self.data,
             scales: &mut self.scales,

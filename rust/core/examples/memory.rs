@@ -1,7 +1,7 @@
 //! How fast layers in memory are quantized and decoded, beside a program that only reads and writes
 //! as many bytes with as many threads, in one run and interleaved. Prints a JSON array.
 //!
-//!     cargo run --release -p arrowquant --example memory -- [--quick]
+//!     cargo run --release -p arrowquant --example memory -- [SECTION [DTYPE]] [--quick]
 
 #![allow(clippy::print_stdout, reason = "it prints what it measures")]
 
@@ -174,7 +174,10 @@ fn report(figures: &mut Vec<Value>, what: Value, bytes: usize, weights: usize, o
 
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    let only = std::env::args().nth(1).filter(|argument| !argument.starts_with("--"));
+    let mut chosen = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let (only, dtype) = (chosen.next(), chosen.next());
+    let dtypes = ["F32", "BF16", "F16"].into_iter();
+    let dtypes = dtypes.filter(|name| dtype.as_deref().is_none_or(|only| only == *name));
     let rounds = if quick { 3 } else { 11 };
     let wanted = |section: &str| only.as_deref().is_none_or(|only| only == section);
     let case = |name, scheme, symmetric, group_size| Case { name, scheme, symmetric, group_size };
@@ -191,7 +194,7 @@ fn main() {
     ];
     let numbers = values(ROWS * COLUMNS);
     let mut figures = Vec::new();
-    for dtype in ["F32", "BF16", "F16"] {
+    for dtype in dtypes {
         let source = Buffer::from_vec(bytes(dtype, &numbers));
         let batch = layer(dtype, source.clone());
         for threads in [1, 2] {

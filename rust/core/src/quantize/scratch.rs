@@ -52,8 +52,7 @@ impl Scratch {
             return Err(Stop::ScaleOverflow);
         }
         let (grouping, width, phase) = (job.grouping, place.width, place.phase);
-        let in_place = std::ptr::addr_eq(values.as_ptr(), source.as_ptr());
-        let tile = Tile { grouping, width, values, phase, ranges, in_place };
+        let tile = Tile { grouping, width, values, phase, ranges, source };
         if phase > 0 || job.source == Float::F64 {
             touched.encode(level, (job, place), &tile, out, buffer, sums, source);
         } else {

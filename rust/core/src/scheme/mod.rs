@@ -113,8 +113,8 @@ pub struct Tile<'a> {
     pub phase: usize,
     /// The ranges of all groups touched, over all of each group's elements, row after row.
     pub ranges: &'a [Range],
-    /// Whether the values lie in the source's own memory, where those that follow them are next.
-    pub in_place: bool,
+    /// The bytes from which the values were read; those that follow them will be wanted next.
+    pub source: &'a [u8],
 }
 
 /// Where a tile's codes go.

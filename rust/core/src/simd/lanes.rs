@@ -57,7 +57,7 @@ pub(crate) trait Lanes: Copy {
     fn total(self, sums: Self::F64) -> f64;
 
     /// Ask for the line of memory at an address, which need not be one that can be read.
-    fn prefetch(self, address: *const f32);
+    fn prefetch(self, address: *const u8);
 }
 
 /// The sum of sixteen lanes, in the order that every level keeps.
@@ -193,5 +193,5 @@ impl Lanes for Portable {
         total(sums)
     }
     #[inline(always)]
-    fn prefetch(self, _: *const f32) {}
+    fn prefetch(self, _: *const u8) {}
 }

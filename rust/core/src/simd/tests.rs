@@ -48,7 +48,7 @@ fn everything(
     let mut scales = vec![0.0; rows * layout.scales];
     let mut zero_points = vec![0; rows * layout.zero_points];
     let (values, ranges) = (values.as_slice(), ranges.as_slice());
-    let tile = Tile { grouping, width: columns, values, phase: 0, ranges, in_place: true };
+    let tile = Tile { grouping, width: columns, values, phase: 0, ranges, source: bytes };
     let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
     let (mut buffer, mut sums) = (Vec::new(), Sums::default());
     scheme.encode(level, &tile, out, &mut buffer, &mut sums);

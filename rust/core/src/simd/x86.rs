@@ -150,7 +150,7 @@ impl Lanes for Avx512 {
         total(lanes)
     }
     #[inline(always)]
-    fn prefetch(self, address: *const f32) {
+    fn prefetch(self, address: *const u8) {
         cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 }
@@ -313,7 +313,7 @@ impl Lanes for Avx2 {
         total(lanes)
     }
     #[inline(always)]
-    fn prefetch(self, address: *const f32) {
+    fn prefetch(self, address: *const u8) {
         cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 }

@@ -13,8 +13,14 @@ pub(super) struct Errors<L: Lanes> {
     squared: L::F64,
     /// max|e|, as bits.
     largest: L::U32,
-    /// Memory is asked for so many values ahead.
-    ahead: usize,
+    ahead: Ahead,
+}
+
+/// Where memory is that will be wanted soon, and how far that moves for each vector.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) address: *const u8,
+    pub(super) step: usize,
 }
 
 /// What a simple group is multiplied by and where its codes end.
@@ -28,7 +34,7 @@ pub(super) struct Simple {
 
 impl<L: Lanes> Errors<L> {
     #[inline(always)]
-    pub(super) fn new(lanes: L, ahead: usize) -> Self {
+    pub(super) fn new(lanes: L, ahead: Ahead) -> Self {
         let (squared, largest) = (lanes.zero_f64(), lanes.zero_u32());
         Self { lanes, squared, largest, ahead }
     }
@@ -79,7 +85,8 @@ impl<L: Lanes> Errors<L> {
     ) -> Self {
         let lanes = self.lanes;
         let (magic, scale) = (lanes.splat(MAGIC), lanes.splat(group.scale));
-        lanes.prefetch(values.as_ptr().wrapping_add(self.ahead));
+        lanes.prefetch(self.ahead.address);
+        self.ahead.address = self.ahead.address.wrapping_add(self.ahead.step);
         let values = lanes.load(values);
         let scaled = lanes.mul(values, lanes.splat(group.inverse));
         let scaled = if CLAMP { lanes.min(scaled, lanes.splat(group.reach)) } else { scaled };

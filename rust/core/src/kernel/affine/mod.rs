@@ -13,12 +13,12 @@ use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
 use crate::scheme::{Codes, Encoded, Grouping, Tile};
 use crate::simd::{LANES, Lanes};
-use group::{Errors, Simple};
+use group::{Ahead, Errors, Simple};
 pub(crate) use parameters::exact_scale;
 use run::{Kind, Run};
 
-/// Source memory is asked for so many values ahead of their use.
-const AHEAD: usize = 4096;
+/// Source memory is asked for so many bytes ahead of its use.
+const AHEAD: usize = 1 << 14;
 
 /// See [`crate::scheme::Scheme::encode`].
 #[inline(always)]
@@ -77,7 +77,11 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     /// Write the code of every value, a byte each, and the scales; return what that took.
     #[inline(always)]
     fn groups(&mut self, codes: &mut [u8]) -> Sums {
-        let ahead = if self.tile.in_place { AHEAD } else { 0 };
+        let Tile { source, values, .. } = *self.tile;
+        let ahead = Ahead {
+            address: source.as_ptr().wrapping_add(AHEAD),
+            step: source.len() / values.len().max(1) * LANES,
+        };
         let (mut errors, mut general) = (Errors::new(self.lanes, ahead), Sums::default());
         let mut spans = spans(&self.tile.grouping, self.tile.width, self.tile.phase);
         for ranges in self.tile.ranges.chunks(LANES) {
