@@ -87,18 +87,18 @@ fn weights_schema(carried: &Carried) -> SchemaRef {
     output_schema(fields, carried)
 }
 
-struct State {
-    described: Described,
-    fate: Result<Sound, Entry>,
+struct State<'a> {
+    described: Described<'a>,
+    fate: Result<Sound, Box<Entry>>,
 }
 
 /// Rows in which the decoder panicked, and what it said.
 type Panicked = Vec<(usize, String)>;
 
 /// The error with its message in full.
-fn entry(rows: &Rows, row: usize, described: &Described, error: RowError) -> Entry {
+fn entry(rows: &Rows, row: usize, described: &Described<'_>, error: RowError) -> Box<Entry> {
     let message = message(rows.name(row), described, None, &error);
-    Entry { error, message }
+    Box::new(Entry { error, message })
 }
 
 impl Dequantizer {
@@ -140,7 +140,7 @@ impl Dequantizer {
         monitor: &Monitor,
     ) -> Result<Dequantized, Error> {
         let rows = self.columns.bind(batch)?;
-        let mut states: Vec<State> = (0..rows.len).map(|row| self.check(&rows, row)).collect();
+        let mut states: Vec<State<'_>> = (0..rows.len).map(|row| self.check(&rows, row)).collect();
         self.stop_if_failed(&rows, &states)?;
         let (mut data, panicked) = self.decode(&rows, &states, pool, monitor)?;
         let any_panicked = !panicked.is_empty();
@@ -158,7 +158,7 @@ impl Dequantizer {
     }
 
     /// In fail-fast mode, all failed rows as one error. Rows that came in failed don't count.
-    fn stop_if_failed(&self, rows: &Rows, states: &[State]) -> Result<(), Error> {
+    fn stop_if_failed(&self, rows: &Rows, states: &[State<'_>]) -> Result<(), Error> {
         let mut failed = failed_rows(rows, states);
         failed.retain(|failed| !failed.entry.error.is_earlier());
         if self.continue_on_error || failed.is_empty() {
@@ -168,11 +168,11 @@ impl Dequantizer {
         Err(Error::Rows { message, failed: self.failed(rows, &failed)? })
     }
 
-    fn check(&self, rows: &Rows, row: usize) -> State {
+    fn check<'a>(&self, rows: &'a Rows, row: usize) -> State<'a> {
         let (mut described, fate) = rows.check(row);
         let fate = fate.map_err(|error| entry(rows, row, &described, error));
         if let (Ok(Sound::Encoded { .. }), Target::F32) = (&fate, self.target) {
-            described.dtype = Some(Float::F32.name().to_owned());
+            described.dtype = Some(Float::F32.name());
         }
         State { described, fate }
     }
@@ -192,7 +192,7 @@ impl Dequantizer {
     fn decode(
         &self,
         rows: &Rows,
-        states: &[State],
+        states: &[State<'_>],
         pool: &ThreadPool,
         monitor: &Monitor,
     ) -> Result<(Values<u8>, Panicked), Error> {
@@ -244,7 +244,7 @@ impl Dequantizer {
         &self,
         rows: &Rows,
         row: usize,
-        state: &State,
+        state: &State<'_>,
         tiles: std::ops::Range<usize>,
         out: &mut [u8],
     ) {
@@ -272,11 +272,11 @@ impl Dequantizer {
     fn batches(
         &self,
         rows: &Rows,
-        states: &[State],
+        states: &[State<'_>],
         data: Values<u8>,
     ) -> Result<Dequantized, ArrowError> {
         let names = cast(&rows.names, &DataType::Utf8)?;
-        let dtypes = states.iter().map(|state| state.described.dtype.as_deref());
+        let dtypes = states.iter().map(|state| state.described.dtype);
         let shapes = states.iter().map(|state| state.described.shape.as_deref());
         let mut columns: Vec<ArrayRef> = vec![
             Arc::clone(&names),
@@ -285,8 +285,8 @@ impl Dequantizer {
             Arc::new(quantized::binary(data)),
         ];
         columns.extend(rows.carried.iter().cloned());
-        let entries = states.iter().map(|state| state.fate.as_ref().err());
-        let [codes, messages, elements, counts] = errors::error_columns(entries);
+        let failed = failed_rows(rows, states);
+        let [codes, messages, elements, counts] = errors::error_columns(rows.len, &failed);
         let first = self.next_row_index;
         let row_index = Int64Array::from_iter_values(first..first + rows.len as i64);
         let errors = RecordBatch::try_new(
@@ -296,13 +296,13 @@ impl Dequantizer {
         Ok(Dequantized {
             weights: RecordBatch::try_new(Arc::clone(&self.schemas.quantized), columns)?,
             errors,
-            failed: self.failed(rows, &failed_rows(rows, states))?,
+            failed: self.failed(rows, &failed)?,
         })
     }
 }
 
 fn failed_rows<'a>(rows: &'a Rows, states: &'a [State]) -> Vec<Failed<'a>> {
-    let failed = |(row, state): (usize, &'a State)| {
+    let failed = |(row, state): (usize, &'a State<'a>)| {
         let entry = state.fate.as_ref().err()?;
         Some(Failed { row, name: rows.name(row), described: &state.described, asked: None, entry })
     };

@@ -1,5 +1,7 @@
 //! One row of the weights relation, checked as far as it can be without its values.
 
+use std::ops::Deref;
+
 use crate::dtype::{self, Float, ScaleDtype};
 use crate::error::RowError;
 use crate::options::{Asked, Options};
@@ -8,25 +10,44 @@ use crate::relation::weights::Weights;
 use crate::scheme::{Choice, Grouping, Scheme};
 
 /// What a row says of its tensor, as far as it can be read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Described {
-    pub(crate) dtype: Option<String>,
-    pub(crate) shape: Option<Vec<i64>>,
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Described<'a> {
+    pub(crate) dtype: Option<&'a str>,
+    pub(crate) shape: Option<Shape<'a>>,
 }
 
-impl Described {
+/// A tensor's dimensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape<'a> {
+    /// As a shape column has them.
+    Given(&'a [i64]),
+    /// One dimension, where there is no such column.
+    Flat([i64; 1]),
+}
+
+impl Deref for Shape<'_> {
+    type Target = [i64];
+    fn deref(&self) -> &[i64] {
+        match self {
+            Self::Given(shape) => shape,
+            Self::Flat(count) => count,
+        }
+    }
+}
+
+impl<'a> Described<'a> {
     /// Row `row`'s dtype and shape; without a shape column the shape is the number of elements.
-    pub(crate) fn read(weights: &Weights, row: usize) -> (Self, Result<(), RowError>) {
+    pub(crate) fn read(weights: &'a Weights, row: usize) -> (Self, Result<(), RowError>) {
         let dtype = match weights.element {
-            Some(Element::Float(float)) => Some(float.name().to_owned()),
-            _ => weights.dtype(row).map(str::to_owned),
+            Some(Element::Float(float)) => Some(float.name()),
+            _ => weights.dtype(row),
         };
         match weights.shape(row) {
-            Some(Ok(shape)) => (Self { dtype, shape: Some(shape) }, Ok(())),
+            Some(Ok(shape)) => (Self { dtype, shape: Some(Shape::Given(shape)) }, Ok(())),
             Some(Err(error)) => (Self { dtype, shape: None }, Err(error)),
             None => {
-                let shape = element_count(weights.bytes(row), dtype.as_deref());
-                (Self { dtype, shape: shape.map(|count| vec![count]) }, Ok(()))
+                let count = element_count(weights.bytes(row), dtype);
+                (Self { dtype, shape: count.map(|count| Shape::Flat([count])) }, Ok(()))
             }
         }
     }
@@ -50,7 +71,7 @@ pub(crate) enum Layer {
 pub(crate) fn check(
     weights: &Weights,
     row: usize,
-    described: &(Described, Result<(), RowError>),
+    described: &(Described<'_>, Result<(), RowError>),
     asked: &Asked,
     options: &Options,
 ) -> Result<Layer, RowError> {
@@ -63,7 +84,7 @@ pub(crate) fn check(
     check_dtype(weights, row)?;
     let (Described { dtype, shape }, readable) = described;
     readable.clone()?;
-    let dtype = dtype.as_deref();
+    let dtype = *dtype;
     let count = match shape {
         Some(shape) => check_shape(shape, dtype.unwrap_or(""), bytes.len())?,
         None => 0,
@@ -150,7 +171,7 @@ pub(crate) fn element_product(shape: &[i64]) -> Result<usize, RowError> {
 /// `layer 'a.b' (BF16 [2, 3], file.safetensors): ` and the reason.
 pub(crate) fn message(
     name: Option<&str>,
-    described: &Described,
+    described: &Described<'_>,
     source_file: Option<&str>,
     error: &RowError,
 ) -> String {
@@ -158,8 +179,8 @@ pub(crate) fn message(
         return error.to_string();
     }
     let name = name.map_or_else(|| "without a name".to_owned(), |name| format!("'{name}'"));
-    let shape = described.shape.as_ref().map(|shape| format!("{shape:?}"));
-    let tensor: Vec<_> = described.dtype.iter().cloned().chain(shape).collect();
+    let shape = described.shape.as_deref().map(|shape| format!("{shape:?}"));
+    let tensor: Vec<_> = described.dtype.map(str::to_owned).into_iter().chain(shape).collect();
     let tensor = tensor.join(" ");
     let details: Vec<_> = [tensor.as_str(), source_file.unwrap_or("")]
         .into_iter()

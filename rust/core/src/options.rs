@@ -116,7 +116,7 @@ impl Plan {
 /// What is asked of a row, before it is known whether it can be done.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    pub(crate) scheme: Result<Choice, UnknownScheme>,
+    pub(crate) scheme: Result<Choice, Box<UnknownScheme>>,
     pub(crate) group_size: Option<i64>,
     pub(crate) symmetric: Option<bool>,
 }
@@ -127,7 +127,7 @@ impl Asked {
         let (scheme, group_size, symmetric) = weights.plan(row);
         let planned = plan.get(weights.name(row));
         let scheme = match scheme.or(planned.scheme.as_deref()) {
-            Some(name) => scheme::find(name),
+            Some(name) => scheme::find(name).map_err(Box::new),
             None => Ok(options.scheme),
         };
         let defaults = match scheme {
@@ -153,7 +153,7 @@ impl Asked {
 
     /// The scheme, with the group size checked.
     pub(crate) fn choice(&self) -> Result<Choice, RowError> {
-        let choice = self.scheme.clone().map_err(RowError::UnknownScheme)?;
+        let choice = self.scheme.clone().map_err(|unknown| RowError::UnknownScheme(*unknown))?;
         if let (Choice::Encode(_), Some(size)) = (choice, self.group_size) {
             check_group_size(size).map_err(RowError::InvalidGroupSize)?;
         }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use glob::Pattern;
 
@@ -42,8 +41,8 @@ pub struct Planner {
 }
 
 /// One row of the plan.
-struct Planned {
-    described: Described,
+struct Planned<'a> {
+    described: Described<'a>,
     asked: Option<Asked>,
     bytes: Option<i64>,
     source_bytes: Option<i64>,
@@ -91,11 +90,11 @@ impl Planner {
     /// The batch can't be read.
     pub fn plan(&mut self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         let weights = self.weights.bind(batch)?;
-        let rows: Vec<Planned> = (0..weights.len).map(|row| self.row(&weights, row)).collect();
+        let rows: Vec<Planned<'_>> = (0..weights.len).map(|row| self.row(&weights, row)).collect();
         Ok(table(&self.schema, &weights, &rows)?)
     }
 
-    fn row(&mut self, weights: &Weights, row: usize) -> Planned {
+    fn row<'a>(&mut self, weights: &'a Weights, row: usize) -> Planned<'a> {
         let (described, _) = Described::read(weights, row);
         let count = described.shape.as_deref().and_then(|shape| element_product(shape).ok());
         let name = weights.name(row);
@@ -131,10 +130,10 @@ impl Planner {
         &self,
         weights: &Weights,
         row: usize,
-        described: &Described,
+        described: &Described<'_>,
         count: Option<usize>,
     ) -> Result<(Asked, i64), &'static str> {
-        let source = described.dtype.as_deref().and_then(Float::from_name);
+        let source = described.dtype.and_then(Float::from_name);
         let source = source
             .filter(|float| !matches!(float, Float::F8E4M3 | Float::F8E5M2))
             .ok_or("not_float")?;
@@ -159,8 +158,8 @@ impl Planner {
     }
 }
 
-fn source_bytes(described: &Described, count: usize) -> Option<i64> {
-    let bits = dtype::bits(described.dtype.as_deref()?)?;
+fn source_bytes(described: &Described<'_>, count: usize) -> Option<i64> {
+    let bits = dtype::bits(described.dtype?)?;
     i64::try_from((count as u64).checked_mul(bits)?.div_ceil(8)).ok()
 }
 
@@ -187,14 +186,14 @@ fn plan_schema() -> SchemaRef {
 fn table(
     schema: &SchemaRef,
     weights: &Weights,
-    rows: &[Planned],
+    rows: &[Planned<'_>],
 ) -> Result<RecordBatch, ArrowError> {
     let asked = || rows.iter().map(|row| row.asked.as_ref());
     let schemes = asked().map(|asked| Some(asked.map_or(scheme::NONE, Asked::name)));
     let columns: Vec<ArrayRef> = vec![
-        cast(&weights.names, &DataType::Utf8)?,
+        weights.utf8_names()?,
         Arc::new(shapes(rows.iter().map(|row| row.described.shape.as_deref()))),
-        Arc::new(rows.iter().map(|row| row.described.dtype.as_deref()).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|row| row.described.dtype).collect::<StringArray>()),
         Arc::new(schemes.collect::<StringArray>()),
         Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
         Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),

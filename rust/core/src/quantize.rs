@@ -12,9 +12,9 @@ mod wide;
 use std::sync::Arc;
 
 use arrow_array::{Int64Array, RecordBatch, StringArray};
-use arrow_cast::cast;
-use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use crate::dtype;
 use crate::error::{CallError, Error, RowError};
@@ -27,6 +27,9 @@ use crate::relation::failed::{self, Failed};
 use crate::relation::quantized::{self, Payload, Row};
 use crate::relation::side_by_side_schema;
 use crate::relation::weights::{Weights, WeightsSchema};
+
+/// Batches of so many rows have work enough in their columns to spread it over threads.
+const SPREAD: usize = 1 << 14;
 
 /// Quantizes the batches of one stream.
 #[derive(Debug)]
@@ -64,10 +67,10 @@ pub struct Quantized {
 }
 
 /// A row on its way: what it says, what is asked of it, and how that went.
-struct State {
-    described: Described,
+struct State<'a> {
+    described: Described<'a>,
     asked: Asked,
-    fate: Result<Layer, Entry>,
+    fate: Result<Layer, Box<Entry>>,
     sums: Sums,
 }
 
@@ -110,21 +113,34 @@ impl Quantizer {
         monitor: &Monitor,
     ) -> Result<Quantized, Error> {
         let weights = self.weights.bind(batch)?;
-        let mut states: Vec<State> =
-            (0..weights.len).map(|row| self.check(&weights, row)).collect();
-        self.stop_if_failed(&weights, &states)?;
-        for row in (0..weights.len).filter(|&row| states[row].fate.is_err()) {
-            monitor.bytes(weights.bytes(row).map_or(0, <[u8]>::len));
-            monitor.layer(weights.name(row));
+        let mut states = self.check_all(&weights, pool);
+        let failed = failed_rows(&weights, &states);
+        self.stop_if_failed(&weights, &failed)?;
+        for failed in &failed {
+            monitor.bytes(weights.bytes(failed.row).map_or(0, <[u8]>::len));
+            monitor.layer(failed.name);
         }
+        drop(failed);
         let payload = run::run(&weights, &mut states, !self.continue_on_error, pool, monitor)?;
-        self.stop_if_failed(&weights, &states)?;
-        let quantized = self.batches(&weights, &states, payload)?;
+        let failed = failed_rows(&weights, &states);
+        self.stop_if_failed(&weights, &failed)?;
+        let quantized = self.batches(&weights, &states, &failed, payload, pool)?;
         self.next_row_index += weights.len as i64;
         Ok(quantized)
     }
 
-    fn check(&self, weights: &Weights, row: usize) -> State {
+    /// Every row's metadata; many small rows are spread over the threads.
+    fn check_all<'a>(&self, weights: &'a Weights, pool: &ThreadPool) -> Vec<State<'a>> {
+        let check = |row| self.check(weights, row);
+        if weights.len < SPREAD {
+            return (0..weights.len).map(check).collect();
+        }
+        pool.install(|| {
+            (0..weights.len).into_par_iter().with_min_len(SPREAD / 8).map(check).collect()
+        })
+    }
+
+    fn check<'a>(&self, weights: &'a Weights, row: usize) -> State<'a> {
         let read = Described::read(weights, row);
         let asked = Asked::resolve(weights, row, &self.plan, &self.options);
         let fate = layer::check(weights, row, &read, &asked, &self.options)
@@ -133,13 +149,10 @@ impl Quantizer {
     }
 
     /// In fail-fast mode, all failed rows as one error. Rows that came in failed don't count.
-    fn stop_if_failed(&self, weights: &Weights, states: &[State]) -> Result<(), Error> {
-        if self.continue_on_error {
-            return Ok(());
-        }
-        let mut rows = failed_rows(weights, states);
-        rows.retain(|failed| !failed.entry.error.is_earlier());
-        if rows.is_empty() {
+    fn stop_if_failed(&self, weights: &Weights, failed: &[Failed<'_>]) -> Result<(), Error> {
+        let rows: Vec<Failed<'_>> =
+            failed.iter().filter(|failed| !failed.entry.error.is_earlier()).copied().collect();
+        if self.continue_on_error || rows.is_empty() {
             return Ok(());
         }
         Err(Error::Rows { message: failed::summary(&rows), failed: self.failed(weights, &rows)? })
@@ -152,24 +165,31 @@ impl Quantizer {
     fn batches(
         &self,
         weights: &Weights,
-        states: &[State],
+        states: &[State<'_>],
+        failed: &[Failed<'_>],
         payload: Payload,
+        pool: &ThreadPool,
     ) -> Result<Quantized, ArrowError> {
-        let rows: Vec<Row> =
-            states.iter().enumerate().map(|(row, state)| output(weights, row, state)).collect();
+        let output = |(row, state)| output(weights, row, state);
+        let rows: Vec<Row> = if states.len() < SPREAD {
+            states.iter().enumerate().map(output).collect()
+        } else {
+            pool.install(|| {
+                states.par_iter().enumerate().with_min_len(SPREAD / 8).map(output).collect()
+            })
+        };
         let first = self.next_row_index;
         let row_index = Int64Array::from_iter_values(first..first + weights.len as i64);
-        let names = cast(&weights.names, &DataType::Utf8)?;
+        let names = weights.utf8_names()?;
         let described = quantized::Described {
             names: Arc::clone(&names),
             dtypes: states
                 .iter()
-                .map(|state| state.described.dtype.as_deref())
+                .map(|state| state.described.dtype)
                 .collect::<StringArray>(),
             shapes: quantized::shapes(states.iter().map(|state| state.described.shape.as_deref())),
         };
-        let entries = states.iter().map(|state| state.fate.as_ref().err());
-        let [codes, messages, elements, counts] = errors::error_columns(entries);
+        let [codes, messages, elements, counts] = errors::error_columns(weights.len, failed);
         let errors = RecordBatch::try_new(
             Arc::clone(&self.schemas.errors),
             vec![Arc::new(row_index.clone()), names, codes, messages, elements, counts],
@@ -179,7 +199,7 @@ impl Quantizer {
         Ok(Quantized {
             quantized: quantized::batch(schema, row_index, described, &rows, payload, carried)?,
             errors,
-            failed: self.failed(weights, &failed_rows(weights, states))?,
+            failed: self.failed(weights, failed)?,
         })
     }
 }
@@ -194,13 +214,13 @@ pub fn weight_bytes(batch: &RecordBatch) -> Result<u64, Error> {
 }
 
 /// The error with its message in full.
-fn entry(weights: &Weights, row: usize, described: &Described, error: RowError) -> Entry {
+fn entry(weights: &Weights, row: usize, described: &Described<'_>, error: RowError) -> Box<Entry> {
     let message = layer::message(weights.name(row), described, weights.source_file(row), &error);
-    Entry { error, message }
+    Box::new(Entry { error, message })
 }
 
-fn failed_rows<'a>(weights: &'a Weights, states: &'a [State]) -> Vec<Failed<'a>> {
-    let failed = |(row, state): (usize, &'a State)| {
+fn failed_rows<'a>(weights: &'a Weights, states: &'a [State<'a>]) -> Vec<Failed<'a>> {
+    let failed = |(row, state): (usize, &'a State<'a>)| {
         let entry = state.fate.as_ref().err()?;
         let (described, asked) = (&state.described, Some(&state.asked));
         Some(Failed { row, name: weights.name(row), described, asked, entry })
@@ -209,7 +229,7 @@ fn failed_rows<'a>(weights: &'a Weights, states: &'a [State]) -> Vec<Failed<'a>>
 }
 
 /// The fixed-width columns of one row.
-fn output(weights: &Weights, row: usize, state: &State) -> Row {
+fn output(weights: &Weights, row: usize, state: &State<'_>) -> Row {
     match &state.fate {
         Err(_) => Row::default(),
         Ok(Layer::Keep) => Row {
@@ -257,9 +277,9 @@ pub(crate) fn encoded_bits(
     row?.checked_mul(rows as u64)
 }
 
-fn kept_bits_per_weight(weights: &Weights, row: usize, described: &Described) -> Option<f64> {
+fn kept_bits_per_weight(weights: &Weights, row: usize, described: &Described<'_>) -> Option<f64> {
     let count = layer::element_product(described.shape.as_deref()?).ok()?;
-    let known = described.dtype.as_deref().and_then(dtype::bits).map(|bits| bits as f64);
+    let known = described.dtype.and_then(dtype::bits).map(|bits| bits as f64);
     let stored = || 8.0 * weights.bytes(row).map_or(0, <[u8]>::len) as f64 / count as f64;
     (count > 0).then(|| known.unwrap_or_else(stored))
 }

@@ -171,17 +171,27 @@ impl<'a, T> Carver<'a, T> {
         Self { rest: buffer, at: 0 }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
     /// The part of the buffer at `range`; ranges must come in rising order.
     pub(crate) fn take(&mut self, range: Range<usize>) -> &'a mut [T] {
+        if range.is_empty() {
+            return &mut [];
+        }
         let rest = std::mem::take(&mut self.rest);
         let (_, rest) = rest.split_at_mut(range.start - self.at);
         let (piece, rest) = rest.split_at_mut(range.len());
         (self.rest, self.at) = (rest, range.end);
         piece
+    }
+
+    /// The part of the buffer at `range`, to be cut further with ranges of the whole buffer.
+    pub(crate) fn split(&mut self, range: Range<usize>) -> Self {
+        let at = range.start;
+        Self { rest: self.take(range), at }
+    }
+
+    /// [`Carver::take`], but nothing of an empty buffer: there may be no zero points at all.
+    pub(crate) fn take_if_any(&mut self, range: Range<usize>) -> &'a mut [T] {
+        if self.rest.is_empty() { &mut [] } else { self.take(range) }
     }
 }
 

@@ -7,7 +7,7 @@ use arrow_schema::{ArrowError, DataType, Schema};
 
 use crate::dtype::{Float, ScaleDtype};
 use crate::error::{CallError, RowError};
-use crate::layer::{Described, check_shape, element_product};
+use crate::layer::{Described, Shape, check_shape, element_product};
 use crate::relation::bytes::Bytes;
 use crate::relation::columns::{self, Carried, Finder, list_item};
 use crate::relation::errors::{Earlier, EarlierSchema};
@@ -150,16 +150,16 @@ impl Rows {
     }
 
     /// What row `row` says of its tensor, and whether it can be decoded.
-    pub(super) fn check(&self, row: usize) -> (Described, Result<Sound, RowError>) {
+    pub(super) fn check(&self, row: usize) -> (Described<'_>, Result<Sound, RowError>) {
         let shape = read_shape(&self.shapes, row);
         let described = Described {
-            dtype: columns::text_at(Some(&self.dtypes), row).map(str::to_owned),
-            shape: shape.as_ref().ok().cloned(),
+            dtype: columns::text_at(Some(&self.dtypes), row),
+            shape: shape.as_ref().ok().map(|shape| Shape::Given(shape)),
         };
         if let Some(error) = self.earlier.as_ref().and_then(|earlier| earlier.get(row)) {
             return (described, Err(error));
         }
-        let fate = self.check_row(row, described.dtype.as_deref(), shape);
+        let fate = self.check_row(row, described.dtype, shape);
         (described, fate)
     }
 
@@ -167,7 +167,7 @@ impl Rows {
         &self,
         row: usize,
         dtype: Option<&str>,
-        shape: Result<Vec<i64>, RowError>,
+        shape: Result<&[i64], RowError>,
     ) -> Result<Sound, RowError> {
         let data = self.data(row).ok_or_else(|| invalid("data is null"))?;
         let scheme = columns::text_at(Some(&self.schemes), row);
@@ -178,7 +178,7 @@ impl Rows {
             let known = dtype.is_some_and(|dtype| crate::dtype::bits(dtype).is_some());
             if let (Some(dtype), true) = (dtype, known) {
                 let shape = shape.map_err(|error| invalid(error.to_string()))?;
-                check_shape(&shape, dtype, data.len())
+                check_shape(shape, dtype, data.len())
                     .map_err(|error| invalid(error.to_string()))?;
             }
             return Ok(Sound::Kept);
@@ -187,7 +187,7 @@ impl Rows {
         let source = dtype.and_then(Float::from_name).ok_or_else(|| {
             invalid(format!("dtype '{}' is none that is quantized", dtype.unwrap_or("null")))
         })?;
-        let count = element_product(&shape).map_err(|error| invalid(error.to_string()))?;
+        let count = element_product(shape).map_err(|error| invalid(error.to_string()))?;
         if count == 0 {
             return Err(invalid("the shape has no elements"));
         }

@@ -1,4 +1,4 @@
-//! Pieces of layers, with the places in the output that they fill.
+//! The work of a batch, cut into pieces with the places in the output that they fill.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -6,24 +6,32 @@ use std::ops::Range;
 use super::State;
 use crate::dtype::Float;
 use crate::layer::Layer;
-use crate::relation::quantized::Payload;
+use crate::relation::quantized::{Payload, Spans};
 use crate::relation::weights::Weights;
 use crate::scheme::{self, Grouping, Scheme};
-use crate::tile::{Carver, Tiling};
+use crate::tile::{Carver, PIECE, Tiling};
+
+/// The ranges of wide groups, by row.
+pub(super) type Wide = HashMap<usize, Vec<scheme::Range>>;
 
 /// A piece of a layer, with the places in the output that it fills.
 pub(super) struct Item<'a> {
     pub(super) row: usize,
     pub(super) bytes: &'a [u8],
     pub(super) work: Work<'a>,
-    pub(super) data: &'a mut [u8],
-    pub(super) scales: &'a mut [f32],
-    pub(super) zero_points: &'a mut [u8],
+    pub(super) out: Places<'a>,
 }
 
 pub(super) enum Work<'a> {
     Copy,
     Encode { job: Job, tiles: Range<usize>, wide: Option<&'a [scheme::Range]> },
+}
+
+/// Parts of the output.
+pub(super) struct Places<'a> {
+    pub(super) data: &'a mut [u8],
+    pub(super) scales: &'a mut [f32],
+    pub(super) zero_points: &'a mut [u8],
 }
 
 /// How one layer is encoded.
@@ -35,63 +43,151 @@ pub(super) struct Job {
     pub(super) tiling: Tiling,
 }
 
-pub(super) fn job(state: &State) -> Option<(Job, usize)> {
+pub(super) fn job(state: &State<'_>) -> Option<(Job, usize)> {
     let Ok(Layer::Encode { scheme, source, rows, grouping }) = state.fate else {
         return None;
     };
     Some((Job { scheme, source, grouping, tiling: Tiling::new(rows, grouping) }, rows))
 }
 
-/// Every piece of `rows`, with its part of the output.
-pub(super) fn items<'a>(
-    weights: &'a Weights,
-    states: &[State],
-    rows: &[usize],
-    payload: &'a mut Payload,
-    wide: &'a HashMap<usize, Vec<scheme::Range>>,
-) -> Vec<Item<'a>> {
-    let mut items = Vec::with_capacity(rows.len());
-    let mut data = Carver::new(&mut payload.data.values);
-    let mut scales = Carver::new(&mut payload.scales.values);
-    let mut zero_points = Carver::new(&mut payload.zero_points.values);
-    for &row in rows {
-        let bytes = weights.bytes(row).unwrap_or(&[]);
-        let at = payload.data.spans.range(row);
-        let Some((job, _)) = job(&states[row]) else {
-            let (scales, zero_points) = (&mut [], &mut []);
-            items.push(Item {
-                row,
-                bytes,
-                work: Work::Copy,
-                data: data.take(at),
-                scales,
-                zero_points,
-            });
-            continue;
-        };
-        let groups_at = payload.scales.spans.range(row).start;
-        let zero_points_at = payload.zero_points.spans.range(row);
-        let has_scales = !payload.scales.spans.range(row).is_empty();
-        for tiles in job.tiling.pieces() {
-            let (first, last) = (job.tiling.place(tiles.start), job.tiling.place(tiles.end - 1));
-            let bytes_at =
-                job.tiling.data(job.scheme, &first).start..job.tiling.data(job.scheme, &last).end;
-            let groups = first.own_groups().start..last.groups.end;
-            let shift = |range: &Range<usize>, by: usize| range.start + by..range.end + by;
-            let width = job.source.width();
-            items.push(Item {
-                row,
-                bytes: &bytes[first.elements.start * width..last.elements.end * width],
-                work: Work::Encode { job, tiles, wide: wide.get(&row).map(Vec::as_slice) },
-                data: data.take(shift(&bytes_at, at.start)),
-                scales: if has_scales { scales.take(shift(&groups, groups_at)) } else { &mut [] },
-                zero_points: if zero_points_at.is_empty() {
-                    &mut []
-                } else {
-                    zero_points.take(shift(&groups, zero_points_at.start))
-                },
-            });
+/// Work for one thread at a time.
+pub(super) enum Task<'a, 's> {
+    /// A piece of a large layer.
+    Piece(Item<'a>),
+    /// Small layers that follow each other, with their states.
+    Rows { first: usize, states: &'a mut [State<'s>], cutter: Cutter<'a> },
+}
+
+/// The output of a batch, cut from its beginning to its end.
+pub(super) struct Cutter<'a> {
+    data: Carver<'a, u8>,
+    scales: Carver<'a, f32>,
+    zero_points: Carver<'a, u8>,
+    spans: [&'a Spans; 3],
+}
+
+impl<'a> Cutter<'a> {
+    fn new(payload: &'a mut Payload) -> Self {
+        let Payload { data, scales, zero_points } = payload;
+        Self {
+            data: Carver::new(&mut data.values),
+            scales: Carver::new(&mut scales.values),
+            zero_points: Carver::new(&mut zero_points.values),
+            spans: [&data.spans, &scales.spans, &zero_points.spans],
         }
     }
+
+    /// The places of a row; rows must come in rising order.
+    pub(super) fn row(&mut self, row: usize) -> Places<'a> {
+        let [data, scales, zero_points] = self.spans.map(|spans| spans.range(row));
+        Places {
+            data: self.data.take(data),
+            scales: self.scales.take(scales),
+            zero_points: self.zero_points.take(zero_points),
+        }
+    }
+
+    /// The places of rows that follow each other, to be cut further.
+    fn rows(&mut self, rows: &Range<usize>) -> Self {
+        let [data, scales, zero_points] = self.spans.map(|spans| spans.of_rows(rows));
+        Self {
+            data: self.data.split(data),
+            scales: self.scales.split(scales),
+            zero_points: self.zero_points.split(zero_points),
+            spans: self.spans,
+        }
+    }
+}
+
+/// The work on `rows`, which rise, each a layer that can be encoded or kept.
+pub(super) fn items<'a>(
+    weights: &'a Weights,
+    states: &[State<'_>],
+    rows: &[usize],
+    payload: &'a mut Payload,
+    wide: &'a Wide,
+) -> Vec<Item<'a>> {
+    let mut cutter = Cutter::new(payload);
+    let mut items = Vec::with_capacity(rows.len());
+    for &row in rows {
+        pieces(weights, &states[row], row, cutter.row(row), wide, |item| {
+            items.push(item);
+        });
+    }
     items
+}
+
+/// The work on all rows of a batch that can be encoded or kept.
+pub(super) fn tasks<'a, 's>(
+    weights: &'a Weights,
+    states: &'a mut [State<'s>],
+    payload: &'a mut Payload,
+    wide: &'a Wide,
+) -> Vec<Task<'a, 's>> {
+    let mut cutter = Cutter::new(payload);
+    let (mut tasks, mut rest, mut row) = (Vec::new(), states, 0);
+    while !rest.is_empty() {
+        let count = small_rows(weights, row, rest.len());
+        let (states, others) = rest.split_at_mut(count.max(1));
+        if count > 0 {
+            let cutter = cutter.rows(&(row..row + count));
+            tasks.push(Task::Rows { first: row, states, cutter });
+        } else if states[0].fate.is_ok() {
+            let out = cutter.row(row);
+            pieces(weights, &states[0], row, out, wide, |item| tasks.push(Task::Piece(item)));
+        }
+        row += count.max(1);
+        rest = others;
+    }
+    tasks
+}
+
+/// How many of the rows from `first` on make one task: none where the first is large enough for
+/// more than one.
+fn small_rows(weights: &Weights, first: usize, left: usize) -> usize {
+    const MOST: usize = 1 << 12;
+    let (mut filled, mut count) = (0, 0);
+    while count < left.min(MOST) {
+        filled += weights.bytes(first + count).map_or(0, <[u8]>::len);
+        if filled > PIECE {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// The pieces of one layer.
+pub(super) fn pieces<'a>(
+    weights: &'a Weights,
+    state: &State<'_>,
+    row: usize,
+    out: Places<'a>,
+    wide: &'a Wide,
+    mut push: impl FnMut(Item<'a>),
+) {
+    let bytes = weights.bytes(row).unwrap_or(&[]);
+    let Some((job, _)) = job(state) else {
+        return push(Item { row, bytes, work: Work::Copy, out });
+    };
+    let wide = wide.get(&row).map(Vec::as_slice);
+    let (mut data, mut scales) = (Carver::new(out.data), Carver::new(out.scales));
+    let mut zero_points = Carver::new(out.zero_points);
+    for tiles in job.tiling.pieces() {
+        let (first, last) = (job.tiling.place(tiles.start), job.tiling.place(tiles.end - 1));
+        let bytes_at =
+            job.tiling.data(job.scheme, &first).start..job.tiling.data(job.scheme, &last).end;
+        let groups = first.own_groups().start..last.groups.end;
+        let width = job.source.width();
+        push(Item {
+            row,
+            bytes: &bytes[first.elements.start * width..last.elements.end * width],
+            work: Work::Encode { job, tiles, wide },
+            out: Places {
+                data: data.take(bytes_at),
+                scales: scales.take_if_any(groups.clone()),
+                zero_points: zero_points.take_if_any(groups),
+            },
+        });
+    }
 }

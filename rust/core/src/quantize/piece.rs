@@ -35,7 +35,24 @@ pub(super) struct Shared<'a> {
     pub(super) pending: Vec<AtomicUsize>,
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
+    /// For a batch of so many rows.
+    pub(super) fn new(monitor: &'a Monitor, fail_fast: bool, rows: usize) -> Self {
+        let mut pending = Vec::new();
+        if monitor.is_watched() {
+            pending.resize_with(rows, || AtomicUsize::new(0));
+        }
+        let lowest_failed = fail_fast.then(|| AtomicUsize::new(usize::MAX));
+        Self { monitor, lowest_failed, pending }
+    }
+
+    /// Count one more piece of a row.
+    pub(super) fn expect(&self, row: usize) {
+        if let Some(pending) = self.pending.get(row) {
+            pending.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn wanted(&self, row: usize) -> bool {
         let needed = |lowest: &AtomicUsize| row <= lowest.load(Ordering::Relaxed);
         !self.monitor.is_cancelled() && self.lowest_failed.as_ref().is_none_or(needed)
@@ -77,18 +94,18 @@ pub(super) fn finish(
 }
 
 fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop> {
-    let Item { row, bytes, work, data, scales, zero_points } = item;
+    let Item { row, bytes, work, out } = item;
     let Work::Encode { job, tiles, wide } = work else {
-        data.copy_from_slice(bytes);
+        out.data.copy_from_slice(bytes);
         return Ok(Sums::default());
     };
     let width = job.source.width();
     let start = job.tiling.place(tiles.start);
     let data_start = job.tiling.data(job.scheme, &start).start;
     let group_start = start.own_groups().start;
-    let mut data = Carver::new(data);
-    let mut scales = Carver::new(scales);
-    let mut zero_points = Carver::new(zero_points);
+    let mut data = Carver::new(out.data);
+    let mut scales = Carver::new(out.scales);
+    let mut zero_points = Carver::new(out.zero_points);
     let mut sums = Sums::default();
     SCRATCH.with_borrow_mut(|scratch| {
         for tile in tiles {
@@ -101,12 +118,11 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
             let own = groups.start - group_start..groups.end - group_start;
             let out = Encoded {
                 data: data.take(bytes_at.start - data_start..bytes_at.end - data_start),
-                scales: if scales.is_empty() { &mut [] } else { scales.take(own.clone()) },
-                zero_points: if zero_points.is_empty() { &mut [] } else { zero_points.take(own) },
+                scales: scales.take_if_any(own.clone()),
+                zero_points: zero_points.take_if_any(own),
             };
             let from = (place.elements.start - start.elements.start) * width;
-            let to = from + place.elements.len() * width;
-            let source = &bytes[from..to];
+            let source = &bytes[from..from + place.elements.len() * width];
             let wide = wide.map(|ranges| &ranges[place.groups.clone()]);
             scratch.encode(level, (&job, &place), source, wide, out, &mut sums)?;
         }

@@ -1,13 +1,11 @@
 //! Tiles over threads: from checked rows to the payload of a batch.
 
-use std::sync::atomic::AtomicUsize;
-
 use arrow_schema::ArrowError;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::State;
-use super::item::items;
+use super::item::{Cutter, Task, Wide, items, pieces, tasks};
 use super::piece::{Shared, Stop, finish, non_finite};
 use super::wide::wide_ranges;
 use crate::dtype::ScaleDtype;
@@ -20,33 +18,29 @@ use crate::relation::quantized::{Payload, Spans, Values};
 use crate::relation::weights::Weights;
 use crate::scheme::RowLayout;
 use crate::simd::Level;
-use crate::tile::into_tasks;
 
 /// Encode or copy all good rows; rows whose values are bad become failed ones.
 pub(super) fn run(
     weights: &Weights,
-    states: &mut [State],
+    states: &mut [State<'_>],
     fail_fast: bool,
     pool: &ThreadPool,
     monitor: &Monitor,
 ) -> Result<Payload, Error> {
     let mut payload = allocate(weights, states)?;
-    let mut rows: Vec<usize> = (0..states.len()).filter(|&row| states[row].fate.is_ok()).collect();
+    let shared = Shared::new(monitor, fail_fast, states.len());
+    let mut again = first_round(weights, states, &mut payload, &shared, pool)?;
     // A second round, with F32 scales, is for layers whose scales overflow the dtype asked for.
-    while !rows.is_empty() {
-        let again = round(weights, states, &rows, &mut payload, fail_fast, pool, monitor)?;
-        for &row in &again {
+    if !again.rows.is_empty() {
+        for &row in &again.rows {
             if let Ok(Layer::Encode { grouping, .. }) = &mut states[row].fate {
                 grouping.scale_dtype = ScaleDtype::F32;
             }
         }
-        rows = again;
+        let second = second_round(weights, states, &again.rows, &mut payload, &shared, pool)?;
+        again.any_failed |= second.any_failed;
     }
-    if states
-        .iter()
-        .enumerate()
-        .any(|(row, state)| state.fate.is_err() && payload.data.spans.valid[row])
-    {
+    if again.any_failed {
         let keep = |row: usize| states[row].fate.is_ok();
         payload.data.spans.retain(&mut payload.data.values, keep);
         payload.scales.spans.retain(&mut payload.scales.values, keep);
@@ -56,7 +50,7 @@ pub(super) fn run(
 }
 
 /// The output at its final size.
-fn allocate(weights: &Weights, states: &[State]) -> Result<Payload, ArrowError> {
+fn allocate(weights: &Weights, states: &[State<'_>]) -> Result<Payload, ArrowError> {
     let spans = || Spans::with_capacity(states.len());
     let (mut data, mut scales, mut zero_points) = (spans(), spans(), spans());
     for (row, state) in states.iter().enumerate() {
@@ -87,65 +81,125 @@ fn allocate(weights: &Weights, states: &[State]) -> Result<Payload, ArrowError> 
     })
 }
 
-/// One pass over `rows`, which rise; returns those that need another.
-fn round(
+/// What became of pieces of layers, and of rows that were not finished.
+type Outcomes = Vec<(usize, Result<Sums, Stop>)>;
+
+/// What a round leaves to do.
+struct Left {
+    /// Rows that need another round.
+    rows: Vec<usize>,
+    any_failed: bool,
+}
+
+/// All good rows.
+fn first_round(
     weights: &Weights,
-    states: &mut [State],
-    rows: &[usize],
+    states: &mut [State<'_>],
     payload: &mut Payload,
-    fail_fast: bool,
+    shared: &Shared<'_>,
     pool: &ThreadPool,
-    monitor: &Monitor,
-) -> Result<Vec<usize>, Error> {
+) -> Result<Left, Error> {
     let level = Level::best();
-    let wide = wide_ranges(weights, states, rows, pool, level, monitor);
-    let items = items(weights, states, rows, payload, &wide);
-    let mut pending = Vec::new();
-    if monitor.is_watched() {
-        pending.resize_with(states.len(), || AtomicUsize::new(0));
-        for item in &items {
-            *pending[item.row].get_mut() += 1;
+    let wide = wide_ranges(weights, states, None, pool, level, shared.monitor);
+    let tasks = tasks(weights, states, payload, &wide);
+    for task in &tasks {
+        match task {
+            Task::Piece(item) => shared.expect(item.row),
+            Task::Rows { first, states, .. } => {
+                (*first..first + states.len()).for_each(|row| shared.expect(row));
+            }
         }
     }
-    let lowest_failed = fail_fast.then(|| AtomicUsize::new(usize::MAX));
-    let shared = Shared { monitor, lowest_failed, pending };
-    let tasks = into_tasks(items, |item| item.bytes.len());
-    let outcomes: Vec<Vec<(usize, Result<Sums, Stop>)>> = pool.install(|| {
-        tasks
-            .into_par_iter()
-            .map(|task| {
-                task.into_iter().map(|item| finish(item, level, &shared, weights)).collect()
-            })
-            .collect()
-    });
+    let work = |task: Task<'_, '_>| match task {
+        Task::Piece(item) => vec![finish(item, level, shared, weights)],
+        Task::Rows { first, states, cutter } => {
+            finish_rows(weights, first, states, cutter, level, shared)
+        }
+    };
+    let outcomes = pool.install(|| tasks.into_par_iter().map(work).collect());
+    settle(weights, states, outcomes, pool, shared.monitor)
+}
+
+/// Small rows that follow each other; only what is left to do of them is returned.
+fn finish_rows(
+    weights: &Weights,
+    first: usize,
+    states: &mut [State<'_>],
+    mut cutter: Cutter<'_>,
+    level: Level,
+    shared: &Shared<'_>,
+) -> Outcomes {
+    let wide = Wide::new();
+    let mut outcomes = Vec::new();
+    for (row, state) in (first..).zip(states).filter(|(_, state)| state.fate.is_ok()) {
+        let out = cutter.row(row);
+        let mut sums = Sums::default();
+        pieces(weights, state, row, out, &wide, |item| match finish(item, level, shared, weights) {
+            (_, Ok(piece)) => sums += piece,
+            unfinished => outcomes.push(unfinished),
+        });
+        state.sums = sums;
+    }
+    outcomes
+}
+
+/// The rows whose scales did not fit, which rise.
+fn second_round(
+    weights: &Weights,
+    states: &mut [State<'_>],
+    rows: &[usize],
+    payload: &mut Payload,
+    shared: &Shared<'_>,
+    pool: &ThreadPool,
+) -> Result<Left, Error> {
+    let level = Level::best();
+    let wide = wide_ranges(weights, states, Some(rows), pool, level, shared.monitor);
+    let items = items(weights, states, rows, payload, &wide);
+    for item in &items {
+        shared.expect(item.row);
+    }
+    let work = |item| finish(item, level, shared, weights);
+    let outcomes = pool.install(|| items.into_par_iter().map(work).collect());
+    settle(weights, states, vec![outcomes], pool, shared.monitor)
+}
+
+/// Write into the states what became of them.
+fn settle(
+    weights: &Weights,
+    states: &mut [State<'_>],
+    outcomes: Vec<Outcomes>,
+    pool: &ThreadPool,
+    monitor: &Monitor,
+) -> Result<Left, Error> {
     if monitor.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    let (mut again, mut bad) = (Vec::new(), Vec::new());
+    let (mut rows, mut bad, mut any_failed) = (Vec::new(), Vec::new(), false);
     for (row, outcome) in outcomes.into_iter().flatten() {
         let state = &mut states[row];
+        any_failed |= matches!(outcome, Err(Stop::Row(_) | Stop::NotFinite | Stop::Skipped));
         match outcome {
             Ok(sums) => state.sums += sums,
             Err(Stop::Row(error)) if state.fate.is_ok() => {
                 state.fate = Err(super::entry(weights, row, &state.described, error));
             }
             Err(Stop::NotFinite) if bad.last() != Some(&row) => bad.push(row),
-            Err(Stop::ScaleOverflow) if again.last() != Some(&row) => again.push(row),
+            Err(Stop::ScaleOverflow) if rows.last() != Some(&row) => rows.push(row),
             Err(_) => {}
         }
     }
     locate(weights, states, &bad, pool, monitor)?;
-    again.retain(|&row| states[row].fate.is_ok());
-    for &row in &again {
+    rows.retain(|&row| states[row].fate.is_ok());
+    for &row in &rows {
         states[row].sums = Sums::default();
     }
-    Ok(again)
+    Ok(Left { rows, any_failed })
 }
 
 /// Fail the rows `bad`, which have values that can't be quantized, saying where these are.
 fn locate(
     weights: &Weights,
-    states: &mut [State],
+    states: &mut [State<'_>],
     bad: &[usize],
     pool: &ThreadPool,
     monitor: &Monitor,

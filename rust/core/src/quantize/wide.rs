@@ -1,30 +1,31 @@
 //! Ranges of groups that reach over several tiles, found before any tile is encoded.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::State;
-use super::item::{Job, job};
+use super::item::{Job, Wide, job};
 use super::scratch::float_values;
 use crate::monitor::Monitor;
 use crate::relation::weights::Weights;
 use crate::scheme;
 use crate::simd::{self, Level};
 
-/// The ranges of all groups of those layers whose groups reach over several tiles.
+/// The ranges of all groups of those layers whose groups reach over several tiles; of `rows`, which
+/// rise, where these are given.
 pub(super) fn wide_ranges(
     weights: &Weights,
-    states: &[State],
-    rows: &[usize],
+    states: &[State<'_>],
+    rows: Option<&[usize]>,
     pool: &ThreadPool,
     level: Level,
     monitor: &Monitor,
-) -> HashMap<usize, Vec<scheme::Range>> {
-    let mut wide = HashMap::new();
-    for &row in rows {
+) -> Wide {
+    let mut wide = Wide::new();
+    let is_wanted = |row: &usize| rows.is_none_or(|rows| rows.binary_search(row).is_ok());
+    for row in (0..states.len()).filter(is_wanted) {
         let Some((job, tensor_rows)) = job(&states[row]) else {
             continue;
         };

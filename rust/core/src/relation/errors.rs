@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Int64Array, LargeStringArray, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::columns::{self, Finder};
+use super::failed::Failed;
 use crate::error::{CallError, RowError};
 
 /// The error relation's fields after `row_index` and `layer_name`.
@@ -34,10 +35,24 @@ pub(crate) struct Entry {
     pub(crate) message: String,
 }
 
+/// The four `error_` columns of `rows` rows, of which those at the given places failed; places rise.
+pub(crate) fn error_columns(rows: usize, failed: &[Failed<'_>]) -> [ArrayRef; 4] {
+    if failed.is_empty() {
+        let text = || Arc::new(StringArray::new_null(rows));
+        let number = || Arc::new(Int64Array::new_null(rows));
+        return [text(), text(), number(), number()];
+    }
+    let mut entries: Vec<Option<&Entry>> = vec![None; rows];
+    for failed in failed {
+        entries[failed.row] = Some(failed.entry);
+    }
+    error_columns_of(entries.into_iter())
+}
+
 /// The four `error_` columns for rows that may have failed.
-pub(crate) fn error_columns<'a>(
+pub(crate) fn error_columns_of<'a>(
     entries: impl Iterator<Item = Option<&'a Entry>> + Clone,
-) -> [arrow_array::ArrayRef; 4] {
+) -> [ArrayRef; 4] {
     let codes: StringArray = entries.clone().map(|e| e.map(|e| e.error.code())).collect();
     let messages: StringArray = entries.clone().map(|e| e.map(|e| e.message.as_str())).collect();
     let elements: Int64Array = entries.clone().map(|e| e?.error.position().0).collect();

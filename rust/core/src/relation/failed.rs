@@ -7,7 +7,7 @@ use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use arrow_select::take::take;
 
 use super::columns::{Carried, shape_type};
-use super::errors::{Entry, error_columns, error_fields};
+use super::errors::{Entry, error_columns_of, error_fields};
 use super::{output_schema, quantized};
 use crate::layer::Described;
 use crate::options::Asked;
@@ -28,11 +28,12 @@ pub fn schema(carried: &Carried) -> SchemaRef {
 }
 
 /// One failed row.
+#[derive(Clone, Copy)]
 pub(crate) struct Failed<'a> {
     /// Its place in the batch.
     pub(crate) row: usize,
     pub(crate) name: Option<&'a str>,
-    pub(crate) described: &'a Described,
+    pub(crate) described: &'a Described<'a>,
     pub(crate) asked: Option<&'a Asked>,
     pub(crate) entry: &'a Entry,
 }
@@ -52,12 +53,12 @@ pub(crate) fn batch(
         )),
         Arc::new(failed.iter().map(|row| row.name).collect::<StringArray>()),
         Arc::new(quantized::shapes(failed.iter().map(|row| row.described.shape.as_deref()))),
-        Arc::new(failed.iter().map(|row| row.described.dtype.as_deref()).collect::<StringArray>()),
+        Arc::new(failed.iter().map(|row| row.described.dtype).collect::<StringArray>()),
         Arc::new(asked().map(|asked| Some(asked?.name())).collect::<StringArray>()),
         Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
         Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),
     ];
-    columns.extend(error_columns(failed.iter().map(|row| Some(row.entry))));
+    columns.extend(error_columns_of(failed.iter().map(|row| Some(row.entry))));
     for column in carried {
         columns.push(take(column, &rows, None)?);
     }

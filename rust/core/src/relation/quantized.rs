@@ -101,6 +101,11 @@ impl Spans {
         self.offsets[row] as usize..self.offsets[row + 1] as usize
     }
 
+    /// The values of rows that follow each other.
+    pub(crate) fn of_rows(&self, rows: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+        self.offsets[rows.start] as usize..self.offsets[rows.end] as usize
+    }
+
     /// Add a row of `len` values; a null one where `None`.
     pub(crate) fn push(&mut self, len: Option<usize>) {
         self.offsets.push((self.end() + len.unwrap_or(0)) as i64);

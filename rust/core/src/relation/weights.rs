@@ -86,6 +86,7 @@ impl WeightsSchema {
         let text = |index: Option<usize>| index.map(|i| columns::text(column(i))).transpose();
         Ok(Weights {
             names: columns::text(column(self.name))?,
+            named: column(self.name).clone(),
             data: match self.data {
                 Some((index, _)) => Bytes::try_new(column(index))?,
                 None => None,
@@ -120,7 +121,9 @@ fn element_of(data_type: &DataType) -> Result<Element, CallError> {
 
 /// A batch of weights, read row by row.
 pub struct Weights {
-    pub(crate) names: LargeStringArray,
+    names: LargeStringArray,
+    /// The name column as it came.
+    named: ArrayRef,
     data: Option<Bytes>,
     /// What the data column holds.
     pub(crate) element: Option<Element>,
@@ -141,6 +144,11 @@ impl Weights {
     /// The layer's name.
     pub fn name(&self, row: usize) -> Option<&str> {
         columns::text_at(Some(&self.names), row)
+    }
+
+    /// All names as utf8; the column itself where it is that.
+    pub(crate) fn utf8_names(&self) -> Result<ArrayRef, ArrowError> {
+        arrow_cast::cast(&self.named, &DataType::Utf8)
     }
 
     /// The row's bytes, borrowed from the imported buffers.
@@ -178,22 +186,23 @@ impl Weights {
     }
 
     /// The shape column's value: `None` without such a column; an error where it can't be read.
-    pub fn shape(&self, row: usize) -> Option<Result<Vec<i64>, RowError>> {
+    pub fn shape(&self, row: usize) -> Option<Result<&[i64], RowError>> {
         self.shapes.as_ref().map(|shapes| read_shape(shapes, row))
     }
 }
 
 /// Row `row` of a shape column, without nulls.
-pub(crate) fn read_shape(shapes: &LargeListArray, row: usize) -> Result<Vec<i64>, RowError> {
+pub(crate) fn read_shape(shapes: &LargeListArray, row: usize) -> Result<&[i64], RowError> {
     use arrow_array::{Array, cast::AsArray, types::Int64Type};
     if shapes.is_null(row) {
         return Err(RowError::InvalidShape("it is null".to_owned()));
     }
-    let list = shapes.value(row);
-    let dimensions = list.as_primitive::<Int64Type>();
-    if dimensions.null_count() > 0 {
+    let [start, end] = [row, row + 1].map(|at| shapes.value_offsets()[at] as usize);
+    let dimensions = shapes.values().as_primitive::<Int64Type>();
+    let nulls = dimensions.nulls().map(|nulls| nulls.slice(start, end - start));
+    if nulls.is_some_and(|nulls| nulls.null_count() > 0) {
         let why = "a dimension is null or beyond int64's range".to_owned();
         return Err(RowError::InvalidShape(why));
     }
-    Ok(dimensions.values().to_vec())
+    Ok(&dimensions.values()[start..end])
 }
