@@ -9,6 +9,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::CallError;
 
+/// Batches of so many rows have work enough in their columns to spread it over threads.
+pub(crate) const SPREAD: usize = 1 << 14;
+
 struct Kept {
     process: u32,
     threads: usize,

@@ -11,7 +11,7 @@ mod wide;
 
 use std::sync::Arc;
 
-use arrow_array::{Int64Array, RecordBatch, StringArray};
+use arrow_array::{Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -22,14 +22,12 @@ use crate::kernel::metrics::Sums;
 use crate::layer::{self, Described, Layer};
 use crate::monitor::Monitor;
 use crate::options::{Asked, Options, Plan};
+use crate::pool::SPREAD;
 use crate::relation::errors::{self, Entry};
 use crate::relation::failed::{self, Failed};
 use crate::relation::quantized::{self, Payload, Row};
 use crate::relation::side_by_side_schema;
 use crate::relation::weights::{Weights, WeightsSchema};
-
-/// Batches of so many rows have work enough in their columns to spread it over threads.
-const SPREAD: usize = 1 << 14;
 
 /// Quantizes the batches of one stream.
 #[derive(Debug)]
@@ -183,10 +181,7 @@ impl Quantizer {
         let names = weights.utf8_names()?;
         let described = quantized::Described {
             names: Arc::clone(&names),
-            dtypes: states
-                .iter()
-                .map(|state| state.described.dtype)
-                .collect::<StringArray>(),
+            dtypes: quantized::text(states.iter().map(|state| state.described.dtype)),
             shapes: quantized::shapes(states.iter().map(|state| state.described.shape.as_deref())),
         };
         let [codes, messages, elements, counts] = errors::error_columns(weights.len, failed);
@@ -197,7 +192,7 @@ impl Quantizer {
         let carried = weights.carried.clone();
         let schema = &self.schemas.quantized;
         Ok(Quantized {
-            quantized: quantized::batch(schema, row_index, described, &rows, payload, carried)?,
+            quantized: quantized::batch(schema, row_index, described, &rows, payload, carried, pool)?,
             errors,
             failed: self.failed(weights, failed)?,
         })

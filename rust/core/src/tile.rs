@@ -125,6 +125,19 @@ impl Tiling {
 }
 
 impl Place {
+    /// All of a tensor that is small enough for one tile.
+    pub(crate) fn whole(rows: usize, grouping: &Grouping) -> Option<Self> {
+        let Grouping { columns, .. } = *grouping;
+        (rows * columns <= TILE).then(|| Self {
+            elements: 0..rows * columns,
+            width: columns,
+            phase: 0,
+            groups: 0..rows * grouping.groups(),
+            row: 0,
+            column: 0,
+        })
+    }
+
     /// The groups whose scales belong to this tile: those that begin in it.
     pub(crate) fn own_groups(&self) -> Range<usize> {
         self.groups.start + usize::from(self.phase > 0)..self.groups.end

@@ -9,7 +9,7 @@ use crate::layer::Layer;
 use crate::relation::quantized::{Payload, Spans};
 use crate::relation::weights::Weights;
 use crate::scheme::{self, Grouping, Scheme};
-use crate::tile::{Carver, PIECE, Tiling};
+use crate::tile::{Carver, PIECE, Place, Tiling};
 
 /// The ranges of wide groups, by row.
 pub(super) type Wide = HashMap<usize, Vec<scheme::Range>>;
@@ -24,7 +24,9 @@ pub(super) struct Item<'a> {
 
 pub(super) enum Work<'a> {
     Copy,
-    Encode { job: Job, tiles: Range<usize>, wide: Option<&'a [scheme::Range]> },
+    Encode { job: Job, tiling: Tiling, tiles: Range<usize>, wide: Option<&'a [scheme::Range]> },
+    /// All of a layer that is one tile.
+    Tile { job: Job, place: Place },
 }
 
 /// Parts of the output.
@@ -40,14 +42,24 @@ pub(super) struct Job {
     pub(super) scheme: &'static dyn Scheme,
     pub(super) source: Float,
     pub(super) grouping: Grouping,
-    pub(super) tiling: Tiling,
+    /// Rows of the tensor.
+    pub(super) rows: usize,
 }
 
-pub(super) fn job(state: &State<'_>) -> Option<(Job, usize)> {
-    let Ok(Layer::Encode { scheme, source, rows, grouping }) = state.fate else {
-        return None;
-    };
-    Some((Job { scheme, source, grouping, tiling: Tiling::new(rows, grouping) }, rows))
+impl Job {
+    /// What is to be done with a row that is encoded.
+    pub(super) fn of(state: &State<'_>) -> Option<Self> {
+        match state.fate {
+            Ok(Layer::Encode { scheme, source, rows, grouping }) => {
+                Some(Self { scheme, source, grouping, rows })
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn tiling(&self) -> Tiling {
+        Tiling::new(self.rows, self.grouping)
+    }
 }
 
 /// Work for one thread at a time.
@@ -167,22 +179,25 @@ pub(super) fn pieces<'a>(
     mut push: impl FnMut(Item<'a>),
 ) {
     let bytes = weights.bytes(row).unwrap_or(&[]);
-    let Some((job, _)) = job(state) else {
+    let Some(job) = Job::of(state) else {
         return push(Item { row, bytes, work: Work::Copy, out });
     };
+    if let Some(place) = Place::whole(job.rows, &job.grouping) {
+        return push(Item { row, bytes, work: Work::Tile { job, place }, out });
+    }
+    let tiling = job.tiling();
     let wide = wide.get(&row).map(Vec::as_slice);
     let (mut data, mut scales) = (Carver::new(out.data), Carver::new(out.scales));
     let mut zero_points = Carver::new(out.zero_points);
-    for tiles in job.tiling.pieces() {
-        let (first, last) = (job.tiling.place(tiles.start), job.tiling.place(tiles.end - 1));
-        let bytes_at =
-            job.tiling.data(job.scheme, &first).start..job.tiling.data(job.scheme, &last).end;
+    for tiles in tiling.pieces() {
+        let (first, last) = (tiling.place(tiles.start), tiling.place(tiles.end - 1));
+        let bytes_at = tiling.data(job.scheme, &first).start..tiling.data(job.scheme, &last).end;
         let groups = first.own_groups().start..last.groups.end;
         let width = job.source.width();
         push(Item {
             row,
             bytes: &bytes[first.elements.start * width..last.elements.end * width],
-            work: Work::Encode { job, tiles, wide },
+            work: Work::Encode { job, tiling, tiles, wide },
             out: Places {
                 data: data.take(bytes_at),
                 scales: scales.take_if_any(groups.clone()),

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::item::{Item, Work};
+use super::item::{Item, Places, Work};
 use super::scratch::{Scratch, float_values};
 use crate::dtype::Float;
 use crate::error::RowError;
@@ -95,25 +95,37 @@ pub(super) fn finish(
 
 fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop> {
     let Item { row, bytes, work, out } = item;
-    let Work::Encode { job, tiles, wide } = work else {
-        out.data.copy_from_slice(bytes);
-        return Ok(Sums::default());
+    let mut sums = Sums::default();
+    let (job, tiling, tiles, wide) = match work {
+        Work::Copy => {
+            out.data.copy_from_slice(bytes);
+            return Ok(sums);
+        }
+        Work::Tile { job, place } => {
+            let Places { data, scales, zero_points } = out;
+            let out = Encoded { data, scales, zero_points };
+            let encode = |scratch: &mut Scratch| {
+                scratch.encode(level, (&job, &place), bytes, None, out, &mut sums)
+            };
+            SCRATCH.with_borrow_mut(encode)?;
+            return Ok(sums);
+        }
+        Work::Encode { job, tiling, tiles, wide } => (job, tiling, tiles, wide),
     };
     let width = job.source.width();
-    let start = job.tiling.place(tiles.start);
-    let data_start = job.tiling.data(job.scheme, &start).start;
+    let start = tiling.place(tiles.start);
+    let data_start = tiling.data(job.scheme, &start).start;
     let group_start = start.own_groups().start;
     let mut data = Carver::new(out.data);
     let mut scales = Carver::new(out.scales);
     let mut zero_points = Carver::new(out.zero_points);
-    let mut sums = Sums::default();
     SCRATCH.with_borrow_mut(|scratch| {
         for tile in tiles {
             if !shared.wanted(row) {
                 return Err(Stop::Skipped);
             }
-            let place = job.tiling.place(tile);
-            let bytes_at = job.tiling.data(job.scheme, &place);
+            let place = tiling.place(tile);
+            let bytes_at = tiling.data(job.scheme, &place);
             let groups = place.own_groups();
             let own = groups.start - group_start..groups.end - group_start;
             let out = Encoded {

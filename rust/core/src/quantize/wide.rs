@@ -6,12 +6,13 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::State;
-use super::item::{Job, Wide, job};
+use super::item::{Job, Wide};
 use super::scratch::float_values;
 use crate::monitor::Monitor;
 use crate::relation::weights::Weights;
 use crate::scheme;
 use crate::simd::{self, Level};
+use crate::tile::Place;
 
 /// The ranges of all groups of those layers whose groups reach over several tiles; of `rows`, which
 /// rise, where these are given.
@@ -26,24 +27,25 @@ pub(super) fn wide_ranges(
     let mut wide = Wide::new();
     let is_wanted = |row: &usize| rows.is_none_or(|rows| rows.binary_search(row).is_ok());
     for row in (0..states.len()).filter(is_wanted) {
-        let Some((job, tensor_rows)) = job(&states[row]) else {
+        let Some(job) = Job::of(&states[row]) else {
             continue;
         };
-        if !job.tiling.has_wide_groups() {
+        let tiling = job.tiling();
+        if !tiling.has_wide_groups() {
             continue;
         }
         let bytes = weights.bytes(row).unwrap_or(&[]);
         let tiles: Vec<_> = pool.install(|| {
-            (0..job.tiling.len())
+            (0..tiling.len())
                 .into_par_iter()
                 .map_init(Vec::new, |values, tile| {
                     let wanted = !monitor.is_cancelled();
-                    wanted.then(|| tile_ranges(level, &job, tile, bytes, values))
+                    wanted.then(|| tile_ranges(level, &job, &tiling.place(tile), bytes, values))
                 })
                 .flatten()
                 .collect()
         });
-        let mut ranges = vec![scheme::Range::ZERO; tensor_rows * job.grouping.groups()];
+        let mut ranges = vec![scheme::Range::ZERO; job.rows * job.grouping.groups()];
         for (groups, tile) in tiles {
             for (range, part) in ranges[groups].iter_mut().zip(tile) {
                 *range = range.union(part);
@@ -59,11 +61,10 @@ pub(super) fn wide_ranges(
 fn tile_ranges(
     level: Level,
     job: &Job,
-    tile: usize,
+    place: &Place,
     bytes: &[u8],
     values: &mut Vec<f32>,
 ) -> (Range<usize>, Vec<scheme::Range>) {
-    let place = job.tiling.place(tile);
     let width = job.source.width();
     let source = &bytes[place.elements.start * width..place.elements.end * width];
     let values = float_values(level, job.source, source, values);
@@ -75,5 +76,5 @@ fn tile_ranges(
     if !tail.is_empty() {
         simd::survey(level, tail, tail.len(), job.grouping.group_size, other_ranges);
     }
-    (place.groups, ranges)
+    (place.groups.clone(), ranges)
 }

@@ -9,10 +9,13 @@ use arrow_array::{
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use bytemuck::Pod;
+use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use super::columns::{Carried, shape_type};
 use super::output_schema;
 use crate::memory::Output;
+use crate::pool::SPREAD;
 
 /// Names of the output's own columns, which no carried column may have: the quantized relation's,
 /// then the error columns of the one relation.
@@ -148,7 +151,7 @@ pub(crate) struct Payload {
 /// Names, dtypes and shapes, as given.
 pub(crate) struct Described {
     pub(crate) names: ArrayRef,
-    pub(crate) dtypes: StringArray,
+    pub(crate) dtypes: ArrayRef,
     pub(crate) shapes: LargeListArray,
 }
 
@@ -175,6 +178,22 @@ pub(crate) fn shapes<'a>(rows: impl Iterator<Item = Option<&'a [i64]>>) -> Large
     list(spans, Arc::new(Int64Array::from(values)))
 }
 
+fn floats(rows: &[Row], get: fn(&Row) -> Option<f64>) -> ArrayRef {
+    Arc::new(rows.iter().map(get).collect::<Float64Array>())
+}
+
+/// A text column; most have one value all the way down, which is then laid out at once.
+pub(crate) fn text<'a>(values: impl ExactSizeIterator<Item = Option<&'a str>> + Clone) -> ArrayRef {
+    let rows = values.len();
+    let first = values.clone().next().flatten();
+    let same = |first: &&str| values.clone().all(|value| value == Some(first));
+    let Some(first) = first.filter(same) else {
+        return Arc::new(values.collect::<StringArray>());
+    };
+    let offsets = OffsetBuffer::<i32>::from_repeated_length(first.len(), rows);
+    Arc::new(StringArray::new(offsets, first.repeat(rows).into_bytes().into(), None))
+}
+
 /// The batch of `schema` from its columns' contents.
 pub(crate) fn batch(
     schema: &SchemaRef,
@@ -183,29 +202,42 @@ pub(crate) fn batch(
     rows: &[Row],
     payload: Payload,
     carried: Vec<ArrayRef>,
+    pool: &ThreadPool,
 ) -> Result<RecordBatch, ArrowError> {
-    let floats = |get: fn(&Row) -> Option<f64>| -> ArrayRef {
-        Arc::new(rows.iter().map(get).collect::<Float64Array>())
+    // Independent of each other, so that threads can share them where rows are many.
+    let computed: [&(dyn Fn() -> ArrayRef + Sync); 8] = [
+        &|| text(rows.iter().map(|row| row.scheme)),
+        &|| Arc::new(rows.iter().map(|row| row.group_size).collect::<Int64Array>()),
+        &|| Arc::new(rows.iter().map(|row| row.is_symmetric).collect::<BooleanArray>()),
+        &|| text(rows.iter().map(|row| row.scale_dtype)),
+        &|| floats(rows, |row| row.bits_per_weight),
+        &|| floats(rows, |row| row.mse),
+        &|| floats(rows, |row| row.max_abs_error),
+        &|| floats(rows, |row| row.snr_db),
+    ];
+    let computed: Vec<ArrayRef> = if rows.len() < SPREAD {
+        computed.iter().map(|column| column()).collect()
+    } else {
+        pool.install(|| computed.par_iter().with_max_len(1).map(|column| column()).collect())
     };
+    let mut computed = computed.into_iter();
+    let mut next = || computed.next().unwrap_or_else(|| unreachable!("eight columns"));
     let scales = Float32Array::new(payload.scales.values.into_buffer().into(), None);
     let zero_points = UInt8Array::new(payload.zero_points.values.into_buffer().into(), None);
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(row_index),
         described.names,
-        Arc::new(described.dtypes),
+        described.dtypes,
         Arc::new(described.shapes),
-        Arc::new(rows.iter().map(|row| row.scheme).collect::<StringArray>()),
-        Arc::new(rows.iter().map(|row| row.group_size).collect::<Int64Array>()),
-        Arc::new(rows.iter().map(|row| row.is_symmetric).collect::<BooleanArray>()),
+        next(),
+        next(),
+        next(),
         Arc::new(binary(payload.data)),
         Arc::new(list(payload.scales.spans, Arc::new(scales))),
-        Arc::new(rows.iter().map(|row| row.scale_dtype).collect::<StringArray>()),
+        next(),
         Arc::new(list(payload.zero_points.spans, Arc::new(zero_points))),
-        floats(|row| row.bits_per_weight),
-        floats(|row| row.mse),
-        floats(|row| row.max_abs_error),
-        floats(|row| row.snr_db),
     ];
+    columns.extend(computed);
     columns.extend(carried);
     RecordBatch::try_new(Arc::clone(schema), columns)
 }
