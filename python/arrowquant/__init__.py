@@ -7,8 +7,7 @@ comes out exactly once: quantized, kept as it was, or with the reason why not.
         ->  aq.write_parquet, any engine  ->  aq.dequantize  ->  aq.to_numpy
 """
 
-from importlib.metadata import version as _version
-
+from arrowquant._core import __version__
 from arrowquant._dequantize import dequantize, dequantize_stream
 from arrowquant._errors import QuantizationError, QuantizationWarning
 from arrowquant._layers import LayerDict
@@ -22,8 +21,6 @@ from arrowquant._scan import Scan, scan
 from arrowquant._stream import QuantizationStream
 from arrowquant._v2 import ArrowQuantV2
 
-__version__ = _version("arrowquant")
-
 __all__ = [
     "ArrowQuantV2",
     "DequantizationResult",
@@ -33,6 +30,7 @@ __all__ = [
     "QuantizationStream",
     "QuantizationWarning",
     "Scan",
+    "__version__",
     "dequantize",
     "dequantize_stream",
     "plan",

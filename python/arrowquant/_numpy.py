@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
@@ -61,6 +60,8 @@ def to_numpy(weights: Any) -> LayerDict:
 
 def _missing(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The rows without data; the core filters every type that columns may have."""
+    import pyarrow.compute as pc
+
     absent = pa.record_batch({"error_code": batch["data"].is_null()})
     codes = absent["error_code"].cast(pa.string())
     marks = pa.record_batch({"error_code": pc.if_else(absent["error_code"], codes, None)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -103,7 +104,10 @@ def failed_path(path: str | os.PathLike[str]) -> Path:
 
 
 class AtomicParquet:
-    """Two Parquet files in the making, under temporary names until `commit`."""
+    """Two Parquet files in the making, under temporary names until `commit`.
+
+    A batch is written on a thread of its own while the caller makes the next one.
+    """
 
     def __init__(self, path: str | os.PathLike[str], schema: pa.Schema) -> None:
         self.path = Path(path)
@@ -113,19 +117,35 @@ class AtomicParquet:
         except BaseException:
             self._temporary.unlink(missing_ok=True)
             raise
+        self._thread = ThreadPoolExecutor(1, "arrowquant-writer")
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write one row group."""
+        """Begin to write one row group, once the one before it is written.
+
+        Raises:
+            OSError: The one before it could not be written.
+            ValueError: A layer is larger than a Parquet cell can be.
+        """
         if batch.num_rows == 0:
             return
         _check_cells(batch)
-        self._writer.write_table(pa.Table.from_batches([batch]), row_group_size=batch.num_rows)
+        self._wait()
+        table = pa.Table.from_batches([batch])
+        write = self._writer.write_table
+        self._writing = self._thread.submit(write, table, row_group_size=batch.num_rows)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def commit(self, failed: pa.Table) -> None:
         """Sync both files and give them their names, the failed rows' first."""
+        self._wait()
         self._writer.close()
         _sync(self._temporary)
         with replacing(failed_path(self.path)) as temporary:
@@ -140,6 +160,7 @@ class AtomicParquet:
         trace: TracebackType | None,
     ) -> None:
         """Leave no temporary file."""
+        self._thread.shutdown()
         try:
             self._writer.close()
         except OSError:

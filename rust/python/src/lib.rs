@@ -21,6 +21,8 @@ use pyo3_arrow::PyRecordBatch;
 
 #[pymodule]
 mod _core {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use crate::dequantize::{dequantize, dequantize_stream};
     #[pymodule_export]
@@ -34,6 +36,11 @@ mod _core {
 
     #[pymodule_export]
     use super::{error_codes, format_metadata, schemes, select, thread_count, weight_bytes};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
 }
 
 /// Every error code, for the test that looks whether each is documented and reached.
