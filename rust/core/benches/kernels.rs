@@ -44,7 +44,7 @@ impl Case {
         }
     }
 
-    fn encode(&mut self, level: Level) -> Sums {
+    fn encode(&mut self, level: Level) -> [Sums; 1] {
         let Self { grouping, values, ranges, .. } = self;
         let tile = Tile { grouping: *grouping, width: TILE, values, phase: 0, ranges, source: &[] };
         let out = Encoded {
@@ -52,7 +52,7 @@ impl Case {
             scales: &mut self.scales,
             zero_points: &mut self.zero_points,
         };
-        let mut sums = Sums::default();
+        let mut sums = [Sums::default()];
         self.scheme.encode(level, &tile, out, &mut self.buffer, &mut sums);
         sums
     }

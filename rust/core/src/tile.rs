@@ -9,7 +9,7 @@ use crate::scheme::{Grouping, Scheme, TILE_UNIT};
 
 /// Elements of a tile: its float32 values and codes stay in the first-level cache from the moment
 /// its ranges are found until it is encoded.
-const TILE: usize = 1 << 11;
+pub(crate) const TILE: usize = 1 << 11;
 
 /// Elements of the largest group that still is encoded in one pass over memory: it makes a tile of
 /// its own, which stays in the second-level cache.
@@ -194,6 +194,11 @@ impl<'a, T> Carver<'a, T> {
         let (piece, rest) = rest.split_at_mut(range.len());
         (self.rest, self.at) = (rest, range.end);
         piece
+    }
+
+    /// All that is left.
+    pub(crate) fn all(&mut self) -> &mut [T] {
+        self.rest
     }
 
     /// The part of the buffer at `range`, to be cut further with ranges of the whole buffer.

@@ -8,16 +8,8 @@ use crate::simd::{LANES, Lanes};
 const INFINITY: u32 = 0x7f80_0000;
 const SIGN: u32 = 0x8000_0000;
 
-/// What is found beside the ranges.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Survey {
-    /// Whether every value is a finite number.
-    pub(crate) finite: bool,
-    /// Σw²
-    pub(crate) squared: f64,
-}
-
-/// The range of every group of `values`, rows of `width` elements, into `ranges`, row after row.
+/// The range of every group of `values`, rows of `width` elements, into `ranges`, row after row, and
+/// Σw² of parts with equally many groups into `squared`; whether every value is a finite number.
 ///
 /// As integers, the bits of positive floats rise with their values, and so do those of negative
 /// floats with their magnitudes, above those of all positive ones. So the largest int32 is the
@@ -31,9 +23,13 @@ pub(crate) fn survey<L: Lanes>(
     width: usize,
     group_size: usize,
     ranges: &mut [Range],
-) -> Survey {
+    squared: &mut [f64],
+) -> bool {
     let zero = lanes.zero_u32();
-    let mut scan = Scan { lanes, squares: [lanes.zero_f64(); 2], largest: [zero; 2] };
+    let part = ranges.len() / squared.len().max(1);
+    let squares = [lanes.zero_f64(); 2];
+    let squared = squared.iter_mut();
+    let mut scan = Scan { lanes, squares, squared, part, left: part, largest: [zero; 2] };
     let mut groups = Groups { values, width, left: width, group_size };
     let (runs, rest) = ranges.as_chunks_mut::<LANES>();
     for run in runs {
@@ -44,11 +40,7 @@ pub(crate) fn survey<L: Lanes>(
     }
     let [positive, negative] = scan.largest;
     let (positive, negative) = (lanes.largest(positive), lanes.largest(negative));
-    let [even, odd] = scan.squares;
-    Survey {
-        finite: positive < INFINITY && negative < SIGN | INFINITY,
-        squared: lanes.total(even) + lanes.total(odd),
-    }
+    positive < INFINITY && negative < SIGN | INFINITY
 }
 
 /// The groups of rows that follow each other.
@@ -73,15 +65,20 @@ impl<'a> Groups<'a> {
     }
 }
 
-struct Scan<L: Lanes> {
+struct Scan<'a, L: Lanes> {
     lanes: L,
-    /// Σw² of every other vector, so that no sum waits for the one before it.
+    /// Σw² of every other vector of the part, so that no sum waits for the one before it.
     squares: [L::F64; 2],
+    /// Where the sums of the parts go.
+    squared: std::slice::IterMut<'a, f64>,
+    /// Groups of a part, and how many of them are still to come.
+    part: usize,
+    left: usize,
     /// The largest bits of positive and of negative values.
     largest: [L::U32; 2],
 }
 
-impl<L: Lanes> Scan<L> {
+impl<L: Lanes> Scan<'_, L> {
     /// Up to sixteen groups together, since their lanes are compared together.
     #[inline(always)]
     fn ranges(&mut self, groups: &mut Groups<'_>, count: usize) -> [Range; LANES] {
@@ -127,7 +124,22 @@ impl<L: Lanes> Scan<L> {
             padded[..rest.len()].copy_from_slice(rest);
             self.vector(&padded, at, &mut extremes);
         }
+        // Behind the last group there may be empty ones.
+        self.left -= usize::from(!group.is_empty());
+        if self.left == 0 {
+            self.end_part();
+        }
         extremes
+    }
+
+    #[inline(always)]
+    fn end_part(&mut self) {
+        let [even, odd] = self.squares;
+        if let Some(squared) = self.squared.next() {
+            *squared = self.lanes.total(even) + self.lanes.total(odd);
+        }
+        self.squares = [self.lanes.zero_f64(); 2];
+        self.left = self.part;
     }
 
     #[inline(always)]
@@ -172,13 +184,15 @@ mod tests {
             let rows = values.chunks(width);
             let groups: Vec<&[f32]> = rows.flat_map(|row| row.chunks(group_size)).collect();
             let mut out = vec![Range::ZERO; groups.len()];
-            let found = simd::survey(Level::best(), &values, width, group_size, &mut out);
+            let mut found = [0.0];
+            let finite =
+                simd::survey(Level::best(), &values, width, group_size, &mut out, &mut found);
             for (range, group) in out.iter().zip(groups) {
                 prop_assert_eq!(range.lo, group.iter().copied().fold(0.0, f32::min));
                 prop_assert_eq!(range.hi, group.iter().copied().fold(0.0, f32::max));
             }
             let squared: f64 = values.iter().map(|&value| f64::from(value).powi(2)).sum();
-            prop_assert!((found.squared - squared).abs() <= 1e-13 * squared && found.finite);
+            prop_assert!((found[0] - squared).abs() <= 1e-13 * squared && finite);
         }
 
         #[test]
@@ -190,9 +204,12 @@ mod tests {
             let at = at.index(values.len());
             let mut ranges = vec![Range::ZERO; values.len().div_ceil(7)];
             let width = values.len();
-            prop_assert!(simd::survey(Level::best(), &values, width, 7, &mut ranges).finite);
+            let mut survey = |values: &[f32]| {
+                simd::survey(Level::best(), values, width, 7, &mut ranges, &mut [])
+            };
+            prop_assert!(survey(&values));
             values[at] = bad;
-            prop_assert!(!simd::survey(Level::best(), &values, width, 7, &mut ranges).finite);
+            prop_assert!(!survey(&values));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::layer::Layer;
 use crate::relation::quantized::{Payload, Spans};
 use crate::relation::weights::Weights;
 use crate::scheme::{self, Grouping, Scheme};
-use crate::tile::{Carver, PIECE, Place, Tiling};
+use crate::tile::{Carver, PIECE, Place, TILE, Tiling};
 
 /// The ranges of wide groups, by row.
 pub(super) type Wide = HashMap<usize, Vec<scheme::Range>>;
@@ -57,6 +57,23 @@ impl Job {
         }
     }
 
+    /// Whether both do the same to tensors of the same shape.
+    fn is_like(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(self.scheme, other.scheme)
+            && (self.source, self.rows, self.grouping)
+                == (other.source, other.rows, other.grouping)
+    }
+
+    /// How many of the rows from the first on are small layers of one kind, which make one tile.
+    pub(super) fn alike(&self, states: &[State<'_>]) -> usize {
+        let most = TILE / (self.rows * self.grouping.columns);
+        if self.source == Float::F64 {
+            return 1;
+        }
+        let alike = |state: &&State<'_>| Self::of(state).is_some_and(|job| self.is_like(&job));
+        states.iter().take(most).take_while(alike).count().max(1)
+    }
+
     pub(super) fn tiling(&self) -> Tiling {
         Tiling::new(self.rows, self.grouping)
     }
@@ -99,8 +116,14 @@ impl<'a> Cutter<'a> {
         }
     }
 
+    /// All that is left.
+    pub(super) fn all(&mut self) -> Places<'_> {
+        let Self { data, scales, zero_points, .. } = self;
+        Places { data: data.all(), scales: scales.all(), zero_points: zero_points.all() }
+    }
+
     /// The places of rows that follow each other, to be cut further.
-    fn rows(&mut self, rows: &Range<usize>) -> Self {
+    pub(super) fn rows(&mut self, rows: &Range<usize>) -> Self {
         let [data, scales, zero_points] = self.spans.map(|spans| spans.of_rows(rows));
         Self {
             data: self.data.split(data),

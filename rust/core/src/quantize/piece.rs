@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::item::{Item, Places, Work};
+use super::State;
+use super::item::{Item, Job, Places, Work};
 use super::scratch::{Scratch, float_values};
 use crate::dtype::Float;
 use crate::error::RowError;
@@ -53,6 +54,16 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// Tell the monitor of a piece.
+    fn done(&self, row: usize, bytes: usize, weights: &Weights) {
+        if let Some(pending) = self.pending.get(row) {
+            self.monitor.bytes(bytes);
+            if pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.monitor.layer(weights.name(row));
+            }
+        }
+    }
+
     fn wanted(&self, row: usize) -> bool {
         let needed = |lowest: &AtomicUsize| row <= lowest.load(Ordering::Relaxed);
         !self.monitor.is_cancelled() && self.lowest_failed.as_ref().is_none_or(needed)
@@ -82,15 +93,47 @@ pub(super) fn finish(
         shared.failed(row);
     }
     // A layer that starts over is reported when it is done.
-    if let Some(pending) = shared.pending.get(row)
-        && !matches!(outcome, Err(Stop::ScaleOverflow))
-    {
-        shared.monitor.bytes(bytes);
-        if pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-            shared.monitor.layer(weights.name(row));
-        }
+    if !matches!(outcome, Err(Stop::ScaleOverflow)) {
+        shared.done(row, bytes, weights);
     }
     (row, outcome)
+}
+
+/// Do small layers of one kind as one tile and tell the monitor; or return false, so that they are
+/// done one by one and each gets the error that is its own.
+pub(super) fn finish_together(
+    weights: &Weights,
+    job: &Job,
+    first: usize,
+    states: &mut [State<'_>],
+    out: Places<'_>,
+    level: Level,
+    shared: &Shared<'_>,
+) -> bool {
+    let Some(bytes) = weights.joined_bytes(first, states.len()) else {
+        return false;
+    };
+    if !shared.wanted(first) {
+        return false;
+    }
+    let Places { data, scales, zero_points } = out;
+    let out = Encoded { data, scales, zero_points };
+    let done = panics::catch(|| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let sums = scratch.encode_together(level, job, bytes, out, states.len())?;
+            for (state, sums) in states.iter_mut().zip(sums) {
+                state.sums = *sums;
+            }
+            Some(())
+        })
+    });
+    if done != Ok(Some(())) {
+        return false;
+    }
+    for row in (first..first + states.len()).filter(|_| !shared.pending.is_empty()) {
+        shared.done(row, bytes.len() / states.len(), weights);
+    }
+    true
 }
 
 fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop> {

@@ -5,8 +5,8 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::State;
-use super::item::{Cutter, Task, Wide, items, pieces, tasks};
-use super::piece::{Shared, Stop, finish, non_finite};
+use super::item::{Cutter, Job, Task, Wide, items, pieces, tasks};
+use super::piece::{Shared, Stop, finish, finish_together, non_finite};
 use super::wide::wide_ranges;
 use crate::dtype::ScaleDtype;
 use crate::error::Error;
@@ -123,16 +123,42 @@ fn first_round(
 /// Small rows that follow each other; only what is left to do of them is returned.
 fn finish_rows(
     weights: &Weights,
-    first: usize,
-    states: &mut [State<'_>],
+    mut first: usize,
+    mut states: &mut [State<'_>],
     mut cutter: Cutter<'_>,
     level: Level,
     shared: &Shared<'_>,
 ) -> Outcomes {
-    let wide = Wide::new();
     let mut outcomes = Vec::new();
+    while let Some(state) = states.first() {
+        let job = Job::of(state);
+        let count = job.as_ref().map_or(1, |job| job.alike(states));
+        let (alike, rest) = states.split_at_mut(count);
+        let mut places = cutter.rows(&(first..first + count));
+        let together = job.filter(|_| count > 1).is_some_and(|job| {
+            finish_together(weights, &job, first, alike, places.all(), level, shared)
+        });
+        if !together {
+            finish_each(weights, first, alike, places, level, shared, &mut outcomes);
+        }
+        (first, states) = (first + count, rest);
+    }
+    outcomes
+}
+
+/// Small rows one by one.
+fn finish_each(
+    weights: &Weights,
+    first: usize,
+    states: &mut [State<'_>],
+    mut places: Cutter<'_>,
+    level: Level,
+    shared: &Shared<'_>,
+    outcomes: &mut Outcomes,
+) {
+    let wide = Wide::new();
     for (row, state) in (first..).zip(states).filter(|(_, state)| state.fate.is_ok()) {
-        let out = cutter.row(row);
+        let out = places.row(row);
         let mut sums = Sums::default();
         pieces(weights, state, row, out, &wide, |item| match finish(item, level, shared, weights) {
             (_, Ok(piece)) => sums += piece,
@@ -140,7 +166,6 @@ fn finish_rows(
         });
         state.sums = sums;
     }
-    outcomes
 }
 
 /// The rows whose scales did not fit, which rise.

@@ -14,6 +14,8 @@ pub(super) struct Scratch {
     values: Vec<f32>,
     ranges: Vec<scheme::Range>,
     buffer: Vec<u8>,
+    squared: Vec<f64>,
+    sums: Vec<Sums>,
     touched: Touched,
 }
 
@@ -37,14 +39,14 @@ impl Scratch {
         out: Encoded<'_>,
         sums: &mut Sums,
     ) -> Result<(), Stop> {
-        let Self { values, ranges, buffer, touched } = self;
+        let Self { values, ranges, buffer, touched, .. } = self;
         let values = float_values(level, job.source, source, values);
         // Of wide groups the ranges are known, and only the rest of the survey is wanted.
         let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
         let groups = if wide.is_some() { 1 } else { place.groups.len() };
         ranges.resize(groups, scheme::Range::ZERO);
-        let survey = simd::survey(level, values, place.width, group_size, ranges);
-        if !survey.finite {
+        let mut squared = [0.0];
+        if !simd::survey(level, values, place.width, group_size, ranges, &mut squared) {
             return Err(Stop::NotFinite);
         }
         let ranges = wide.unwrap_or(ranges);
@@ -56,12 +58,41 @@ impl Scratch {
         if phase > 0 || job.source == Float::F64 {
             touched.encode(level, (job, place), &tile, out, buffer, sums, source);
         } else {
-            job.scheme.encode(level, &tile, out, buffer, sums);
+            job.scheme.encode(level, &tile, out, buffer, std::slice::from_mut(sums));
         }
         if job.source != Float::F64 {
-            sums.squared += survey.squared;
+            sums.squared += squared[0];
         }
         Ok(())
+    }
+
+    /// Encode `count` small layers of one kind, whose bytes follow each other, as one tile; return
+    /// the sums of each, or nothing, with nothing of use done, where they must be taken one by one.
+    pub(super) fn encode_together(
+        &mut self,
+        level: Level,
+        job: &Job,
+        source: &[u8],
+        out: Encoded<'_>,
+        count: usize,
+    ) -> Option<&[Sums]> {
+        let Self { values, ranges, buffer, squared, sums, .. } = self;
+        let (grouping, width) = (job.grouping, job.grouping.columns);
+        let values = float_values(level, job.source, source, values);
+        ranges.resize(count * job.rows * grouping.groups(), scheme::Range::ZERO);
+        squared.resize(count, 0.0);
+        sums.clear();
+        sums.resize(count, Sums::default());
+        let finite = simd::survey(level, values, width, grouping.group_size, ranges, squared);
+        if !finite || !scales_fit(job, ranges) {
+            return None;
+        }
+        let tile = Tile { grouping, width, values, phase: 0, ranges, source };
+        job.scheme.encode(level, &tile, out, buffer, sums);
+        for (sums, squared) in sums.iter_mut().zip(squared.iter()) {
+            sums.squared = *squared;
+        }
+        Some(sums)
     }
 }
 
@@ -85,7 +116,7 @@ impl Touched {
         scales.resize(if layout.scales > 0 { groups } else { 0 }, 0.0);
         zero_points.resize(if layout.zero_points > 0 { groups } else { 0 }, 0);
         let Encoded { data, scales: own_scales, zero_points: own_zero_points } = out;
-        let mut narrow = *sums;
+        let mut narrow = [*sums];
         let all = Encoded { data: &mut *data, scales, zero_points };
         job.scheme.encode(level, tile, all, buffer, &mut narrow);
         if job.source == Float::F64 {
@@ -95,7 +126,7 @@ impl Touched {
             job.scheme.decode(level, &codes, buffer, decoded);
             *sums += simd::sums_f64(level, source, decoded);
         } else {
-            *sums = narrow;
+            [*sums] = narrow;
         }
         own_scales.copy_from_slice(&scales[scales.len() - own_scales.len()..]);
         let foreign = zero_points.len() - own_zero_points.len();

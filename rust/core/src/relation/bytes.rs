@@ -132,6 +132,16 @@ impl Bytes {
         })
     }
 
+    /// The bytes of `count` rows from `row` on, where these follow each other in one buffer; none of
+    /// the rows is null.
+    pub fn joined(&self, row: usize, count: usize) -> Option<&[u8]> {
+        let Storage::Cut { values, width, spans, .. } = &self.storage else {
+            return None;
+        };
+        let (start, end) = (spans.at(row).0, spans.at(row + count - 1).1);
+        values.as_slice().get(start * width..end * width)
+    }
+
     /// The first null among the elements of row `row` and how many there are.
     pub fn null_elements(&self, row: usize) -> Option<(u64, u64)> {
         let Storage::Cut { spans, item_nulls: Some(nulls), .. } = &self.storage else {

@@ -156,6 +156,11 @@ impl Weights {
         self.data.as_ref()?.get(row)
     }
 
+    /// The bytes of rows that follow each other in one buffer, none of which is null.
+    pub(crate) fn joined_bytes(&self, row: usize, count: usize) -> Option<&[u8]> {
+        self.data.as_ref()?.joined(row, count)
+    }
+
     /// The first null element and how many there are.
     pub fn null_elements(&self, row: usize) -> Option<(u64, u64)> {
         self.data.as_ref()?.null_elements(row)

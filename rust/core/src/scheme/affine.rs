@@ -55,7 +55,7 @@ impl Scheme for Affine {
         tile: &Tile<'_>,
         out: Encoded<'_>,
         buffer: &mut Vec<u8>,
-        sums: &mut Sums,
+        sums: &mut [Sums],
     ) {
         simd::encode_affine(level, self.bits, tile, out, buffer, sums);
     }

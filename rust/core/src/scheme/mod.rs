@@ -171,8 +171,9 @@ pub trait Scheme: Debug + Send + Sync {
     /// The scale of a group of that range before it is rounded to the scale dtype.
     fn exact_scale(&self, range: Range, symmetric: bool) -> f64;
 
-    /// Write a tile's codes and scales, and add the errors that they take to `sums`. `buffer` is
-    /// there to work in.
+    /// Write a tile's codes and scales, and add the errors that they take to `sums`: one for all of
+    /// its rows, or one for each of several parts of equally many rows. `buffer` is there to work
+    /// in.
     ///
     /// It can't fail: every value is finite, every scale fits the scale dtype.
     fn encode(
@@ -181,7 +182,7 @@ pub trait Scheme: Debug + Send + Sync {
         tile: &Tile<'_>,
         out: Encoded<'_>,
         buffer: &mut Vec<u8>,
-        sums: &mut Sums,
+        sums: &mut [Sums],
     );
 
     /// Write into `values` what a tile's codes decode to, which is what [`Scheme::encode`] compared

@@ -35,7 +35,7 @@ impl Scheme for Undecodable {
         tile: &Tile<'_>,
         out: Encoded<'_>,
         buffer: &mut Vec<u8>,
-        sums: &mut Sums,
+        sums: &mut [Sums],
     ) {
         INT8.encode(level, tile, out, buffer, sums);
     }

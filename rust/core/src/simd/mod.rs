@@ -112,7 +112,8 @@ dispatch! {
 dispatch! {
     /// See [`survey::survey`].
     survey = survey::survey,
-    (values: &[f32], width: usize, group_size: usize, ranges: &mut [Range]) -> survey::Survey
+    (values: &[f32], width: usize, group_size: usize, ranges: &mut [Range], squared: &mut [f64])
+    -> bool
 }
 dispatch! {
     /// See [`metrics::sums_f64`].
@@ -121,7 +122,7 @@ dispatch! {
 dispatch! {
     /// See [`affine::encode`].
     encode_affine = affine::encode,
-    (bits: u32, tile: &Tile<'_>, out: Encoded<'_>, codes: &mut Vec<u8>, sums: &mut Sums)
+    (bits: u32, tile: &Tile<'_>, out: Encoded<'_>, codes: &mut Vec<u8>, sums: &mut [Sums])
 }
 dispatch! {
     /// See [`affine::decode`].

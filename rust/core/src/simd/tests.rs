@@ -3,20 +3,20 @@
 use proptest::prelude::*;
 
 use crate::dtype::{Float, ScaleDtype};
-use crate::kernel::survey::Survey;
 use crate::scheme::{self, Codes, Encoded, Grouping, Range, Sums, Tile};
 use crate::simd::{self, Level};
 
 #[derive(Debug, PartialEq)]
 struct Everything {
-    survey: Survey,
+    finite: bool,
+    squared: Vec<u64>,
     values: Vec<u32>,
     ranges: Vec<Range>,
     data: Vec<u8>,
     scales: Vec<u32>,
     zero_points: Vec<u8>,
     decoded: Vec<u32>,
-    sums: Sums,
+    sums: Vec<Sums>,
     narrowed: Vec<u8>,
 }
 
@@ -42,7 +42,9 @@ fn everything(
         *value = 1.0;
     }
     let mut ranges = vec![Range::ZERO; rows * grouping.groups()];
-    let survey = simd::survey(level, &values, columns, group_size, &mut ranges);
+    let mut squared = vec![0.0; rows];
+    let finite =
+        simd::survey(level, &values, columns, group_size, &mut ranges, &mut squared);
     let layout = scheme.row_layout(&grouping);
     let mut data = vec![0; rows * layout.data];
     let mut scales = vec![0.0; rows * layout.scales];
@@ -50,7 +52,7 @@ fn everything(
     let (values, ranges) = (values.as_slice(), ranges.as_slice());
     let tile = Tile { grouping, width: columns, values, phase: 0, ranges, source: bytes };
     let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
-    let (mut buffer, mut sums) = (Vec::new(), Sums::default());
+    let (mut buffer, mut sums) = (Vec::new(), vec![Sums::default(); rows]);
     scheme.encode(level, &tile, out, &mut buffer, &mut sums);
     let codes = Codes {
         grouping,
@@ -65,14 +67,18 @@ fn everything(
     let mut narrowed = vec![0; bytes.len()];
     simd::from_f32(level, source, &decoded, &mut narrowed);
     // The sums are those of what is decoded, up to the order in which they are added.
-    let wide: Vec<u8> = values.iter().flat_map(|value| f64::from(*value).to_le_bytes()).collect();
-    let plain = simd::sums_f64(level, &wide, &decoded);
-    assert_eq!(sums.max_abs_error, plain.max_abs_error);
     let close = |a: f64, b: f64| (a - b).abs() <= 1e-13 * a.max(b) || a.max(b) < 1e-290;
-    assert!(close(sums.squared_error, plain.squared_error), "{sums:?} {plain:?}");
-    assert!(close(survey.squared, plain.squared), "{survey:?} {plain:?}");
+    let parts = values.chunks(columns).zip(decoded.chunks(columns)).zip(&sums).zip(&squared);
+    for (((values, decoded), sums), squared) in parts {
+        let wide: Vec<u8> = values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
+        let plain = simd::sums_f64(level, &wide, decoded);
+        assert_eq!(sums.max_abs_error, plain.max_abs_error);
+        assert!(close(sums.squared_error, plain.squared_error), "{sums:?} {plain:?}");
+        assert!(close(*squared, plain.squared), "{squared} {plain:?}");
+    }
     Everything {
-        survey,
+        finite,
+        squared: squared.iter().map(|squared| squared.to_bits()).collect(),
         values: bits(values),
         ranges: ranges.to_vec(),
         data,

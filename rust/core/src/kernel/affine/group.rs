@@ -39,6 +39,11 @@ impl<L: Lanes> Errors<L> {
         Self { lanes, squared, largest, ahead }
     }
 
+    #[inline(always)]
+    pub(super) fn ahead(self) -> Ahead {
+        self.ahead
+    }
+
     /// The largest error so far.
     #[inline(always)]
     pub(super) fn largest(self) -> f32 {

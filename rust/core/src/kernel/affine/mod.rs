@@ -28,16 +28,16 @@ pub(crate) fn encode<L: Lanes>(
     tile: &Tile<'_>,
     out: Encoded<'_>,
     codes: &mut Vec<u8>,
-    sums: &mut Sums,
+    sums: &mut [Sums],
 ) {
     let Encoded { data, scales, zero_points } = out;
-    let mut encoder = Encoder::new(lanes, bits, tile, scales, zero_points, sums.max_abs_error);
+    let mut encoder = Encoder::new(lanes, bits, tile, scales, zero_points);
     if bits == 8 && data.len() == tile.values.len() {
         // A code a byte and no padding: the codes are the data.
-        *sums += encoder.groups(data);
+        encoder.groups(data, sums);
     } else {
         codes.resize(tile.values.len(), 0);
-        *sums += encoder.groups(codes);
+        encoder.groups(codes, sums);
         pack::pack_rows(codes, tile.width, bits, data);
     }
 }
@@ -48,8 +48,6 @@ struct Encoder<'a, L: Lanes> {
     tile: &'a Tile<'a>,
     scales: std::slice::IterMut<'a, f32>,
     zero_points: std::slice::IterMut<'a, u8>,
-    /// The largest error of the layer as far as it is known: only larger ones are looked for.
-    known: f32,
     lanes: L,
 }
 
@@ -61,7 +59,6 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         tile: &'a Tile<'a>,
         scales: &'a mut [f32],
         zero_points: &'a mut [u8],
-        known: f64,
     ) -> Self {
         let Grouping { symmetric, scale_dtype, .. } = tile.grouping;
         Self {
@@ -69,24 +66,28 @@ impl<'a, L: Lanes> Encoder<'a, L> {
             tile,
             scales: scales.iter_mut(),
             zero_points: zero_points.iter_mut(),
-            known: known as f32,
             lanes,
         }
     }
 
-    /// Write the code of every value, a byte each, and the scales; return what that took.
+    /// Write the code of every value, a byte each, and the scales.
     #[inline(always)]
-    fn groups(&mut self, codes: &mut [u8]) -> Sums {
+    fn groups(&mut self, codes: &mut [u8], sums: &mut [Sums]) {
         let Tile { source, values, .. } = *self.tile;
         let ahead = Ahead {
             address: source.as_ptr().wrapping_add(AHEAD),
             step: source.len() / values.len().max(1) * LANES,
         };
         let (mut errors, mut general) = (Errors::new(self.lanes, ahead), Sums::default());
+        // Of a layer whose largest error is known so far, only larger ones are looked for.
+        let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };
+        let part = self.tile.ranges.len() / sums.len().max(1);
+        let (mut sums, mut left) = (sums.iter_mut(), part);
         let mut spans = spans(&self.tile.grouping, self.tile.width, self.tile.phase);
         for ranges in self.tile.ranges.chunks(LANES) {
             let mut run = Run::new(self.kind, ranges);
-            let (clamp, track) = (run.clamps(), run.may_exceed(self.known));
+            let clamp = run.clamps();
+            let track = known.is_none_or(|known| run.may_exceed(known));
             for (at, range) in ranges.iter().enumerate() {
                 let span = spans();
                 let (values, codes) = (&self.tile.values[span.clone()], &mut codes[span]);
@@ -107,14 +108,21 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                     let group = run.general(self.kind, at, *range);
                     general += group::general(self.kind.bits, &group, values, codes);
                 }
+                left -= 1;
+                if left == 0 {
+                    if let Some(sums) = sums.next() {
+                        general += errors.sums();
+                        *sums += std::mem::take(&mut general);
+                    }
+                    errors = Errors::new(self.lanes, errors.ahead());
+                    left = part;
+                }
             }
-            if track {
-                self.known = self.known.max(errors.largest());
+            if let (Some(known), true) = (&mut known, track) {
+                *known = known.max(errors.largest());
             }
             self.write(&run, ranges.len());
         }
-        general += errors.sums();
-        general
     }
 
     #[inline(always)]
