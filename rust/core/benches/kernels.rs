@@ -59,8 +59,7 @@ impl Case {
 
     fn decode(&mut self, level: Level) {
         let Self { grouping, data, scales, zero_points, .. } = self;
-        let codes =
-            Codes { grouping: *grouping, width: TILE, phase: 0, data, scales, zero_points };
+        let codes = Codes { grouping: *grouping, width: TILE, phase: 0, data, scales, zero_points };
         self.scheme.decode(level, &codes, &mut self.buffer, &mut self.values);
     }
 }

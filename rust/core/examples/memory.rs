@@ -3,7 +3,7 @@
 //!
 //!     cargo run --release -p arrowquant --example memory -- [SECTION [DTYPE]] [--quick]
 
-#![allow(clippy::print_stdout, reason = "it prints what it measures")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints what it measures")]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -68,7 +68,8 @@ fn vectors(values: &[f32], columns: usize) -> RecordBatch {
     let values = Arc::new(Float32Array::from(values.to_vec()));
     let data = FixedSizeListArray::new(item, columns as i32, values, None);
     let names = StringArray::from_iter_values((0..rows).map(|row| format!("v{row}")));
-    let columns: [(&str, ArrayRef); 2] = [("layer_name", Arc::new(names)), ("data", Arc::new(data))];
+    let columns: [(&str, ArrayRef); 2] =
+        [("layer_name", Arc::new(names)), ("data", Arc::new(data))];
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
@@ -158,7 +159,13 @@ fn payload(quantized: &RecordBatch) -> usize {
     data + scales + quantized["zero_points"].as_list::<i64>().values().len()
 }
 
-fn report(figures: &mut Vec<Value>, what: Value, bytes: usize, weights: usize, of: (f64, f64, f64)) {
+fn report(
+    figures: &mut Vec<Value>,
+    what: Value,
+    bytes: usize,
+    weights: usize,
+    of: (f64, f64, f64),
+) {
     let (seconds, limit, ratio) = of;
     let mut figure = what;
     let object = figure.as_object_mut().unwrap();
@@ -166,7 +173,8 @@ fn report(figures: &mut Vec<Value>, what: Value, bytes: usize, weights: usize, o
     object.insert("gweights_per_s".into(), json!(weights as f64 / seconds / 1e9));
     object.insert("limit_gb_per_s".into(), json!(bytes as f64 / limit / 1e9));
     object.insert("of_limit".into(), json!(ratio));
-    let of = |key: &str| figure[key].as_str().map_or_else(|| figure[key].to_string(), str::to_owned);
+    let of =
+        |key: &str| figure[key].as_str().map_or_else(|| figure[key].to_string(), str::to_owned);
     let name = ["what", "dtype", "case", "group_size", "columns", "threads"].map(of).join(" ");
     eprintln!("{name}: {:.1} GB/s, {ratio:.2} of the limit", bytes as f64 / seconds / 1e9);
     figures.push(figure);
@@ -228,11 +236,18 @@ fn main() {
     drop(batch);
     for columns in [384, 16].into_iter().filter(|_| wanted("vectors")) {
         let rows = if quick { 200_000 } else { 1_000_000 };
-        let batch = vectors(&numbers[..(rows * columns).min(numbers.len() / columns * columns)], columns);
+        let batch =
+            vectors(&numbers[..(rows * columns).min(numbers.len() / columns * columns)], columns);
         let rows = batch.num_rows();
         for threads in [1, 2] {
             let case = &cases[0];
-            let source = batch["data"].as_fixed_size_list().values().as_primitive::<arrow_array::types::Float32Type>().values().inner().clone();
+            let source = batch["data"]
+                .as_fixed_size_list()
+                .values()
+                .as_primitive::<arrow_array::types::Float32Type>()
+                .values()
+                .inner()
+                .clone();
             let written = payload(&quantize(&batch, case, threads));
             let of = compare(rounds, threads, &source, written, || {
                 quantize(&batch, case, threads);

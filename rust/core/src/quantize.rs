@@ -192,7 +192,9 @@ impl Quantizer {
         let carried = weights.carried.clone();
         let schema = &self.schemas.quantized;
         Ok(Quantized {
-            quantized: quantized::batch(schema, row_index, described, &rows, payload, carried, pool)?,
+            quantized: quantized::batch(
+                schema, row_index, described, &rows, payload, carried, pool,
+            )?,
             errors,
             failed: self.failed(weights, failed)?,
         })

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{ArrayRef, LargeListArray, RecordBatch, StringArray, types::Float32Type};
-use arrowquant::scheme::{Choice, Codes, Encoded, Grouping, Range, RowLayout, Scheme, Sums, Tile, find};
+use arrowquant::scheme::{
+    Choice, Codes, Encoded, Grouping, Range, RowLayout, Scheme, Sums, Tile, find,
+};
 use arrowquant::simd::Level;
 use arrowquant::{Error, Monitor, Options, Plan, Quantizer, pool};
 

@@ -2,7 +2,12 @@
 
 /// Bytes that a row of `columns` codes takes: a whole number of 32-bit words.
 pub(crate) const fn row_bytes(columns: usize, bits: u32) -> usize {
-    columns.div_ceil(32 / bits as usize) * 4
+    // Spelled out: by constants a division is a shift.
+    4 * match bits {
+        8 => columns.div_ceil(4),
+        4 => columns.div_ceil(8),
+        _ => columns.div_ceil(16),
+    }
 }
 
 /// Pack rows of `width` codes into `out`; bytes beyond a row's last code become zero.

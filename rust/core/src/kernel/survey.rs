@@ -55,7 +55,8 @@ impl<'a> Groups<'a> {
     /// The next group; an empty one after the last.
     #[inline(always)]
     fn next(&mut self) -> &'a [f32] {
-        let (group, rest) = self.values.split_at(self.group_size.min(self.left).min(self.values.len()));
+        let (group, rest) =
+            self.values.split_at(self.group_size.min(self.left).min(self.values.len()));
         self.values = rest;
         self.left -= group.len();
         if self.left == 0 {
@@ -95,8 +96,7 @@ impl<L: Lanes> Scan<'_, L> {
         }
         let (highs, lows) = (lanes.maxima::<true>(highs), lanes.maxima::<false>(lows));
         let [positive, negative] = self.largest;
-        self.largest =
-            [lanes.max::<false>(positive, highs), lanes.max::<false>(negative, lows)];
+        self.largest = [lanes.max::<false>(positive, highs), lanes.max::<false>(negative, lows)];
         let (mut high, mut low) = ([0; LANES], [0; LANES]);
         lanes.store_u32(highs, &mut high);
         lanes.store_u32(lows, &mut low);

@@ -24,9 +24,17 @@ pub(super) struct Item<'a> {
 
 pub(super) enum Work<'a> {
     Copy,
-    Encode { job: Job, tiling: Tiling, tiles: Range<usize>, wide: Option<&'a [scheme::Range]> },
+    Encode {
+        job: Job,
+        tiling: Tiling,
+        tiles: Range<usize>,
+        wide: Option<&'a [scheme::Range]>,
+    },
     /// All of a layer that is one tile.
-    Tile { job: Job, place: Place },
+    Tile {
+        job: Job,
+        place: Place,
+    },
 }
 
 /// Parts of the output.
@@ -60,8 +68,7 @@ impl Job {
     /// Whether both do the same to tensors of the same shape.
     fn is_like(&self, other: &Self) -> bool {
         std::ptr::addr_eq(self.scheme, other.scheme)
-            && (self.source, self.rows, self.grouping)
-                == (other.source, other.rows, other.grouping)
+            && (self.source, self.rows, self.grouping) == (other.source, other.rows, other.grouping)
     }
 
     /// How many of the rows from the first on are small layers of one kind, which make one tile.

@@ -160,9 +160,11 @@ fn finish_each(
     for (row, state) in (first..).zip(states).filter(|(_, state)| state.fate.is_ok()) {
         let out = places.row(row);
         let mut sums = Sums::default();
-        pieces(weights, state, row, out, &wide, |item| match finish(item, level, shared, weights) {
-            (_, Ok(piece)) => sums += piece,
-            unfinished => outcomes.push(unfinished),
+        pieces(weights, state, row, out, &wide, |item| {
+            match finish(item, level, shared, weights) {
+                (_, Ok(piece)) => sums += piece,
+                unfinished => outcomes.push(unfinished),
+            }
         });
         state.sums = sums;
     }

@@ -6,7 +6,7 @@ use arrow_array::{
     ArrayRef, BooleanArray, Float32Array, Float64Array, Int64Array, LargeBinaryArray,
     LargeListArray, RecordBatch, StringArray, UInt8Array,
 };
-use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use bytemuck::Pod;
 use rayon::ThreadPool;
@@ -84,15 +84,15 @@ pub(crate) struct Row {
 
 /// Where each row's values lie in a buffer; rows that have none are null.
 pub(crate) struct Spans {
-    pub(crate) offsets: Vec<i64>,
-    pub(crate) valid: Vec<bool>,
+    offsets: Vec<i64>,
+    valid: NullBufferBuilder,
 }
 
 impl Spans {
     pub(crate) fn with_capacity(rows: usize) -> Self {
         let mut offsets = Vec::with_capacity(rows + 1);
         offsets.push(0);
-        Self { offsets, valid: Vec::with_capacity(rows) }
+        Self { offsets, valid: NullBufferBuilder::new(rows) }
     }
 
     /// The end of the last row.
@@ -112,15 +112,20 @@ impl Spans {
     /// Add a row of `len` values; a null one where `None`.
     pub(crate) fn push(&mut self, len: Option<usize>) {
         self.offsets.push((self.end() + len.unwrap_or(0)) as i64);
-        self.valid.push(len.is_some());
+        self.valid.append(len.is_some());
     }
 
     /// Make the rows for which `keep` is false null, and move the others' values together.
-    pub(crate) fn retain<T: Pod + Send>(&mut self, values: &mut Output<T>, keep: impl Fn(usize) -> bool) {
-        let mut kept = Self::with_capacity(self.valid.len());
-        for row in 0..self.valid.len() {
+    pub(crate) fn retain<T: Pod + Send>(
+        &mut self,
+        values: &mut Output<T>,
+        keep: impl Fn(usize) -> bool,
+    ) {
+        let rows = self.offsets.len() - 1;
+        let mut kept = Self::with_capacity(rows);
+        for row in 0..rows {
             let range = self.range(row);
-            let len = (self.valid[row] && keep(row)).then_some(range.len());
+            let len = (self.valid.is_valid(row) && keep(row)).then_some(range.len());
             if len.is_some() {
                 values.copy_within(range, kept.end());
             }
@@ -130,8 +135,8 @@ impl Spans {
         *self = kept;
     }
 
-    fn parts(self) -> (OffsetBuffer<i64>, Option<NullBuffer>) {
-        (OffsetBuffer::new(ScalarBuffer::from(self.offsets)), Some(NullBuffer::from(self.valid)))
+    fn parts(mut self) -> (OffsetBuffer<i64>, Option<NullBuffer>) {
+        (OffsetBuffer::new(ScalarBuffer::from(self.offsets)), self.valid.finish())
     }
 }
 

@@ -43,8 +43,7 @@ fn everything(
     }
     let mut ranges = vec![Range::ZERO; rows * grouping.groups()];
     let mut squared = vec![0.0; rows];
-    let finite =
-        simd::survey(level, &values, columns, group_size, &mut ranges, &mut squared);
+    let finite = simd::survey(level, &values, columns, group_size, &mut ranges, &mut squared);
     let layout = scheme.row_layout(&grouping);
     let mut data = vec![0; rows * layout.data];
     let mut scales = vec![0.0; rows * layout.scales];

@@ -76,6 +76,7 @@ impl Run {
 
     /// The arithmetic of [`parameters`], without branches.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "one index into nine arrays")]
     fn fill<const BITS: u32, const SYMMETRIC: bool>(
         &mut self,
         dtype: ScaleDtype,

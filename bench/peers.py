@@ -1,0 +1,100 @@
+"""Other libraries that pip installs, on 4096x4096 float32 with one thread, each beside ours.
+
+A peer that is not installed is left out. What they compute differs: none reports an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from measure import Figure, side_by_side
+
+import arrowquant as aq
+
+ROWS = COLUMNS = 4096
+Work = Callable[[], Any]
+
+
+def _numpy(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+    def int4() -> Any:
+        groups = array.reshape(-1, 128)
+        low = np.minimum(groups.min(axis=1, keepdims=True), 0)
+        high = np.maximum(groups.max(axis=1, keepdims=True), 0)
+        scale = (high - low) / 15
+        zero = np.rint(-low / scale)
+        codes = np.clip(np.rint(groups / scale) + zero, 0, 15).astype(np.uint8)
+        return codes[:, ::2] | codes[:, 1::2] << 4, scale, zero
+
+    yield "numpy", "int4", 128, int4
+
+
+def _torch(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    tensor = torch.from_numpy(array)
+    ops = torch.ops.quantized
+    yield "torch byte_prepack", "int8", -1, lambda: ops.embedding_bag_byte_prepack(tensor)
+    yield "torch 4bit_prepack", "int4", -1, lambda: ops.embedding_bag_4bit_prepack(tensor)
+
+
+def _mlx(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+    mx = importlib.import_module("mlx.core")
+    mx.set_default_device(mx.cpu)
+    weights = mx.array(array)
+    yield "mlx", "int4", 128, lambda: mx.eval(mx.quantize(weights, group_size=128, bits=4))
+
+
+def _onnxruntime(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+    state = importlib.import_module("onnxruntime.capi._pybind_state")
+    blocks = ROWS // 128
+    packed = np.zeros((COLUMNS, blocks, 64), np.uint8)
+    scales = np.zeros(COLUMNS * blocks, np.float32)
+    zeros = np.zeros(COLUMNS * ((blocks + 1) // 2), np.uint8)
+
+    def int4() -> None:
+        state.quantize_matmul_4bits(packed, array, scales, zeros, 128, COLUMNS, ROWS, False)
+
+    yield "onnxruntime", "int4", 128, int4
+
+
+def _gguf(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+    gguf = importlib.import_module("gguf")
+    kinds = gguf.GGMLQuantizationType
+    yield "gguf Q8_0", "int8", 32, lambda: gguf.quants.quantize(array, kinds.Q8_0)
+    yield "gguf Q4_0", "int4", 32, lambda: gguf.quants.quantize(array, kinds.Q4_0)
+
+
+PEERS = {"numpy": _numpy, "torch": _torch, "mlx": _mlx, "onnxruntime": _onnxruntime, "gguf": _gguf}
+
+
+def run(*, quick: bool) -> list[Figure]:
+    """Return a figure for each peer that is installed."""
+    array = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
+    figures = []
+    for package, cases in PEERS.items():
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            continue
+        for name, scheme, group_size, theirs in cases(array):
+
+            def ours(scheme: str = scheme, group_size: int = group_size) -> Any:
+                return aq.quantize({"w": array}, scheme=scheme, group_size=group_size, threads=1)
+
+            own, other = side_by_side([ours, theirs], 3 if quick else 9)
+            figures.append(
+                {
+                    "peer": name,
+                    "version": importlib.metadata.version(package),
+                    "scheme": scheme,
+                    "group_size": group_size,
+                    "gb_per_s": array.nbytes / own / 1e9,
+                    "peer_gb_per_s": array.nbytes / other / 1e9,
+                    "times_as_fast": other / own,
+                }
+            )
+    return figures

