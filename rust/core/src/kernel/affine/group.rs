@@ -1,11 +1,13 @@
 //! One group's codes and errors.
 
+use std::ops::Range as Span;
+
 use super::parameters::{MAGIC, Parameters, round};
+use super::run::Run;
 use crate::kernel::metrics::{self, Sums};
 use crate::simd::{LANES, Lanes};
 
-/// Sums over a tile's simple groups, in lanes. It goes from group to group by value, so that it
-/// stays in registers.
+/// Sums over a tile's simple groups, in lanes.
 #[derive(Clone, Copy)]
 pub(super) struct Errors<L: Lanes> {
     lanes: L,
@@ -23,15 +25,6 @@ pub(super) struct Ahead {
     pub(super) step: usize,
 }
 
-/// What a simple group is multiplied by and where its codes end.
-#[derive(Clone, Copy)]
-pub(super) struct Simple {
-    pub(super) scale: f32,
-    pub(super) inverse: f32,
-    pub(super) zero: f32,
-    pub(super) reach: f32,
-}
-
 impl<L: Lanes> Errors<L> {
     #[inline(always)]
     pub(super) fn new(lanes: L, ahead: Ahead) -> Self {
@@ -39,9 +32,10 @@ impl<L: Lanes> Errors<L> {
         Self { lanes, squared, largest, ahead }
     }
 
+    /// From zero on, with the memory that comes next.
     #[inline(always)]
-    pub(super) fn ahead(self) -> Ahead {
-        self.ahead
+    pub(super) fn begin(self) -> Self {
+        Self::new(self.lanes, self.ahead)
     }
 
     /// The largest error so far.
@@ -57,55 +51,81 @@ impl<L: Lanes> Errors<L> {
         Sums { squared_error, squared: 0.0, max_abs_error: f64::from(self.largest()) }
     }
 
-    /// The codes of a simple group. Values are clamped only where `CLAMP`, and the largest error is
-    /// looked for only where `TRACK`: each costs a twentieth of the time.
+    /// The codes of simple groups that follow each other: of `run`, those at `places`; `next` gives
+    /// where each lies and its values. Values are clamped only where `CLAMP`, and the largest error
+    /// is looked for only where `TRACK`: each costs a twentieth of the time.
     #[inline(always)]
-    pub(super) fn simple<const CLAMP: bool, const TRACK: bool>(
-        mut self,
-        group: Simple,
-        values: &[f32],
+    pub(super) fn simple<'v, const CLAMP: bool, const TRACK: bool>(
+        self,
+        run: &Run,
+        places: Span<usize>,
+        next: &mut impl FnMut() -> (Span<usize>, &'v [f32]),
         codes: &mut [u8],
     ) -> Self {
-        let (whole, rest) = values.as_chunks::<LANES>();
-        let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
-        for (values, codes) in whole.iter().zip(whole_codes) {
-            self = self.vector::<CLAMP, TRACK>(group, values, codes);
+        // Taken apart, so that the sums stay in registers from group to group.
+        let Self { lanes, mut squared, mut largest, mut ahead } = self;
+        for at in places {
+            let (span, values) = next();
+            let vector = Vector {
+                lanes,
+                scale: lanes.splat(run.scale[at]),
+                inverse: lanes.splat(run.inverse[at]),
+                reach: lanes.splat(run.reach[at]),
+                zero: run.zero[at] as u32,
+            };
+            let (whole, rest) = values.as_chunks::<LANES>();
+            let (whole_codes, rest_codes) = codes[span].as_chunks_mut::<LANES>();
+            for (values, codes) in whole.iter().zip(whole_codes) {
+                lanes.prefetch(ahead.address);
+                ahead.address = ahead.address.wrapping_add(ahead.step);
+                vector.encode::<CLAMP, TRACK>(values, codes, &mut squared, &mut largest);
+            }
+            if !rest.is_empty() {
+                // Zeros have no error.
+                let (mut padded, mut padded_codes) = ([0.0; LANES], [0; LANES]);
+                padded[..rest.len()].copy_from_slice(rest);
+                let codes = &mut padded_codes;
+                vector.encode::<CLAMP, TRACK>(&padded, codes, &mut squared, &mut largest);
+                rest_codes.copy_from_slice(&padded_codes[..rest.len()]);
+            }
         }
-        if !rest.is_empty() {
-            // Zeros have no error.
-            let (mut padded, mut padded_codes) = ([0.0; LANES], [0; LANES]);
-            padded[..rest.len()].copy_from_slice(rest);
-            self = self.vector::<CLAMP, TRACK>(group, &padded, &mut padded_codes);
-            rest_codes.copy_from_slice(&padded_codes[..rest.len()]);
-        }
-        self
+        Self { lanes, squared, largest, ahead }
     }
+}
 
+/// What every vector of a simple group is multiplied by and where its codes end.
+struct Vector<L: Lanes> {
+    lanes: L,
+    scale: L::F32,
+    inverse: L::F32,
+    reach: L::F32,
+    zero: u32,
+}
+
+impl<L: Lanes> Vector<L> {
     #[inline(always)]
-    fn vector<const CLAMP: bool, const TRACK: bool>(
-        mut self,
-        group: Simple,
+    fn encode<const CLAMP: bool, const TRACK: bool>(
+        &self,
         values: &[f32; LANES],
         codes: &mut [u8; LANES],
-    ) -> Self {
+        squared: &mut L::F64,
+        largest: &mut L::U32,
+    ) {
         let lanes = self.lanes;
-        let (magic, scale) = (lanes.splat(MAGIC), lanes.splat(group.scale));
-        lanes.prefetch(self.ahead.address);
-        self.ahead.address = self.ahead.address.wrapping_add(self.ahead.step);
+        let magic = lanes.splat(MAGIC);
         let values = lanes.load(values);
-        let scaled = lanes.mul(values, lanes.splat(group.inverse));
-        let scaled = if CLAMP { lanes.min(scaled, lanes.splat(group.reach)) } else { scaled };
+        let scaled = lanes.mul(values, self.inverse);
         // `reach` is an integer, so clamping before rounding is clamping after it.
+        let scaled = if CLAMP { lanes.min(scaled, self.reach) } else { scaled };
         let shifted = lanes.add(scaled, magic);
-        let decoded = lanes.mul(lanes.sub(shifted, magic), scale);
+        let decoded = lanes.mul(lanes.sub(shifted, magic), self.scale);
         // The shifted number's low bits are the rounded one's, in two's complement.
-        lanes.store_low_bytes(lanes.bits(shifted), group.zero as u32, codes);
+        lanes.store_low_bytes(lanes.bits(shifted), self.zero, codes);
         let error = lanes.sub(values, decoded);
         if TRACK {
-            self.largest = lanes.max::<false>(self.largest, lanes.magnitude(error));
+            *largest = lanes.max::<false>(*largest, lanes.magnitude(error));
         }
-        self.squared = lanes.add_squares(self.squared, error);
-        self
+        *squared = lanes.add_squares(*squared, error);
     }
 }
 

@@ -11,9 +11,9 @@ use std::ops::Range as Span;
 
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::scheme::{Codes, Encoded, Grouping, Tile};
+use crate::scheme::{Codes, Encoded, Grouping, Range, Tile};
 use crate::simd::{LANES, Lanes};
-use group::{Ahead, Errors, Simple};
+use group::{Ahead, Errors};
 pub(crate) use parameters::exact_scale;
 use run::{Kind, Run};
 
@@ -78,51 +78,77 @@ impl<'a, L: Lanes> Encoder<'a, L> {
             address: source.as_ptr().wrapping_add(AHEAD),
             step: source.len() / values.len().max(1) * LANES,
         };
-        let (mut errors, mut general) = (Errors::new(self.lanes, ahead), Sums::default());
+        let mut errors = Errors::new(self.lanes, ahead);
         // Of a layer whose largest error is known so far, only larger ones are looked for.
         let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };
         let part = self.tile.ranges.len() / sums.len().max(1);
-        let (mut sums, mut left) = (sums.iter_mut(), part);
+        let mut parts = Parts { sums: sums.iter_mut(), part, left: part, general: Sums::default() };
         let mut spans = spans(&self.tile.grouping, self.tile.width, self.tile.phase);
         for ranges in self.tile.ranges.chunks(LANES) {
             let mut run = Run::new(self.kind, ranges);
-            let clamp = run.clamps();
             let track = known.is_none_or(|known| run.may_exceed(known));
-            for (at, range) in ranges.iter().enumerate() {
+            let tile = self.tile.values;
+            let mut next = || {
                 let span = spans();
-                let (values, codes) = (&self.tile.values[span.clone()], &mut codes[span]);
-                if run.is_simple(at) {
-                    let group = Simple {
-                        scale: run.scale[at],
-                        inverse: run.inverse[at],
-                        zero: run.zero[at],
-                        reach: run.reach[at],
-                    };
-                    errors = match (clamp, track) {
-                        (false, false) => errors.simple::<false, false>(group, values, codes),
-                        (false, true) => errors.simple::<false, true>(group, values, codes),
-                        (true, false) => errors.simple::<true, false>(group, values, codes),
-                        (true, true) => errors.simple::<true, true>(group, values, codes),
-                    };
-                } else {
-                    let group = run.general(self.kind, at, *range);
-                    general += group::general(self.kind.bits, &group, values, codes);
-                }
-                left -= 1;
-                if left == 0 {
-                    if let Some(sums) = sums.next() {
-                        general += errors.sums();
-                        *sums += std::mem::take(&mut general);
+                (span.clone(), &tile[span])
+            };
+            let way = (run.is_all_simple(), run.clamps(), track);
+            let mut from = 0;
+            while from < ranges.len() {
+                let places = from..ranges.len().min(from + parts.left);
+                from = places.end;
+                let count = places.len();
+                // Loops of their own: a call in one of them would push the sums out of registers.
+                errors = match way {
+                    (true, false, false) => {
+                        errors.simple::<false, false>(&run, places, &mut next, codes)
                     }
-                    errors = Errors::new(self.lanes, errors.ahead());
-                    left = part;
-                }
+                    (true, false, true) => {
+                        errors.simple::<false, true>(&run, places, &mut next, codes)
+                    }
+                    (true, true, false) => {
+                        errors.simple::<true, false>(&run, places, &mut next, codes)
+                    }
+                    (true, true, true) => {
+                        errors.simple::<true, true>(&run, places, &mut next, codes)
+                    }
+                    _ => {
+                        let general = &mut parts.general;
+                        self.mixed(&mut run, ranges, places, &mut next, codes, general, errors)
+                    }
+                };
+                errors = parts.count(count, errors);
             }
             if let (Some(known), true) = (&mut known, track) {
                 *known = known.max(errors.largest());
             }
             self.write(&run, ranges.len());
         }
+    }
+
+    /// Groups of a run not all of which are simple.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "a loop's state")]
+    fn mixed<'v>(
+        &self,
+        run: &mut Run,
+        ranges: &[Range],
+        places: Span<usize>,
+        next: &mut impl FnMut() -> (Span<usize>, &'v [f32]),
+        codes: &mut [u8],
+        general: &mut Sums,
+        mut errors: Errors<L>,
+    ) -> Errors<L> {
+        for at in places {
+            if run.is_simple(at) {
+                errors = errors.simple::<true, true>(run, at..at + 1, next, codes);
+            } else {
+                let group = run.general(self.kind, at, ranges[at]);
+                let (span, values) = next();
+                *general += group::general(self.kind.bits, &group, values, &mut codes[span]);
+            }
+        }
+        errors
     }
 
     #[inline(always)]
@@ -133,6 +159,33 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         for (from, zero_point) in run.zero[..groups].iter().zip(&mut self.zero_points) {
             *zero_point = *from as u8;
         }
+    }
+}
+
+/// The sums of a tile's parts, which have equally many groups.
+struct Parts<'a> {
+    sums: std::slice::IterMut<'a, Sums>,
+    part: usize,
+    /// Groups still to come in the part at hand.
+    left: usize,
+    /// What its groups took that are not simple.
+    general: Sums,
+}
+
+impl Parts<'_> {
+    /// Count groups of one part; behind its last one the errors begin anew.
+    #[inline(always)]
+    fn count<L: Lanes>(&mut self, groups: usize, errors: Errors<L>) -> Errors<L> {
+        self.left -= groups;
+        if self.left > 0 {
+            return errors;
+        }
+        self.left = self.part;
+        if let Some(sums) = self.sums.next() {
+            *sums += errors.sums();
+            *sums += std::mem::take(&mut self.general);
+        }
+        errors.begin()
     }
 }
 

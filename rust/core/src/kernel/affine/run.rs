@@ -141,6 +141,12 @@ impl Run {
         self.simple[group] > 0
     }
 
+    /// Whether every group is; those that fill up a short run always are.
+    #[inline(always)]
+    pub(super) fn is_all_simple(&self) -> bool {
+        self.simple.iter().fold(1, |all, simple| all & simple) > 0
+    }
+
     /// Take the long way for a group that is not simple.
     pub(super) fn general(&mut self, kind: Kind, group: usize, range: Range) -> Parameters {
         let general = parameters(kind.bits, range, kind.symmetric, kind.scale_dtype);
