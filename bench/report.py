@@ -16,9 +16,13 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+_FIRST = ("what", "dtype", "case", "group_size", "rows", "columns", "threads")
+
+
 def _table(figures: list[Figure]) -> str:
     """One table; figures of one section may have columns of their own."""
-    columns = list(dict.fromkeys(key for figure in figures for key in figure))
+    keys = dict.fromkeys(key for figure in figures for key in figure)
+    columns = [key for key in _FIRST if key in keys] + [key for key in keys if key not in _FIRST]
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(_cell(figure.get(key, "")) for key in columns) for figure in figures]
     return "\n".join(f"| {line} |" for line in lines)

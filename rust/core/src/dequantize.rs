@@ -260,12 +260,18 @@ impl Dequantizer {
         let mut written = 0;
         for tile in tiles {
             let place = tiling.place(tile);
-            values.resize(place.elements.len(), 0f32);
             let codes = rows.codes(row, scheme, &tiling, grouping, &place);
-            scheme.decode(level, &codes.borrow(), &mut buffer, &mut values);
-            let len = values.len() * target.width();
-            simd::from_f32(level, target, &values, out.take(written..written + len));
+            let len = place.elements.len() * target.width();
+            let out = out.take(written..written + len);
             written += len;
+            // float32 goes straight to where it belongs.
+            if let (Float::F32, Ok(values)) = (target, bytemuck::try_cast_slice_mut(&mut *out)) {
+                scheme.decode(level, &codes.borrow(), &mut buffer, values);
+                continue;
+            }
+            values.resize(place.elements.len(), 0f32);
+            scheme.decode(level, &codes.borrow(), &mut buffer, &mut values);
+            simd::from_f32(level, target, &values, out);
         }
     }
 

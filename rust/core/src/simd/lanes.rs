@@ -58,6 +58,8 @@ pub(crate) trait Lanes: Copy {
 
     /// Ask for the line of memory at an address, which need not be one that can be read.
     fn prefetch(self, address: *const u8);
+    /// The same for a line that will be written.
+    fn prefetch_write(self, address: *const u8);
 }
 
 /// The sum of sixteen lanes, in the order that every level keeps.
@@ -194,4 +196,6 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
+    fn prefetch_write(self, _: *const u8) {}
 }

@@ -153,6 +153,10 @@ impl Lanes for Avx512 {
     fn prefetch(self, address: *const u8) {
         cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
+    #[inline(always)]
+    fn prefetch_write(self, address: *const u8) {
+        cpu! { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
+    }
 }
 
 impl Avx512 {
@@ -315,6 +319,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_write(self, address: *const u8) {
+        cpu! { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
     }
 }
 

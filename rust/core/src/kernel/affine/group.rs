@@ -18,11 +18,24 @@ pub(super) struct Errors<L: Lanes> {
     ahead: Ahead,
 }
 
-/// Where memory is that will be wanted soon, and how far that moves for each vector.
+/// Where memory is that will be wanted soon, and how far that moves for each vector: the source to
+/// come, and the output that the codes at hand will be packed into.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
-    pub(super) address: *const u8,
-    pub(super) step: usize,
+    pub(super) source: *const u8,
+    pub(super) source_step: usize,
+    pub(super) out: *const u8,
+    pub(super) out_step: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn fetch<L: Lanes>(&mut self, lanes: L) {
+        lanes.prefetch(self.source);
+        lanes.prefetch_write(self.out);
+        self.source = self.source.wrapping_add(self.source_step);
+        self.out = self.out.wrapping_add(self.out_step);
+    }
 }
 
 impl<L: Lanes> Errors<L> {
@@ -76,8 +89,7 @@ impl<L: Lanes> Errors<L> {
             let (whole, rest) = values.as_chunks::<LANES>();
             let (whole_codes, rest_codes) = codes[span].as_chunks_mut::<LANES>();
             for (values, codes) in whole.iter().zip(whole_codes) {
-                lanes.prefetch(ahead.address);
-                ahead.address = ahead.address.wrapping_add(ahead.step);
+                ahead.fetch(lanes);
                 vector.encode::<CLAMP, TRACK>(values, codes, &mut squared, &mut largest);
             }
             if !rest.is_empty() {

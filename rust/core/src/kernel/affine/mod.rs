@@ -31,7 +31,7 @@ pub(crate) fn encode<L: Lanes>(
     sums: &mut [Sums],
 ) {
     let Encoded { data, scales, zero_points } = out;
-    let mut encoder = Encoder::new(lanes, bits, tile, scales, zero_points);
+    let mut encoder = Encoder::new(lanes, bits, tile, data.as_ptr(), scales, zero_points);
     if bits == 8 && data.len() == tile.values.len() {
         // A code a byte and no padding: the codes are the data.
         encoder.groups(data, sums);
@@ -46,6 +46,8 @@ pub(crate) fn encode<L: Lanes>(
 struct Encoder<'a, L: Lanes> {
     kind: Kind,
     tile: &'a Tile<'a>,
+    /// Where the packed codes will go.
+    out: *const u8,
     scales: std::slice::IterMut<'a, f32>,
     zero_points: std::slice::IterMut<'a, u8>,
     lanes: L,
@@ -57,6 +59,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         lanes: L,
         bits: u32,
         tile: &'a Tile<'a>,
+        out: *const u8,
         scales: &'a mut [f32],
         zero_points: &'a mut [u8],
     ) -> Self {
@@ -64,6 +67,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         Self {
             kind: Kind { bits, symmetric, scale_dtype },
             tile,
+            out,
             scales: scales.iter_mut(),
             zero_points: zero_points.iter_mut(),
             lanes,
@@ -75,8 +79,10 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     fn groups(&mut self, codes: &mut [u8], sums: &mut [Sums]) {
         let Tile { source, values, .. } = *self.tile;
         let ahead = Ahead {
-            address: source.as_ptr().wrapping_add(AHEAD),
-            step: source.len() / values.len().max(1) * LANES,
+            source: source.as_ptr().wrapping_add(AHEAD),
+            source_step: source.len() / values.len().max(1) * LANES,
+            out: self.out,
+            out_step: self.kind.bits as usize * LANES / 8,
         };
         let mut errors = Errors::new(self.lanes, ahead);
         // Of a layer whose largest error is known so far, only larger ones are looked for.
