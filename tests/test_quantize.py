@@ -132,6 +132,29 @@ def test_long_rows_and_wide_groups_are_the_references(
     assert ours["mse"] == pytest.approx(theirs.mse, rel=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F64", "F8_E4M3"])
+@pytest.mark.parametrize(
+    ("shape", "group"),
+    [([20_000], -1), ([40_000], 20_000), ([2, 17_000], -1), ([100_000], -1), ([437, 600], 64)],
+)
+def test_small_layers_with_wide_groups_are_the_references(
+    dtype: str, shape: list[int], group: int, rng: np.random.Generator
+) -> None:
+    """Groups that reach over several tiles, in layers that share a task with others."""
+    array = (0.1 * rng.standard_t(4, shape)).astype(NUMPY[dtype])
+    theirs = reference.quantize(array.tobytes(), dtype, shape, 4, group, False)
+    row = {"layer_name": "w", "data": array.tobytes(), "dtype": dtype, "shape": shape}
+    small = float_row("small", np.ones(40))
+    rows = aq.quantize(binary_weights([small, row, small | {"layer_name": "z"}]), group_size=group)
+    ours = rows.quantized.to_pylist()[1]
+    assert ours["data"] == theirs.data
+    assert np.array(ours["scales"], np.float32).tobytes() == theirs.scales.tobytes()
+    assert theirs.zero_points is not None
+    assert ours["zero_points"] == theirs.zero_points.tolist()
+    assert ours["max_abs_error"] == theirs.max_abs_error
+    assert ours["mse"] == pytest.approx(theirs.mse, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("scale_dtype", "first", "scale"),
     [("BF16", 15 * (1 + 2**-8), 0x102 / 0x100), ("F16", 15 * (1 + 2**-11), 0x1004 / 0x1000)],
@@ -150,6 +173,55 @@ def test_the_scale_dtype_gives_way_for_a_layer_whose_scales_do_not_fit() -> None
     alone = aq.quantize(table.slice(0, 1), scale_dtype="F32").quantized
     assert result.quantized["data"][0] == alone["data"][0]
     assert result.quantized["mse"][0] == alone["mse"][0]
+
+
+def test_progress_names_every_layer_once_also_where_the_scale_dtype_gives_way() -> None:
+    rows = [float_row(f"l{i}", np.full((2, 700), 1e7 if i % 2 else 1.0)) for i in range(6)]
+    named: list[str | None] = []
+    fractions: list[float | None] = []
+
+    def heard(name: str | None, fraction: float | None) -> None:
+        named.append(name)
+        fractions.append(fraction)
+
+    aq.quantize(binary_weights(rows), scale_dtype="F16", progress=heard)
+    assert sorted(str(name) for name in named) == [f"l{i}" for i in range(6)]
+    assert fractions[-1] == 1.0
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16", "F64"])
+@pytest.mark.parametrize("scale_dtype", ["source", "F16"])
+def test_small_layers_share_tiles_but_nothing_else(
+    dtype: str, scale_dtype: str, rng: np.random.Generator
+) -> None:
+    """Many small layers in one batch, bad ones among them, are what each is in a batch of its own,
+    metrics to the last bit."""
+    shapes = [[48], [48], [3, 40], [3, 40], [1], [700], [700]]
+    rows = []
+    for index in range(200):
+        shape = shapes[index % 7] if index % 50 < 35 else [48]
+        array = 0.1 * rng.standard_t(3, shape)
+        array[..., 0] = {60: np.nan, 61: np.inf, 93: 6e7, 120: 0.0}.get(index, array[..., 0])
+        with np.errstate(over="ignore"):
+            data = array.astype(NUMPY[dtype]).tobytes()
+        name = None if index == 130 else f"l{index}"
+        rows.append({"layer_name": name, "data": data, "dtype": dtype, "shape": shape})
+    table = binary_weights(rows)
+    options: dict[str, Any] = {"scale_dtype": scale_dtype, "group_size": 16}
+    together = aq.quantize(table, continue_on_error=True, threads=2, **options)
+    alone = [
+        aq.quantize(table.slice(index, 1), continue_on_error=True, **options)
+        for index in range(len(rows))
+    ]
+    ours = together.quantized.drop_columns("row_index")
+    assert ours.to_pylist() == [
+        row for one in alone for row in one.quantized.drop_columns("row_index").to_pylist()
+    ]
+    assert together.errors["error_message"].to_pylist() == [
+        one.errors["error_message"][0].as_py() for one in alone
+    ]
+    codes = set(together.failed["error_code"].to_pylist())
+    assert codes == {"non_finite", "null_name"}
 
 
 CASES = json.loads((Path(__file__).parent / "golden" / "compressed_tensors.json").read_text())[

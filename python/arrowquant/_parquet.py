@@ -136,7 +136,10 @@ class AtomicParquet:
         self._wait()
         table = pa.Table.from_batches([batch])
         write = self._writer.write_table
-        self._writing = self._thread.submit(write, table, row_group_size=batch.num_rows)
+        try:
+            self._writing = self._thread.submit(write, table, row_group_size=batch.num_rows)
+        except RuntimeError:  # The interpreter is ending, and starts no more threads.
+            write(table, row_group_size=batch.num_rows)
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
@@ -160,8 +163,8 @@ class AtomicParquet:
         trace: TracebackType | None,
     ) -> None:
         """Leave no temporary file."""
-        self._thread.shutdown()
         try:
+            self._thread.shutdown()
             self._writer.close()
         except OSError:
             if error is None:

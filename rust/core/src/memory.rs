@@ -2,8 +2,8 @@
 //!
 //! Touching fresh memory page by page costs several times what quantizing into it does. So large
 //! outputs lie in anonymous mappings for which huge pages are asked, and a mapping that its last
-//! owner has dropped, which may be an engine far away, is kept for the next batch. While it is kept
-//! the operating system may take its pages back whenever it needs them.
+//! owner has dropped, which may be an engine far away, is kept for the next batch. On Linux the
+//! operating system may take its pages back meanwhile, whenever it needs them.
 
 // One of the places where code is unsafe: to tell the operating system that contents don't matter.
 #![allow(unsafe_code)]
@@ -157,9 +157,9 @@ impl<T: Pod> DerefMut for Output<T> {
 mod tests {
     use super::*;
 
+    // One test, since what waits is shared by all threads.
     #[test]
-    fn large_outputs_come_back_and_small_ones_do_not() {
-        // A length that no other test in this process uses.
+    fn large_outputs_come_back_and_what_is_kept_is_bounded() {
         const LEN: usize = 37 * HUGE_PAGE / 4;
         let mut first = Output::<f32>::new(LEN).unwrap();
         first.fill(1.0);
@@ -175,10 +175,7 @@ mod tests {
         let again = Output::<f32>::new(LEN).unwrap();
         assert_eq!((again.as_ptr(), again.len()), (address, LEN));
         assert!(matches!(Output::<u8>::new(100).unwrap().storage, Storage::Allocated(_)));
-    }
 
-    #[test]
-    fn what_is_kept_is_bounded() {
         let blocks: Vec<_> = (0..5).map(|_| Output::<u8>::new(KEPT / 4).unwrap()).collect();
         drop(blocks);
         let kept: usize = WAITING.lock().unwrap().iter().map(|map| map.len()).sum();

@@ -169,7 +169,7 @@ pub(super) fn tasks<'a, 's>(
     let mut cutter = Cutter::new(payload);
     let (mut tasks, mut rest, mut row) = (Vec::new(), states, 0);
     while !rest.is_empty() {
-        let count = small_rows(weights, row, rest.len());
+        let count = small_rows(weights, row, rest.len(), wide);
         let (states, others) = rest.split_at_mut(count.max(1));
         if count > 0 {
             let cutter = cutter.rows(&(row..row + count));
@@ -184,14 +184,16 @@ pub(super) fn tasks<'a, 's>(
     tasks
 }
 
-/// How many of the rows from `first` on make one task: none where the first is large enough for
-/// more than one.
-fn small_rows(weights: &Weights, first: usize, left: usize) -> usize {
+/// How many of the rows from `first` on make one task: none where the first may be more than one
+/// piece, or has wide groups.
+fn small_rows(weights: &Weights, first: usize, left: usize, wide: &Wide) -> usize {
     const MOST: usize = 1 << 12;
+    // Also of one-byte elements, in the rows that fit tiles worst, this is no more than a piece.
+    const BYTES: usize = PIECE / 2;
     let (mut filled, mut count) = (0, 0);
     while count < left.min(MOST) {
         filled += weights.bytes(first + count).map_or(0, <[u8]>::len);
-        if filled > PIECE {
+        if filled > BYTES || (!wide.is_empty() && wide.contains_key(&(first + count))) {
             break;
         }
         count += 1;

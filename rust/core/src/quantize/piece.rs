@@ -54,6 +54,13 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// Forget the pieces of a row that starts over.
+    pub(super) fn expect_anew(&self, row: usize) {
+        if let Some(pending) = self.pending.get(row) {
+            pending.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Tell the monitor of a piece.
     fn done(&self, row: usize, bytes: usize, weights: &Weights) {
         if let Some(pending) = self.pending.get(row) {

@@ -146,7 +146,7 @@ fn finish_rows(
     outcomes
 }
 
-/// Small rows one by one.
+/// Small rows one by one; none has wide groups.
 fn finish_each(
     weights: &Weights,
     first: usize,
@@ -182,6 +182,9 @@ fn second_round(
     let level = Level::best();
     let wide = wide_ranges(weights, states, Some(rows), pool, level, shared.monitor);
     let items = items(weights, states, rows, payload, &wide);
+    for &row in rows {
+        shared.expect_anew(row);
+    }
     for item in &items {
         shared.expect(item.row);
     }

@@ -4,8 +4,8 @@
 //! The levels differ in speed only. No kernel changes the order of a sum or fuses operations where
 //! that would show in a bit, so all levels give the same bits.
 
-// The one place besides the mapping of files where code is unsafe: calling a function compiled for
-// features that the running CPU has been asked for.
+// Code is unsafe here and in `x86`, where functions are called that are compiled for features which
+// the running CPU has been asked for; beside that only where memory is mapped.
 #![allow(unsafe_code)]
 
 mod lanes;

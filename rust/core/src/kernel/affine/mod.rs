@@ -235,3 +235,59 @@ pub(crate) fn decode<L: Lanes>(
         group::decode(lanes, *scale, zero, &codes[span.clone()], &mut values[span]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::ScaleDtype;
+    use crate::kernel::survey::survey;
+    use crate::simd::{self, Level, Portable};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever way a group takes, codes and errors are those of the general one.
+        #[test]
+        fn codes_are_those_of_the_long_way(
+            numbers in prop::collection::vec(-1i32..=1, 1..40),
+            random in prop::collection::vec(any::<i32>(), 1..1500),
+            exponent in -120i32..100,
+            group_size in 1usize..150,
+            symmetric: bool,
+            bits in prop::sample::select(vec![2u32, 4, 8]),
+            scale_dtype in prop::sample::select(vec![ScaleDtype::F32, ScaleDtype::BF16]),
+        ) {
+            // Random numbers of one sign or both, at weights' magnitude half of the time.
+            let exponent = if exponent > -10 { -5 } else { exponent };
+            let values: Vec<f32> = random.iter().zip(numbers.iter().cycle()).map(|(random, sign)| {
+                let value = *random as f32 / 2f32.powi(31) * 2f32.powi(exponent);
+                if *sign == 0 { value } else { value.abs() * *sign as f32 }
+            }).collect();
+            let width = values.len();
+            let group_size = group_size.min(width);
+            let groups = width.div_ceil(group_size);
+            let mut ranges = vec![Range::ZERO; groups];
+            survey(Portable, &values, width, group_size, &mut ranges, &mut []);
+            let grouping = Grouping { columns: width, group_size, symmetric, scale_dtype };
+            let (ranges, values) = (ranges.as_slice(), values.as_slice());
+            let tile = Tile { grouping, width, values, phase: 0, ranges, source: &[] };
+            let mut data = vec![0; pack::row_bytes(width, bits)];
+            let (mut scales, mut zero_points) = (vec![0.0; groups], vec![0; groups]);
+            let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
+            let (mut buffer, mut sums) = (Vec::new(), [Sums::default()]);
+            simd::encode_affine(Level::best(), bits, &tile, out, &mut buffer, &mut sums);
+            let mut codes = vec![0; width];
+            pack::unpack_rows(&data, width, bits, &mut codes);
+
+            let (mut expected, mut largest) = (vec![0; width], 0.0);
+            let parts = values.chunks(group_size).zip(expected.chunks_mut(group_size));
+            for ((values, expected), (range, scale)) in parts.zip(ranges.iter().zip(&scales)) {
+                let long = parameters::parameters(bits, *range, symmetric, scale_dtype);
+                let sums = group::general(bits, &long, values, expected);
+                largest = f64::max(largest, sums.max_abs_error);
+                prop_assert_eq!(long.scale.to_bits(), scale.to_bits());
+            }
+            prop_assert_eq!(codes, expected);
+            prop_assert_eq!(sums[0].max_abs_error, largest);
+        }
+    }
+}
