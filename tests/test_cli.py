@@ -218,4 +218,5 @@ def test_a_bar_on_a_terminal_only(checkpoint: Path, tmp_path: Path) -> None:
         assert process.wait() == 0
     text = shown.decode()
     assert "MiB" in text
-    assert ".weight" in text
+    # Which layer the bar happened to show depends on when it was drawn.
+    assert re.search(r"(embeddings|encoder|pooler)\.\w+", text)
