@@ -103,7 +103,7 @@ def _bars(axes: Any, figures: list[Figure]) -> None:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlabel("GB/s of float32 weights, two threads")
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
 
 
 def _curves(axes: Any, figures: list[Figure]) -> None:

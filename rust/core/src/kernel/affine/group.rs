@@ -66,7 +66,7 @@ impl<L: Lanes> Errors<L> {
 
     /// The codes of simple groups that follow each other: of `run`, those at `places`; `next` gives
     /// where each lies and its values. Values are clamped only where `CLAMP`, and the largest error
-    /// is looked for only where `TRACK`: each costs a twentieth of the time.
+    /// is looked for only where `TRACK`.
     #[inline(always)]
     pub(super) fn simple<'v, const CLAMP: bool, const TRACK: bool>(
         self,
