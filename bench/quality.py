@@ -21,7 +21,7 @@ def _minilm() -> dict[str, Any]:
     if found is None or found.origin is None:
         return {}
     scan = aq.scan(Path(found.origin).parent / "model" / "model.safetensors")
-    wanted = set(aq.plan(scan).to_pandas().query("reason.isnull()")["layer_name"])
+    wanted = {row["layer_name"] for row in aq.plan(scan).to_pylist() if row["reason"] is None}
     return {name: array for name, array in aq.to_numpy(scan).items() if name in wanted}
 
 

@@ -81,6 +81,18 @@ fn allocate(weights: &Weights, states: &[State<'_>]) -> Result<Payload, ArrowErr
     })
 }
 
+/// Do all work on the pool, in order of the items; one item alone is not worth waking a thread.
+fn spread<T: Send, R: Send>(
+    pool: &ThreadPool,
+    items: Vec<T>,
+    work: impl Fn(T) -> R + Send + Sync,
+) -> Vec<R> {
+    if items.len() < 2 {
+        return items.into_iter().map(work).collect();
+    }
+    pool.install(|| items.into_par_iter().map(work).collect())
+}
+
 /// What became of pieces of layers, and of rows that were not finished.
 type Outcomes = Vec<(usize, Result<Sums, Stop>)>;
 
@@ -116,7 +128,7 @@ fn first_round(
             finish_rows(weights, first, states, cutter, level, shared)
         }
     };
-    let outcomes = pool.install(|| tasks.into_par_iter().map(work).collect());
+    let outcomes = spread(pool, tasks, work);
     settle(weights, states, outcomes, pool, shared.monitor)
 }
 
@@ -189,7 +201,7 @@ fn second_round(
         shared.expect(item.row);
     }
     let work = |item| finish(item, level, shared, weights);
-    let outcomes = pool.install(|| items.into_par_iter().map(work).collect());
+    let outcomes = spread(pool, items, work);
     settle(weights, states, vec![outcomes], pool, shared.monitor)
 }
 
@@ -238,7 +250,7 @@ fn locate(
         let Ok(Layer::Encode { source, .. }) = states[row].fate else { return None };
         Some((row, non_finite(source, weights.bytes(row).unwrap_or(&[]), monitor)))
     };
-    let found: Vec<_> = pool.install(|| bad.par_iter().filter_map(locate).collect());
+    let found = spread(pool, bad.iter().collect(), locate).into_iter().flatten();
     if monitor.is_cancelled() {
         return Err(Error::Cancelled);
     }
