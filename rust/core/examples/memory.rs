@@ -61,11 +61,11 @@ fn layer(dtype: &str, data: Buffer) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
-/// `rows` layers of one dimension, as a table of vectors is.
-fn vectors(values: &[f32], columns: usize) -> RecordBatch {
+/// `rows` layers of one dimension, as a table of vectors is, of the values again and again.
+fn vectors(values: &[f32], rows: usize, columns: usize) -> RecordBatch {
     let item = Arc::new(Field::new_list_field(DataType::Float32, true));
-    let rows = values.len() / columns;
-    let values = Arc::new(Float32Array::from(values.to_vec()));
+    let values = values.iter().copied().cycle().take(rows * columns);
+    let values = Arc::new(Float32Array::from_iter_values(values));
     let data = FixedSizeListArray::new(item, columns as i32, values, None);
     let names = StringArray::from_iter_values((0..rows).map(|row| format!("v{row}")));
     let columns: [(&str, ArrayRef); 2] =
@@ -236,9 +236,7 @@ fn main() {
     drop(batch);
     for columns in [384, 16].into_iter().filter(|_| wanted("vectors")) {
         let rows = if quick { 200_000 } else { 1_000_000 };
-        let batch =
-            vectors(&numbers[..(rows * columns).min(numbers.len() / columns * columns)], columns);
-        let rows = batch.num_rows();
+        let batch = vectors(&numbers, rows, columns);
         for threads in [1, 2] {
             let case = &cases[0];
             let source = batch["data"]
