@@ -40,6 +40,32 @@ def _torch(array: Any) -> Iterator[tuple[str, str, int, Work]]:
     yield "torch byte_prepack", "int8", -1, lambda: ops.embedding_bag_byte_prepack(tensor)
     yield "torch 4bit_prepack", "int4", -1, lambda: ops.embedding_bag_4bit_prepack(tensor)
 
+    def int4(weights: Any) -> Any:
+        groups = weights.reshape(-1, 128)
+        low = groups.amin(1, keepdim=True).clamp(max=0)
+        high = groups.amax(1, keepdim=True).clamp(min=0)
+        scale = (high - low) / 15
+        zero = torch.round(-low / scale)
+        codes = torch.clamp(torch.round(groups / scale) + zero, 0, 15).to(torch.uint8)
+        return codes[:, ::2] | codes[:, 1::2] << 4, scale, zero
+
+    compiled = torch.compile(int4, dynamic=False)
+    yield "torch.compile", "int4", 128, lambda: compiled(tensor)
+
+
+def _bitsandbytes(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+    torch = importlib.import_module("torch")
+    functional = importlib.import_module("bitsandbytes.functional")
+    torch.set_num_threads(1)
+    tensor = torch.from_numpy(array)
+    yield "bitsandbytes", "int8", 128, lambda: functional.quantize_blockwise(tensor, blocksize=128)
+    yield (
+        "bitsandbytes nf4",
+        "int4",
+        128,
+        lambda: functional.quantize_4bit(tensor, blocksize=128, quant_type="nf4"),
+    )
+
 
 def _mlx(array: Any) -> Iterator[tuple[str, str, int, Work]]:
     mx = importlib.import_module("mlx.core")
@@ -68,7 +94,14 @@ def _gguf(array: Any) -> Iterator[tuple[str, str, int, Work]]:
     yield "gguf Q4_0", "int4", 32, lambda: gguf.quants.quantize(array, kinds.Q4_0)
 
 
-PEERS = {"numpy": _numpy, "torch": _torch, "mlx": _mlx, "onnxruntime": _onnxruntime, "gguf": _gguf}
+PEERS = {
+    "numpy": _numpy,
+    "torch": _torch,
+    "bitsandbytes": _bitsandbytes,
+    "mlx": _mlx,
+    "onnxruntime": _onnxruntime,
+    "gguf": _gguf,
+}
 
 
 def run(*, quick: bool) -> list[Figure]:

@@ -103,6 +103,10 @@ fn stream(source: &[u8], target: &mut [u8], threads: usize) {
     });
 }
 
+/// As in the Python module.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn seconds<T>(work: impl FnOnce() -> T) -> f64 {
     let start = Instant::now();
     black_box(work());

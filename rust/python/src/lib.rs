@@ -19,6 +19,11 @@ use arrowquant::{ErrorCode, relation, scheme};
 use pyo3::prelude::*;
 use pyo3_arrow::PyRecordBatch;
 
+/// Large vectors of a row each, which a batch makes and drops, come from memory that is touched
+/// already; the system's allocator gives it back and faults it in anew, page by page.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[pymodule]
 mod _core {
     use pyo3::prelude::*;
