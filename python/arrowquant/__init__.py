@@ -7,9 +7,13 @@ comes out exactly once: quantized, kept as it was, or with the reason why not.
         ->  aq.write_parquet, any engine  ->  aq.dequantize  ->  aq.to_numpy
 """
 
+from arrowquant._checkpoint.dataset import Dataset
+from arrowquant._checkpoint.job import quantize_checkpoint
+from arrowquant._checkpoint.verify import Verification, verify
 from arrowquant._core import __version__
 from arrowquant._dequantize import dequantize, dequantize_stream
-from arrowquant._errors import QuantizationError, QuantizationWarning
+from arrowquant._errors import CheckpointStoppedError, QuantizationError, QuantizationWarning
+from arrowquant._export import export
 from arrowquant._layers import LayerDict
 from arrowquant._numpy import to_numpy
 from arrowquant._parquet import write_parquet
@@ -23,6 +27,8 @@ from arrowquant._v2 import ArrowQuantV2
 
 __all__ = [
     "ArrowQuantV2",
+    "CheckpointStoppedError",
+    "Dataset",
     "DequantizationResult",
     "LayerDict",
     "QuantizationError",
@@ -30,14 +36,18 @@ __all__ = [
     "QuantizationStream",
     "QuantizationWarning",
     "Scan",
+    "Verification",
     "__version__",
     "dequantize",
     "dequantize_stream",
+    "export",
     "plan",
     "quantize",
+    "quantize_checkpoint",
     "quantize_stream",
     "scan",
     "to_numpy",
+    "verify",
     "write_parquet",
     "write_safetensors",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,42 @@ class QuantizationError(ValueError):
     def __reduce__(self) -> tuple[type[QuantizationError], tuple[str, pa.Table]]:
         """Keep the table when the exception crosses a process boundary."""
         return type(self), (str(self), self.failed)
+
+
+class CheckpointStoppedError(QuantizationError):
+    """A checkpoint's job met a failed row, and `continue_on_error` was off.
+
+    `finished` of `layers` layers are kept in `destination`; `reason` is the row's own message.
+    """
+
+    finished: int
+    layers: int
+    destination: Path
+    reason: str
+
+    def __init__(
+        self, failed: pa.Table, finished: int, layers: int, destination: Path, reason: str
+    ) -> None:
+        super().__init__(reason, failed)
+        self.finished, self.layers = finished, layers
+        self.destination, self.reason = destination, reason
+
+    def __str__(self) -> str:
+        return f"{self.for_people('continue_on_error=True')} {self.reason}"
+
+    def for_people(self, option: str) -> str:
+        """Where it stopped, what is kept, and with which option it goes on."""
+        name, code = (self.failed[column][0].as_py() for column in ("layer_name", "error_code"))
+        return (
+            f"stopped at layer {name} ({code}): {self.finished} of {self.layers} layers are "
+            f"finished and kept in {self.destination}; run again with {option} to go on."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep everything when the exception crosses a process boundary."""
+        return type(self), (
+            self.failed, self.finished, self.layers, self.destination, self.reason,
+        )  # fmt: skip
 
 
 class QuantizationWarning(UserWarning):

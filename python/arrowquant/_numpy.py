@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -17,7 +18,8 @@ from arrowquant._layers import LayerDict
 def to_numpy(weights: Any) -> LayerDict:
     """Return a weights relation with binary data as a dictionary of NumPy arrays.
 
-    Arrays are read-only views of the relation's buffers. BF16 and F8 need ml_dtypes
+    Arrays are read-only views of the relation's buffers, but for layers in parts, which are put
+    together in memory of their own. BF16 and F8 need ml_dtypes
     (`pip install 'arrowquant[bfloat16]'`), or `aq.dequantize(..., dtype="F32")`.
 
     Args:
@@ -29,7 +31,8 @@ def to_numpy(weights: Any) -> LayerDict:
         `failed` is a table of them.
 
     Raises:
-        ValueError: A name comes twice, a dtype has no NumPy type, or shape and data disagree.
+        ValueError: A name comes twice, a layer lacks a part, a dtype has no NumPy type, or shape
+            and data disagree.
 
     Warns:
         QuantizationWarning: Rows have no data.
@@ -37,25 +40,80 @@ def to_numpy(weights: Any) -> LayerDict:
     table = as_table(as_arrow(weights))
     without = [_missing(batch) for batch in table.to_batches()]
     missing = pa.Table.from_batches(without, table.schema).drop_columns(["data"])
-    arrays = LayerDict(failed=missing)
+    arrays, parts = LayerDict(failed=missing), _Parts()
     for batch in table.to_batches():
         data = batch["data"].cast(pa.large_binary())
         offsets, values = data.buffers()[1:]
         ends = np.frombuffer(offsets, np.int64)[data.offset : data.offset + len(data) + 1]
         names, dtypes = batch["layer_name"].to_pylist(), batch["dtype"].to_pylist()
+        places = _places(batch)
         for row, shape in enumerate(batch["shape"].to_pylist()):
             if not data[row].is_valid:
                 continue
             name, dtype = names[row], _numpy_dtype(names[row], dtypes[row])
+            span = memoryview(values or b"")[int(ends[row]) : int(ends[row + 1])]
+            array = np.frombuffer(span, dtype)
+            place = places[row]
+            if place is not None:
+                parts.add(name, array, place)
+                continue
             if name in arrays:
                 raise ValueError(f"layer '{name}' comes twice, but names must be unique here.")
-            span = memoryview(values or b"")[int(ends[row]) : int(ends[row + 1])]
-            arrays[name] = np.frombuffer(span, dtype).reshape(shape)
+            arrays[name] = array.reshape(shape)
+    left_out = set(missing["layer_name"].to_pylist())
+    arrays |= parts.whole(arrays, left_out)
+    order = [name for name in table["layer_name"].to_pylist() if name in arrays]
+    arrays = LayerDict({name: arrays[name] for name in order}, failed=missing)
     if missing.num_rows:
         names = ", ".join(repr(name) for name in missing["layer_name"].to_pylist())
         message = f"without data, and so left out: {names}."
         warnings.warn(QuantizationWarning(message, arrays), stacklevel=2)
     return arrays
+
+
+Place = tuple[int, int, list[int]]
+"""How many parts the layer has, where this one begins, and the layer's shape."""
+
+
+def _places(batch: pa.RecordBatch) -> list[Place | None]:
+    """The place of each row that is one part of several."""
+    names = ("part_count", "part_offset", "layer_shape")
+    if not set(names) <= set(batch.schema.names):
+        return [None] * batch.num_rows
+    rows = zip(*(batch[name].to_pylist() for name in names), strict=True)
+    return [row if (row[0] or 1) > 1 else None for row in rows]
+
+
+class _Parts:
+    """Layers in the making."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray[Any, Any]] = {}
+        self._shapes: dict[str, list[int]] = {}
+        self._filled: dict[str, int] = {}
+
+    def add(self, name: str, part: np.ndarray[Any, Any], place: Place) -> None:
+        """Put a part into its place."""
+        _, offset, shape = place
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = np.empty(math.prod(shape), part.dtype)
+        self._shapes[name] = shape
+        if not 0 <= offset <= offset + part.size <= array.size:
+            raise ValueError(f"layer '{name}': a part at element {offset} is beyond {shape}.")
+        array[offset : offset + part.size] = part
+        self._filled[name] = self._filled.get(name, 0) + part.size
+
+    def whole(self, others: LayerDict, left_out: set[str]) -> dict[str, np.ndarray[Any, Any]]:
+        """The layers, none of which may lack a part but those that are left out."""
+        arrays = {name: array for name, array in self._arrays.items() if name not in left_out}
+        for name, array in arrays.items():
+            if name in others or self._filled[name] > array.size:
+                raise ValueError(f"layer '{name}' comes twice, but names must be unique here.")
+            if self._filled[name] < array.size:
+                raise ValueError(f"layer '{name}' lacks a part. Filter it out, or supply it.")
+            array.flags.writeable = False
+        return {name: array.reshape(self._shapes[name]) for name, array in arrays.items()}
 
 
 def _missing(batch: pa.RecordBatch) -> pa.RecordBatch:

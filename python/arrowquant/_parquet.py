@@ -48,7 +48,7 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
     """
     batches, schema = _one_relation(quantized)
     good = pa.schema([f for f in schema if f.name not in _ERRORS], schema.metadata)
-    with AtomicParquet(path, good) as writer:
+    with AtomicParquet(path, failed_path(path), good) as writer:
         failed = []
         for batch in batches:
             writer.write(pa.record_batch(_core.select(batch, batch, False)).select(good.names))
@@ -109,8 +109,10 @@ class AtomicParquet:
     A batch is written on a thread of its own while the caller makes the next one.
     """
 
-    def __init__(self, path: str | os.PathLike[str], schema: pa.Schema) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | os.PathLike[str], failed: str | os.PathLike[str], schema: pa.Schema
+    ) -> None:
+        self.path, self.failed_path = Path(path), Path(failed)
         self._temporary = _temporary_beside(self.path)
         try:
             self._writer = pq.ParquetWriter(self._temporary, schema, **_layout(schema))
@@ -151,7 +153,7 @@ class AtomicParquet:
         self._wait()
         self._writer.close()
         _sync(self._temporary)
-        with replacing(failed_path(self.path)) as temporary:
+        with replacing(self.failed_path) as temporary:
             pq.write_table(failed, temporary)
         self._temporary.replace(self.path)
         _sync(self.path.parent)

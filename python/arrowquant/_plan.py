@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
-from arrowquant._inputs import as_arrow
+from arrowquant._inputs import as_arrow, as_table
 from arrowquant._options import Options
 from arrowquant._scan import Scan, scan
 
@@ -24,6 +26,7 @@ def plan(
     symmetric: bool | None = None,
     scale_dtype: str = "source",
     keep: Sequence[str] = (),
+    rules: Any = None,
 ) -> pa.Table:
     """Return what will be done with each layer and what it will take, reading no weights.
 
@@ -39,6 +42,10 @@ def plan(
         symmetric: See there.
         scale_dtype: See there.
         keep: Shell patterns (`*`, `?`, `[...]`) of names of layers to keep.
+        rules: What to do with some layers, whatever they are: a table `layer_name` (such a
+            pattern), `scheme`, `group_size`, `is_symmetric` in anything that speaks Arrow, or the
+            path of one in Parquet, CSV or JSON. The first row that matches counts; what is null
+            or absent in it is as for all.
 
     Returns:
         `layer_name, shape, dtype, scheme, group_size, is_symmetric, source_bytes,
@@ -51,16 +58,114 @@ def plan(
         TypeError, ValueError: The call is wrong.
 
     Warns:
-        QuantizationWarning: A pattern of `keep` matches no layer.
+        QuantizationWarning: A pattern of `keep` matches no layer, or no layer follows a rule.
     """
-    if isinstance(keep, str):
-        raise TypeError(f"keep must be a sequence of patterns, got the string {keep!r}.")
     options = Options(scheme, group_size, symmetric, scale_dtype)
     if isinstance(weights, (str, os.PathLike)):
         weights = scan(weights)
     source = weights.without_data() if isinstance(weights, Scan) else as_arrow(weights)
-    batches, schema, unmatched = _core.plan(source, list(keep), options)
-    if unmatched:
-        patterns = ", ".join(repr(pattern) for pattern in unmatched)
-        warnings.warn(QuantizationWarning(f"keep matches no layer: {patterns}."), stacklevel=2)
+    return resolve(source, options, keep, rules)
+
+
+def resolve(
+    source: Any, options: Options, keep: Sequence[str], rules: Any, *, everything: bool = False
+) -> pa.Table:
+    """Return the plan of a weights relation.
+
+    With `everything`, layers that no rule matches are quantized, whatever they are.
+
+    Raises:
+        TypeError, ValueError: As `plan`.
+    """
+    if isinstance(keep, str):
+        raise TypeError(f"keep must be a sequence of patterns, got the string {keep!r}.")
+    table = None if rules is None else read_rules(rules)
+    if everything:
+        table = _with_last_rule(table)
+    batches, schema, unmatched = _core.plan(source, list(keep), table, options)
+    unmatched_keep, unmatched_rules = unmatched
+    if everything and "*" in unmatched_rules:
+        unmatched_rules.remove("*")
+    _warn("keep matches no layer", unmatched_keep)
+    _warn("no layer follows the rules of", unmatched_rules)
     return pa.Table.from_batches([pa.record_batch(batch) for batch in batches], pa.schema(schema))
+
+
+def _warn(what: str, patterns: list[str]) -> None:
+    if patterns:
+        names = ", ".join(repr(pattern) for pattern in patterns)
+        warnings.warn(QuantizationWarning(f"{what}: {names}."), stacklevel=4)
+
+
+def _with_last_rule(rules: Any) -> pa.Table:
+    """The rules, and one that matches whatever they don't."""
+    schema = pa.schema(_RULE_COLUMNS)
+    last = pa.Table.from_pylist([{"layer_name": "*"}], schema)
+    if rules is None:
+        return last
+    given = as_table(rules)
+    given = given.select([name for name in schema.names if name in given.schema.names])
+    for field in schema:
+        if field.name not in given.schema.names:
+            given = given.append_column(field, pa.nulls(given.num_rows, field.type))
+    return pa.concat_tables([given.select(schema.names).cast(schema), last])
+
+
+_RULE_COLUMNS = {
+    "layer_name": pa.string(),
+    "scheme": pa.string(),
+    "group_size": pa.int64(),
+    "is_symmetric": pa.bool_(),
+}
+
+
+def read_rules(rules: Any) -> Any:
+    """Return the rules in a file, or in anything that speaks Arrow.
+
+    Raises:
+        OSError, ValueError: The file can't be read, or is none of Parquet, CSV and JSON.
+    """
+    if not isinstance(rules, (str, os.PathLike)):
+        return as_arrow(rules)
+    path = Path(rules)
+    try:
+        table = _read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: {error}") from error
+    names = [name for name in _RULE_COLUMNS if name in table.schema.names]
+    return table.select(names)
+
+
+def _read_table(path: Path) -> pa.Table:
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_table(path)
+    if kind == ".csv":
+        from pyarrow import csv
+
+        # An empty cell is a null; a layer may be called anything else.
+        convert = csv.ConvertOptions(
+            column_types=_RULE_COLUMNS, strings_can_be_null=True, null_values=[""]
+        )
+        return csv.read_csv(path, convert_options=convert)
+    if kind in {".json", ".jsonl", ".ndjson"}:
+        rows = _read_json(path)
+        return pa.Table.from_pylist(rows, pa.schema(_RULE_COLUMNS))
+    raise ValueError(f"{path}: a plan is a file in Parquet, CSV or JSON, by its suffix.")
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    """A list of objects, or an object a line, as SQL engines write it."""
+    text = path.read_text("utf-8")
+    try:
+        if text.lstrip().startswith("["):
+            rows: list[dict[str, Any]] = json.loads(text)
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is no JSON: {error}") from error
+    if not all(isinstance(row, dict) and "layer_name" in row for row in rows):
+        raise ValueError(f"{path}: must be a list of objects with a 'layer_name'.")
+    return rows

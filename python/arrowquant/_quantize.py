@@ -72,9 +72,9 @@ def quantize(
 
 
 def _total(source: Any) -> tuple[int, int] | None:
-    """Bytes and layers of a checkpoint whose header tells them."""
-    if isinstance(source, Scan) and source.data_bytes is not None and source.layers is not None:
-        return source.data_bytes, source.layers
+    """Bytes and rows of a checkpoint whose header tells them."""
+    if isinstance(source, Scan) and source.data_bytes is not None and source.row_count is not None:
+        return source.data_bytes, source.row_count
     return None
 
 

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from arrowquant._checkpoint import manifest
+from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._dequantize import dequantize
 from arrowquant._parquet import failed_path
+from arrowquant._scan import scan
+from arrowquant._summary import PART_COLUMNS, layers_of
 
 if TYPE_CHECKING:
-    from arrowquant._job import Summary
+    from arrowquant._checkpoint.verify import Verification
+    from arrowquant._summary import Summary
 
 _PIPE_WIDTH = 240
 """Wide enough that no name is broken where nobody's screen sets the width."""
@@ -130,6 +134,7 @@ def summary(summary: Summary, *, as_json: bool) -> None:
     console.print(
         f"{_layers(len(summary.quantized))} quantized, {len(summary.kept)} kept, "
         f"{len(summary.failed)} failed, in {summary.seconds:.1f} s"
+        + (f"; {summary.finished_before} were finished before" if summary.finished_before else "")
     )
     bits = summary.bits_per_weight
     console.print(
@@ -137,6 +142,8 @@ def summary(summary: Summary, *, as_json: bool) -> None:
         + (f", {bits:.2f} bits a weight" if bits else "")
         + f"; {summary.output} has {_size(summary.file_bytes)}"
     )
+    if summary.unfinished:
+        console.print(kept(summary.output))
     if summary.worst:
         shown = _table("\nLowest SNR", "layer", "scheme", "bits a weight>r", "SNR dB>r")
         for row in summary.worst:
@@ -144,7 +151,9 @@ def summary(summary: Summary, *, as_json: bool) -> None:
             _row(shown, row["layer_name"], row["scheme"], bits_text, _number(row["snr_db"]))
         console.print(shown)
     if summary.failed:
-        _failures(console, summary.failed, failed_path(summary.output))
+        is_dataset = summary.output.is_dir()
+        failed = summary.output / "failed" if is_dataset else failed_path(summary.output)
+        _failures(console, summary.failed, failed)
 
 
 def _failures(console: Console, rows: list[dict[str, Any]], path: Path | None) -> None:
@@ -167,19 +176,25 @@ _INSPECTED += ("scale_dtype", "bits_per_weight", "mse", "max_abs_error", "snr_db
 
 
 def inspect(path: Path, *, as_json: bool) -> None:
-    """Print a quantized file without reading its codes.
+    """Print a quantized file or dataset without reading its codes.
 
     Raises:
         ValueError: It is no quantized relation, or of a newer format.
     """
-    with pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        dequantize(schema.empty_table())
-        table = file.read(columns=list(_INSPECTED))
-    order = pc.sort_indices(table, [("snr_db", "ascending")])  # nulls, exact layers, come last
-    rows, failed = table.take(order).to_pylist(), missing(path)
+    source = scan(path)
+    if not {"scheme", "scales"} <= set(source.schema.names):
+        raise ValueError(f"{path}: is no dataset, nor a Parquet file that quantize wrote.")
+    dequantize(source.schema.empty_table())
+    reader = source.without_data()
+    table = pa.Table.from_batches(list(reader), reader.schema)
+    shown_columns = [n for n in (*_INSPECTED, *PART_COLUMNS) if n in table.schema.names]
+    layers = layers_of(table.select(shown_columns).to_pylist())
+    # Exact layers have no SNR and come last.
+    rows = sorted(layers, key=lambda row: (row["snr_db"] is None, row["snr_db"]))
+    failed = missing(path)
     if as_json:
-        _print_json({"layers": rows, "failures": failed})
+        plain = [{name: row[name] for name in _INSPECTED} for row in rows]
+        _print_json({"layers": plain, "failures": failed})
         return
     shown = _table(
         "",
@@ -211,14 +226,73 @@ def inspect(path: Path, *, as_json: bool) -> None:
     console = _console()
     console.print(shown)
     console.print(f"\n{_layers(len(rows))}")
+    if isinstance(source, Dataset) and source.layers is None:
+        console.print(kept(path))
     if failed:
-        _failures(console, failed, failed_path(path))
+        _failures(console, failed, None if path.is_dir() else failed_path(path))
 
 
 def missing(path: Path) -> list[dict[str, Any]]:
-    """The failed rows in the file beside `path`, if there is one."""
+    """The failed rows of a dataset, or in the file beside `path`, if there is one."""
+    if path.is_dir():
+        rows: list[dict[str, Any]] = Dataset(path).failed.to_pylist()
+        return rows
     beside = failed_path(path)
     return pq.read_table(beside).to_pylist() if beside.exists() else []
+
+
+def kept(path: Path) -> str:
+    """How much of a dataset's job is done."""
+    if not manifest.exists(path):
+        return "nothing was written."
+    dataset = Dataset(path)
+    return (
+        f"{dataset.finished_layers} of {dataset.manifest.layers} layers are finished and kept in "
+        f"{path}; the same command goes on."
+    )
+
+
+def verification(path: Path, found: Verification, *, as_json: bool) -> None:
+    """Print what `aq.verify` looked at and found."""
+    counts = {
+        "files": found.files,
+        "rows": found.rows,
+        "failed_rows": found.failed_rows,
+        "compared": found.compared,
+    }
+    if as_json:
+        _print_json({"dataset": str(path), "ok": found.ok, **counts, "problems": found.found})
+        return
+    console = _console()
+    against = f", {found.compared} compared with the source" if found.compared else ""
+    console.print(
+        f"{path}: {found.files} files, {found.rows} rows decoded{against}, {found.failed_rows} "
+        "failed rows"
+    )
+    if found.ok:
+        console.print("no problems")
+        return
+    shown = _table(f"\nProblems ({len(found.found)})", "file", "row>r", "layer", "problem")
+    for row in found.found:
+        index = "" if row["row_index"] is None else str(row["row_index"])
+        _row(shown, row["file"] or "", index, row["layer_name"] or "", row["problem"])
+    console.print(shown)
+
+
+def exported(folder: Path, *, as_json: bool) -> None:
+    """Print what an exported directory holds."""
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    if as_json:
+        _print_json({"output": str(folder), "files": sizes})
+        return
+    console = _console()
+    console.print(f"{folder}: {len(sizes)} files, {_size(sum(sizes.values()))}")
+    for name, size in sizes.items():
+        console.print(f"  {_printable(name)}  {_size(size)}")
 
 
 def left_out(output: Path, rows: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -1,17 +1,23 @@
-"""`aq.write_safetensors`: a checkpoint from a weights relation, tensor by tensor."""
+"""`aq.write_safetensors`: a checkpoint from a weights relation, tensor by tensor.
+
+A safetensors header comes first in the file, so all tensors are announced before any is written.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._dequantize import dequantize_stream
 from arrowquant._inputs import as_arrow, as_table
+from arrowquant._scan import Scan
 
 Tensors = Sequence[tuple[str, str, list[int]]]
 
@@ -20,14 +26,15 @@ def write_safetensors(weights: Any, path: str | os.PathLike[str]) -> None:
     """Write a weights relation with binary data as a safetensors file.
 
     The file is written under a temporary name, synced and renamed. `weights` is held in memory as
-    it is given; no further copy is made.
+    it is given; no further copy is made. Layers in parts are put together in the file.
 
     Args:
         weights: An `aq.dequantize` result, or any table `layer_name, dtype, shape, data`.
         path: The file, overwritten where it exists.
 
     Raises:
-        ValueError: A layer has no data, a name comes twice, or data and shape disagree.
+        ValueError: A layer has no data or lacks a part, a name comes twice, or data and shape
+            disagree.
         OSError: The file can't be written.
     """
     table = as_table(as_arrow(weights))
@@ -36,8 +43,63 @@ def write_safetensors(weights: Any, path: str | os.PathLike[str]) -> None:
     if missing:
         names = ", ".join(repr(name) for name in missing)
         raise ValueError(f"layers without data can't be written: {names}. Filter them out.")
-    columns = (table[name].to_pylist() for name in ("layer_name", "dtype", "shape"))
-    write_tensors(path, list(zip(*columns, strict=True)), table.to_batches())
+    layers = list(layers_of(table))
+    incomplete = [layer.name for layer in layers if not layer.is_complete]
+    if incomplete:
+        names = ", ".join(repr(name) for name in incomplete)
+        raise ValueError(f"layers that lack parts can't be written: {names}. Filter them out.")
+    write_tensors(path, [layer.tensor for layer in layers], table.to_batches())
+
+
+@dataclass
+class Layer:
+    """A layer, as its rows tell."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    scheme: str | None
+    parts: int
+    found: int
+    source_file: str | None
+    bytes: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all its parts are there."""
+        return self.found == self.parts
+
+    @property
+    def tensor(self) -> tuple[str, str, list[int]]:
+        """Name, dtype and shape."""
+        return self.name, self.dtype, self.shape
+
+
+_TOLD = ["layer_name", "dtype", "shape", "scheme", "part_count", "part_index", "layer_shape"]
+
+
+def layers_of(table: pa.Table) -> Iterator[Layer]:
+    """The layers of a relation's rows, each once, with its parts counted."""
+    names = [name for name in (*_TOLD, "source_file") if name in table.schema.names]
+    known: dict[tuple[str | None, str], Layer] = {}
+    layers = []
+    for row in table.select(names).to_pylist():
+        count, key = row.get("part_count") or 1, (row.get("source_file"), row["layer_name"])
+        if count > 1 and key in known:
+            known[key].found += 1
+            continue
+        layer = Layer(
+            row["layer_name"],
+            row["dtype"],
+            row["layer_shape"] if count > 1 else row["shape"],
+            row.get("scheme"),
+            count,
+            1,
+            row.get("source_file"),
+        )
+        known[key] = layer
+        layers.append(layer)
+    yield from layers
 
 
 def write_tensors(
@@ -54,26 +116,79 @@ def write_tensors(
 
 
 def dequantize_to_safetensors(
-    quantized: Any, path: str | os.PathLike[str], *, dtype: str, threads: int | None
-) -> pa.Table:
-    """Write a quantized relation that can be read twice as a checkpoint; return the failed rows.
+    quantized: Scan, path: str | os.PathLike[str], *, dtype: str, threads: int | None
+) -> list[dict[str, Any]]:
+    """Write a quantized relation as a checkpoint; return what had to be left out, as error rows.
 
-    The first reading tells which rows can be decoded and what they are, since the header comes
-    first in the file. Rows that can't are left out.
+    Which layers there are is read without their codes. A row that can't be decoded after all makes
+    the file be written again without its layer, which is rare.
     """
 
-    def stream() -> Any:
-        return dequantize_stream(quantized, dtype=dtype, threads=threads, continue_on_error=True)
+    def write(layers: list[Layer], batches: Iterable[pa.RecordBatch]) -> None:
+        tensors = [layer.tensor for layer in layers]
+        write_tensors(path, tensors, batches)
 
-    tensors = []
-    first = stream()
-    for batch in first:
-        good = _good(batch)
-        columns = (good[name].to_pylist() for name in ("layer_name", "dtype", "shape"))
-        tensors += list(zip(*columns, strict=True))
-    write_tensors(path, tensors, map(_good, stream()))
-    return first.failed
+    return dequantized(quantized, dtype, threads, write)
 
 
-def _good(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return pa.record_batch(_core.select(batch, batch, False))
+def dequantized(
+    quantized: Scan,
+    dtype: str,
+    threads: int | None,
+    write: Callable[[list[Layer], Iterable[pa.RecordBatch]], None],
+) -> list[dict[str, Any]]:
+    """Have the layers of a quantized relation written from their decoded rows.
+
+    `write` is called with the layers and their batches, and again with fewer where some can't be
+    decoded. Returns these, as error rows.
+    """
+    reader = quantized.without_data()
+    layers = list(layers_of(pa.Table.from_batches(list(reader), reader.schema)))
+    for layer in layers:
+        if dtype == "F32" and layer.scheme != "none":
+            layer.dtype = "F32"
+    left_out = [_incomplete(layer) for layer in layers if not layer.is_complete]
+    layers = [layer for layer in layers if layer.is_complete]
+    while True:
+        stream = dequantize_stream(quantized, dtype=dtype, threads=threads, continue_on_error=True)
+        wanted = pa.array([layer.name for layer in layers], pa.string())
+        try:
+            write(layers, _checked(stream, wanted))
+        except _UndecodableError as error:
+            bad = {row["layer_name"] for row in error.rows}
+            left_out += error.rows
+            layers = [layer for layer in layers if layer.name not in bad]
+            continue
+        return left_out
+
+
+class _UndecodableError(Exception):
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.rows = rows
+
+
+def _checked(stream: Iterable[pa.RecordBatch], wanted: pa.Array) -> Iterator[pa.RecordBatch]:
+    """The rows of the wanted layers; once all are read, raise where one could not be decoded."""
+    bad: list[dict[str, Any]] = []
+    for found in stream:
+        batch = found.filter(pc.is_in(found["layer_name"], wanted))
+        failed = pa.record_batch(_core.select(batch, batch, True))
+        if failed.num_rows:
+            bad += failed.drop_columns(["data"]).to_pylist()
+        if not bad:
+            yield batch
+    if bad:
+        raise _UndecodableError(bad)
+
+
+def _incomplete(layer: Layer) -> dict[str, Any]:
+    message = (
+        f"layer '{layer.name}' ({layer.dtype} {layer.shape}): only {layer.found} of its "
+        f"{layer.parts} parts are good. See the others."
+    )
+    return {
+        "layer_name": layer.name,
+        "error_code": "incomplete_layer",
+        "error_message": message,
+    }

@@ -2,7 +2,7 @@
 //!
 //! Kept rows get their original bytes, failed rows null data and the error that they came with.
 
-mod row;
+pub(crate) mod row;
 
 use std::sync::Arc;
 
@@ -160,7 +160,7 @@ impl Dequantizer {
     /// In fail-fast mode, all failed rows as one error. Rows that came in failed don't count.
     fn stop_if_failed(&self, rows: &Rows, states: &[State<'_>]) -> Result<(), Error> {
         let mut failed = failed_rows(rows, states);
-        failed.retain(|failed| !failed.entry.error.is_earlier());
+        failed.retain(|failed| failed.entry.error.raises());
         if self.continue_on_error || failed.is_empty() {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use crate::dtype::{self, Float, ScaleDtype};
 use crate::error::RowError;
 use crate::options::{Asked, Options};
 use crate::relation::bytes::Element;
-use crate::relation::weights::Weights;
+use crate::relation::weights::{Part, Weights};
 use crate::scheme::{Choice, Grouping, Scheme};
 
 /// What a row says of its tensor, as far as it can be read.
@@ -107,7 +107,33 @@ pub(crate) fn check(
         symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
         scale_dtype: options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
     };
+    check_part(weights.part(row).as_ref(), columns, &grouping, asked.group_size)?;
     Ok(Layer::Encode { scheme, source, rows: count / columns, grouping })
+}
+
+/// Groups must not cross from one part to the next: where a row of the tensor is cut, one must end.
+fn check_part(
+    part: Option<&Part<'_>>,
+    columns: usize,
+    grouping: &Grouping,
+    asked: Option<i64>,
+) -> Result<(), RowError> {
+    let Some(Part { offset, layer_shape: [.., row], .. }) = part else {
+        return Ok(());
+    };
+    let (row, columns) = (u64::try_from(*row).unwrap_or(0), columns as u64);
+    if columns >= row {
+        return Ok(());
+    }
+    let wanted = asked.and_then(|size| u64::try_from(size).ok()).unwrap_or(row).min(row);
+    let start = offset % row;
+    let ends_row = start.checked_add(columns) == Some(row);
+    let fits = |at: u64| at.is_multiple_of(wanted);
+    if fits(start) && (ends_row || fits(columns)) {
+        debug_assert!(grouping.group_size as u64 <= wanted);
+        return Ok(());
+    }
+    Err(RowError::TooLarge { columns: row, group_size: wanted, cut: columns })
 }
 
 /// The group size asked for, at most the row's length.

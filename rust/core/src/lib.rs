@@ -11,6 +11,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("arrowquant's byte layouts are little-endian; big-endian hosts are not supported");
 
+pub mod compare;
 pub mod dequantize;
 pub mod dtype;
 pub mod error;
@@ -21,6 +22,7 @@ mod memory;
 pub mod monitor;
 pub mod options;
 pub mod panics;
+pub mod parts;
 pub mod plan;
 pub mod pool;
 pub mod quantize;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use arrow_array::RecordBatch;
+use glob::Pattern;
 
 use crate::dtype::ScaleDtype;
 use crate::error::{CallError, Error, InvalidGroupSize, RowError, UnknownScheme};
@@ -55,15 +56,17 @@ fn check_group_size(size: i64) -> Result<(), InvalidGroupSize> {
     if size > 0 || size == -1 { Ok(()) } else { Err(InvalidGroupSize(size)) }
 }
 
+/// What a plan's row says of a layer.
 #[derive(Clone, Debug, PartialEq)]
-struct PlanRow {
+pub(crate) struct PlanRow {
     scheme: Option<String>,
     group_size: Option<i64>,
     symmetric: Option<bool>,
 }
 
 impl PlanRow {
-    const EMPTY: Self = Self { scheme: None, group_size: None, symmetric: None };
+    /// Nothing.
+    pub(crate) const EMPTY: Self = Self { scheme: None, group_size: None, symmetric: None };
 }
 
 /// A table that says, by layer name, what to do.
@@ -80,29 +83,9 @@ impl Plan {
     /// A column is missing or has a type that can't be, or rows of one name contradict each other.
     pub fn try_new(batches: &[RecordBatch]) -> Result<Self, Error> {
         let mut rows = HashMap::new();
-        for batch in batches {
-            let schema = batch.schema();
-            let finder = Finder::new(&schema, "Plans");
-            let column = |index: usize| batch.column(index);
-            let name = finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?;
-            let names = columns::text(column(name))?;
-            let schemes = finder.text("scheme")?.map(|i| columns::text(column(i))).transpose()?;
-            let sizes =
-                finder.integer("group_size")?.map(|i| columns::integer(column(i))).transpose()?;
-            let symmetries =
-                finder.boolean("is_symmetric")?.map(|i| columns::boolean(column(i))).transpose()?;
-            for row in 0..batch.num_rows() {
-                let Some(name) = columns::text_at(Some(&names), row) else {
-                    continue;
-                };
-                let planned = PlanRow {
-                    scheme: columns::text_at(schemes.as_ref(), row).map(str::to_owned),
-                    group_size: columns::integer_at(sizes.as_ref(), row),
-                    symmetric: columns::boolean_at(symmetries.as_ref(), row),
-                };
-                if rows.entry(name.to_owned()).or_insert_with(|| planned.clone()) != &planned {
-                    return Err(CallError::PlanContradicts(name.to_owned()).into());
-                }
+        for (name, planned) in plan_rows(batches)? {
+            if rows.entry(name.clone()).or_insert_with(|| planned.clone()) != &planned {
+                return Err(CallError::PlanContradicts(name).into());
             }
         }
         Ok(Self { rows })
@@ -110,6 +93,87 @@ impl Plan {
 
     fn get(&self, name: Option<&str>) -> &PlanRow {
         name.and_then(|name| self.rows.get(name)).unwrap_or(&PlanRow::EMPTY)
+    }
+}
+
+/// The rows of a plan with their names, in order; those without a name are left out.
+fn plan_rows(batches: &[RecordBatch]) -> Result<Vec<(String, PlanRow)>, Error> {
+    let mut rows = Vec::new();
+    for batch in batches {
+        let schema = batch.schema();
+        let finder = Finder::new(&schema, "Plans");
+        let column = |index: usize| batch.column(index);
+        let name = finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?;
+        let names = columns::text(column(name))?;
+        let schemes = finder.text("scheme")?.map(|i| columns::text(column(i))).transpose()?;
+        let sizes =
+            finder.integer("group_size")?.map(|i| columns::integer(column(i))).transpose()?;
+        let symmetries =
+            finder.boolean("is_symmetric")?.map(|i| columns::boolean(column(i))).transpose()?;
+        for row in 0..batch.num_rows() {
+            let Some(name) = columns::text_at(Some(&names), row) else {
+                continue;
+            };
+            let planned = PlanRow {
+                scheme: columns::text_at(schemes.as_ref(), row).map(str::to_owned),
+                group_size: columns::integer_at(sizes.as_ref(), row),
+                symmetric: columns::boolean_at(symmetries.as_ref(), row),
+            };
+            rows.push((name.to_owned(), planned));
+        }
+    }
+    Ok(rows)
+}
+
+/// A plan whose names are shell patterns; of those that match a layer, the first counts.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    text: String,
+    /// `None` where the name is no pattern, and matches itself only.
+    pattern: Option<Pattern>,
+    row: PlanRow,
+    matched: bool,
+}
+
+impl Rules {
+    /// The rules in the columns that [`Plan::try_new`] reads.
+    ///
+    /// # Errors
+    /// As there; also a scheme or group size that there is not, since a rule speaks of no one layer.
+    pub fn try_new(batches: &[RecordBatch]) -> Result<Self, Error> {
+        let rule = |(text, row): (String, PlanRow)| {
+            if let Some(name) = &row.scheme {
+                scheme::find(name).map_err(CallError::from)?;
+            }
+            if let Some(size) = row.group_size {
+                check_group_size(size).map_err(CallError::from)?;
+            }
+            Ok(Rule { pattern: Pattern::new(&text).ok(), text, row, matched: false })
+        };
+        let rules = plan_rows(batches)?.into_iter().map(rule).collect::<Result<_, Error>>()?;
+        Ok(Self { rules })
+    }
+
+    /// What the first rule that matches says. A name that holds a pattern's characters matches
+    /// itself, too.
+    pub(crate) fn find(&mut self, name: &str) -> Option<&PlanRow> {
+        let matches = |rule: &&mut Rule| {
+            rule.text == name || rule.pattern.as_ref().is_some_and(|pattern| pattern.matches(name))
+        };
+        let rule = self.rules.iter_mut().find(matches)?;
+        rule.matched = true;
+        Some(&rule.row)
+    }
+
+    /// The rules that no layer was the first to match.
+    pub(crate) fn unmatched(&self) -> Vec<String> {
+        let unmatched = self.rules.iter().filter(|rule| !rule.matched);
+        unmatched.map(|rule| rule.text.clone()).collect()
     }
 }
 
@@ -124,8 +188,12 @@ pub(crate) struct Asked {
 impl Asked {
     /// Row `row`'s own plan, else the plan's, else the call's, else the scheme's default.
     pub(crate) fn resolve(weights: &Weights, row: usize, plan: &Plan, options: &Options) -> Self {
+        Self::of(weights, row, plan.get(weights.name(row)), options)
+    }
+
+    /// The same where the plan's row is known.
+    pub(crate) fn of(weights: &Weights, row: usize, planned: &PlanRow, options: &Options) -> Self {
         let (scheme, group_size, symmetric) = weights.plan(row);
-        let planned = plan.get(weights.name(row));
         let scheme = match scheme.or(planned.scheme.as_deref()) {
             Some(name) => scheme::find(name).map_err(Box::new),
             None => Ok(options.scheme),

@@ -9,8 +9,8 @@ use glob::Pattern;
 
 use crate::dtype::{self, Float, ScaleDtype};
 use crate::error::{CallError, Error};
-use crate::layer::{Described, element_product, group_size};
-use crate::options::{Asked, Options, Plan};
+use crate::layer::{Described, Shape, element_product, group_size};
+use crate::options::{Asked, Options, PlanRow, Rules};
 use crate::quantize::encoded_bits;
 use crate::relation::columns::shape_type;
 use crate::relation::quantized::shapes;
@@ -37,11 +37,13 @@ pub struct Planner {
     weights: WeightsSchema,
     options: Options,
     keep: Vec<(Pattern, bool)>,
+    rules: Rules,
     schema: SchemaRef,
 }
 
 /// One row of the plan.
 struct Planned<'a> {
+    name: Option<&'a str>,
     described: Described<'a>,
     asked: Option<Asked>,
     bytes: Option<i64>,
@@ -52,11 +54,17 @@ struct Planned<'a> {
 
 impl Planner {
     /// For a stream of that schema; `data` may be left out of it where `shape` and `dtype` are
-    /// there. Layers whose names match one of `keep`, shell patterns, are kept.
+    /// there. Layers whose names match one of `keep`, shell patterns, are kept; else what the first
+    /// of `rules` says that matches is done, whatever the layer is.
     ///
     /// # Errors
     /// The schema can't be that of weights, or a pattern is invalid.
-    pub fn try_new(schema: &Schema, options: Options, keep: &[String]) -> Result<Self, CallError> {
+    pub fn try_new(
+        schema: &Schema,
+        options: Options,
+        keep: &[String],
+        rules: Rules,
+    ) -> Result<Self, CallError> {
         let described = ["shape", "dtype"].iter().all(|name| schema.index_of(name).is_ok());
         let weights = if described {
             WeightsSchema::without_data(schema)?
@@ -70,7 +78,7 @@ impl Planner {
             })
         };
         let keep = keep.iter().map(pattern).collect::<Result<_, _>>()?;
-        Ok(Self { weights, options, keep, schema: plan_schema() })
+        Ok(Self { weights, options, keep, rules, schema: plan_schema() })
     }
 
     /// The plan's schema.
@@ -78,10 +86,11 @@ impl Planner {
         &self.schema
     }
 
-    /// The patterns that no layer matched so far.
-    pub fn unmatched(&self) -> Vec<String> {
+    /// The patterns of `keep` that no layer matched so far, and the rules that none was to follow.
+    pub fn unmatched(&self) -> (Vec<String>, Vec<String>) {
         let unmatched = self.keep.iter().filter(|(_, matched)| !matched);
-        unmatched.map(|(pattern, _)| pattern.as_str().to_owned()).collect()
+        let keep = unmatched.map(|(pattern, _)| pattern.as_str().to_owned()).collect();
+        (keep, self.rules.unmatched())
     }
 
     /// The plan's rows for the next batch.
@@ -90,18 +99,33 @@ impl Planner {
     /// The batch can't be read.
     pub fn plan(&mut self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         let weights = self.weights.bind(batch)?;
-        let rows: Vec<Planned<'_>> = (0..weights.len).map(|row| self.row(&weights, row)).collect();
-        Ok(table(&self.schema, &weights, &rows)?)
+        // Of a layer in parts, the first one stands for all.
+        let is_first = |row: &usize| weights.part(*row).is_none_or(|part| part.index == 0);
+        let rows = (0..weights.len).filter(is_first);
+        let rows: Vec<Planned<'_>> = rows.map(|row| self.row(&weights, row)).collect();
+        Ok(table(&self.schema, &rows)?)
     }
 
     fn row<'a>(&mut self, weights: &'a Weights, row: usize) -> Planned<'a> {
-        let (described, _) = Described::read(weights, row);
+        let (mut described, _) = Described::read(weights, row);
+        if let Some(part) = weights.part(row) {
+            described.shape = Some(Shape::Given(part.layer_shape));
+        }
         let count = described.shape.as_deref().and_then(|shape| element_product(shape).ok());
         let name = weights.name(row);
         let source_bytes = count.and_then(|count| source_bytes(&described, count));
         let kept = |reason, bytes| (None, bytes, Some(reason));
         let (asked, bytes, reason) = if name.is_some_and(|name| self.keeps(name)) {
             kept("kept_by_user", source_bytes)
+        } else if let Some(planned) = name.and_then(|name| self.rules.find(name)) {
+            let asked = Asked::of(weights, row, planned, &self.options);
+            match asked.choice() {
+                Ok(Choice::Keep) => kept("kept_by_user", source_bytes),
+                _ => {
+                    let bytes = self.bytes(&asked, &described, count);
+                    (Some(asked), bytes, None)
+                }
+            }
         } else {
             match self.encoded(weights, row, &described, count) {
                 Ok((asked, bytes)) if source_bytes.is_none_or(|source| bytes < source) => {
@@ -112,7 +136,7 @@ impl Planner {
             }
         };
         let note = name.filter(|_| reason.is_none()).and_then(often_kept);
-        Planned { described, asked, bytes, source_bytes, reason, note }
+        Planned { name, described, asked, bytes, source_bytes, reason, note }
     }
 
     fn keeps(&mut self, name: &str) -> bool {
@@ -133,8 +157,9 @@ impl Planner {
         described: &Described<'_>,
         count: Option<usize>,
     ) -> Result<(Asked, i64), &'static str> {
-        let source = described.dtype.and_then(Float::from_name);
-        let source = source
+        described
+            .dtype
+            .and_then(Float::from_name)
             .filter(|float| !matches!(float, Float::F8E4M3 | Float::F8E5M2))
             .ok_or("not_float")?;
         let shape = described.shape.as_deref().unwrap_or(&[]);
@@ -142,19 +167,31 @@ impl Planner {
             return Err("one_dimensional");
         };
         let columns = usize::try_from(*last).unwrap_or(0);
-        let count = count.filter(|&count| count > 0 && columns >= SMALLEST_ROW).ok_or("no_gain")?;
-        let asked = Asked::resolve(weights, row, &Plan::default(), &self.options);
-        let Ok(Choice::Encode(scheme)) = asked.choice() else {
+        count.filter(|&count| count > 0 && columns >= SMALLEST_ROW).ok_or("no_gain")?;
+        let asked = Asked::of(weights, row, &PlanRow::EMPTY, &self.options);
+        let Ok(Choice::Encode(_)) = asked.choice() else {
             return Err("kept_by_user");
         };
+        let bytes = self.bytes(&asked, described, count).ok_or("no_gain")?;
+        Ok((asked, bytes))
+    }
+
+    /// Bytes of a layer that is encoded as asked; `None` where it can't be.
+    fn bytes(&self, asked: &Asked, described: &Described<'_>, count: Option<usize>) -> Option<i64> {
+        let source = Float::from_name(described.dtype?)?;
+        let Ok(Choice::Encode(scheme)) = asked.choice() else {
+            return None;
+        };
+        let columns = described.shape.as_deref()?.last().map_or(1, |&last| last as usize);
+        let count = count.filter(|&count| count > 0)?;
         let grouping = Grouping {
             columns,
             group_size: group_size(asked.group_size, columns),
             symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
             scale_dtype: self.options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
         };
-        let bits = encoded_bits(scheme, count / columns, &grouping).ok_or("no_gain")?;
-        Ok((asked, i64::try_from(bits.div_ceil(8)).map_err(|_| "no_gain")?))
+        let bits = encoded_bits(scheme, count / columns, &grouping)?;
+        i64::try_from(bits.div_ceil(8)).ok()
     }
 }
 
@@ -183,15 +220,11 @@ fn plan_schema() -> SchemaRef {
     ]))
 }
 
-fn table(
-    schema: &SchemaRef,
-    weights: &Weights,
-    rows: &[Planned<'_>],
-) -> Result<RecordBatch, ArrowError> {
+fn table(schema: &SchemaRef, rows: &[Planned<'_>]) -> Result<RecordBatch, ArrowError> {
     let asked = || rows.iter().map(|row| row.asked.as_ref());
     let schemes = asked().map(|asked| Some(asked.map_or(scheme::NONE, Asked::name)));
     let columns: Vec<ArrayRef> = vec![
-        weights.utf8_names()?,
+        Arc::new(rows.iter().map(|row| row.name).collect::<StringArray>()),
         Arc::new(shapes(rows.iter().map(|row| row.described.shape.as_deref()))),
         Arc::new(rows.iter().map(|row| row.described.dtype).collect::<StringArray>()),
         Arc::new(schemes.collect::<StringArray>()),

@@ -94,6 +94,12 @@ impl Quantizer {
         Ok(Self { weights, options, plan, continue_on_error, next_row_index: 0, schemas })
     }
 
+    /// The same for a stream that is a piece of a longer one, in which its first row has that index.
+    #[must_use]
+    pub fn starting_at(self, row_index: i64) -> Self {
+        Self { next_row_index: row_index, ..self }
+    }
+
     /// The schemas of what comes out.
     pub fn schemas(&self) -> &Schemas {
         &self.schemas
@@ -146,10 +152,11 @@ impl Quantizer {
         State { described: read.0, asked, fate, sums: Sums::default() }
     }
 
-    /// In fail-fast mode, all failed rows as one error. Rows that came in failed don't count.
+    /// In fail-fast mode, all failed rows as one error. Rows that came in failed don't count, unless
+    /// their source can't be read.
     fn stop_if_failed(&self, weights: &Weights, failed: &[Failed<'_>]) -> Result<(), Error> {
         let rows: Vec<Failed<'_>> =
-            failed.iter().filter(|failed| !failed.entry.error.is_earlier()).copied().collect();
+            failed.iter().filter(|failed| failed.entry.error.raises()).copied().collect();
         if self.continue_on_error || rows.is_empty() {
             return Ok(());
         }
@@ -212,6 +219,7 @@ pub fn weight_bytes(batch: &RecordBatch) -> Result<u64, Error> {
 
 /// The error with its message in full.
 fn entry(weights: &Weights, row: usize, described: &Described<'_>, error: RowError) -> Box<Entry> {
+    let error = error.in_layer(weights.part(row).map_or(0, |part| part.offset));
     let message = layer::message(weights.name(row), described, weights.source_file(row), &error);
     Box::new(Entry { error, message })
 }

@@ -65,7 +65,7 @@ proptest! {
         for (name, _, data) in &expected {
             prop_assert_eq!(theirs.tensor(name).unwrap().data(), data.as_slice());
         }
-        let file = SafetensorsFile::open(&path, mmap).unwrap();
+        let file = SafetensorsFile::open(&path, mmap, u64::MAX).unwrap();
         let mut rows = read(file.reader(true).collect::<Result<_, _>>().unwrap());
         rows.sort();
         expected.sort();
@@ -91,7 +91,7 @@ proptest! {
         bytes.resize(bytes.len() + tail, 0);
         fs::write(&path, &bytes).unwrap();
         for mmap in [true, false] {
-            if let Ok(file) = SafetensorsFile::open(&path, mmap) {
+            if let Ok(file) = SafetensorsFile::open(&path, mmap, 4096) {
                 let rows = read(file.reader(true).collect::<Result<_, _>>().unwrap());
                 prop_assert_eq!(rows.len(), file.len());
             }

@@ -7,7 +7,9 @@ mod errors;
 mod options;
 mod run;
 
+mod compare;
 mod dequantize;
+mod export;
 mod plan;
 mod quantize;
 mod safetensors;
@@ -29,7 +31,11 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::compare::{compare, parts_schema, split_parts};
+    #[pymodule_export]
     use crate::dequantize::{dequantize, dequantize_stream};
+    #[pymodule_export]
+    use crate::export::{compressed_tensors, compressed_tensors_specs};
     #[pymodule_export]
     use crate::plan::plan;
     #[pymodule_export]
@@ -40,7 +46,9 @@ mod _core {
     use crate::stream::{Iterated, Stream};
 
     #[pymodule_export]
-    use super::{error_codes, format_metadata, schemes, select, thread_count, weight_bytes};
+    use super::{
+        dtype_bits, error_codes, format_metadata, schemes, select, thread_count, weight_bytes,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -65,6 +73,13 @@ fn schemes() -> Vec<&'static str> {
 #[pyo3(signature = (asked=None))]
 fn thread_count(asked: Option<i64>) -> PyResult<usize> {
     arrowquant::pool::thread_count(asked).map_err(errors::call)
+}
+
+/// Bits of one element of a dtype that safetensors knows.
+#[pyfunction]
+fn dtype_bits(name: &str) -> PyResult<u64> {
+    let unknown = || pyo3::exceptions::PyValueError::new_err(format!("unknown dtype '{name}'"));
+    arrowquant::dtype::bits(name).ok_or_else(unknown)
 }
 
 /// The metadata of a relation of our format.

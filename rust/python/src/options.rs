@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
+use arrowquant::options::Rules;
 use arrowquant::{CallError, Error, Plan, pool};
 use pyo3::prelude::*;
 use pyo3_arrow::input::AnyRecordBatch;
@@ -37,13 +39,26 @@ pub(crate) type Pool = pool::Pool;
 
 /// The plan in any Arrow table; an empty one where there is none.
 pub(crate) fn plan(py: Python<'_>, plan: Option<AnyRecordBatch>) -> PyResult<Plan> {
-    let Some(plan) = plan else {
-        return Ok(Plan::default());
+    read(py, plan, Plan::try_new)
+}
+
+/// The same of a plan whose names are patterns.
+pub(crate) fn rules(py: Python<'_>, rules: Option<AnyRecordBatch>) -> PyResult<Rules> {
+    read(py, rules, Rules::try_new)
+}
+
+fn read<T: Default + Send>(
+    py: Python<'_>,
+    table: Option<AnyRecordBatch>,
+    parse: impl Fn(&[RecordBatch]) -> Result<T, Error> + Send,
+) -> PyResult<T> {
+    let Some(table) = table else {
+        return Ok(T::default());
     };
-    let reader = plan.into_reader()?;
+    let reader = table.into_reader()?;
     py.detach(move || {
         let batches = reader.collect::<Result<Vec<_>, _>>().map_err(Error::Arrow)?;
-        Plan::try_new(&batches)
+        parse(&batches)
     })
     .map_err(|error| errors::raise(py, error))
 }

@@ -116,8 +116,10 @@ impl PyQuantizer {
         schema: PySchema,
         plan: Option<AnyRecordBatch>,
         options: CallOptions,
+        first_row_index: i64,
     ) -> PyResult<Self> {
         let (quantizer, pool) = prepare(py, &schema.into_inner(), plan, &options)?;
+        let quantizer = quantizer.starting_at(first_row_index);
         let schemas = quantizer.schemas().clone();
         let threads = pool.current_num_threads();
         Ok(Self { quantizer: Mutex::new(Some(quantizer)), threads, schemas })

@@ -18,19 +18,43 @@ pub(crate) struct SafetensorsFile(File);
 #[pymethods]
 impl SafetensorsFile {
     #[new]
-    fn open(py: Python<'_>, path: PathBuf, mmap: bool) -> PyResult<Self> {
-        py.detach(|| File::open(&path, mmap)).map(Self).map_err(errors::call)
+    fn open(py: Python<'_>, path: PathBuf, mmap: bool, part_bytes: u64) -> PyResult<Self> {
+        py.detach(|| File::open(&path, mmap, part_bytes)).map(Self).map_err(errors::call)
     }
 
-    /// A stream of the weights relation; without `data` for a plan.
-    fn reader(&self, with_data: bool) -> PyRecordBatchReader {
-        PyRecordBatchReader::new(Box::new(self.0.reader(with_data)))
+    /// A stream of the weights relation, from row `first` on and so many rows; without `data` for a
+    /// plan.
+    fn reader(&self, with_data: bool, first: usize, count: usize) -> PyRecordBatchReader {
+        let rows = first..first.saturating_add(count);
+        PyRecordBatchReader::new(Box::new(self.0.range(rows, with_data)))
+    }
+
+    /// Name, part index and bytes of each row.
+    fn rows(&self) -> Vec<(String, i32, u64)> {
+        let rows = self.0.rows().iter();
+        rows.map(|tensor| (tensor.name.clone(), tensor.part.0, tensor.bytes())).collect()
+    }
+
+    /// The file's text metadata.
+    fn metadata(&self) -> Vec<(String, String)> {
+        self.0.metadata().to_vec()
+    }
+
+    /// Whether the file is still the one that was opened, by size and modification time.
+    fn is_unchanged(&self) -> bool {
+        self.0.is_unchanged()
     }
 
     /// Bytes of all tensors.
     #[getter]
     fn data_bytes(&self) -> u64 {
         self.0.data_bytes()
+    }
+
+    /// How many rows the relation has: a tensor may come in parts.
+    #[getter]
+    fn row_count(&self) -> usize {
+        self.0.rows().len()
     }
 
     fn __len__(&self) -> usize {

@@ -22,7 +22,7 @@ const ZERO_POINTS: &str = "a list, large_list or fixed_size_list of uint8";
 
 /// Where the columns of a quantized relation are.
 #[derive(Clone, Debug)]
-pub(super) struct Columns {
+pub(crate) struct Columns {
     name: usize,
     dtype: usize,
     shape: usize,
@@ -33,12 +33,13 @@ pub(super) struct Columns {
     scales: usize,
     zero_points: usize,
     scale_dtype: Option<usize>,
+    layer_shape: Option<usize>,
     earlier: Option<EarlierSchema>,
-    pub(super) carried: Carried,
+    pub(crate) carried: Carried,
 }
 
 impl Columns {
-    pub(super) fn try_new(schema: &Schema) -> Result<Self, CallError> {
+    pub(crate) fn try_new(schema: &Schema) -> Result<Self, CallError> {
         let finder = Finder::new(schema, "Quantized relations");
         let required = |name, expected, index| finder.required(name, expected, index);
         Ok(Self {
@@ -56,12 +57,13 @@ impl Columns {
                 list_item(found) == Some(&DataType::UInt8)
             })?,
             scale_dtype: finder.text("scale_dtype")?,
+            layer_shape: finder.shape("layer_shape").ok().flatten(),
             earlier: EarlierSchema::find(&finder)?,
             carried: Carried::try_new(schema, &RESERVED, &RESERVED)?,
         })
     }
 
-    pub(super) fn bind(&self, batch: &RecordBatch) -> Result<Rows, ArrowError> {
+    pub(crate) fn bind(&self, batch: &RecordBatch) -> Result<Rows, ArrowError> {
         let column = |index: usize| batch.column(index);
         Ok(Rows {
             names: columns::text(column(self.name))?,
@@ -74,6 +76,7 @@ impl Columns {
             scales: Bytes::try_new(column(self.scales))?,
             zero_points: Bytes::try_new(column(self.zero_points))?,
             scale_dtypes: self.scale_dtype.map(|i| columns::text(column(i))).transpose()?,
+            layer_shapes: self.layer_shape.map(|i| columns::shape(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
@@ -104,8 +107,8 @@ fn buffer(
 }
 
 /// A batch of the quantized relation.
-pub(super) struct Rows {
-    pub(super) names: LargeStringArray,
+pub(crate) struct Rows {
+    pub(crate) names: LargeStringArray,
     dtypes: LargeStringArray,
     shapes: LargeListArray,
     schemes: LargeStringArray,
@@ -115,14 +118,15 @@ pub(super) struct Rows {
     scales: Option<Bytes>,
     zero_points: Option<Bytes>,
     scale_dtypes: Option<LargeStringArray>,
+    layer_shapes: Option<LargeListArray>,
     earlier: Option<Earlier>,
-    pub(super) carried: Vec<ArrayRef>,
-    pub(super) len: usize,
+    pub(crate) carried: Vec<ArrayRef>,
+    pub(crate) len: usize,
 }
 
 /// A row that can be decoded.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Sound {
+pub(crate) enum Sound {
     Kept,
     Encoded { scheme: &'static dyn Scheme, source: Float, rows: usize, grouping: Grouping },
 }
@@ -133,24 +137,33 @@ fn invalid(why: impl Into<String>) -> RowError {
 }
 
 impl Rows {
-    pub(super) fn name(&self, row: usize) -> Option<&str> {
+    pub(crate) fn name(&self, row: usize) -> Option<&str> {
         columns::text_at(Some(&self.names), row)
     }
 
-    pub(super) fn data(&self, row: usize) -> Option<&[u8]> {
+    pub(crate) fn data(&self, row: usize) -> Option<&[u8]> {
         self.data.as_ref()?.get(row)
     }
 
-    fn scales(&self, row: usize) -> Option<&[u8]> {
+    pub(crate) fn scales(&self, row: usize) -> Option<&[u8]> {
         self.scales.as_ref()?.get(row)
     }
 
-    fn zero_points(&self, row: usize) -> Option<&[u8]> {
+    pub(crate) fn zero_points(&self, row: usize) -> Option<&[u8]> {
         self.zero_points.as_ref()?.get(row)
     }
 
+    /// The shape of the layer that a row of `rows` rows is, or is a part of.
+    pub(crate) fn layer_shape(&self, row: usize, rows: usize, columns: usize) -> [i64; 2] {
+        let shape = self.layer_shapes.as_ref().and_then(|shapes| read_shape(shapes, row).ok());
+        match shape {
+            Some(&[rows, columns]) => [rows, columns],
+            _ => [rows as i64, columns as i64],
+        }
+    }
+
     /// What row `row` says of its tensor, and whether it can be decoded.
-    pub(super) fn check(&self, row: usize) -> (Described<'_>, Result<Sound, RowError>) {
+    pub(crate) fn check(&self, row: usize) -> (Described<'_>, Result<Sound, RowError>) {
         let shape = read_shape(&self.shapes, row);
         let described = Described {
             dtype: columns::text_at(Some(&self.dtypes), row),
@@ -245,7 +258,7 @@ impl Rows {
     }
 
     /// The codes of one tile of row `row`, which [`Rows::check`] found sound.
-    pub(super) fn codes(
+    pub(crate) fn codes(
         &self,
         row: usize,
         scheme: &dyn Scheme,
@@ -274,7 +287,7 @@ impl Rows {
 }
 
 /// A tile's codes, with scales read from bytes of any alignment.
-pub(super) struct TileCodes<'a> {
+pub(crate) struct TileCodes<'a> {
     grouping: Grouping,
     width: usize,
     phase: usize,
@@ -284,7 +297,7 @@ pub(super) struct TileCodes<'a> {
 }
 
 impl TileCodes<'_> {
-    pub(super) fn borrow(&self) -> Codes<'_> {
+    pub(crate) fn borrow(&self) -> Codes<'_> {
         let Self { grouping, width, phase, data, scales, zero_points } = self;
         let (grouping, width, phase) = (*grouping, *width, *phase);
         Codes { grouping, width, phase, data, scales, zero_points }

@@ -79,6 +79,14 @@ pub enum CallError {
         "layer '{0}' comes twice, but names must be unique in {1}. Rename one, or filter it out."
     )]
     DuplicateLayer(String, &'static str),
+    /// A layer that a runtime's format can't hold.
+    #[error("layer '{layer}': {why}.")]
+    Export {
+        /// Its name.
+        layer: String,
+        /// Why, and what to do.
+        why: String,
+    },
     /// A file that can't be read or written.
     #[error("{path}: {why}")]
     File {

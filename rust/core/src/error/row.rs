@@ -104,6 +104,20 @@ pub enum RowError {
     /// See [`ErrorCode::InvalidGroupSize`].
     #[error("{0}")]
     InvalidGroupSize(InvalidGroupSize),
+    /// See [`ErrorCode::TooLarge`].
+    #[error(
+        "one row of {columns} elements exceeds the size of a part, and its groups of {group_size} \
+         don't end where it is cut, at multiples of {cut}. Choose a group size that divides that, \
+         or larger parts."
+    )]
+    TooLarge {
+        /// The length of the layer's rows.
+        columns: u64,
+        /// Elements that share a scale.
+        group_size: u64,
+        /// The length of this part of a row.
+        cut: u64,
+    },
     /// See [`ErrorCode::InvalidQuantized`].
     #[error("can't be decoded: {0}. Quantize the layer again from its source.")]
     InvalidQuantized(String),
@@ -147,6 +161,7 @@ impl RowError {
             Self::NonFinite { .. } | Self::BeyondFloat32 { .. } => ErrorCode::NonFinite,
             Self::UnknownScheme(_) => ErrorCode::UnknownScheme,
             Self::InvalidGroupSize(_) => ErrorCode::InvalidGroupSize,
+            Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::InvalidQuantized(_) => ErrorCode::InvalidQuantized,
             Self::Internal(_) => ErrorCode::Internal,
             Self::Earlier { code, .. } => return code,
@@ -167,8 +182,30 @@ impl RowError {
         }
     }
 
-    /// The row came in failed: it is passed on, and raises nothing anew.
+    /// The row came in failed: its error is passed on as it is.
     pub fn is_earlier(&self) -> bool {
         matches!(self, Self::Earlier { .. })
+    }
+
+    /// The error is reported by an exception where rows must not fail. One that came in was
+    /// reported before; but that a source can't be read is seen here for the first time.
+    pub fn raises(&self) -> bool {
+        match self {
+            Self::Earlier { code, .. } => code == ErrorCode::SourceUnreadable.as_str(),
+            _ => true,
+        }
+    }
+
+    /// The same error of a part that begins at element `offset` of its layer: positions are those
+    /// in the layer.
+    #[must_use]
+    pub fn in_layer(self, offset: u64) -> Self {
+        let at = |first: u64| first.saturating_add(offset);
+        match self {
+            Self::NullElement { first, count } => Self::NullElement { first: at(first), count },
+            Self::NonFinite { first, count } => Self::NonFinite { first: at(first), count },
+            Self::BeyondFloat32 { first, count } => Self::BeyondFloat32 { first: at(first), count },
+            other => other,
+        }
     }
 }

@@ -4,18 +4,18 @@
 //! Source of the format: <https://github.com/huggingface/safetensors#format>. Headers are parsed
 //! and checked by the safetensors crate.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{
-    ArrayRef, Int32Array, Int64Array, LargeBinaryArray, RecordBatch, RecordBatchReader, StringArray,
-};
+use arrow_array::{ArrayRef, LargeBinaryArray, RecordBatch, RecordBatchReader, StringArray};
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use safetensors::tensor::Metadata;
 
 use super::mapped::Source;
 use crate::error::CallError;
+use crate::parts::{self, part_columns, part_fields};
 use crate::relation::columns::shape_type;
 use crate::relation::quantized::shapes;
 
@@ -25,15 +25,45 @@ const BATCH_BYTES: u64 = 64 << 20;
 /// The format's limit.
 const LARGEST_HEADER: u64 = 100_000_000;
 
-/// One tensor of a file.
+/// One tensor of a file, or a part of it.
 #[derive(Clone, Debug)]
-struct Tensor {
-    name: String,
-    dtype: String,
-    shape: Vec<i64>,
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// safetensors' name of its type.
+    pub dtype: String,
+    /// Its own dimensions.
+    pub shape: Vec<i64>,
+    /// Those of the tensor that it is a part of.
+    pub layer_shape: Vec<i64>,
+    /// Which part it is, of how many, and its first element's index.
+    pub part: (i32, i32, i64),
     /// Where its bytes begin and end in the file.
     start: u64,
     end: u64,
+}
+
+impl Tensor {
+    /// Bytes of its elements.
+    pub fn bytes(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// The tensor's parts, or itself.
+    fn cut(self, part_bytes: u64) -> Vec<Self> {
+        let Some(parts) = parts::cut(&self.shape, &self.dtype, part_bytes) else {
+            return vec![self];
+        };
+        let count = parts.len() as i32;
+        let part = |(index, part): (i32, parts::Part)| Self {
+            shape: part.shape,
+            part: (index, count, part.offset as i64),
+            start: self.start + part.start,
+            end: self.start + part.end,
+            ..self.clone()
+        };
+        (0..count).zip(parts).map(part).collect()
+    }
 }
 
 /// An opened safetensors file.
@@ -46,17 +76,19 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Open `path` and check its header.
+    /// Open `path` and check its header. Tensors of more than `part_bytes` come in parts.
     ///
     /// # Errors
     /// The file can't be read or its header contradicts itself; the message names the file.
-    pub fn open(path: &Path, mmap: bool) -> Result<Self, CallError> {
+    pub fn open(path: &Path, mmap: bool, part_bytes: u64) -> Result<Self, CallError> {
         let fail = |why: String| CallError::File { path: path.display().to_string(), why };
         let source = Source::open(path, mmap).map_err(|error| fail(error.to_string()))?;
         let (data_start, header) = read_header(&source).map_err(fail)?;
         let mut metadata: Vec<_> = header.metadata().clone().into_iter().flatten().collect();
         metadata.sort();
-        Ok(Self { tensors: Arc::new(tensors(data_start, &header)), source, metadata })
+        let tensors = tensors(data_start, &header).into_iter();
+        let tensors = tensors.flat_map(|tensor| tensor.cut(part_bytes)).collect();
+        Ok(Self { tensors: Arc::new(tensors), source, metadata })
     }
 
     /// The relation's schema; without `data` for a plan.
@@ -69,9 +101,14 @@ impl SafetensorsFile {
         &self.metadata
     }
 
+    /// The tensors, or their parts, in the order of their bytes: the rows of the relation.
+    pub fn rows(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
     /// How many tensors there are.
     pub fn len(&self) -> usize {
-        self.tensors.len()
+        self.tensors.iter().filter(|tensor| tensor.part.0 == 0).count()
     }
 
     /// Whether there are none.
@@ -79,14 +116,26 @@ impl SafetensorsFile {
         self.tensors.is_empty()
     }
 
+    /// Whether the file is still the one that was opened, by size and modification time.
+    pub fn is_unchanged(&self) -> bool {
+        self.source.is_unchanged()
+    }
+
     /// Bytes of all tensors.
     pub fn data_bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.end - tensor.start).sum()
+        self.tensors.iter().map(Tensor::bytes).sum()
     }
 
     /// Read the file from its beginning, in batches.
     pub fn reader(&self, with_data: bool) -> SafetensorsReader {
-        SafetensorsReader { file: self.clone(), schema: schema(with_data), with_data, next: 0 }
+        self.range(0..self.tensors.len(), with_data)
+    }
+
+    /// Read some of the rows; a range beyond them ends with them.
+    pub fn range(&self, rows: Range<usize>, with_data: bool) -> SafetensorsReader {
+        let end = rows.end.min(self.tensors.len());
+        let (file, schema) = (self.clone(), schema(with_data));
+        SafetensorsReader { file, schema, with_data, first: rows.start, next: rows.start, end }
     }
 }
 
@@ -131,12 +180,17 @@ fn tensors(data_start: u64, header: &Metadata) -> Vec<Tensor> {
     let mut tensors: Vec<Tensor> = header
         .tensors()
         .into_iter()
-        .map(|(name, info)| Tensor {
-            name,
-            dtype: info.dtype.to_string(),
-            shape: info.shape.iter().map(|&dimension| dimension as i64).collect(),
-            start: data_start + info.data_offsets.0 as u64,
-            end: data_start + info.data_offsets.1 as u64,
+        .map(|(name, info)| {
+            let shape: Vec<i64> = info.shape.iter().map(|&dimension| dimension as i64).collect();
+            Tensor {
+                name,
+                dtype: info.dtype.to_string(),
+                layer_shape: shape.clone(),
+                shape,
+                part: (0, 1, 0),
+                start: data_start + info.data_offsets.0 as u64,
+                end: data_start + info.data_offsets.1 as u64,
+            }
         })
         .collect();
     tensors.sort_by(|a, b| (a.start, a.end, &a.name).cmp(&(b.start, b.end, &b.name)));
@@ -150,14 +204,9 @@ fn schema(with_data: bool) -> SchemaRef {
         Field::new("dtype", DataType::Utf8, true),
         Field::new("shape", shape_type(), true),
     ];
-    let after = [
-        Field::new("part_index", DataType::Int32, true),
-        Field::new("part_count", DataType::Int32, true),
-        Field::new("part_offset", DataType::Int64, true),
-        Field::new("layer_shape", shape_type(), true),
-        Field::new("source_file", DataType::Utf8, true),
-    ];
-    let fields: Vec<Field> = before.into_iter().chain(data).chain(after).collect();
+    let file = [Field::new("source_file", DataType::Utf8, true)];
+    let fields: Vec<Field> =
+        before.into_iter().chain(data).chain(part_fields()).chain(file).collect();
     Arc::new(Schema::new(fields))
 }
 
@@ -166,13 +215,15 @@ pub struct SafetensorsReader {
     file: SafetensorsFile,
     schema: SchemaRef,
     with_data: bool,
+    first: usize,
     next: usize,
+    end: usize,
 }
 
 impl SafetensorsReader {
     /// The tensors of the next batch.
-    fn take(&mut self) -> Option<std::ops::Range<usize>> {
-        let tensors = &self.file.tensors;
+    fn take(&mut self) -> Option<Range<usize>> {
+        let tensors = &self.file.tensors[..self.end];
         let first = tensors.get(self.next)?;
         let fits = |tensor: &&Tensor| !self.with_data || tensor.end - first.start <= BATCH_BYTES;
         let count = tensors[self.next..].iter().take_while(fits).count().max(1);
@@ -184,25 +235,20 @@ impl SafetensorsReader {
     fn batch(&self, tensors: &[Tensor]) -> Result<RecordBatch, ArrowError> {
         let path = self.file.source.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let shape = || -> ArrayRef {
-            Arc::new(shapes(tensors.iter().map(|tensor| Some(tensor.shape.as_slice()))))
+        let shape = |get: fn(&Tensor) -> &Vec<i64>| -> ArrayRef {
+            Arc::new(shapes(tensors.iter().map(|tensor| Some(get(tensor).as_slice()))))
         };
         let text = |get: fn(&Tensor) -> &String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(tensors.iter().map(get)))
         };
         let count = tensors.len();
-        let mut columns = vec![text(|t| &t.name), text(|t| &t.dtype), shape()];
+        let mut columns = vec![text(|t| &t.name), text(|t| &t.dtype), shape(|t| &t.shape)];
         if self.with_data {
             columns.push(Arc::new(self.data(tensors)?));
         }
-        let rest: [ArrayRef; 5] = [
-            Arc::new(Int32Array::from(vec![0; count])),
-            Arc::new(Int32Array::from(vec![1; count])),
-            Arc::new(Int64Array::from(vec![0; count])),
-            shape(),
-            Arc::new(StringArray::from(vec![name.as_deref(); count])),
-        ];
-        columns.extend(rest);
+        let parts: Vec<_> = tensors.iter().map(|tensor| tensor.part).collect();
+        columns.extend(part_columns(&parts, shape(|t| &t.layer_shape)));
+        columns.push(Arc::new(StringArray::from(vec![name.as_deref(); count])));
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
 
@@ -249,10 +295,10 @@ impl Iterator for SafetensorsReader {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next > 0
+        if self.next > self.first
             && let Err(error) = self.check_unchanged()
         {
-            self.next = self.file.tensors.len();
+            self.next = self.end;
             return Some(Err(error));
         }
         let tensors = Arc::clone(&self.file.tensors);

@@ -1,6 +1,6 @@
 //! Writing safetensors tensor by tensor, in any order, without holding the model.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -30,8 +30,41 @@ pub struct TensorSpec {
 pub struct SafetensorsWriter {
     path: PathBuf,
     file: NamedTempFile,
-    /// Where the tensors that are not written yet belong.
-    missing: HashMap<String, Range<u64>>,
+    /// The tensors that are not written to their ends yet.
+    missing: HashMap<String, Missing>,
+}
+
+/// A tensor in the making.
+#[derive(Debug)]
+struct Missing {
+    /// Where it belongs in the file.
+    range: Range<u64>,
+    bits: u64,
+    /// What is written of it, from where in it to where.
+    written: BTreeMap<u64, u64>,
+}
+
+impl Missing {
+    /// Note that `bytes` bytes from `start` on are written, which must be none that were before.
+    fn add(&mut self, start: u64, bytes: u64) -> Result<(), String> {
+        let size = self.range.end - self.range.start;
+        let Some(end) = start.checked_add(bytes).filter(|&end| end <= size) else {
+            return Err(format!("has {bytes} bytes at {start}, but {size} in all"));
+        };
+        let before = self.written.range(..end).next_back();
+        if before.is_some_and(|(_, &until)| until > start) {
+            return Err("was not announced, or comes twice".to_owned());
+        }
+        if bytes > 0 {
+            self.written.insert(start, end);
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        let written: u64 = self.written.iter().map(|(start, end)| end - start).sum();
+        written == self.range.end - self.range.start
+    }
 }
 
 impl SafetensorsWriter {
@@ -63,7 +96,8 @@ impl SafetensorsWriter {
         let start = header.len() as u64 + 8;
         let missing = infos.into_iter().map(|(name, info)| {
             let (from, to) = info.data_offsets;
-            (name, start + from as u64..start + to as u64)
+            let range = start + from as u64..start + to as u64;
+            (name, Missing { range, bits: info.dtype.bitsize() as u64, written: BTreeMap::new() })
         });
         let missing = missing.collect();
         let file =
@@ -71,7 +105,8 @@ impl SafetensorsWriter {
         Ok(Self { path: path.to_owned(), file, missing })
     }
 
-    /// Write the tensors of a weights batch: columns `layer_name` and `data`, binary.
+    /// Write the tensors of a weights batch: columns `layer_name`, `data` (binary) and, where rows
+    /// may be parts of layers, `part_offset`.
     ///
     /// # Errors
     /// A layer is not among those announced, was written before, or has another size.
@@ -86,26 +121,30 @@ impl SafetensorsWriter {
         };
         let names = columns::text(column("layer_name")?)?;
         let data = Bytes::try_new(column("data")?)?;
+        let offsets = batch.column_by_name("part_offset").map(columns::integer).transpose()?;
         for row in 0..names.len() {
             let name = columns::text_at(Some(&names), row).unwrap_or_default();
             let bytes = data.as_ref().and_then(|data| data.get(row)).unwrap_or_default();
-            self.write_tensor(name, bytes)?;
+            let offset = columns::integer_at(offsets.as_ref(), row).unwrap_or(0);
+            self.write_part(name, u64::try_from(offset).unwrap_or(0), bytes)?;
         }
         Ok(())
     }
 
-    fn write_tensor(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let fail = |why: String| CallError::File { path: self.path.display().to_string(), why };
-        let Some(range) = self.missing.remove(name) else {
-            return Err(fail(format!("layer '{name}' was not announced, or comes twice")).into());
+    fn write_part(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.path.display().to_string();
+        let fail = |why: String| CallError::File { path, why: format!("layer '{name}' {why}") };
+        let Some(missing) = self.missing.get_mut(name) else {
+            return Err(fail("was not announced, or comes twice".to_owned()).into());
         };
-        let expected = range.end - range.start;
-        if bytes.len() as u64 != expected {
-            let found = bytes.len();
-            return Err(fail(format!("layer '{name}' has {found} bytes, not {expected}")).into());
+        let start = offset.saturating_mul(missing.bits) / 8;
+        let at = missing.range.start.saturating_add(start);
+        missing.add(start, bytes.len() as u64).map_err(fail)?;
+        if missing.is_whole() {
+            self.missing.remove(name);
         }
         let file = self.file.as_file_mut();
-        file.seek(SeekFrom::Start(range.start))?;
+        file.seek(SeekFrom::Start(at))?;
         file.write_all(bytes)?;
         Ok(())
     }
@@ -116,7 +155,7 @@ impl SafetensorsWriter {
     /// A tensor is missing, or the file can't be renamed.
     pub fn finish(self) -> Result<(), Error> {
         if let Some(name) = self.missing.keys().min() {
-            let why = format!("layer '{name}' was announced but not written");
+            let why = format!("layer '{name}' was announced but not written to its end");
             return Err(CallError::File { path: self.path.display().to_string(), why }.into());
         }
         self.file.as_file().sync_all()?;

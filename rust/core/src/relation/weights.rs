@@ -40,6 +40,7 @@ pub struct WeightsSchema {
     is_symmetric: Option<usize>,
     earlier: Option<errors::EarlierSchema>,
     source_file: Option<usize>,
+    parts: Option<PartSchema>,
     /// The columns that go through untouched.
     pub carried: Carried,
 }
@@ -76,6 +77,7 @@ impl WeightsSchema {
             is_symmetric: finder.boolean("is_symmetric")?,
             earlier: errors::EarlierSchema::find(&finder)?,
             source_file: finder.text("source_file").ok().flatten(),
+            parts: PartSchema::find(&finder),
             carried,
         })
     }
@@ -99,10 +101,67 @@ impl WeightsSchema {
             symmetries: self.is_symmetric.map(|i| columns::boolean(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             source_files: text(self.source_file)?,
+            parts: self.parts.map(|parts| parts.bind(batch)).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
         })
     }
+}
+
+/// Where the columns are that say which part of a layer a row is. Columns of these names that hold
+/// something else are carried like any other.
+#[derive(Clone, Copy, Debug)]
+struct PartSchema {
+    index: usize,
+    offset: usize,
+    layer_shape: usize,
+}
+
+impl PartSchema {
+    fn find(finder: &Finder<'_>) -> Option<Self> {
+        Some(Self {
+            index: finder.integer("part_index").ok()??,
+            offset: finder.integer("part_offset").ok()??,
+            layer_shape: finder.shape("layer_shape").ok()??,
+        })
+    }
+
+    fn bind(self, batch: &RecordBatch) -> Result<Parts, ArrowError> {
+        let column = |index: usize| batch.column(index);
+        Ok(Parts {
+            indices: columns::integer(column(self.index))?,
+            offsets: columns::integer(column(self.offset))?,
+            layer_shapes: columns::shape(column(self.layer_shape))?,
+        })
+    }
+}
+
+/// The columns themselves.
+struct Parts {
+    indices: Int64Array,
+    offsets: Int64Array,
+    layer_shapes: LargeListArray,
+}
+
+impl Parts {
+    fn get(&self, row: usize) -> Option<Part<'_>> {
+        Some(Part {
+            index: columns::integer_at(Some(&self.indices), row)?,
+            offset: u64::try_from(columns::integer_at(Some(&self.offsets), row)?).ok()?,
+            layer_shape: read_shape(&self.layer_shapes, row).ok()?,
+        })
+    }
+}
+
+/// A row as a part of its layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// From 0.
+    pub index: i64,
+    /// Flat index of its first element in the layer.
+    pub offset: u64,
+    /// The whole layer's shape.
+    pub layer_shape: &'a [i64],
 }
 
 fn element_of(data_type: &DataType) -> Result<Element, CallError> {
@@ -134,6 +193,7 @@ pub struct Weights {
     symmetries: Option<BooleanArray>,
     earlier: Option<errors::Earlier>,
     source_files: Option<LargeStringArray>,
+    parts: Option<Parts>,
     /// The carried columns, as they came.
     pub carried: Vec<ArrayRef>,
     /// How many rows there are.
@@ -174,6 +234,11 @@ impl Weights {
     /// The file that the row came from, for messages.
     pub fn source_file(&self, row: usize) -> Option<&str> {
         columns::text_at(self.source_files.as_ref(), row)
+    }
+
+    /// Which part of which layer the row is, where it says so.
+    pub fn part(&self, row: usize) -> Option<Part<'_>> {
+        self.parts.as_ref()?.get(row)
     }
 
     /// The row's own plan: scheme, group size, symmetry.

@@ -1,0 +1,91 @@
+"""A dataset directory as a scan of the quantized relation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arrowquant._checkpoint import manifest as manifests
+from arrowquant._scan.base import Files, Piece, Scan, Setup, identity
+
+
+class Dataset(Scan):
+    """What `aq.quantize_checkpoint` wrote, finished or not."""
+
+    def __init__(self, path: Path, setup: Setup | None = None) -> None:
+        super().__init__(path, setup or Setup())
+        self.manifest = manifests.load(path)
+        self.paths = [path / file.path for part in self.manifest.parts for file in part.layers]
+        self.row_count = sum(f.rows for part in self.manifest.parts for f in part.layers)
+        self.layers = (
+            None if len(self.manifest.parts) < len(self.manifest.units) else self.manifest.layers
+        )
+
+    @property
+    def schema(self) -> pa.Schema:
+        if not self.paths:
+            raise ValueError(f"{self.path}: nothing is finished yet. Run the job again.")
+        schema: pa.Schema = pq.read_schema(self.paths[0])
+        return schema
+
+    def reader(self) -> pa.RecordBatchReader:
+        return self._read(self.paths, None)
+
+    def without_data(self) -> pa.RecordBatchReader:
+        payload = {"data", "scales", "zero_points"}
+        return self._read(self.paths, [name for name in self.schema.names if name not in payload])
+
+    def _read(self, paths: Sequence[Path], columns: list[str] | None) -> pa.RecordBatchReader:
+        schema = self.schema
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns], schema.metadata)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for path in paths:
+                yield from row_groups(path, columns)
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    @property
+    def finished_layers(self) -> int:
+        """How many of the source's layers are in finished units, failed ones among them."""
+        done = self.manifest.done
+        return sum(unit.layers for unit in self.manifest.units if unit.index in done)
+
+    @property
+    def failed(self) -> pa.Table:
+        """The failed rows."""
+        tables = [pq.read_table(self.path / part.failed.path) for part in self.manifest.parts]
+        return pa.concat_tables(tables) if tables else pa.table({})
+
+    def pieces(self) -> list[Piece]:
+        return [
+            Piece(file, group, rows, rows, 0, continues=False)
+            for file, path in enumerate(self.paths)
+            for group, rows in enumerate(_row_counts(path))
+        ]
+
+    def stretch(self, file: int, position: int, count: int) -> pa.RecordBatchReader:
+        with pq.ParquetFile(self.paths[file]) as opened:
+            groups = list(range(position, position + count))
+            return opened.read_row_groups(groups).to_reader()
+
+    def files(self) -> Files:
+        return [identity(path, f"layers/{path.name}") for path in self.paths]
+
+
+def row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The row groups of a file of ours, each as one batch."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table: Any = file.read_row_group(group, columns=columns)
+            yield from table.to_batches()
+
+
+def _row_counts(path: Path) -> list[int]:
+    metadata = pq.read_metadata(path)
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]

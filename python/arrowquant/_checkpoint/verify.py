@@ -1,0 +1,282 @@
+"""`aq.verify`: whether a dataset is what its manifest says, and what its source stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from arrowquant import _core
+from arrowquant._checkpoint import manifest as manifests
+from arrowquant._checkpoint.dataset import row_groups
+from arrowquant._checkpoint.manifest import Manifest, Part, Unit
+from arrowquant._scan import Scan, scan
+
+_CLOSE = 1e-9
+"""Relative; sums of the same terms in another order differ by less."""
+_CLOSE_DB = 1e-7
+_SCHEMA = pa.schema(
+    {
+        "file": pa.string(),
+        "row_index": pa.int64(),
+        "layer_name": pa.string(),
+        "problem": pa.string(),
+    }
+)
+
+
+@dataclass
+class Verification:
+    """What was looked at, and what is wrong with it."""
+
+    files: int = 0
+    rows: int = 0
+    """Good rows; each was decoded."""
+    failed_rows: int = 0
+    compared: int = 0
+    """Rows whose metrics were computed anew from the source."""
+    found: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def problems(self) -> pa.Table:
+        """A row for each: `file, row_index, layer_name, problem`."""
+        return pa.Table.from_pylist(self.found, _SCHEMA)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is none."""
+        return not self.found
+
+    def add(
+        self, file: str | None, problem: str, row: int | None = None, layer: str | None = None
+    ) -> None:
+        """Note a problem."""
+        found = {"file": file, "row_index": row, "layer_name": layer, "problem": problem}
+        self.found.append(found)
+
+
+def verify(
+    dataset: str | os.PathLike[str],
+    against: str | os.PathLike[str] | Scan | None = None,
+    *,
+    threads: int | None = None,
+) -> Verification:
+    """Check a dataset that `aq.quantize_checkpoint` wrote.
+
+    That all units are finished and their files are there, with the sizes and checksums of the
+    manifest; that every row of the source is there exactly once, good or failed; that every good
+    row can be decoded. With the source, also that each row is of the layer that it should be, and
+    that its metrics, computed anew, are those that are stored; a kept row must hold the same bytes.
+
+    Args:
+        dataset: The directory.
+        against: The source, as for `aq.scan`, or a scan with the same `part_bytes`.
+        threads: As for `aq.quantize`.
+
+    Returns:
+        What was looked at, `.ok`, and `.problems`, a table.
+
+    Raises:
+        OSError, ValueError: There is no dataset, or no such source.
+    """
+    path = Path(dataset)
+    manifest = manifests.load(path)
+    source = None
+    if against is not None:
+        parts = manifest.settings["part_bytes"]
+        source = against if isinstance(against, Scan) else scan(against, part_bytes=parts)
+    return _Verifier(path, manifest, source, threads).run()
+
+
+class _Verifier:
+    def __init__(
+        self, path: Path, manifest: Manifest, source: Scan | None, threads: int | None
+    ) -> None:
+        self._path, self._manifest, self._source = path, manifest, source
+        self._threads = threads
+        self._found = Verification()
+
+    def run(self) -> Verification:
+        """Check everything."""
+        self._check_listing()
+        done = self._manifest.done
+        for unit in self._manifest.units:
+            part = done.get(unit.index)
+            if part is None:
+                self._found.add(
+                    None,
+                    f"unit {unit.index} of {len(self._manifest.units)} ({unit.layers} layers) is "
+                    "not finished. Run the job again.",
+                )
+            elif self._check_files(part):
+                self._check_unit(unit, part)
+        self._check_source_rows()
+        return self._found
+
+    def _check_listing(self) -> None:
+        """Engines read `layers/*.parquet`: nothing else may be there."""
+        listed = {file.path for part in self._manifest.parts for file in part.files}
+        for folder in ("layers", "failed"):
+            for path in sorted((self._path / folder).glob("*.parquet")):
+                name = f"{folder}/{path.name}"
+                if name not in listed:
+                    self._found.add(name, "the manifest does not know this file")
+
+    def _check_files(self, part: Part) -> bool:
+        """Whether a unit's files are there and have the manifest's checksums."""
+        before = len(self._found.found)
+        for file in part.files:
+            self._found.files += 1
+            path = self._path / file.path
+            if not path.is_file():
+                self._found.add(file.path, "is missing")
+                continue
+            size = path.stat().st_size
+            if size != file.bytes:
+                self._found.add(file.path, f"has {size:,} bytes, the manifest says {file.bytes:,}")
+                continue
+            with path.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            if digest != file.sha256:
+                self._found.add(file.path, "has another SHA-256 than the manifest says")
+        return len(self._found.found) == before
+
+    def _check_unit(self, unit: Unit, part: Part) -> None:
+        """Its rows, each once, and what is in them."""
+        indices: list[int] = []
+        for file in part.files:
+            column = pq.read_table(self._path / file.path, columns=["row_index"])["row_index"]
+            if len(column) != file.rows:
+                self._found.add(file.path, f"has {len(column)} rows, the manifest says {file.rows}")
+            indices += column.to_pylist()
+        self._found.failed_rows += part.failed.rows
+        expected = range(unit.first_row, unit.first_row + unit.rows)
+        counts, name = Counter(indices), part.layers[0].path
+        for row in expected:
+            if row not in counts:
+                self._found.add(name, "a row of the source is missing", row)
+        for row, count in sorted(counts.items()):
+            if count > 1:
+                self._found.add(name, f"a row of the source is there {count} times", row)
+            if row not in expected:
+                self._found.add(name, "a row of another unit", row)
+        readers = {file.path: _Rows(row_groups(self._path / file.path)) for file in part.layers}
+        if self._source is None:
+            for name, rows in readers.items():
+                for batch in rows.below(None):
+                    self._decode(name, batch)
+            return
+        self._compare_unit(self._source, unit, readers)
+
+    def _decode(self, file: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch's weights as float32; kept rows as they were."""
+        (weights, _, failed), _ = _core.dequantize(batch, "F32", self._threads, True)
+        self._found.rows += batch.num_rows
+        for bad in map(pa.record_batch, failed):
+            for row in bad.to_pylist():
+                index = batch["row_index"][row["row_index"]].as_py()
+                self._found.add(file, row["error_message"], index, row["layer_name"])
+        return pa.record_batch(weights[0])
+
+    def _compare_unit(self, source: Scan, unit: Unit, readers: dict[str, _Rows]) -> None:
+        start = unit.first_row
+        try:
+            for batch in source.stretch(unit.file, unit.position, unit.pieces):
+                for name, rows in readers.items():
+                    for quantized in rows.below(start + batch.num_rows):
+                        self._compare(name, quantized, batch, start)
+                start += batch.num_rows
+        except (OSError, IndexError, pa.ArrowException) as error:
+            self._found.add(None, f"the source can't be read: {error}", start)
+        for name, rows in readers.items():
+            for quantized in rows.below(None):
+                self._found.add(
+                    name, "rows that the source does not have", quantized["row_index"][0].as_py()
+                )
+
+    def _compare(
+        self, file: str, quantized: pa.RecordBatch, batch: pa.RecordBatch, start: int
+    ) -> None:
+        at = pc.subtract(quantized["row_index"], start)
+        same = len(at) == batch.num_rows and at.equals(pa.array(range(len(at)), at.type))
+        source = batch if same else batch.take(at)
+        compared = _core.compare(source, self._decode(file, quantized), self._threads)
+        self._found.compared += len(compared)
+        columns = ["layer_name", "dtype", "shape"]
+        wanted = source.select([n for n in columns if n in source.schema.names]).to_pylist()
+        stored = quantized.select(
+            ["row_index", *columns, "scheme", "mse", "max_abs_error", "snr_db"]
+        ).to_pylist()
+        for row, origin, measured in zip(stored, wanted, compared, strict=True):
+            problem = _difference(row, origin, measured)
+            if problem:
+                self._found.add(file, problem, row["row_index"], row["layer_name"])
+
+    def _check_source_rows(self) -> None:
+        """Every row of the source belongs to a unit."""
+        if self._source is None:
+            return
+        there = sum(piece.rows for piece in self._source.pieces())
+        known = sum(unit.rows for unit in self._manifest.units)
+        if there != known:
+            self._found.add(None, f"the source has {there} rows, the manifest accounts for {known}")
+
+
+def _difference(
+    row: dict[str, Any],
+    origin: dict[str, Any],
+    measured: tuple[bool, float | None, float | None, float | None],
+) -> str | None:
+    """What is wrong with a row, beside its source and its metrics measured anew."""
+    for name in ("layer_name", "dtype", "shape"):
+        if name in origin and origin[name] is not None and origin[name] != row[name]:
+            return f"{name} is {row[name]!r}, the source's is {origin[name]!r}"
+    identical, *metrics = measured
+    if row["scheme"] == "none":
+        return None if identical else "a kept layer whose bytes are not the source's"
+    for name, value in zip(("mse", "max_abs_error", "snr_db"), metrics, strict=True):
+        stored = row[name]
+        if (stored is None) != (value is None) or not _is_close(name, stored, value):
+            return f"{name} is stored as {stored!r}, measured {value!r}"
+    return None
+
+
+def _is_close(name: str, stored: float | None, value: float | None) -> bool:
+    if stored is None or value is None:
+        return stored is value
+    if name == "snr_db":
+        return abs(stored - value) <= _CLOSE_DB
+    return math.isclose(stored, value, rel_tol=_CLOSE)
+
+
+class _Rows:
+    """Batches whose `row_index` rises, taken up to some index."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._next: pa.RecordBatch | None = None
+
+    def below(self, end: int | None) -> Iterator[pa.RecordBatch]:
+        """Yield what has a smaller `row_index`."""
+        while True:
+            batch = self._next if self._next is not None else next(self._batches, None)
+            self._next = None
+            if batch is None:
+                return
+            count = batch.num_rows
+            if end is not None:
+                count = pc.sum(pc.less(batch["row_index"], end)).as_py() or 0
+            if count:
+                yield batch.slice(0, count)
+            if count < batch.num_rows:
+                self._next = batch.slice(count)
+                return

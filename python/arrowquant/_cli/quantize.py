@@ -1,0 +1,169 @@
+"""`arrowquant quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arrowquant._cli.common import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    All,
+    AsJson,
+    GroupSize,
+    Keep,
+    Mmap,
+    Model,
+    PlanFile,
+    ScaleDtype,
+    Scheme,
+    Symmetric,
+    Threads,
+    app,
+    exits,
+    not_the_source,
+    planned,
+    say_warnings,
+)
+
+if TYPE_CHECKING:
+    from arrowquant._checkpoint.job import Request
+    from arrowquant._scan import Scan
+    from arrowquant._summary import Summary
+
+_OTHER_FILES = {".safetensors", ".arrow", ".feather", ".ipc", ".gguf", ".json", ".bin", ".pt"}
+
+
+@app.command()
+@exits
+def quantize(
+    model: Model,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A directory, for a dataset that can be stopped and gone on with; or, for a small "
+            "source, a .parquet file, which a stop loses. A source of several files needs a "
+            "directory.",
+        ),
+    ] = None,
+    scheme: Scheme = None,
+    group_size: GroupSize = None,
+    symmetric: Symmetric = None,
+    scale_dtype: ScaleDtype = None,
+    keep: Keep = None,
+    rules: PlanFile = None,
+    everything: All = False,
+    continue_on_error: Annotated[
+        bool, typer.Option(help="Write the good layers although others failed.")
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Do only what failed in the dataset before, with the options given here.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start the dataset afresh.")
+    ] = False,
+    part_mib: Annotated[
+        int | None,
+        typer.Option(
+            help="Larger layers are cut into parts, smaller ones share a file. Default: as the "
+            "dataset has it, or 256."
+        ),
+    ] = None,
+    mmap: Mmap = True,
+    threads: Threads = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Quantize a checkpoint into a dataset or a file, failed layers apart.
+
+    Without --all, matrices of floats are quantized and the rest is kept; see the plan command.
+    Run again after a stop, a dataset's finished layers are kept and the rest is done.
+    """
+    from arrowquant import _report
+    from arrowquant._checkpoint.job import Request, known_part_bytes
+    from arrowquant._scan import PART_BYTES, scan
+
+    say_warnings()
+    if part_mib is None:
+        part_bytes = known_part_bytes(output, overwrite=overwrite) if output else PART_BYTES
+    else:
+        part_bytes = part_mib << 20
+    source = scan(model, mmap=mmap, part_bytes=part_bytes)
+    request = Request(
+        scheme=scheme,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale_dtype=scale_dtype,
+        plan=rules,
+        keep=keep or (),
+        everything=everything,
+        continue_on_error=continue_on_error,
+        retry_failed=retry_failed,
+        overwrite=overwrite,
+        threads=threads,
+    )
+    if dry_run:
+        table = planned(source, request.options(), keep or [], rules, everything=everything)
+        _report.plan(table, as_json=as_json)
+        return OK
+    if output is None:
+        raise ValueError(
+            "name the file to write, or a directory: -o OUT.parquet or -o OUT (--dry-run: neither)."
+        )
+    not_the_source(model, output)
+    if output.suffix in _OTHER_FILES:
+        raise ValueError(f"{output}: name a directory, or a file in .parquet.")
+    if output.suffix == ".parquet" and not output.is_dir():
+        summary = _to_file(model, source, output, request, progress=not as_json)
+    else:
+        try:
+            summary = _to_dataset(source, output, request, progress=not as_json)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted: {_report.kept(output)}", err=True)
+            return INTERRUPTED
+    _report.summary(summary, as_json=as_json)
+    return FAILED if summary.failed else OK
+
+
+def _to_file(
+    model: Path, source: Scan, output: Path, request: Request, *, progress: bool
+) -> Summary:
+    from arrowquant._job import quantize_file
+    from arrowquant._parquet import failed_path
+    from arrowquant._scan import ManyScan
+
+    if isinstance(source, ManyScan):
+        raise ValueError(f"{model}: has several files. Name a directory to write to.")
+    if request.retry_failed or request.overwrite:
+        raise ValueError("--retry-failed and --overwrite are for datasets. Name a directory.")
+    not_the_source(model, output, failed_path(output))
+    options = request.options()
+    plan = planned(source, options, list(request.keep), request.plan, everything=request.everything)
+    return quantize_file(source, output, plan=plan, options=options, progress=progress)
+
+
+def _to_dataset(source: Scan, output: Path, request: Request, *, progress: bool) -> Summary:
+    import time
+
+    from arrowquant._checkpoint import manifest
+    from arrowquant._checkpoint.dataset import Dataset
+    from arrowquant._checkpoint.job import run
+    from arrowquant._checkpoint.summary import summary
+    from arrowquant._progress import listener
+
+    started, before = time.monotonic(), 0
+    if manifest.exists(output) and not request.overwrite and not request.retry_failed:
+        before = Dataset(output).finished_layers
+    with listener(progress) as callback:
+        run(source, output, request, callback)
+    seconds = time.monotonic() - started
+    return summary(Dataset(output), finished_before=before, seconds=seconds)

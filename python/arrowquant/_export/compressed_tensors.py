@@ -1,0 +1,182 @@
+"""compressed-tensors' `pack-quantized`, which vLLM and transformers load.
+
+The tensors are the core's business; here is what `config.json` says of them. Source of the format
+of `quantization_config`: `quantization/quant_config.py` in
+https://github.com/vllm-project/compressed-tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from arrowquant import _core
+from arrowquant._errors import QuantizationWarning
+from arrowquant._export import shards
+from arrowquant._export.layers import Layer, Layers
+from arrowquant._export.plain import decode
+from arrowquant._parquet import replacing
+from arrowquant._scan import Scan
+
+_FORMAT = "pack-quantized"
+_EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|embed_in|wte|wpe|tok_embeddings|shared|\w*embeddings?)\.weight$"
+)
+"""What models call tables of embeddings; loaders take quantized linear layers only."""
+_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""What vLLM puts into one matrix, with one scheme."""
+_SHOWN = 8
+
+
+def write(
+    relation: Scan, layers: Layers, folder: Path, shard_bytes: int, threads: int | None
+) -> None:
+    """Write codes, scales and zero points, the kept layers, and the configuration.
+
+    Raises:
+        ValueError: The format can't hold a layer.
+    """
+    groups, refused = [], []
+    for layer in layers.layers:
+        if layer.decoded:
+            groups.append([(layer.name, layer.dtype, layer.shape)])
+            continue
+        tensors, why = _specs(layer)
+        groups.append(tensors)
+        if why is not None:
+            refused.append(f"layer '{layer.name}' ({layer.scheme}, {layer.shape}): {why}.")
+    if refused:
+        more = f"\n... and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+        raise ValueError(
+            "compressed-tensors can't hold some layers. Quantize them otherwise or keep them "
+            "(--retry-failed is for failed ones; a plan and --overwrite for these), or write them "
+            "decoded with decode=[...] (--decode GLOB).\n" + "\n".join(refused[:_SHOWN]) + more
+        )
+    _warn_of_differences(layers)
+    _write_config(folder, layers)
+    as_floats = pa.array([layer.name for layer in layers.layers if layer.decoded], pa.string())
+    shards.write(folder, groups, _tensors(relation, as_floats, threads), shard_bytes)
+
+
+def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
+    if _EMBEDDING.search(layer.name):
+        return [], "by its name it is an embedding, which loaders don't take quantized"
+    tensors, why = _core.compressed_tensors_specs(
+        layer.name,
+        layer.shape,
+        layer.scheme,
+        layer.group_size or 0,
+        bool(layer.is_symmetric),
+        layer.scale_dtype or "F32",
+    )
+    return tensors, why
+
+
+def _tensors(relation: Scan, as_floats: pa.Array, threads: int | None) -> Iterator[pa.RecordBatch]:
+    for batch in relation:
+        plain = pc.is_in(batch["layer_name"], as_floats)
+        for rows in (batch.filter(plain), batch.filter(pc.invert(plain))):
+            if not rows.num_rows:
+                continue
+            is_plain = rows.num_rows and pc.is_in(rows["layer_name"], as_floats)[0].as_py()
+            yield (
+                decode(rows, threads)
+                if is_plain
+                else pa.record_batch(_core.compressed_tensors(rows))
+            )
+
+
+def quantization_config(layers: Layers) -> dict[str, Any]:
+    """What `config.json` says: a group of layers for each way in which they are quantized.
+
+    Layers are named one by one: a class of layers would also take in what was kept.
+    """
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for layer in layers.layers:
+        if not layer.decoded:
+            size = None if layer.group_size == layer.shape[-1] else layer.group_size
+            key = (_bits(layer), bool(layer.is_symmetric), size)
+            groups.setdefault(key, []).append(_module(layer.name))
+    config_groups = {
+        f"group_{index}": {
+            "targets": sorted(modules),
+            "format": _FORMAT,
+            "input_activations": None,
+            "output_activations": None,
+            "weights": {
+                "num_bits": bits,
+                "type": "int",
+                "symmetric": symmetric,
+                "strategy": "channel" if size is None else "group",
+                "group_size": size,
+                "dynamic": False,
+            },
+        }
+        for index, ((bits, symmetric, size), modules) in enumerate(groups.items())
+    }
+    kept = [_module(layer.name) for layer in layers.layers if _is_kept_matrix(layer)]
+    return {
+        "quant_method": "compressed-tensors",
+        "format": _FORMAT,
+        "quantization_status": "compressed",
+        "config_groups": config_groups,
+        "ignore": sorted(kept),
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+
+
+def _bits(layer: Layer) -> int:
+    return int(layer.scheme.removeprefix("int"))
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight")
+
+
+def _is_kept_matrix(layer: Layer) -> bool:
+    matrix = 2
+    return layer.decoded and len(layer.shape) == matrix and layer.name.endswith(".weight")
+
+
+def _write_config(folder: Path, layers: Layers) -> None:
+    path = folder / "config.json"
+    config: dict[str, Any] = {}
+    if path.exists():
+        config = json.loads(path.read_text("utf-8"))
+    else:
+        message = (
+            "there is no config.json beside the source: one with quantization_config alone is "
+            "written. Name the directory that has it with source=... (--source)."
+        )
+        warnings.warn(QuantizationWarning(message), stacklevel=4)
+    config["quantization_config"] = quantization_config(layers)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _warn_of_differences(layers: Layers) -> None:
+    ways = {
+        _module(layer.name): (layer.scheme, layer.is_symmetric, layer.group_size, layer.decoded)
+        for layer in layers.layers
+    }
+    different = []
+    for module, way in ways.items():
+        parent, _, own = module.rpartition(".")
+        for together in _TOGETHER:
+            others = [f"{parent}.{name}" for name in together if own == together[0]]
+            if any(ways.get(other, way) != way for other in others):
+                different.append(f"{parent}.{'/'.join(together)}")
+    if different:
+        message = (
+            f"vLLM puts {different[0]} together and takes one scheme for them, but they have "
+            f"several ({len(different)} such). transformers loads them as they are."
+        )
+        warnings.warn(QuantizationWarning(message), stacklevel=4)

@@ -1,0 +1,113 @@
+"""The layers of a quantized checkpoint, which must be whole to be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from arrowquant._checkpoint.dataset import Dataset
+from arrowquant._parquet import failed_path
+from arrowquant._scan import Scan
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer, as its rows say."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    scheme: str
+    group_size: int | None
+    is_symmetric: bool | None
+    scale_dtype: str | None
+    decoded: bool
+    """Kept, or to be written decoded."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All layers, each once."""
+
+    layers: list[Layer]
+
+    @staticmethod
+    def of(relation: Scan, path: Path, decode: Sequence[str]) -> Layers:
+        """The layers of a relation.
+
+        Raises:
+            ValueError: Units are not finished, layers failed, lack parts, or share a name; or a
+                pattern of `decode` matches none.
+        """
+        if isinstance(decode, str):
+            raise TypeError(f"decode must be a sequence of patterns, got the string {decode!r}.")
+        _check_whole(relation, path)
+        reader = relation.without_data()
+        table = pa.Table.from_batches(list(reader), reader.schema)
+        if "scheme" not in table.schema.names:
+            raise ValueError(f"{path}: is no quantized checkpoint. Quantize it first.")
+        parts: dict[str, int] = {}
+        layers: dict[str, Layer] = {}
+        counts: dict[str, int] = {}
+        for row in table.to_pylist():
+            name, count = row["layer_name"], row.get("part_count") or 1
+            parts[name] = parts.get(name, 0) + 1
+            counts[name] = count
+            layers.setdefault(name, _layer(row, count, decode))
+        wrong = [name for name, found in parts.items() if found != counts[name]]
+        if wrong:
+            raise ValueError(
+                f"{path}: layers {_named(wrong)} come twice or lack a part, but names must be "
+                "unique in an exported checkpoint."
+            )
+        unmatched = [p for p in decode if not any(fnmatchcase(name, p) for name in layers)]
+        if unmatched:
+            raise ValueError(f"decode matches no layer: {_named(unmatched)}.")
+        return Layers(list(layers.values()))
+
+
+def _layer(row: dict[str, Any], count: int, decode: Sequence[str]) -> Layer:
+    name = row["layer_name"]
+    return Layer(
+        name,
+        row["dtype"],
+        row["layer_shape"] if count > 1 else row["shape"],
+        row["scheme"],
+        row["group_size"],
+        row["is_symmetric"],
+        row["scale_dtype"],
+        row["scheme"] == "none" or any(fnmatchcase(name, pattern) for pattern in decode),
+    )
+
+
+def _check_whole(relation: Scan, path: Path) -> None:
+    """A runtime loads all of a checkpoint or nothing."""
+    if isinstance(relation, Dataset):
+        if relation.layers is None:
+            raise ValueError(
+                f"{path}: only {relation.finished_layers} of {relation.manifest.layers} layers are "
+                "finished. Run the job again first."
+            )
+        failed = relation.failed["layer_name"].to_pylist()
+    else:
+        import pyarrow.parquet as pq
+
+        beside = failed_path(path)
+        failed = pq.read_table(beside)["layer_name"].to_pylist() if beside.exists() else []
+    if failed:
+        raise ValueError(
+            f"{path}: layers failed, and would be missing: {_named(sorted(set(failed)))}. Do them "
+            "again (--retry-failed), with another scheme, or keep them (--scheme none)."
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

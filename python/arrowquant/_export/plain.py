@@ -1,0 +1,35 @@
+"""A checkpoint with every layer decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from arrowquant import _core
+from arrowquant._dequantize import dequantize_stream
+from arrowquant._export import shards
+from arrowquant._export.layers import Layers
+from arrowquant._scan import Scan
+
+
+def write(
+    relation: Scan, layers: Layers, folder: Path, shard_bytes: int, threads: int | None
+) -> None:
+    """Write all layers in their own types."""
+    groups = [[(layer.name, layer.dtype, layer.shape)] for layer in layers.layers]
+    shards.write(folder, groups, decoded(relation, threads), shard_bytes)
+
+
+def decoded(
+    batches: Scan | Iterable[pa.RecordBatch], threads: int | None
+) -> Iterator[pa.RecordBatch]:
+    """The weights of a relation, none of whose rows may be undecodable."""
+    yield from dequantize_stream(batches, threads=threads)
+
+
+def decode(batch: pa.RecordBatch, threads: int | None) -> pa.RecordBatch:
+    """The weights of one batch."""
+    (weights, _, _), _ = _core.dequantize(batch, "source", threads, False)
+    return pa.record_batch(weights[0])

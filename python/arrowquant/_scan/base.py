@@ -1,0 +1,119 @@
+"""What every scan can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+PART_BYTES = 256 << 20
+"""A Parquet cell holds at most 2 GiB, and Spark fails from 0.6 GB on."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How files are read."""
+
+    mmap: bool = True
+    part_bytes: int = PART_BYTES
+
+    def __post_init__(self) -> None:
+        """Check what users gave."""
+        if not isinstance(self.mmap, bool):
+            raise TypeError(f"mmap must be bool, got {self.mmap!r}.")
+        if isinstance(self.part_bytes, bool) or not isinstance(self.part_bytes, int):
+            raise TypeError(f"part_bytes must be int, got {self.part_bytes!r}.")
+        if not 0 < self.part_bytes < 2**63:
+            raise ValueError(f"part_bytes must be positive, got {self.part_bytes}.")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a scan that can be read on its own."""
+
+    file: int
+    """Which of the scan's files it is in."""
+    position: int
+    """Which row, row group or batch of it."""
+    rows: int
+    layers: int
+    """How many layers begin in it."""
+    bytes: int
+    continues: bool
+    """Its first row is a later part of the layer that the piece before ends with."""
+
+
+Files = list[tuple[str, int | None, int | None]]
+"""Name, size in bytes and modification time in nanoseconds; None for one that is not there."""
+
+
+def identity(path: Path, name: str) -> tuple[str, int | None, int | None]:
+    """What tells whether a file is still the same."""
+    try:
+        status = path.stat()
+    except OSError:
+        return name, None, None
+    return name, status.st_size, status.st_mtime_ns
+
+
+class Scan(ABC):
+    """A checkpoint on disk as a weights relation. Nothing is read before a batch is asked for."""
+
+    data_bytes: int | None = None
+    """Bytes of all weights, where that is known without reading them."""
+
+    layers: int | None = None
+    """How many layers there are, likewise."""
+
+    row_count: int | None = None
+    """How many rows the relation has, likewise; a layer in parts has several."""
+
+    def __init__(self, path: Path, setup: Setup) -> None:
+        self.path = path
+        self.setup = setup
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """The relation's schema."""
+
+    @abstractmethod
+    def reader(self) -> pa.RecordBatchReader:
+        """Open the source anew and return its batches."""
+
+    @abstractmethod
+    def without_data(self) -> Any:
+        """Return the relation without `data` where the other columns suffice for a plan."""
+
+    @abstractmethod
+    def pieces(self) -> list[Piece]:
+        """The stretches that can be read on their own, in order."""
+
+    @abstractmethod
+    def stretch(self, file: int, position: int, count: int) -> pa.RecordBatchReader:
+        """Read `count` pieces of one file from `position` on."""
+
+    def files(self) -> Files:
+        """Every file that the scan reads, as it is now."""
+        return [identity(self.path, self.path.name)]
+
+    def __arrow_c_schema__(self) -> object:
+        """Return a PyCapsule of the relation's Arrow C schema."""
+        return self.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return a PyCapsule of an Arrow C stream, a new one each time."""
+        return self.reader().__arrow_c_stream__(requested_schema)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return iter(self.reader())
+
+    def __repr__(self) -> str:
+        known = ""
+        if self.layers is not None and self.data_bytes is not None:
+            known = f": {self.layers} tensors, {self.data_bytes:,} bytes of weights"
+        return f"aq.scan({str(self.path)!r}){known}"

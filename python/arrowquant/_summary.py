@@ -1,0 +1,133 @@
+"""What became of a checkpoint's layers, for people and machines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("layer_name", "shape", "scheme", "bits_per_weight", "mse", "max_abs_error", "snr_db")
+PART_COLUMNS = ("part_index", "part_count", "part_offset", "layer_shape", "source_file")
+_WORST = 5
+
+
+@dataclass
+class Summary:
+    """What became of a checkpoint's layers. Sizes are bytes."""
+
+    output: Path
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    source_bytes: int = 0
+    file_bytes: int = 0
+    seconds: float = 0.0
+    finished_before: int = 0
+    """Layers that an earlier run had finished."""
+    unfinished: int = 0
+    """Layers that no run has come to yet."""
+
+    @property
+    def quantized(self) -> list[dict[str, Any]]:
+        """The layers that were quantized."""
+        return [layer for layer in self.layers if layer["scheme"] != "none"]
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The layers that were kept as they are."""
+        return [layer for layer in self.layers if layer["scheme"] == "none"]
+
+    @property
+    def weights(self) -> int:
+        """How many weights the good layers have."""
+        return sum(map(_count, self.layers))
+
+    @property
+    def output_bytes(self) -> int:
+        """Codes, scales and zero points, and the kept layers' bytes."""
+        sized = (layer for layer in self.layers if layer["bits_per_weight"] is not None)
+        bits: float = sum(layer["bits_per_weight"] * _count(layer) for layer in sized)
+        return math.ceil(bits / 8)
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Over all good layers."""
+        return 8 * self.output_bytes / self.weights if self.weights else None
+
+    @property
+    def worst(self) -> list[dict[str, Any]]:
+        """The layers with the lowest SNR."""
+        lossy = [layer for layer in self.layers if layer["snr_db"] is not None]
+        return sorted(lossy, key=lambda layer: layer["snr_db"])[:_WORST]
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "output": str(self.output),
+            "quantized": len(self.quantized),
+            "kept": len(self.kept),
+            "failed": len(self.failed),
+            "source_bytes": self.source_bytes,
+            "output_bytes": self.output_bytes,
+            "file_bytes": self.file_bytes,
+            "weights": self.weights,
+            "bits_per_weight": self.bits_per_weight,
+            "seconds": self.seconds,
+            "finished_before": self.finished_before,
+            "unfinished": self.unfinished,
+            "lowest_snr": [
+                {key: layer[key] for key in ("layer_name", "scheme", "bits_per_weight", "snr_db")}
+                for layer in self.worst
+            ],
+            "failures": self.failed,
+        }
+
+
+def _count(layer: dict[str, Any]) -> int:
+    """A layer's elements; a kept one of a dtype that nobody knows may have no shape."""
+    return 0 if layer["shape"] is None else math.prod(layer["shape"])
+
+
+def layers_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the quantized relation with each layer's parts put together.
+
+    Errors are those of the whole layer: squares are summed, and the signal is what the parts' SNR
+    says.
+    """
+    layers: list[dict[str, Any]] = []
+    parts: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+    for row in rows:
+        if (row.get("part_count") or 1) == 1:
+            layers.append(row)
+        else:
+            key = (row["source_file"], row["layer_name"])
+            if key not in parts:
+                layers.append(row)
+            parts.setdefault(key, []).append(row)
+    for layer in layers:
+        found = parts.get((layer.get("source_file"), layer["layer_name"]))
+        if found and found[0] is layer:
+            layer.update(_joined(found))
+    return layers
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = [_count(part) for part in parts]
+    whole = {"shape": parts[0]["layer_shape"], "parts": len(parts)}
+    for name in ("bits_per_weight", "mse"):
+        values = [part[name] for part in parts]
+        sums = [
+            value * count for value, count in zip(values, counts, strict=True) if value is not None
+        ]
+        whole[name] = sum(sums) / sum(counts) if len(sums) == len(parts) else None
+    largest = [part["max_abs_error"] for part in parts]
+    whole["max_abs_error"] = None if None in largest else max(largest)
+    noise = [part["mse"] * count for part, count in zip(parts, counts, strict=True)]
+    # An exact part does not tell its signal, and without it the layer's SNR is not known.
+    is_known = all(part["snr_db"] is not None for part in parts)
+    whole["snr_db"] = None
+    if is_known and sum(noise) > 0:
+        signal = sum(n * 10 ** (part["snr_db"] / 10) for n, part in zip(noise, parts, strict=True))
+        whole["snr_db"] = 10 * math.log10(signal / sum(noise))
+    return whole
