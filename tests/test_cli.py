@@ -220,3 +220,110 @@ def test_a_bar_on_a_terminal_only(checkpoint: Path, tmp_path: Path) -> None:
     assert "MiB" in text
     # Which layer the bar happened to show depends on when it was drawn.
     assert re.search(r"(embeddings|encoder|pooler)\.\w+", text)
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    shards: dict[str, dict[str, Any]] = {
+        "model-00001-of-00002.safetensors": {
+            f"layers.{i}.up.weight": rng.normal(size=(64, 128)).astype("f4") for i in range(6)
+        },
+        "model-00002-of-00002.safetensors": {
+            f"layers.{i}.down.weight": rng.normal(size=(128, 64)).astype("f4") for i in range(6)
+        },
+    }
+    shards["model-00002-of-00002.safetensors"]["layers.2.down.weight"][3, 1] = np.nan
+    weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
+    for name, tensors in shards.items():
+        save_file(tensors, folder / name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text('{"model_type": "tiny"}')
+    return folder
+
+
+def test_a_checkpoints_journey(sharded: Path, tmp_path: Path) -> None:
+    out, part = tmp_path / "out", ("--part-mib", 1)
+    options = ("--group-size", 64, *part)
+    stopped = run("quantize", sharded, "-o", out, *options, status=1)
+    assert "non_finite: layer 'layers.2.down.weight' (F32 [128, 64], model-00002" in stopped.stderr
+    assert (
+        "stopped at layer layers.2.down.weight (non_finite): 6 of 12 layers are finished and kept "
+        f"in {out}; run again with --continue-on-error to go on."
+    ) in stopped.stderr
+    assert f"6 of 12 layers are finished and kept in {out}" in run("inspect", out).stdout
+    unfinished = run("verify", out, status=1)
+    assert "is not finished" in unfinished.stdout
+    done = run("quantize", sharded, "-o", out, "--group-size", 64, "--continue-on-error", status=1)
+    assert "11 layers quantized, 0 kept, 1 failed" in done.stdout
+    assert "6 were finished before" in done.stdout
+    report = run("quantize", sharded, "-o", out, *options, "--json", status=1)
+    assert json.loads(report.stdout)["finished_before"] == 12
+    other = run("quantize", sharded, "-o", out, "--scheme", "int8", status=2)
+    assert "another call began" in other.stderr
+    retried = run("quantize", sharded, "-o", out, "--retry-failed", "--scheme", "none")
+    assert "11 layers quantized, 1 kept, 0 failed" in retried.stdout
+    layers = json.loads(run("inspect", out, "--json").stdout)["layers"]
+    assert {row["layer_name"]: row["scheme"] for row in layers}["layers.2.down.weight"] == "none"
+    verified = json.loads(run("verify", out, "--against", sharded, "--json").stdout)
+    assert verified["ok"] is True
+    assert (verified["rows"], verified["compared"], verified["problems"]) == (12, 12, [])
+    exported = run("export", out, "-o", tmp_path / "exported", "--shard-mb", 1)
+    assert "config.json" in exported.stdout
+    again = run("export", out, "-o", tmp_path / "exported", status=2)
+    assert "--overwrite" in again.stderr
+    run("dequantize", out, "-o", tmp_path / "back.safetensors")
+    assert len(load_file(tmp_path / "back.safetensors")) == 12
+
+
+def test_a_plan_file(sharded: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.csv"
+    plan.write_text("layer_name,scheme\n*.2.down.*,none\nlayers.[01].*,int8\nnothing.*,int8\n")
+    planned = run("plan", sharded, "--plan", plan, "--json")
+    schemes = {row["layer_name"]: row["scheme"] for row in json.loads(planned.stdout)}
+    assert schemes["layers.2.down.weight"] == "none"
+    assert schemes["layers.1.up.weight"] == "int8"
+    assert schemes["layers.3.up.weight"] == "int4"
+    assert planned.stderr == "warning: no layer follows the rules of: 'nothing.*'.\n"
+    done = run("quantize", sharded, "-o", tmp_path / "out", "--plan", plan)
+    assert "11 layers quantized, 1 kept, 0 failed" in done.stdout
+    assert done.stderr.startswith("warning: no layer follows the rules of")
+
+
+def test_sharded_sources_need_a_directory(sharded: Path, tmp_path: Path) -> None:
+    done = run("quantize", sharded, "-o", tmp_path / "out.parquet", status=2)
+    assert "has several files. Name a directory to write to" in done.stderr
+    file = sharded / "model-00001-of-00002.safetensors"
+    wrong = run("quantize", file, "-o", tmp_path / "out.parquet", "--retry-failed", status=2)
+    assert "are for datasets" in wrong.stderr
+    kind = run("quantize", file, "-o", tmp_path / "out.gguf", status=2)
+    assert "name a directory, or a file in .parquet" in kind.stderr
+    help_text = " ".join(
+        run("quantize", "--help", env=os.environ | {"COLUMNS": "200"}).stdout.split()
+    )
+    assert "which a stop loses" in help_text.replace(" │ │ ", " ")
+
+
+def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
+    import signal
+    import time
+
+    big = {f"l{i}": np.ones((1 << 12, 1 << 12), np.float32) for i in range(8)}
+    save_file(big, tmp_path / "big.safetensors")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "arrowquant", "quantize", tmp_path / "big.safetensors"]
+    command += ["-o", out, "--part-mib", "64", "--threads", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+        while not (out / "layers/part-00001.parquet").exists():
+            assert job.poll() is None
+            time.sleep(0.001)
+        job.send_signal(signal.SIGINT)
+        assert job.stderr is not None
+        said = job.stderr.read()
+    assert job.returncode == 130
+    assert re.search(rf"interrupted: [1-7] of 8 layers are finished and kept in {out}", said)
+    assert not list(out.rglob("*.tmp"))
+    run("quantize", tmp_path / "big.safetensors", "-o", out)
+    run("verify", out)

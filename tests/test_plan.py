@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -94,3 +96,101 @@ def test_wrong_calls() -> None:
         aq.plan(table, keep=["[a"])
     with pytest.raises(ValueError, match=r"unknown scheme 'q8'.*'int8' here"):
         aq.plan(table, scheme="q8")
+
+
+def _schemes(plan: pa.Table) -> dict[str, tuple[Any, ...]]:
+    columns = ["scheme", "group_size", "is_symmetric", "reason"]
+    return {row["layer_name"]: tuple(row[c] for c in columns) for row in plan.to_pylist()}
+
+
+@pytest.fixture
+def layers() -> dict[str, Any]:
+    names = ["model.0.q.weight", "model.1.q.weight", "model.1.k.weight", "norm", "odd[0].weight"]
+    arrays = {name: np.ones((4, 64), np.float32) for name in names}
+    return arrays | {"norm": np.ones(64, np.float32), "ids": np.arange(9)}
+
+
+def test_the_first_rule_that_matches_counts(layers: dict[str, Any]) -> None:
+    rules = pa.table(
+        {
+            "layer_name": ["model.1.k.*", "model.1.*", "*.q.*", "norm"],
+            "scheme": ["none", "int8", None, "int8"],
+            "group_size": [None, 32, 64, None],
+            "is_symmetric": [None, None, True, None],
+        }
+    )
+    assert _schemes(aq.plan(layers, rules=rules)) == {
+        "model.0.q.weight": ("int4", 64, True, None),
+        "model.1.q.weight": ("int8", 32, True, None),
+        "model.1.k.weight": ("none", None, None, "kept_by_user"),
+        "norm": ("int8", 128, True, None),  # asked for, and so done
+        "odd[0].weight": ("int4", 128, False, None),
+        "ids": ("none", None, None, "not_float"),
+    }
+    plan = aq.plan(layers, rules=rules)
+    result = aq.quantize(layers, plan=plan)
+    sizes = [
+        math.ceil(bits * np.prod(shape) / 8)
+        for bits, shape in zip(
+            result.quantized["bits_per_weight"].to_pylist(),
+            result.quantized["shape"].to_pylist(),
+            strict=True,
+        )
+    ]
+    assert sizes == plan["predicted_bytes"].to_pylist()
+    kept = aq.plan(layers, keep=["model.*"], rules=rules.slice(3))
+    assert _schemes(kept)["model.0.q.weight"][0] == "none"
+
+
+def test_a_rule_may_ask_for_what_fails(layers: dict[str, Any]) -> None:
+    plan = aq.plan(layers, rules=pa.table({"layer_name": ["ids"], "scheme": ["int8"]}))
+    (row,) = (row for row in plan.to_pylist() if row["layer_name"] == "ids")
+    assert (row["scheme"], row["predicted_bytes"], row["reason"]) == ("int8", None, None)
+    failed = aq.quantize(layers, plan=plan, continue_on_error=True).failed
+    assert failed["error_code"].to_pylist() == ["unsupported_dtype"]
+
+
+def test_a_name_with_a_patterns_characters_matches_itself(layers: dict[str, Any]) -> None:
+    rules = pa.table({"layer_name": ["odd[0].weight"], "scheme": ["int8"]})
+    assert _schemes(aq.plan(layers, rules=rules))["odd[0].weight"][0] == "int8"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "json", "lines"])
+def test_rules_come_from_files(layers: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    table = pa.table({"layer_name": ["*.q.*", "norm"], "scheme": ["int8", None], "snr": [1, 2]})
+    suffix = "json" if kind == "lines" else kind
+    path = tmp_path / f"plan.{suffix}"
+    options = {"parquet": "", "csv": "(header)", "json": "(array true)", "lines": ""}[kind]
+    connection = duckdb.connect()
+    connection.register("rules", table)
+    connection.sql(f"copy (from rules) to '{path}' {options}")
+    schemes = _schemes(aq.plan(layers, rules=path))
+    assert schemes["model.0.q.weight"] == ("int8", 128, True, None)
+    assert schemes["norm"] == ("int4", 128, False, None)
+    assert schemes["model.1.k.weight"] == ("int4", 128, False, None)
+
+
+def test_wrong_rules(layers: dict[str, Any], tmp_path: Path) -> None:
+    def rules(**columns: Any) -> pa.Table:
+        return pa.table({"layer_name": ["model.*"]} | columns)
+
+    with pytest.warns(aq.QuantizationWarning, match=r"no layer follows the rules of: 'nothing\*'"):
+        aq.plan(layers, rules=pa.table({"layer_name": ["nothing*"], "scheme": ["int8"]}))
+    with pytest.raises(ValueError, match="'q4' is 'int4' here"):
+        aq.plan(layers, rules=rules(scheme=["q4"]))
+    with pytest.raises(ValueError, match="invalid group_size 0"):
+        aq.plan(layers, rules=rules(group_size=[0]))
+    with pytest.raises(ValueError, match="Plans need a column 'layer_name'"):
+        aq.plan(layers, rules=pa.table({"name": ["*"]}))
+    for name, text in {
+        "a.json": "{nonsense",
+        "b.json": '{"name": 1}',
+        "c.json": "[1]",
+        "d.csv": "layer_name,group_size\na,many\n",
+        "e.yaml": "",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=name):
+            aq.plan(layers, rules=tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        aq.plan(layers, rules=tmp_path / "none.csv")
