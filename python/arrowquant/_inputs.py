@@ -60,6 +60,14 @@ def as_table(data: Any) -> pa.Table:
     return pa.Table.from_batches([pa.record_batch(data)])
 
 
+def named(batch: pa.RecordBatch, names: pa.Array) -> pa.RecordBatch:
+    """Return the rows whose layers have these names; without a copy where all have."""
+    import pyarrow.compute as pc
+
+    wanted = pc.is_in(batch["layer_name"], names)
+    return batch if wanted.true_count == batch.num_rows else batch.filter(wanted)
+
+
 def is_sized(weights: Any) -> bool:
     """Whether all of it is at hand, so that reading it twice costs nothing."""
     frame = type(weights).__module__.partition(".")[0] in {"polars", "pandas"}

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._dequantize import dequantize_stream
-from arrowquant._inputs import as_arrow, as_table
+from arrowquant._inputs import as_arrow, as_table, named
 from arrowquant._scan import Scan
 
 Tensors = Sequence[tuple[str, str, list[int]]]
@@ -172,7 +171,7 @@ def _checked(stream: Iterable[pa.RecordBatch], wanted: pa.Array) -> Iterator[pa.
     """The rows of the wanted layers; once all are read, raise where one could not be decoded."""
     bad: list[dict[str, Any]] = []
     for found in stream:
-        batch = found.filter(pc.is_in(found["layer_name"], wanted))
+        batch = named(found, wanted)
         failed = pa.record_batch(_core.select(batch, batch, True))
         if failed.num_rows:
             bad += failed.drop_columns(["data"]).to_pylist()

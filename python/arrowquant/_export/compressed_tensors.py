@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
 from arrowquant._export import shards
 from arrowquant._export.layers import Layer, Layers
 from arrowquant._export.plain import decode
+from arrowquant._inputs import named
 from arrowquant._parquet import replacing
 from arrowquant._scan import Scan
 
@@ -61,8 +61,12 @@ def write(
         )
     _warn_of_differences(layers)
     _write_config(folder, layers)
-    as_floats = pa.array([layer.name for layer in layers.layers if layer.decoded], pa.string())
-    shards.write(folder, groups, _tensors(relation, as_floats, threads), shard_bytes)
+    names = {
+        decoded: pa.array([x.name for x in layers.layers if x.decoded == decoded], pa.string())
+        for decoded in (True, False)
+    }
+    batches = _tensors(relation, names[True], names[False], threads)
+    shards.write(folder, groups, batches, shard_bytes)
 
 
 def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
@@ -79,18 +83,15 @@ def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
     return tensors, why
 
 
-def _tensors(relation: Scan, as_floats: pa.Array, threads: int | None) -> Iterator[pa.RecordBatch]:
+def _tensors(
+    relation: Scan, as_floats: pa.Array, quantized: pa.Array, threads: int | None
+) -> Iterator[pa.RecordBatch]:
     for batch in relation:
-        plain = pc.is_in(batch["layer_name"], as_floats)
-        for rows in (batch.filter(plain), batch.filter(pc.invert(plain))):
-            if not rows.num_rows:
-                continue
-            is_plain = rows.num_rows and pc.is_in(rows["layer_name"], as_floats)[0].as_py()
-            yield (
-                decode(rows, threads)
-                if is_plain
-                else pa.record_batch(_core.compressed_tensors(rows))
-            )
+        plain, packed = named(batch, as_floats), named(batch, quantized)
+        if plain.num_rows:
+            yield decode(plain, threads)
+        if packed.num_rows:
+            yield pa.record_batch(_core.compressed_tensors(packed))
 
 
 def quantization_config(layers: Layers) -> dict[str, Any]:

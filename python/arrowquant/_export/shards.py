@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from arrowquant import _core
+from arrowquant._inputs import named
 from arrowquant._parquet import replacing
 
 Tensor = tuple[str, str, list[int]]
@@ -35,11 +35,7 @@ def write(
     try:
         for batch in batches:
             for writer, wanted in zip(writers, members, strict=True):
-                own = (
-                    batch.filter(pc.is_in(batch["layer_name"], wanted))
-                    if len(writers) > 1
-                    else batch
-                )
+                own = named(batch, wanted)
                 if own.num_rows:
                     writer.write(own)
         for writer in writers:
