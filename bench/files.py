@@ -5,40 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from measure import Figure, in_process, make_model, side_by_side
+from measure import Figure, make_model, side_by_side, watched
 
 import arrowquant as aq
 
 _PEAK = """
-import json, sys, threading, time
 import arrowquant as aq
 source, output = sys.argv[1:]
 scan = aq.scan(source)
 plan = aq.plan(scan)
-
-def anonymous():
-    for line in open("/proc/self/status"):
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-
-before, peak, done = anonymous(), 0, threading.Event()
-
-def watch():
-    global peak
-    while not done.wait(0.002):
-        peak = max(peak, anonymous())
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-sizes = []
 stream = aq.quantize_stream(scan, plan=plan, threads=2)
-aq.write_parquet(stream, output)
-done.set()
-watcher.join()
+peak = peak_of(lambda: aq.write_parquet(stream, output))
 import pyarrow.parquet as pq
 groups = pq.ParquetFile(output).metadata
 batch = max(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
-print(json.dumps({"peak_mb": (peak - before) / 1e6, "largest_batch_mb": batch / 1e6}))
+print(json.dumps({"peak_mb": peak, "largest_batch_mb": batch / 1e6}))
 """
 
 
@@ -76,7 +57,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     ]
     for gigabytes in [0.25] if quick else [0.25, 1.0, 4.0]:
         source = make_model(folder, gigabytes)
-        peak = in_process(_PEAK, str(source), str(output))
+        peak = watched(_PEAK, str(source), str(output))
         figures.append({"what": "peak memory", "source_mb": source.stat().st_size / 1e6, **peak})
     for path in (output, output.with_name("out.failed.parquet"), plain):
         path.unlink(missing_ok=True)

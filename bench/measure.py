@@ -40,8 +40,45 @@ def in_process(script: str, *arguments: str) -> Any:
     return json.loads(out.stdout)
 
 
-def make_model(folder: Path, gigabytes: float, dtype: str = "BF16") -> Path:
-    """Return a checkpoint of that size, made once by `make_model.py`."""
+_WATCH = """
+import json, sys, threading
+
+def anonymous():
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+
+def peak_of(work):
+    before, peak, done = anonymous(), 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    done.set()
+    watcher.join()
+    return (peak - before) / 1e6
+"""
+
+
+def watched(script: str, *arguments: str) -> Any:
+    """Do the same where the code calls `peak_of(work)`: megabytes beyond mapped files."""
+    return in_process(_WATCH + script, *arguments)
+
+
+def make_model(folder: Path, gigabytes: float, dtype: str = "BF16", shards: int = 1) -> Path:
+    """Return a checkpoint of that size, made once by `make_model.py`; a directory if sharded."""
+    if shards > 1:
+        path = folder / f"{dtype}-{gigabytes}-{shards}"
+        if not (path / "model.safetensors.index.json").exists():
+            script = [sys.executable, str(ROOT / "bench/make_model.py"), str(path)]
+            size = ["--gigabytes", str(gigabytes), "--dtype", dtype, "--shards", str(shards)]
+            subprocess.run([*script, *size], check=True)
+        return path
     path = folder / f"{dtype}-{gigabytes}" / "model.safetensors"
     if not path.exists():
         script = [sys.executable, str(ROOT / "bench/make_model.py"), str(path.parent)]

@@ -45,6 +45,11 @@ SECTIONS = {
         "A mapped safetensors checkpoint to Parquet with two threads, page cache warm, synced; "
         "beside writing the same bytes. Peak memory is what the process holds beyond mapped files.",
     ),
+    "checkpoint": (
+        "A sharded checkpoint",
+        "BF16 in four shards, with two threads, page cache warm: quantized into a dataset, "
+        "verified against its source, exported. Peak memory is beyond mapped files.",
+    ),
     "scaling": ("Scaling", "Two threads."),
     "startup": ("Start-up", "Median of several processes."),
     "quality": ("Rate and distortion", "Over all matrices; scales are float32."),

@@ -19,6 +19,7 @@ from pathlib import Path
 # One thread for peers that would otherwise take all; set before any of them is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import checkpoint
 import core
 import files
 import peers
@@ -50,6 +51,7 @@ def main() -> None:
         "core": lambda: core.run(quick=quick),
         "peers": lambda: peers.run(quick=quick),
         "files": lambda: files.run(options.models, quick=quick),
+        "checkpoint": lambda: checkpoint.run(options.models, quick=quick),
         "scaling": lambda: scaling.run(quick=quick),
         "startup": lambda: startup.run(quick=quick),
         "quality": lambda: quality.run(quick=quick),
