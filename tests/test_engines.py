@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pytest
 
 import arrowquant as aq
@@ -39,6 +41,9 @@ PRODUCERS: dict[str, Callable[[pa.Table], Any]] = {
     "datafusion": _datafusion,
     "pandas": lambda table: table.to_pandas(types_mapper=pd.ArrowDtype),
     "nanoarrow": na.ArrayStream,
+    "lazy polars": lambda table: pl.DataFrame(table).lazy(),
+    "dataset": pa.dataset.dataset,
+    "scanner": lambda table: pa.dataset.dataset(table).scanner(batch_size=2),
 }
 
 
@@ -47,15 +52,40 @@ def _from_duckdb(result: Any) -> pa.Table:
     return duckdb.sql("from result").to_arrow_table()
 
 
+def _from_a_join(result: Any) -> pa.Table:
+    plan = pa.table({"layer_name": [row["layer_name"] for row in ROWS], "owner": ["me"] * 5})
+    assert (result, plan) is not None
+    joined = duckdb.sql(
+        "select result.* from result join plan using (layer_name) order by row_index"
+    )
+    return joined.to_arrow_table()
+
+
+def _from_a_registered_table(result: Any) -> pa.Table:
+    context = datafusion.SessionContext()
+    context.register_record_batches("result", [pa.table(result).to_batches()])
+    return pa.Table.from_batches(context.sql("select * from result order by row_index").collect())
+
+
+def _through_a_sink(result: Any) -> pa.Table:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sunk.parquet"
+        pl.DataFrame(result).lazy().sink_parquet(path)
+        return pl.read_parquet(path).to_arrow()
+
+
 CONSUMERS: dict[str, Callable[[Any], pa.Table]] = {
     "pyarrow": pa.table,
     "polars": lambda result: pl.DataFrame(result).to_arrow(),
     "duckdb": _from_duckdb,
-    "datafusion": lambda result: pa.table(
-        datafusion.SessionContext().from_arrow(pa.table(result)).collect()[0]
+    "datafusion": lambda result: pa.Table.from_batches(
+        datafusion.SessionContext().from_arrow(pa.table(result)).collect()
     ),
     "pandas": lambda result: pa.table(pd.DataFrame.from_arrow(result)),
     "nanoarrow": lambda result: pa.table(na.ArrayStream(result)),
+    "duckdb join": _from_a_join,
+    "datafusion table": _from_a_registered_table,
+    "polars sink": _through_a_sink,
 }
 
 
@@ -113,3 +143,40 @@ def test_a_failure_in_an_engine_names_code_and_layer() -> None:
     again = aq.quantize_stream(TABLE)
     with pytest.raises(Exception, match="non_finite: layer 'l3'"):
         pl.DataFrame(again)
+
+
+@pytest.mark.parametrize("read", [pa.table, pl.DataFrame, _from_duckdb])
+def test_a_stream_is_read_once(read: Callable[[Any], Any]) -> None:
+    stream = aq.quantize_stream(TABLE, continue_on_error=True)
+    read(stream)
+    with pytest.raises(Exception, match="The stream can be read once"):
+        read(stream)
+    assert stream.failed["layer_name"].to_pylist() == ["l3"]
+
+
+@pytest.mark.parametrize("verb", [aq.quantize, aq.quantize_stream])
+def test_a_result_is_read_as_often_as_wanted(verb: Any) -> None:
+    result = verb(TABLE, continue_on_error=True)
+    if verb is aq.quantize:
+        assert pa.table(result) == pa.table(result)
+        assert duckdb.sql(
+            "select count(*) from result a join result b using (row_index)"
+        ).fetchall()
+
+
+def test_a_limit_stops_the_work() -> None:
+    """An engine that wants no more lets the stream go; nothing is computed after."""
+    given = []
+
+    def batches() -> Any:
+        for index in range(1000):
+            given.append(index)
+            yield binary_weights(ROWS[:1]).to_batches()[0]
+
+    reader = pa.RecordBatchReader.from_batches(TABLE.schema, batches())
+    stream = aq.quantize_stream(reader)
+    assert duckdb.sql("select layer_name from stream limit 1").fetchall() == [("l0",)]
+    del stream
+    seen = len(given)
+    assert seen < 1000
+    assert len(given) == seen

@@ -7,6 +7,9 @@ comes out exactly once: quantized, kept as it was, or with the reason why not.
         ->  aq.write_parquet, any engine  ->  aq.dequantize  ->  aq.to_numpy
 """
 
+import importlib
+from typing import Any
+
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._checkpoint.job import quantize_checkpoint
 from arrowquant._checkpoint.verify import Verification, verify
@@ -51,3 +54,10 @@ __all__ = [
     "write_parquet",
     "write_safetensors",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module for an engine when it is asked for: `aq.duckdb`, `aq.polars`."""
+    if name in {"duckdb", "polars"}:
+        return importlib.import_module(f"arrowquant.{name}")
+    raise AttributeError(f"module 'arrowquant' has no attribute {name!r}")

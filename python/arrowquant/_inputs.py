@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -43,12 +43,45 @@ def as_arrow(weights: Any) -> Any:
         return mapping_to_table(weights)
     if isinstance(weights, (ArrowArrayExportable, ArrowStreamExportable)):
         return weights
+    stream = _stream_of(weights)
+    if stream is not None:
+        return stream
     raise TypeError(
         "weights must speak the Arrow PyCapsule interface (a pyarrow, Polars, DuckDB or pandas "
-        "table, an aq.scan, ...) or map names to NumPy arrays, "
-        f"got {type(weights).__name__}. Of what is lazy hand in the data: LazyFrame.collect(), "
-        "Dataset.scanner().to_reader()."
+        f"table, an aq.scan, ...) or map names to NumPy arrays, got {type(weights).__name__}."
     )
+
+
+def _stream_of(weights: Any) -> pa.RecordBatchReader | None:
+    """What is lazy and speaks no Arrow itself, as a stream: it is read once, batch by batch."""
+    module, name = type(weights).__module__.partition(".")[0], type(weights).__name__
+    if module == "polars" and name == "LazyFrame":
+        return lazy_reader(weights)
+    if module == "pyarrow":
+        if hasattr(weights, "scanner"):
+            weights = weights.scanner()
+        if hasattr(weights, "to_reader"):
+            return weights.to_reader()
+    return None
+
+
+def lazy_schema(frame: Any) -> pa.Schema:
+    """The Arrow schema of a Polars LazyFrame."""
+    import polars as pl
+
+    schema: pa.Schema = pl.DataFrame(schema=frame.collect_schema()).to_arrow().schema
+    return schema
+
+
+def lazy_reader(frame: Any) -> pa.RecordBatchReader:
+    """The batches of a Polars LazyFrame, which its streaming engine makes as they are read."""
+    schema = lazy_schema(frame)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in frame.collect_batches(maintain_order=True, lazy=True):
+            yield from part.to_arrow().cast(schema).to_batches()
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 def as_table(data: Any) -> pa.Table:

@@ -25,6 +25,10 @@ use crate::relation::weights::WeightsSchema;
 /// The columns that say which part of its layer a row is; they are there together or not at all.
 const COLUMNS: [&str; 4] = ["part_index", "part_count", "part_offset", "layer_shape"];
 
+/// A layer that would take more parts stays whole: its shape is a lie, or the size of a part a slip,
+/// and a row for each would take the memory that parts are to save.
+const MOST: u64 = 1 << 16;
+
 /// Where they can, parts have a multiple of so many rows.
 const ROWS: u64 = 8;
 
@@ -61,6 +65,9 @@ pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
     } else {
         (columns, 1 << fit.max(whole).ilog2())
     };
+    if (count / row).saturating_mul(row.div_ceil(step)) > MOST {
+        return None;
+    }
     let part = |offset: u64, length: u64| Part {
         offset,
         shape: match (shape.len(), on_rows) {
@@ -333,7 +340,7 @@ mod tests {
             let bytes = count as u64 * dtype::bits(dtype).unwrap() / 8;
             let Some(parts) = cut(&shape, dtype, part_bytes) else {
                 let whole = dtype == "F4" && shape.last().unwrap() % 8 != 0;
-                prop_assert!(bytes <= part_bytes || whole);
+                prop_assert!(bytes <= part_bytes || whole || bytes / part_bytes > MOST / 8);
                 return Ok(());
             };
             let (mut element, mut at) = (0, 0);
@@ -352,6 +359,13 @@ mod tests {
             }
             prop_assert_eq!((element, at), (count as u64, bytes));
         }
+    }
+
+    #[test]
+    fn a_shape_that_lies_takes_no_memory() {
+        assert_eq!(cut(&[1 << 60], "F32", 1 << 20), None);
+        assert_eq!(cut(&[1 << 40, 1 << 19], "U8", 1), None);
+        assert_eq!(cut(&[1 << 20, 4096], "F32", 1 << 28).map(|parts| parts.len()), Some(64));
     }
 
     #[test]
