@@ -87,7 +87,8 @@ def test_the_configuration(model: Path, tmp_path: Path) -> None:
     plan = pa.table({"layer_name": ["*down*"], "scheme": ["int8"], "group_size": [-1]})
     aq.quantize_checkpoint(model, tmp_path / "d", plan=plan, keep=KEEP, group_size=32)
     folder = aq.export(tmp_path / "d", tmp_path / "out")
-    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    assert sorted(p.relative_to(folder).as_posix() for p in files) == [
         "1_Pooling/config.json",
         "config.json",
         "model.safetensors",
@@ -207,3 +208,51 @@ def test_wrong_calls(model: Path, tmp_path: Path) -> None:
     aq.export(tmp_path / "d", tmp_path / "out", to="safetensors", overwrite=True)
     assert "quantization_config" not in (tmp_path / "out/config.json").read_text()
     assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_what_is_read_is_never_replaced(model: Path, tmp_path: Path) -> None:
+    aq.quantize_checkpoint(model, tmp_path / "d", keep=KEEP, group_size=32)
+    before = sorted(path.as_posix() for path in tmp_path.rglob("*"))
+    for destination in (tmp_path / "d", model, tmp_path, model / "exported", tmp_path / "d/out"):
+        with pytest.raises(ValueError, match="is, holds or lies in"):
+            aq.export(tmp_path / "d", destination, overwrite=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").touch()
+    with pytest.raises(FileExistsError, match="is no earlier export"):
+        aq.export(tmp_path / "d", tmp_path / "thesis", overwrite=True)
+    after = sorted(
+        path.as_posix() for path in tmp_path.rglob("*") if "thesis" not in path.as_posix()
+    )
+    assert after == before
+
+
+def test_what_a_killed_export_left_is_removed(model: Path, tmp_path: Path) -> None:
+    aq.quantize_checkpoint(model, tmp_path / "d", keep=KEEP, group_size=32)
+    (tmp_path / ".out.new").mkdir()
+    (tmp_path / ".out.new/model.safetensors").touch()
+    folder = aq.export(tmp_path / "d", tmp_path / "out")
+    folder.replace(tmp_path / ".out.old")  # Killed between the two renames.
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        aq.export(tmp_path / "d", tmp_path / "out")
+    assert (folder / "model.safetensors").exists()
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_beside_a_single_file_only_what_is_known_is_copied(model: Path, tmp_path: Path) -> None:
+    (model / "notes.txt").write_text("private")
+    (model / "loop").symlink_to(model)
+    aq.quantize_checkpoint(model / "model.safetensors", tmp_path / "d", keep=KEEP, group_size=32)
+    folder = aq.export(tmp_path / "d", tmp_path / "out")
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert names == {"config.json", "tokenizer.json", "model.safetensors"}
+    whole = aq.export(tmp_path / "d", tmp_path / "whole", source=model)
+    names = {path.name for path in whole.iterdir() if not path.name.startswith(".")}
+    assert names == {*names, "notes.txt", "1_Pooling"}
+    assert "loop" not in names
+
+
+def test_a_config_that_is_none(model: Path, tmp_path: Path) -> None:
+    aq.quantize_checkpoint(model, tmp_path / "d", keep=KEEP, group_size=32)
+    (model / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="is no JSON object"):
+        aq.export(tmp_path / "d", tmp_path / "out")

@@ -188,6 +188,9 @@ def test_wrong_rules(layers: dict[str, Any], tmp_path: Path) -> None:
         "c.json": "[1]",
         "d.csv": "layer_name,group_size\na,many\n",
         "e.yaml": "",
+        "f.json": '{"layer_name": "a", "schema": "int8"}',
+        "g.csv": "layer_name,schema\na,int8\n",
+        "h.json": '{"layer_name": 3, "scheme": "int8"}',
     }.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=name):

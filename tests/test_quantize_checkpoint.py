@@ -346,8 +346,8 @@ def test_wrong_destinations(model: Path, tmp_path: Path) -> None:
 _HOLD = """
 import sys, time
 from pathlib import Path
-from arrowquant._checkpoint.job import _locked
-with _locked(Path(sys.argv[1])):
+from arrowquant._checkpoint.place import locked
+with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -503,6 +503,9 @@ def test_a_dataset_of_a_newer_format_is_refused(model: Path, tmp_path: Path) -> 
     path.write_text(json.dumps(said | {"format": 2}))
     with pytest.raises(ValueError, match=r"newer than the 1 .* Upgrade arrowquant"):
         aq.scan(tmp_path / "out")
-    path.write_text('{"format": 1}')
+    path.write_text('{"kind": "arrowquant dataset", "format": 1}')
     with pytest.raises(ValueError, match="is no manifest of a dataset"):
+        aq.scan(tmp_path / "out")
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="holds no file"):
         aq.scan(tmp_path / "out")

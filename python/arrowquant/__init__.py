@@ -57,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module for an engine when it is asked for: `aq.duckdb`, `aq.polars`."""
-    if name in {"duckdb", "polars"}:
+    """Import the module for an engine when it is asked for: `aq.duckdb`, `aq.polars`, `aq.ray`."""
+    if name in {"duckdb", "polars", "ray", "spark"}:
         return importlib.import_module(f"arrowquant.{name}")
     raise AttributeError(f"module 'arrowquant' has no attribute {name!r}")

@@ -133,6 +133,9 @@ def read_rules(rules: Any) -> Any:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: {error}") from error
     names = [name for name in _RULE_COLUMNS if name in table.schema.names]
+    if "layer_name" in names and len(names) == 1 and table.schema.names != names:
+        others = [name for name in table.schema.names if name != "layer_name"]
+        raise ValueError(_says_nothing(path, others))
     return table.select(names)
 
 
@@ -152,7 +155,10 @@ def _read_table(path: Path) -> pa.Table:
         return csv.read_csv(path, convert_options=convert)
     if kind in {".json", ".jsonl", ".ndjson"}:
         rows = _read_json(path)
-        return pa.Table.from_pylist(rows, pa.schema(_RULE_COLUMNS))
+        try:
+            return pa.Table.from_pylist(rows, pa.schema(_RULE_COLUMNS))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
     raise ValueError(f"{path}: a plan is a file in Parquet, CSV or JSON, by its suffix.")
 
 
@@ -168,4 +174,14 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: is no JSON: {error}") from error
     if not all(isinstance(row, dict) and "layer_name" in row for row in rows):
         raise ValueError(f"{path}: must be a list of objects with a 'layer_name'.")
+    keys = {key for row in rows for key in row} - {"layer_name"}
+    if keys and not keys & set(_RULE_COLUMNS):
+        raise ValueError(_says_nothing(path, sorted(keys)))
     return rows
+
+
+def _says_nothing(path: Path, others: list[str]) -> str:
+    return (
+        f"{path}: says nothing of what to do: it has {', '.join(map(repr, others))}, but none of "
+        "'scheme', 'group_size', 'is_symmetric'."
+    )

@@ -284,7 +284,7 @@ def exported(folder: Path, *, as_json: bool) -> None:
     sizes = {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.name.startswith(".")
     }
     if as_json:
         _print_json({"output": str(folder), "files": sizes})

@@ -64,13 +64,13 @@ class Dataset(Scan):
 
     def pieces(self) -> list[Piece]:
         return [
-            Piece(file, group, rows, rows, 0, continues=False)
-            for file, path in enumerate(self.paths)
+            Piece(path.name, group, rows, rows, 0, continues=False)
+            for path in self.paths
             for group, rows in enumerate(_row_counts(path))
         ]
 
-    def stretch(self, file: int, position: int, count: int) -> pa.RecordBatchReader:
-        with pq.ParquetFile(self.paths[file]) as opened:
+    def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
+        with pq.ParquetFile(self.path / "layers" / file) as opened:
             groups = list(range(position, position + count))
             return opened.read_row_groups(groups).to_reader()
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,75 +14,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from arrowquant import _core
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint import plan as plans
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._checkpoint.manifest import Attempt, Manifest, Part, PartFile, Unit
-from arrowquant._checkpoint.unit import Quantized, Report, Work, quantize_unit
+from arrowquant._checkpoint.place import known_part_bytes, locked, make_directory
+from arrowquant._checkpoint.request import Request
+from arrowquant._checkpoint.tasks import Progress, Task, units_of
+from arrowquant._checkpoint.unit import Report, Work
 from arrowquant._errors import CheckpointStoppedError, QuantizationError
 from arrowquant._options import Options
-from arrowquant._plan import resolve
 from arrowquant._progress import ProgressCallback, listener
-from arrowquant._scan import PART_BYTES, Piece, Scan, scan
-
-
-@dataclass(frozen=True)
-class Request:
-    """The options of a job."""
-
-    scheme: str | None = None
-    group_size: int | None = None
-    symmetric: bool | None = None
-    scale_dtype: str | None = None
-    plan: Any = None
-    keep: Sequence[str] = ()
-    everything: bool = False
-    continue_on_error: bool = False
-    retry_failed: bool = False
-    overwrite: bool = False
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        if self.retry_failed and self.overwrite:
-            raise ValueError("retry_failed and overwrite contradict each other. Give one of them.")
-        self.options()
-
-    def options(self, scale_dtype: str | None = None) -> Options:
-        """The options of the kernel's call."""
-        return Options(
-            self.scheme or "int4",
-            self.group_size,
-            self.symmetric,
-            self.scale_dtype or scale_dtype or "source",
-            self.threads,
-            self.continue_on_error,
-        )
-
-    @property
-    def asks_anew(self) -> bool:
-        """Whether anything is said of how layers are quantized."""
-        options = (self.scheme, self.group_size, self.symmetric, self.plan)
-        return any(option is not None for option in options) or bool(self.keep)
-
-    def recorded(self) -> dict[str, Any]:
-        """The options as the manifest keeps them."""
-        plan = self.plan
-        if plan is not None:
-            plan = str(plan) if isinstance(plan, (str, os.PathLike)) else "a table"
-        return {
-            "scheme": self.scheme,
-            "group_size": self.group_size,
-            "symmetric": self.symmetric,
-            "scale_dtype": self.scale_dtype,
-            "plan": plan,
-            "keep": list(self.keep),
-            "everything": self.everything,
-            "continue_on_error": self.continue_on_error,
-        }
+from arrowquant._scan import Scan, scan
 
 
 def quantize_checkpoint(
@@ -163,80 +106,28 @@ def quantize_checkpoint(
     return Dataset(Path(destination))
 
 
-def known_part_bytes(destination: Path, *, overwrite: bool) -> int:
-    """The part size that a dataset was begun with, or the default."""
-    if overwrite or not manifests.exists(destination):
-        return PART_BYTES
-    return int(manifests.load(destination).settings["part_bytes"])
-
-
-def run(source: Scan, destination: Path, request: Request, report: Report | None) -> None:
+def run(
+    source: Scan,
+    destination: Path,
+    request: Request,
+    report: Report | None,
+    job_type: type[Job] | None = None,
+) -> None:
     """Do the job; see `quantize_checkpoint`."""
     if request.retry_failed:
         manifests.load(destination)  # Raises where there is nothing to retry.
-    _make_directory(destination)
-    with _locked(destination):
-        job = _Job(source, destination, request, report)
+    make_directory(destination)
+    with locked(destination):
+        job = (job_type or Job)(source, destination, request.read(), report)
         if request.retry_failed:
             job.retry()
         else:
             job.go_on()
 
 
-def _make_directory(destination: Path) -> None:
-    if destination.exists() and not destination.is_dir():
-        raise NotADirectoryError(f"{destination}: is a file. Name a directory.")
-    if destination.is_dir() and not manifests.exists(destination):
-        strange = [p.name for p in destination.iterdir() if not p.name.startswith(".")]
-        if strange:
-            raise ValueError(
-                f"{destination}: holds {strange[0]}, but no dataset. Name an empty directory, or "
-                "one that does not exist."
-            )
-    if not destination.parent.is_dir():
-        parent = destination.parent
-        raise FileNotFoundError(f"{destination}: the directory {parent} does not exist. Make it.")
-    destination.mkdir(exist_ok=True)
+class Job:
+    """A checkpoint's job on one machine."""
 
-
-@contextmanager
-def _locked(destination: Path) -> Iterator[None]:
-    """One job at a time. The operating system lets go of the lock of a process that dies."""
-    lock = FileLock(destination / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise BlockingIOError(
-            f"{destination}: another job works on it. Wait for its end, or name another directory."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def units_of(pieces: Sequence[Piece], part_bytes: int) -> list[Unit]:
-    """Pieces of one file put together up to `part_bytes`; a layer in parts is never cut."""
-    groups: list[list[Piece]] = []
-    for piece in pieces:
-        last = groups[-1] if groups else []
-        same_file = bool(last) and last[0].file == piece.file
-        size = sum(other.bytes for other in last) + piece.bytes if same_file else 0
-        if same_file and (piece.continues or size <= part_bytes):
-            last.append(piece)
-        else:
-            groups.append([piece])
-    units, row = [], 0
-    for index, group in enumerate(groups):
-        rows, layers = (sum(getattr(p, name) for p in group) for name in ("rows", "layers"))
-        size = sum(piece.bytes for piece in group)
-        first = group[0]
-        units.append(Unit(index, first.file, first.position, len(group), row, rows, layers, size))
-        row += rows
-    return units
-
-
-class _Job:
     def __init__(
         self, source: Scan, destination: Path, request: Request, report: Report | None
     ) -> None:
@@ -248,183 +139,162 @@ class _Job:
 
     def go_on(self) -> None:
         """Do the units that are not done."""
-        manifest = self._begin()
+        manifest = fresh = self._fresh(self._request)
+        if manifests.exists(self._destination) and not self._request.overwrite:
+            manifest = manifests.load(self._destination)
+            self._agree(manifest, fresh)
+        done = {part.unit for part in manifest.parts if _is_there(self._destination, part)}
+        manifest.parts = [part for part in manifest.parts if part.unit in done]
         attempt = self._attempt(manifest)
-        work = self._work(plans.table(manifest.plan), self._request.options())
-        todo = [unit for unit in manifest.units if unit.index not in manifest.done]
-        self._each(manifest, attempt, work, todo, self._whole)
+        work = self._work(fresh, plans.table(manifest.plan), self._request.options())
+        todo = [unit for unit in manifest.units if unit.index not in done]
+        self._each(manifest, attempt, work, todo)
 
     def retry(self) -> None:
-        """Do the failed rows of finished units."""
+        """Do what failed in finished units, and what could not be read and came since."""
         manifest = manifests.load(self._destination)
-        self._refuse_differences(manifest, manifest.plan)
-        manifests.clean(self._destination, manifest)
+        original = self._request.with_original(manifest.request)
+        fresh = self._fresh(original)
+        came = self._agree(manifest, fresh)
         attempt = self._attempt(manifest)
-        options = self._request.options(manifest.settings["scale_dtype"])
-        work = self._work(self._retry_plan(manifest), options)
         done = manifest.done
-        todo = [u for u in manifest.units if u.index in done and done[u.index].failed.rows]
-        self._each(manifest, attempt, work, todo, self._failed_only)
+        todo = [
+            unit
+            for unit in manifest.units
+            if unit.index in came or (unit.index in done and done[unit.index].failed.rows)
+        ]
+        request = self._request.over(original)
+        plan = self._retry_plan(manifest, request, {unit.index for unit in todo})
+        self._each(manifest, attempt, self._work(fresh, plan, request.options()), todo)
 
-    def _begin(self) -> Manifest:
-        """The manifest to go on with, or a new one."""
-        destination, request = self._destination, self._request
-        manifests.prepare(destination)
-        fresh = self._fresh()
-        if manifests.exists(destination) and not request.overwrite:
-            manifest = manifests.load(destination)
-            self._refuse_differences(manifest, fresh.plan, fresh)
-            present = [part for part in manifest.parts if _is_there(destination, part)]
-            manifest.parts = present
-        else:
-            manifest = fresh
-        manifests.save(destination, manifest)
-        manifests.clean(destination, manifest)
-        return manifest
-
-    def _fresh(self) -> Manifest:
-        request, source = self._request, self._source
-        options = request.options()
-        everything = request.everything
-        plan = resolve(self._outline, options, request.keep, request.plan, everything=everything)
+    def _fresh(self, request: Request) -> Manifest:
+        """The manifest of a job that begins now; what can't be done is found here."""
+        source = self._source
+        plan = plans.rows(request.resolve(self._outline))
+        schema = plans.without_columns(source.schema)
+        _core.Quantizer(schema, plans.table(plan), request.options(), 0)
         return Manifest(
             id=uuid.uuid4().hex,
             library=_core.__version__,
             source=str(source.path.resolve()),
             files=self._files,
             settings={
-                "scale_dtype": options.scale_dtype,
-                "part_bytes": self._source.setup.part_bytes,
+                "scale_dtype": request.options().scale_dtype,
+                "part_bytes": source.setup.part_bytes,
             },
-            plan=plans.rows(plan),
+            request=request.to_json(),
+            plan=plan,
             units=units_of(source.pieces(), source.setup.part_bytes),
         )
 
-    def _refuse_differences(
-        self, manifest: Manifest, plan: list[dict[str, Any]], fresh: Manifest | None = None
-    ) -> None:
-        """Raise where the destination holds what another source or other options began."""
-        settings = manifest.settings | {"part_bytes": self._source.setup.part_bytes}
-        other = fresh or replace(manifest, files=self._files, settings=settings)
-        if self._request.retry_failed:
-            # A file that was missing may have come since.
-            known = {name: rest for name, *rest in manifest.files}
-            files = [(n, s, m) for n, s, m in self._files if known.get(n) != [None, None]]
-            other = replace(other, files=files)
-            manifest = replace(manifest, files=[f for f in manifest.files if f[1] is not None])
-        differences = plans.differences(manifest, plan, other)
+    def _agree(self, manifest: Manifest, fresh: Manifest) -> set[int]:
+        """Take in files that were missing and came; raise where anything else is not as it was.
+
+        Returns the indices of the units that came.
+        """
+        came = plans.take_in(manifest, fresh, self._outline)
+        differences = plans.differences(manifest, fresh)
         if differences:
             raise ValueError(
                 f"{self._destination}: holds a dataset that another call began: "
                 f"{'; '.join(differences)}. Name another directory, or start afresh with "
                 "overwrite=True (--overwrite)."
             )
+        return came
 
-    def _retry_plan(self, manifest: Manifest) -> pa.Table:
-        """What is asked of the layers that failed: as before, unless the request says otherwise."""
-        request = self._request
-        if not request.asks_anew:
+    def _retry_plan(self, manifest: Manifest, request: Request, units: set[int]) -> pa.Table:
+        """What is asked of the layers that failed: as before, unless the request says otherwise.
+
+        Layers that were to be kept stay so, unless a rule of the request names them.
+        """
+        if not self._request.asks_anew:
             return plans.table(manifest.plan)
-        failed = {row["layer_name"] for row in _failed_rows(self._destination, manifest)}
-        names = pa.array(sorted(name for name in failed if name is not None), pa.string())
-        wanted = self._outline.filter(pc.is_in(self._outline["layer_name"], names))
-        options = request.options(manifest.settings["scale_dtype"])
-        planned = resolve(wanted, options, request.keep, request.plan, everything=True)
-        return plans.table(plans.rows(planned))
+        planned = {row["layer_name"]: row for row in manifest.plan}
+        failed = _failed_names(self._destination, manifest)
+        failed |= plans.names_in(manifest, units, self._outline)
+        names = self._outline["layer_name"].cast(pa.string())
+        wanted = pc.is_in(names, pa.array(sorted(failed), pa.string()))
+        # What is asked now is stronger than plan columns of the source.
+        outline = plans.without_table_columns(self._outline.filter(wanted))
+        for row in plans.rows(request.resolve(outline)):
+            was_kept = planned[row["layer_name"]]["scheme"] == "none"
+            if not was_kept or plans.is_named(request.plan, row["layer_name"]):
+                planned[row["layer_name"]] = row
+        return plans.table([planned[row["layer_name"]] for row in manifest.plan])
 
-    def _work(self, plan: pa.Table, options: Options) -> Work:
-        return Work(self._source, self._files, self._outline, plan, options)
+    def _work(self, fresh: Manifest, plan: pa.Table, options: Options) -> Work:
+        offsets = {(unit.file, unit.position): unit.first_row for unit in fresh.units}
+        return Work(self._source, self._files, self._outline, offsets, plan, options)
 
     def _attempt(self, manifest: Manifest) -> Attempt:
+        """Begin: everything is checked by now, and this is the first that is written."""
         attempt = Attempt(
             datetime.now(UTC).isoformat(timespec="seconds"),
             _core.__version__,
             self._request.retry_failed,
-            self._request.recorded(),
+            self._request.to_json(),
         )
         manifest.attempts.append(attempt)
         manifests.save(self._destination, manifest)
+        manifests.clean(self._destination, manifest)
         return attempt
 
     def _each(
-        self,
-        manifest: Manifest,
-        attempt: Attempt,
-        work: Work,
-        units: Sequence[Unit],
-        quantize: Callable[[Manifest, Work, Unit, Report | None], Quantized],
+        self, manifest: Manifest, attempt: Attempt, work: Work, units: Sequence[Unit]
     ) -> None:
-        """Quantize the units; the files of one are synced and named while the next is computed."""
-        progress = _Progress(self._report, manifest, units)
-        parts = manifest.done
-        outcome = "failed"
+        """Do the units, and record what came of it, however it ends."""
+        parts, before, number = manifest.done, manifest.done, len(manifest.attempts)
+        tasks = [
+            Task(unit, self._destination, manifest.id, number, before.get(unit.index))
+            for unit in units
+        ]
         try:
-            with ThreadPoolExecutor(1, "arrowquant-commit") as thread:
-                pending: Future[Part] | None = None
-                try:
-                    for unit in units:
-                        quantized = quantize(manifest, work, unit, progress.of(unit))
-                        _settle(pending, parts)
-                        old, number = parts.get(unit.index), len(manifest.attempts)
-                        pending = thread.submit(self._commit, manifest, quantized, old, number)
-                finally:
-                    _settle(pending, parts)
-            outcome = "finished"
+            self._do(work, tasks, parts, Progress(self._report, manifest, units))
+            attempt.outcome = "finished"
         except KeyboardInterrupt:
-            outcome = "interrupted"
+            attempt.outcome = "interrupted"
             raise
         except QuantizationError as error:
-            outcome = f"stopped: {error}"
+            attempt.outcome = f"stopped: {error}"
             raise self._stopped(manifest, parts, error) from error
         except OSError as error:
-            outcome = f"stopped: {error}"
+            attempt.outcome = f"stopped: {error}"
             raise self._disturbed(manifest, parts, error) from error
+        except BaseException as error:
+            attempt.outcome = f"failed: {error!r}"
+            raise
         finally:
-            self._end(manifest, attempt, parts, units, outcome)
+            changed = [unit for unit in units if parts.get(unit.index) != before.get(unit.index)]
+            self._end(manifest, attempt, parts, changed)
 
-    def _whole(
-        self, _manifest: Manifest, work: Work, unit: Unit, report: Report | None
-    ) -> Quantized:
-        return quantize_unit(work, unit, _names(self._destination, unit, 0), report)
+    def _do(
+        self, work: Work, tasks: Sequence[Task], parts: dict[int, Part], progress: Progress
+    ) -> None:
+        """Do the tasks one by one; the files of one are synced and named during the next.
 
-    def _failed_only(
-        self, manifest: Manifest, work: Work, unit: Unit, report: Report | None
-    ) -> Quantized:
-        part = manifest.done[unit.index]
-        failed = pq.read_table(self._destination / part.failed.path)
-        names = _names(self._destination, unit, len(manifest.attempts))
-        rows = failed["row_index"].combine_chunks()
-        return quantize_unit(work, unit, names, report, rows=rows)
-
-    def _commit(
-        self, manifest: Manifest, quantized: Quantized, old: Part | None, attempt: int
-    ) -> Part:
-        good, failed = quantized.name_files(self._destination)
-        earlier: list[PartFile] = old.layers if old else []
-        if old and not good.rows:  # Nothing was gained.
-            (self._destination / good.path).unlink()
-        layers = [*earlier, good] if good.rows or not old else earlier
-        part = Part(quantized.unit.index, layers, failed, attempt)
-        manifests.commit(self._destination, manifest, part)
-        if old:
-            (self._destination / old.failed.path).unlink(missing_ok=True)
-        return part
+        Parts are added to `parts` as they are done, so that these are known whatever happens.
+        """
+        with ThreadPoolExecutor(1, "arrowquant-commit") as thread:
+            pending: Future[Part] | None = None
+            try:
+                for task in tasks:
+                    quantized = task.quantize(work, progress.of(task.unit))
+                    try:
+                        _settle(pending, parts)
+                        pending = thread.submit(task.commit, quantized)
+                    except BaseException:
+                        pending = None
+                        quantized.drop()
+                        raise
+            finally:
+                _settle(pending, parts)
 
     def _end(
-        self,
-        manifest: Manifest,
-        attempt: Attempt,
-        parts: dict[int, Part],
-        units: Sequence[Unit],
-        outcome: str,
+        self, manifest: Manifest, attempt: Attempt, parts: dict[int, Part], done: Sequence[Unit]
     ) -> None:
         """Record what the attempt did. On a full disk the receipts must do."""
-        done = [unit for unit in units if unit.index in parts]
-        if not self._request.retry_failed:
-            before = manifest.done
-            done = [unit for unit in done if unit.index not in before]
         attempt.seconds = round(time.monotonic() - self._started, 3)
-        attempt.units, attempt.outcome = len(done), outcome
+        attempt.units = len(done)
         attempt.layers = sum(unit.layers for unit in done)
         attempt.bytes = sum(unit.bytes for unit in done)
         attempt.failed_rows = sum(parts[unit.index].failed.rows for unit in done)
@@ -432,7 +302,7 @@ class _Job:
         try:
             manifests.save(self._destination, manifest)
         except OSError:
-            if outcome == "finished":
+            if attempt.outcome == "finished":
                 raise
 
     def _stopped(
@@ -460,39 +330,12 @@ def _settle(pending: Future[Part] | None, parts: dict[int, Part]) -> None:
         parts[part.unit] = part
 
 
-class _Progress:
-    """Reports of units as reports of the whole job; what was done before counts as done."""
-
-    def __init__(self, report: Report | None, manifest: Manifest, units: Sequence[Unit]) -> None:
-        todo = {unit.index for unit in units}
-        self._report = report
-        self._total = sum(unit.bytes for unit in manifest.units)
-        self._done = sum(unit.bytes for unit in manifest.units if unit.index not in todo)
-
-    def of(self, unit: Unit) -> Report | None:
-        """The report of a unit's bytes."""
-        if self._report is None:
-            return None
-        report, before, total = self._report, self._done, self._total
-        self._done += unit.bytes
-
-        def heard(finished: bool, name: str | None, _fraction: float | None, size: int) -> Any:
-            done = before + min(size, unit.bytes)
-            return report(finished, name, done / total if total else None, done)
-
-        return heard
-
-
 def _outline(source: Scan) -> pa.Table:
     """The source's rows without data, in memory."""
     reader = source.without_data()
-    table = pa.Table.from_batches(list(reader), reader.schema)
-    return table.drop_columns(["data"]) if "data" in table.schema.names else table
-
-
-def _names(destination: Path, unit: Unit, attempt: int) -> tuple[Path, Path]:
-    name = f"part-{unit.index:05}{f'-{attempt}' if attempt else ''}.parquet"
-    return destination / "layers" / name, destination / "failed" / name
+    names = [name for name in reader.schema.names if name != "data"]
+    schema = pa.schema([reader.schema.field(name) for name in names], reader.schema.metadata)
+    return pa.Table.from_batches([batch.select(names) for batch in reader], schema)
 
 
 def _is_there(destination: Path, part: Part) -> bool:
@@ -503,8 +346,11 @@ def _is_there(destination: Path, part: Part) -> bool:
     return all(size(file) == file.bytes for file in part.files)
 
 
-def _failed_rows(destination: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
+def _failed_names(destination: Path, manifest: Manifest) -> set[str]:
+    """The layers that failed, by their names; one without a name has no plan of its own."""
+    names: set[str | None] = set()
     for part in manifest.parts:
         if part.failed.rows:
             table = pq.read_table(destination / part.failed.path, columns=["layer_name"])
-            yield from table.to_pylist()
+            names.update(table["layer_name"].to_pylist())
+    return {name for name in names if name is not None}

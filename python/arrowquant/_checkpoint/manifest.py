@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from arrowquant._parquet import replacing
 from arrowquant._scan.base import Files
 
 FORMAT = 1
+KIND = "arrowquant dataset"
 _NAME = "manifest.json"
 _RECEIPTS = ".receipts"
+_PLANNED = ("layer_name", "scheme", "group_size", "is_symmetric")
 _OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.[0-9a-f]+\.tmp)?")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Unit:
     """A stretch of the source that is done as one, and what it holds."""
 
     index: int
-    file: int
+    file: str
+    """The source's key of it: its name, for one that is there."""
     position: int
     pieces: int
     first_row: int
@@ -90,12 +96,15 @@ class Manifest:
     source: str
     files: Files
     settings: dict[str, Any]
-    """What must agree where a job goes on, beside the plan."""
+    """What must agree where a job goes on, beside files and plan."""
+    request: dict[str, Any]
+    """What it was begun with, from which the plan was made."""
     plan: list[dict[str, Any]]
     units: list[Unit]
     parts: list[Part] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     format: int = FORMAT
+    kind: str = KIND
 
     @property
     def done(self) -> dict[int, Part]:
@@ -109,8 +118,12 @@ class Manifest:
 
 
 def exists(dataset: Path) -> bool:
-    """Whether the directory has a manifest."""
-    return (dataset / _NAME).exists()
+    """Whether the directory has a manifest of ours."""
+    try:
+        with (dataset / _NAME).open(encoding="utf-8") as file:
+            return KIND in file.read(256)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def load(dataset: Path) -> Manifest:
@@ -120,50 +133,120 @@ def load(dataset: Path) -> Manifest:
         OSError: It can't be read.
         ValueError: It is none, or of a newer format.
     """
-    path = dataset / _NAME
-    try:
-        manifest = _from_json(json.loads(path.read_text("utf-8")))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{dataset}: is no dataset: it has no {_NAME}.") from error
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: is no manifest of a dataset: {error!r}.") from error
+    while True:
+        text = _read(dataset / _NAME)
+        try:
+            receipts = [path.read_text("utf-8") for path in _receipts(dataset)]
+        except FileNotFoundError:
+            continue  # A job has just moved it into the manifest.
+        if _read(dataset / _NAME) == text:
+            break
+    manifest = _parse(dataset / _NAME, lambda: _from_json(json.loads(text)))
     parts = manifest.done
-    for receipt in _receipts(dataset):
-        if receipt["id"] == manifest.id:
-            part = _part(receipt["part"])
+    for receipt in receipts:
+        part = _parse(dataset / _RECEIPTS, lambda: _from_receipt(receipt, manifest.id))  # noqa: B023
+        if part is not None:
             parts[part.unit] = part
     manifest.parts = [parts[unit] for unit in sorted(parts)]
     return manifest
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path.parent}: is no dataset: it has no {_NAME}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no manifest of a dataset: {error}.") from error
+
+
+def _parse(path: Path, parse: Callable[[], T]) -> T:
+    """What a file holds; whatever it is not, the error names it."""
+    try:
+        return parse()
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path}: is no manifest of a dataset: {reason}") from error
+
+
 def _from_json(value: dict[str, Any]) -> Manifest:
-    if value["format"] > FORMAT:
+    if value.get("kind") != KIND:
+        raise ValueError("it does not say that it is one.")
+    if _is(int, value["format"]) > FORMAT:
         raise ValueError(
-            f"the dataset has format {value['format']}, newer than the {FORMAT} that this version "
-            "reads. Upgrade arrowquant."
+            f"its format is {value['format']}, newer than the {FORMAT} that this version reads. "
+            "Upgrade arrowquant."
         )
-    return Manifest(
-        id=value["id"],
-        library=value["library"],
-        source=value["source"],
-        files=[(name, size, modified) for name, size, modified in value["files"]],
-        settings=value["settings"],
-        plan=value["plan"],
-        units=[Unit(*unit) for unit in value["units"]],
-        parts=[_part(part) for part in value["parts"]],
+    settings, request = _is(dict, value["settings"]), _is(dict, value["request"])
+    _is(int, settings["part_bytes"])
+    _is(str, settings["scale_dtype"])
+    for name in ("scheme", "group_size", "symmetric", "scale_dtype", "everything", "rules", "keep"):
+        request[name]
+    manifest = Manifest(
+        id=_is(str, value["id"]),
+        library=_is(str, value["library"]),
+        source=_is(str, value["source"]),
+        files=[(_is(str, name), size, modified) for name, size, modified in value["files"]],
+        settings=settings,
+        request=request,
+        plan=[{name: row[name] for name in _PLANNED} for row in value["plan"]],
+        units=[_unit(unit) for unit in value["units"]],
+        parts=[part_from_json(part) for part in value["parts"]],
         attempts=[Attempt(**attempt) for attempt in value["attempts"]],
-        format=value["format"],
     )
+    known = {unit.index for unit in manifest.units}
+    if len(known) < len(manifest.units) or not manifest.done.keys() <= known:
+        raise ValueError("its units and parts contradict each other.")
+    return manifest
 
 
-def _part(value: dict[str, Any]) -> Part:
-    files = [PartFile(**file) for file in value["layers"]]
-    return Part(value["unit"], files, PartFile(**value["failed"]), value["attempt"])
+def _is(kind: type[T], value: Any) -> T:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _unit(values: list[Any]) -> Unit:
+    unit = Unit(*values)
+    _is(str, unit.file)
+    for number in (unit.index, unit.position, unit.pieces, unit.first_row, unit.rows, unit.layers):
+        if _is(int, number) < 0:
+            raise ValueError(f"unit {values} has a negative number.")
+    _is(int, unit.bytes)
+    return unit
+
+
+def _from_receipt(text: str, manifest_id: str) -> Part | None:
+    """The part, if the receipt is of this manifest and not of one that it replaced."""
+    receipt = json.loads(text)
+    return part_from_json(receipt["part"]) if receipt["id"] == manifest_id else None
+
+
+def part_from_json(value: dict[str, Any]) -> Part:
+    """A part as `asdict` made it; its files must lie in the dataset."""
+    layers = [_part_file("layers", file) for file in value["layers"]]
+    if not layers:
+        raise ValueError(f"the part of unit {value['unit']} has no file.")
+    failed = _part_file("failed", value["failed"])
+    return Part(_is(int, value["unit"]), layers, failed, _is(int, value["attempt"]))
+
+
+def _part_file(folder: str, value: dict[str, Any]) -> PartFile:
+    file = PartFile(**value)
+    if not re.fullmatch(rf"{folder}/part-\d{{5,}}(-\d+)?\.parquet", _is(str, file.path)):
+        raise ValueError(f"{file.path!r} is no file of a dataset.")
+    _is(int, file.rows)
+    _is(int, file.bytes)
+    _is(str, file.sha256)
+    return file
 
 
 def save(dataset: Path, manifest: Manifest) -> None:
     """Write the manifest whole, then remove the receipts, which are in it now."""
+    for name in ("layers", "failed", _RECEIPTS):
+        (dataset / name).mkdir(exist_ok=True)
     value = asdict(manifest)
+    value = {"kind": value.pop("kind"), "format": value.pop("format"), **value}
     # One line each, so that people can read it: a checkpoint has thousands of these.
     value["units"] = [list(asdict(unit).values()) for unit in manifest.units]
     with replacing(dataset / _NAME) as temporary:
@@ -183,22 +266,36 @@ def _dump(value: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-def commit(dataset: Path, manifest: Manifest, part: Part) -> None:
+def commit(dataset: Path, manifest_id: str, part: Part) -> None:
     """Write a unit's receipt: from then on it is done."""
     path = dataset / _RECEIPTS / f"part-{part.unit:05}.json"
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"id": manifest.id, "part": asdict(part)}), "utf-8")
+        temporary.write_text(json.dumps({"id": manifest_id, "part": asdict(part)}), "utf-8")
 
 
-def _receipts(dataset: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((dataset / _RECEIPTS).glob("part-*.json")):
-        yield json.loads(path.read_text("utf-8"))
+def _receipts(dataset: Path) -> list[Path]:
+    return sorted((dataset / _RECEIPTS).glob("part-*.json"))
 
 
-def prepare(dataset: Path) -> None:
-    """Make the directories."""
-    for name in ("layers", "failed", _RECEIPTS):
-        (dataset / name).mkdir(parents=True, exist_ok=True)
+def strangers(directory: Path) -> list[str]:
+    """What a directory without a manifest holds that no killed job of ours left there."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        ours = path.name in {"layers", "failed"} and path.is_dir()
+        if ours:
+            inside = [file for file in path.iterdir() if not _OURS.fullmatch(file.name)]
+            found += [f"{path.name}/{file.name}" for file in inside]
+        elif not path.name.startswith("."):
+            found.append(path.name)
+    return found
+
+
+def remove_temporary(dataset: Path) -> None:
+    """Remove the files without names of writers that died."""
+    for folder in ("layers", "failed", _RECEIPTS):
+        for path in (dataset / folder).glob(".part-*.tmp"):
+            if _OURS.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def clean(dataset: Path, manifest: Manifest) -> None:

@@ -20,12 +20,13 @@ def rows(dataset: Dataset) -> list[dict[str, Any]]:
 def summary(dataset: Dataset, *, finished_before: int, seconds: float) -> Summary:
     """What became of a checkpoint's layers."""
     manifest = dataset.manifest
+    done = manifest.done
     files = [file for part in manifest.parts for file in part.files]
     return Summary(
         Path(dataset.path),
         layers=rows(dataset),
         failed=dataset.failed.to_pylist(),
-        source_bytes=sum(unit.bytes for unit in manifest.units if unit.index in manifest.done),
+        source_bytes=sum(unit.bytes for unit in manifest.units if unit.index in done),
         file_bytes=sum(file.bytes for file in files),
         seconds=seconds,
         finished_before=finished_before,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arrowquant import _core
+from arrowquant._checkpoint import plan as plans
 from arrowquant._checkpoint.manifest import PartFile, Unit
+from arrowquant._errors import QuantizationError
 from arrowquant._options import Options
 from arrowquant._parquet import AtomicParquet
 from arrowquant._scan import Files, Scan
@@ -31,6 +34,8 @@ class Work:
     """The source's files when the job began."""
     outline: pa.Table
     """The source's rows without their data."""
+    offsets: dict[tuple[str, int], int]
+    """Where in it the rows of a file begin from some position on."""
     plan: pa.Table
     options: Options
 
@@ -73,74 +78,110 @@ def quantize_unit(
     report: Report | None,
     *,
     rows: pa.Array | None = None,
-    before: pa.Table | None = None,
 ) -> Quantized:
     """Quantize a unit, or only its rows with the indices `rows`, into files of these names.
 
-    A layer in parts fails as one. A part that is good is written before a later one is seen to be
-    bad, so where that happens the unit is done again, now knowing it. `before` are failed rows that
-    stay as they are.
+    A layer in parts is one layer: it fails as one, and has scales of one type. A part is written
+    before a later one is seen to be bad, or to need wider scales; where that happens the unit is
+    done again, now knowing it.
 
     Raises:
         QuantizationError: A row failed, and `continue_on_error` is off.
         OSError: A file can't be written.
     """
-    doomed: set[Layer] = set()
+    known = _Known()
     while True:
-        attempt = _Attempt(work, unit, rows, doomed)
+        attempt = _Attempt(work, unit, rows, known)
         writer = AtomicParquet(*names, attempt.good_schema)
         try:
+            attempt.run(writer, report)
+        except _UnreadableError as error:
+            _drop(writer)
+            attempt = _Attempt(work, unit, rows, known)
+            writer = AtomicParquet(*names, attempt.good_schema)
             try:
-                attempt.run(writer, report)
-            except _UnreadableError as error:
-                attempt = _Attempt(work, unit, rows, doomed)
-                writer.__exit__(None, None, None)
-                writer = AtomicParquet(*names, attempt.good_schema)
                 attempt.fail_all(str(error))
-            if not attempt.doomed_too_late:
-                failed = attempt.failed(before)
-                return Quantized(unit, writer, failed, attempt.written)
+            except BaseException:
+                _drop(writer)
+                raise
         except BaseException:
-            writer.__exit__(None, None, None)
+            _drop(writer)
             raise
-        writer.__exit__(None, None, None)
-        doomed |= attempt.doomed_too_late
+        learned = attempt.learned
+        if learned == known:
+            return Quantized(unit, writer, attempt.failed, attempt.written)
+        _drop(writer)
+        known = learned
+
+
+def _drop(writer: AtomicParquet) -> None:
+    """Leave no file."""
+    writer.__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a unit's layers in parts before they are done."""
+
+    doomed: frozenset[Layer] = frozenset()
+    """A part of it fails."""
+    wide: frozenset[Layer] = frozenset()
+    """A part of it needs float32 scales, though others are asked for."""
 
 
 class _Attempt:
-    def __init__(self, work: Work, unit: Unit, rows: pa.Array | None, doomed: set[Layer]) -> None:
-        self._work, self._unit, self._rows, self._doomed = work, unit, rows, set(doomed)
-        self._quantizer = _core.Quantizer(work.scan.schema, work.plan, work.options, unit.first_row)
-        schemas = self._quantizer.schemas
-        self.good_schema, self._failed_schema = pa.schema(schemas[0]), pa.schema(schemas[2])
+    def __init__(self, work: Work, unit: Unit, rows: pa.Array | None, known: _Known) -> None:
+        self._work, self._unit, self._rows, self._known = work, unit, rows, known
+        self._doomed = set(known.doomed)
+        self._schema = plans.without_columns(work.scan.schema)
+        self._quantizers: dict[bool, _Counted] = {}
+        self.good_schema, self._failed_schema = self._quantizer(wide=False).schemas
         self._failed: list[pa.RecordBatch] = []
         self._good_parts: set[Layer] = set()
+        self._too_late: set[Layer] = set()
+        self._scales: dict[Layer, set[str | None]] = {}
         self.written = 0
-        self.doomed_too_late: set[Layer] = set()
+
+    def _quantizer(self, *, wide: bool) -> _Counted:
+        if wide not in self._quantizers:
+            options = self._work.options
+            if wide:
+                options = replace(options, scale_dtype="F32")
+            self._quantizers[wide] = _Counted(self._schema, self._work.plan, options)
+        return self._quantizers[wide]
 
     def run(self, writer: AtomicParquet, report: Report | None) -> None:
         """Quantize batch by batch."""
-        done, base = 0, self._unit.first_row
+        done = 0
         for indices, batch in self._batches():
-            heard = None if report is None else _shifted(report, done)
-            good, errors, bad = map(pa.record_batch, self._quantizer.quantize(batch, heard))
-            done += _core.weight_bytes(batch)
-            self._check_unchanged()
-            if bad.num_rows:
-                good = pa.record_batch(_core.select(good, errors, False))
-            if self._rows is not None:
-                good, bad = (_reindexed(part, indices, base) for part in (good, bad))
-            base += batch.num_rows
-            good = self._apart(good, bad)
-            self._failed.append(bad)
-            writer.write(good)
-            self.written += good.num_rows
+            for start, count, wide in self._runs(batch):
+                some, own = batch.slice(start, count), indices.slice(start, count)
+                heard = None if report is None else _shifted(report, done)
+                good, bad = self._quantizer(wide=wide).quantize(some, own, heard)
+                done += _core.weight_bytes(some)
+                self._check_unchanged()
+                good = self._apart(good, bad)
+                self._failed.append(bad)
+                writer.write(good)
+                self.written += good.num_rows
+
+    def _runs(self, batch: pa.RecordBatch) -> Iterator[tuple[int, int, bool]]:
+        """Stretches of rows that take the same scales."""
+        if not self._known.wide:
+            yield 0, batch.num_rows, False
+            return
+        start = 0
+        for wide, run in groupby(layer in self._known.wide for layer, _ in _layers(batch)):
+            count = len(list(run))
+            yield start, count, wide
+            start += count
 
     def fail_all(self, why: str) -> None:
         """All rows fail, since their source can't be read."""
         unit = self._unit
-        outline = self._work.outline.slice(unit.first_row, unit.rows)
-        indices = pa.array(range(unit.first_row, unit.first_row + unit.rows), pa.int64())
+        offset = self._work.offsets.get((unit.file, unit.position), 0)
+        outline = plans.without_table_columns(self._work.outline.slice(offset, unit.rows))
+        indices = pa.array(range(unit.first_row, unit.first_row + outline.num_rows), pa.int64())
         if self._rows is not None:
             wanted = pc.is_in(indices, self._rows)
             outline, indices = outline.filter(wanted), indices.filter(wanted)
@@ -149,24 +190,26 @@ class _Attempt:
             f"layer '{name}' ({file}): {why}" for name, file in zip(names, files, strict=True)
         ]
         data = self._work.scan.schema.field("data")
-        outline = outline.drop_columns(
-            [name for name in ("error_code", "error_message") if name in outline.schema.names]
-        )
-        table = outline.append_column(data, pa.nulls(len(names), data.type))
+        errors = [name for name in ("error_code", "error_message") if name in outline.schema.names]
+        table = outline.drop_columns(errors).append_column(data, pa.nulls(len(names), data.type))
         table = table.append_column("error_code", pa.repeat("source_unreadable", len(names)))
         table = table.append_column("error_message", pa.array(messages, pa.string()))
-        quantizer = _core.Quantizer(table.schema, None, self._work.options, 0)
+        quantizer = _Counted(table.schema, self._work.plan, self._work.options)
         for batch in table.combine_chunks().to_batches():
-            _, _, bad = map(pa.record_batch, quantizer.quantize(batch, None))
-            bad = _reindexed(bad, indices, 0).select(self._failed_schema.names)
+            _, bad = quantizer.quantize(batch, indices, None)
+            bad = bad.select(self._failed_schema.names)
             self._failed.append(pa.record_batch(bad.columns, schema=self._failed_schema))
 
-    def failed(self, before: pa.Table | None) -> pa.Table:
+    @property
+    def failed(self) -> pa.Table:
         """The failed rows, in order."""
-        table = pa.Table.from_batches(self._failed, self._failed_schema)
-        if before is not None:
-            table = pa.concat_tables([before.cast(self._failed_schema), table])
-        return table.sort_by("row_index")
+        return pa.Table.from_batches(self._failed, self._failed_schema).sort_by("row_index")
+
+    @property
+    def learned(self) -> _Known:
+        """What was known, and what was learned too late."""
+        mixed = {layer for layer, dtypes in self._scales.items() if len(dtypes) > 1}
+        return _Known(self._known.doomed | self._too_late, self._known.wide | mixed)
 
     def _batches(self) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
         """The unit's batches with their rows' indices."""
@@ -175,6 +218,7 @@ class _Attempt:
         try:
             reader = self._work.scan.stretch(unit.file, unit.position, unit.pieces)
             while (batch := _next(reader)) is not None:
+                batch = plans.without_table_columns(batch)
                 indices = pa.array(range(next_row, next_row + batch.num_rows), pa.int64())
                 next_row += batch.num_rows
                 if self._rows is not None:
@@ -203,7 +247,10 @@ class _Attempt:
         """The good rows without those whose layers fail in another part; these fail, too."""
         self._doomed.update(layer for layer, count in _layers(bad) if count > 1)
         of_parts = [layer if count > 1 else None for layer, count in _layers(good)]
-        self.doomed_too_late |= self._doomed & self._good_parts
+        for layer, dtype in zip(of_parts, good["scale_dtype"].to_pylist(), strict=True):
+            if layer:
+                self._scales.setdefault(layer, set()).add(dtype)
+        self._too_late |= self._doomed & self._good_parts
         lost = [layer in self._doomed if layer else False for layer in of_parts]
         self._good_parts.update(
             layer for layer, is_lost in zip(of_parts, lost, strict=True) if layer and not is_lost
@@ -231,11 +278,40 @@ def _shifted(report: Report, done: int) -> Report:
     return shifted
 
 
-def _reindexed(batch: pa.RecordBatch, indices: pa.Array, base: int) -> pa.RecordBatch:
-    """The batch with its rows' own indices, where they were counted from `base` on."""
-    own = indices.take(pc.subtract(batch["row_index"], base))
-    return batch.set_column(
-        batch.schema.get_field_index("row_index"), batch.schema.field("row_index"), own
+class _Counted:
+    """A quantizer that gives rows the indices that they have in the source."""
+
+    def __init__(self, schema: pa.Schema, plan: pa.Table, options: Options) -> None:
+        self._quantizer = _core.Quantizer(schema, plan, options, 0)
+        self._count = 0
+
+    @property
+    def schemas(self) -> tuple[pa.Schema, pa.Schema]:
+        """Those of good rows and of failed ones."""
+        quantized, _, failed, _ = self._quantizer.schemas
+        return pa.schema(quantized), pa.schema(failed)
+
+    def quantize(
+        self, batch: pa.RecordBatch, indices: pa.Array, report: Report | None
+    ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        """The good rows and the failed ones of a batch whose rows have these indices."""
+        try:
+            quantized, errors, bad = map(pa.record_batch, self._quantizer.quantize(batch, report))
+        except QuantizationError as error:
+            error.failed = _reindexed(error.failed, indices, self._count)
+            raise
+        good = pa.record_batch(_core.select(quantized, errors, False))
+        base, self._count = self._count, self._count + batch.num_rows
+        return _reindexed(good, indices, base), _reindexed(bad, indices, base)
+
+
+def _reindexed(rows: Any, indices: pa.Array, base: int) -> Any:
+    """The table or batch with its rows' own indices, where they were counted from `base` on."""
+    if not rows.num_rows:
+        return rows
+    own = indices.take(pc.subtract(rows["row_index"], base).cast(pa.int64()))
+    return rows.set_column(
+        rows.schema.get_field_index("row_index"), rows.schema.field("row_index"), own
     )
 
 

@@ -108,6 +108,7 @@ class _Verifier:
     def run(self) -> Verification:
         """Check everything."""
         self._check_listing()
+        self._check_units()
         done = self._manifest.done
         for unit in self._manifest.units:
             part = done.get(unit.index)
@@ -130,6 +131,19 @@ class _Verifier:
                 name = f"{folder}/{path.name}"
                 if name not in listed:
                     self._found.add(name, "the manifest does not know this file")
+
+    def _check_units(self) -> None:
+        """Units must account for every layer of the plan, and no row may be in two."""
+        manifest, end = self._manifest, 0
+        for unit in sorted(manifest.units, key=lambda unit: unit.first_row):
+            if unit.first_row < end:
+                self._found.add(None, f"unit {unit.index} has rows of another one", unit.first_row)
+            end = unit.first_row + unit.rows
+        if manifest.layers != len(manifest.plan):
+            self._found.add(
+                None,
+                f"units account for {manifest.layers} layers, the plan for {len(manifest.plan)}",
+            )
 
     def _check_files(self, part: Part) -> bool:
         """Whether a unit's files are there and have the manifest's checksums."""

@@ -30,7 +30,7 @@ from arrowquant._cli.common import (
 )
 
 if TYPE_CHECKING:
-    from arrowquant._checkpoint.job import Request
+    from arrowquant._checkpoint.request import Request
     from arrowquant._scan import Scan
     from arrowquant._summary import Summary
 
@@ -89,7 +89,8 @@ def quantize(
     Run again after a stop, a dataset's finished layers are kept and the rest is done.
     """
     from arrowquant import _report
-    from arrowquant._checkpoint.job import Request, known_part_bytes
+    from arrowquant._checkpoint.place import known_part_bytes
+    from arrowquant._checkpoint.request import Request
     from arrowquant._scan import PART_BYTES, scan
 
     say_warnings()

@@ -7,13 +7,11 @@ the business of a file for each format.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from arrowquant._checkpoint.dataset import Dataset
-from arrowquant._export import compressed_tensors, plain
+from arrowquant._export import compressed_tensors, place, plain
 from arrowquant._export.companions import copy_companions
 from arrowquant._export.layers import Layers
 from arrowquant._scan import Scan, scan
@@ -49,7 +47,7 @@ def export(
         decode: Shell patterns of names of layers to write decoded, in their own type, though they
             are quantized.
         shard_bytes: A file holds at most so many bytes of tensors, or one layer.
-        overwrite: Replace a directory that exists.
+        overwrite: Replace an earlier export. What is none is never replaced.
         threads: As for `aq.quantize`.
 
     Returns:
@@ -69,51 +67,25 @@ def export(
     relation, destination = scan(quantized), Path(destination)
     layers = Layers.of(relation, Path(quantized), decode)
     origin = _origin(relation, source)
-    _check_destination(destination, overwrite=overwrite)
-    temporary = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with place.new_directory(
+        destination,
+        overwrite=overwrite,
+        apart_from=[Path(quantized), *([origin] if origin else [])],
+    ) as temporary:
         copy_companions(origin, temporary)
         if to == "safetensors":
             plain.write(relation, layers, temporary, shard_bytes, threads)
         else:
             compressed_tensors.write(relation, layers, temporary, shard_bytes, threads)
-        _replace(destination, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return destination
 
 
 def _origin(relation: Scan, source: str | os.PathLike[str] | None) -> Path | None:
-    """The directory of the source's other files."""
+    """The source's directory, or its one file."""
     if source is None:
-        if not isinstance(relation, Dataset):
-            return None
-        source = relation.manifest.source
-        if not Path(source).exists():
-            return None
+        known = Path(relation.manifest.source) if isinstance(relation, Dataset) else None
+        return known if known is not None and known.exists() else None
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory.")
-    return path if path.is_dir() else path.parent
-
-
-def _check_destination(destination: Path, *, overwrite: bool) -> None:
-    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
-        return
-    if not overwrite or not destination.is_dir():
-        raise FileExistsError(
-            f"{destination}: exists. Name another directory, or replace it with overwrite=True "
-            "(--overwrite)."
-        )
-
-
-def _replace(destination: Path, temporary: Path) -> None:
-    """Give the new directory its name; an old one is removed after."""
-    old = None
-    if destination.exists():
-        old = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}.old")
-        destination.replace(old)
-    temporary.replace(destination)
-    if old is not None:
-        shutil.rmtree(old)
+    return path

@@ -151,7 +151,11 @@ def _write_config(folder: Path, layers: Layers) -> None:
     path = folder / "config.json"
     config: dict[str, Any] = {}
     if path.exists():
-        config = json.loads(path.read_text("utf-8"))
+        try:
+            config = json.loads(path.read_text("utf-8"))
+            config |= {}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"the source's config.json is no JSON object: {error}") from error
     else:
         message = (
             "there is no config.json beside the source: one with quantization_config alone is "

@@ -56,11 +56,19 @@ class Layers:
         parts: dict[str, int] = {}
         layers: dict[str, Layer] = {}
         counts: dict[str, int] = {}
+        scales: dict[str, set[str | None]] = {}
         for row in table.to_pylist():
             name, count = row["layer_name"], row.get("part_count") or 1
             parts[name] = parts.get(name, 0) + 1
+            scales.setdefault(name, set()).add(row["scale_dtype"])
             counts[name] = count
             layers.setdefault(name, _layer(row, count, decode))
+        mixed = [name for name, dtypes in scales.items() if len(dtypes) > 1]
+        if mixed:
+            raise ValueError(
+                f"{path}: the parts of {_named(mixed)} have scales of several types. Quantize "
+                "again with this version, or with another scale_dtype."
+            )
         wrong = [name for name, found in parts.items() if found != counts[name]]
         if wrong:
             raise ValueError(

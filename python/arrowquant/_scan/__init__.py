@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from arrowquant._scan.base import PART_BYTES, Files, Piece, Scan, Setup
+from arrowquant._scan.base import PART_BYTES, Files, Piece, Scan, Setup, missing_key
 from arrowquant._scan.safetensors import SafetensorsScan
 from arrowquant._scan.shards import ManyScan, directory, from_index
 from arrowquant._scan.tables import IpcScan, ParquetScan
 
-__all__ = ["PART_BYTES", "Files", "ManyScan", "Piece", "Scan", "scan"]
+__all__ = ["PART_BYTES", "Files", "ManyScan", "Piece", "Scan", "missing_key", "scan"]
 
 _KINDS: dict[str, type[Scan]] = {
     ".safetensors": SafetensorsScan,
@@ -58,7 +58,9 @@ def scan(
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory.")
     if path.is_dir():
-        if (path / "manifest.json").exists():
+        from arrowquant._checkpoint import manifest
+
+        if manifest.exists(path):
             from arrowquant._checkpoint.dataset import Dataset
 
             return Dataset(path, setup)

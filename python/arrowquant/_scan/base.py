@@ -35,8 +35,8 @@ class Setup:
 class Piece:
     """A stretch of a scan that can be read on its own."""
 
-    file: int
-    """Which of the scan's files it is in."""
+    file: str
+    """The key of the scan's file that it is in: its name, for one that is there."""
     position: int
     """Which row, row group or batch of it."""
     rows: int
@@ -49,6 +49,11 @@ class Piece:
 
 Files = list[tuple[str, int | None, int | None]]
 """Name, size in bytes and modification time in nanoseconds; None for one that is not there."""
+
+
+def missing_key(name: str) -> str:
+    """The key of what a file should hold and does not."""
+    return f"{name}#missing"
 
 
 def identity(path: Path, name: str) -> tuple[str, int | None, int | None]:
@@ -94,8 +99,17 @@ class Scan(ABC):
         """The stretches that can be read on their own, in order."""
 
     @abstractmethod
-    def stretch(self, file: int, position: int, count: int) -> pa.RecordBatchReader:
-        """Read `count` pieces of one file from `position` on."""
+    def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
+        """Read `count` pieces of one file from `position` on.
+
+        Raises:
+            OSError: The file can't be read, or there is none of that key.
+        """
+
+    @property
+    def key(self) -> str:
+        """What its one file is called in pieces."""
+        return self.path.name
 
     def files(self) -> Files:
         """Every file that the scan reads, as it is now."""

@@ -24,7 +24,7 @@ class SafetensorsScan(Scan):
 
     @property
     def schema(self) -> pa.Schema:
-        return self.stretch(0, 0, 0).schema
+        return self.stretch(self.key, 0, 0).schema
 
     def reader(self) -> pa.RecordBatchReader:
         file = self.open()
@@ -36,10 +36,10 @@ class SafetensorsScan(Scan):
 
     def pieces(self) -> list[Piece]:
         return [
-            Piece(0, position, 1, int(part == 0), size, continues=part > 0)
+            Piece(self.key, position, 1, int(part == 0), size, continues=part > 0)
             for position, (_, part, size) in enumerate(self.open().rows())
         ]
 
-    def stretch(self, file: int, position: int, count: int) -> pa.RecordBatchReader:
+    def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
         del file  # There is one.
         return pa.RecordBatchReader.from_stream(self.open().reader(True, position, count))

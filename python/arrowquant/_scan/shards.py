@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant._scan.base import Files, Piece, Scan, Setup, identity
+from arrowquant._scan.base import Files, Piece, Scan, Setup, identity, missing_key
 from arrowquant._scan.safetensors import SafetensorsScan
 
 _ERRORS = [pa.field("error_code", pa.string()), pa.field("error_message", pa.string())]
@@ -26,7 +26,7 @@ class ManyScan(Scan):
         self, path: Path, setup: Setup, members: Sequence[Scan], *, index: Path | None = None
     ) -> None:
         super().__init__(path, setup)
-        self.members = members
+        self.members = {member.key: member for member in members}
         self.index = index
         self._has_errors = any(isinstance(member, UnreadableScan) for member in members)
         self.data_bytes = _sum(member.data_bytes for member in members)
@@ -54,10 +54,10 @@ class ManyScan(Scan):
         return self._schema
 
     def reader(self) -> pa.RecordBatchReader:
-        return self._chain((member.reader() for member in self.members), self._schema)
+        return self._chain((member.reader() for member in self.members.values()), self._schema)
 
     def without_data(self) -> Any:
-        plans = [member.without_data() for member in self.members]
+        plans = [member.without_data() for member in self.members.values()]
         return self._chain(iter(plans), self._with_errors(plans[0].schema))
 
     def _chain(
@@ -71,18 +71,17 @@ class ManyScan(Scan):
         return pa.RecordBatchReader.from_batches(schema, batches())
 
     def pieces(self) -> list[Piece]:
-        return [
-            Piece(file, p.position, p.rows, p.layers, p.bytes, continues=p.continues)
-            for file, member in enumerate(self.members)
-            for p in member.pieces()
-        ]
+        return [piece for member in self.members.values() for piece in member.pieces()]
 
-    def stretch(self, file: int, position: int, count: int) -> pa.RecordBatchReader:
-        return self._chain(iter([self.members[file].stretch(0, position, count)]), self._schema)
+    def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
+        member = self.members.get(file)
+        if member is None:
+            raise FileNotFoundError(f"{self.path}: has no {file}.")
+        return self._chain(iter([member.stretch(file, position, count)]), self._schema)
 
     def files(self) -> Files:
         index = [identity(self.index, self.index.name)] if self.index else []
-        found = {file[0]: file for member in self.members for file in member.files()}
+        found = {file[0]: file for member in self.members.values() for file in member.files()}
         return index + list(found.values())
 
 
@@ -123,9 +122,13 @@ class UnreadableScan(Scan):
         return self._read(self._like.without_data().schema, 0, len(self._names))
 
     def pieces(self) -> list[Piece]:
-        return [Piece(0, at, 1, 1, 0, continues=False) for at in range(len(self._names))]
+        return [Piece(self.key, at, 1, 1, 0, continues=False) for at in range(len(self._names))]
 
-    def stretch(self, file: int, position: int, count: int) -> pa.RecordBatchReader:
+    @property
+    def key(self) -> str:
+        return missing_key(self.path.name)
+
+    def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
         del file  # There is one.
         return self._read(self._like.schema, position, position + count)
 
@@ -222,12 +225,17 @@ def _read_index(index: Path) -> dict[str, list[str]]:
         raise ValueError(f"{index}: is no index of safetensors files: {error!r}.") from error
     shards: dict[str, list[str]] = {}
     for tensor, name in entries.items():
-        if not isinstance(name, str) or Path(name).name != name or name in {"", ".", ".."}:
+        if not isinstance(name, str) or not _is_file_name(name):
             raise ValueError(f"{index}: '{tensor}' is in {name!r}, which is no file's name.")
         shards.setdefault(name, []).append(tensor)
     if not shards:
         raise ValueError(f"{index}: its weight_map is empty.")
     return shards
+
+
+def _is_file_name(name: str) -> bool:
+    plain = Path(name).name == name and name not in {"", ".", ".."}
+    return plain and "\0" not in name and name.isprintable()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

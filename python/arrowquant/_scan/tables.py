@@ -45,7 +45,7 @@ class TableScan(Scan):
     def reader(self) -> pa.RecordBatchReader:
         return self._read(None, with_data=True)
 
-    def stretch(self, file: int, position: int, count: int) -> pa.RecordBatchReader:
+    def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
         del file  # There is one.
         return self._read(range(position, position + count), with_data=True)
 
@@ -74,11 +74,19 @@ class TableScan(Scan):
             for group in range(file.count):
                 parts: list[int] = []
                 for batch in self._group(file, group, columns):
-                    parts += (index or 0 for index in batch["part_index"].to_pylist())
+                    parts += _part_indices(batch)
                 begun, size = parts.count(0), file.bytes(group)
                 continues = bool(parts) and parts[0] > 0
-                pieces.append(Piece(0, group, len(parts), begun, size, continues=continues))
+                pieces.append(Piece(self.key, group, len(parts), begun, size, continues=continues))
         return pieces
+
+
+def _part_indices(batch: pa.RecordBatch) -> list[int]:
+    """Which part of its layer each row is; columns of that name that hold no numbers are others."""
+    names = batch.schema.names
+    if "part_index" not in names or not pa.types.is_integer(batch["part_index"].type):
+        return [0] * batch.num_rows
+    return [index or 0 for index in batch["part_index"].to_pylist()]
 
 
 class _Columns:
@@ -94,7 +102,8 @@ class _Columns:
         self._cuttable = data is None or not pa.types.is_fixed_size_list(data)
         suffices = "shape" in names and ("dtype" in names or self._dtype is not None)
         drop = not with_data and suffices and data is not None
-        self.stored = [name for name in names if not (drop and name == "data")]
+        payload = {"data", "scales", "zero_points"} if self._is_quantized else {"data"}
+        self.stored = [name for name in names if not (drop and name in payload)]
         self._lacks_dtype = drop and "dtype" not in names
         schema = pa.schema([stored.field(name) for name in self.stored], stored.metadata)
         if self._lacks_dtype:

@@ -56,7 +56,11 @@ pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
     let whole = if bits.is_multiple_of(8) { 1 } else { 8 };
     // Parts are whole bytes of narrow elements, and whole words of zero points packed along rows.
     let rows = fit / columns;
-    let rows = if rows >= ROWS { rows / ROWS * ROWS } else { rows };
+    let rows = match rows {
+        ROWS.. => rows / ROWS * ROWS,
+        4..ROWS => 4,
+        _ => rows,
+    };
     let on_rows = rows >= whole;
     let (row, step) = if on_rows {
         (count, rows * columns)

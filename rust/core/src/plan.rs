@@ -115,9 +115,14 @@ impl Planner {
         let name = weights.name(row);
         let source_bytes = count.and_then(|count| source_bytes(&described, count));
         let kept = |reason, bytes| (None, bytes, Some(reason));
-        let (asked, bytes, reason) = if name.is_some_and(|name| self.keeps(name)) {
+        let keeps = name.is_some_and(|name| self.keeps(name));
+        let ruled = name.and_then(|name| self.rules.find(name));
+        // What the row itself says comes first, as when it is quantized.
+        let own = weights.plan(row).0.is_some();
+        let (asked, bytes, reason) = if keeps && !own {
             kept("kept_by_user", source_bytes)
-        } else if let Some(planned) = name.and_then(|name| self.rules.find(name)) {
+        } else if own || ruled.is_some() {
+            let planned = ruled.unwrap_or(&PlanRow::EMPTY);
             let asked = Asked::of(weights, row, planned, &self.options);
             match asked.choice() {
                 Ok(Choice::Keep) => kept("kept_by_user", source_bytes),

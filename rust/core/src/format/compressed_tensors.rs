@@ -165,7 +165,8 @@ impl Encoded<'_> {
         let module = self.name.strip_suffix(WEIGHT).unwrap_or(self.name);
         let first = usize::try_from(self.offset).map_err(|error| error.to_string())?;
         let per_word = 32 / self.scheme.code_bits() as usize;
-        if !first.is_multiple_of(grouping.columns * per_word) && first != 0 {
+        let asymmetric = layout.zero_points > 0;
+        if asymmetric && !first.is_multiple_of(grouping.columns * per_word) {
             return Err("a part begins within a word of packed zero points. Quantize the layer \
                         with larger parts"
                 .into());

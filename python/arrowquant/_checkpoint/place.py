@@ -1,0 +1,56 @@
+"""The directory that a dataset goes to, and who works on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from arrowquant._checkpoint import manifest as manifests
+from arrowquant._scan import PART_BYTES
+
+
+def known_part_bytes(destination: Path, *, overwrite: bool) -> int:
+    """The part size that a dataset was begun with, or the default."""
+    if overwrite or not manifests.exists(destination):
+        return PART_BYTES
+    return int(manifests.load(destination).settings["part_bytes"])
+
+
+def make_directory(destination: Path) -> None:
+    """Make the directory, or see that it is empty or a dataset, or what a killed job left of one.
+
+    Raises:
+        OSError, ValueError: It is neither, or its own directory does not exist.
+    """
+    if destination.exists() and not destination.is_dir():
+        raise NotADirectoryError(f"{destination}: is a file. Name a directory.")
+    if destination.is_dir() and not manifests.exists(destination):
+        strange = manifests.strangers(destination)
+        if strange:
+            raise ValueError(
+                f"{destination}: holds {strange[0]}, but no dataset. Name an empty directory, or "
+                "one that does not exist."
+            )
+    if not destination.parent.is_dir():
+        parent = destination.parent
+        raise FileNotFoundError(f"{destination}: the directory {parent} does not exist. Make it.")
+    destination.mkdir(exist_ok=True)
+
+
+@contextmanager
+def locked(destination: Path) -> Iterator[None]:
+    """One job at a time. The operating system lets go of the lock of a process that dies."""
+    lock = FileLock(destination / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(
+            f"{destination}: another job works on it. Wait for its end, or name another directory."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,87 @@
+"""What a job is asked for, as it is kept in the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from arrowquant._inputs import as_table
+from arrowquant._options import Options
+from arrowquant._plan import read_rules, resolve
+
+_KEPT = ("scheme", "group_size", "symmetric", "scale_dtype", "everything")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of a job."""
+
+    scheme: str | None = None
+    group_size: int | None = None
+    symmetric: bool | None = None
+    scale_dtype: str | None = None
+    plan: Any = None
+    """Rules, in a file or in anything that speaks Arrow; a table once they are read."""
+    keep: Sequence[str] = ()
+    everything: bool = False
+    continue_on_error: bool = False
+    retry_failed: bool = False
+    overwrite: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.retry_failed and self.overwrite:
+            raise ValueError("retry_failed and overwrite contradict each other. Give one of them.")
+        if isinstance(self.keep, str):
+            raise TypeError(f"keep must be a sequence of patterns, got the string {self.keep!r}.")
+        self.options()
+
+    def read(self) -> Request:
+        """The request with its rules read."""
+        if self.plan is None:
+            return self
+        return replace(self, plan=as_table(read_rules(self.plan)))
+
+    def options(self) -> Options:
+        """The options of the kernel's call."""
+        return Options(
+            self.scheme or "int4",
+            self.group_size,
+            self.symmetric,
+            self.scale_dtype or "source",
+            self.threads,
+            self.continue_on_error,
+        )
+
+    def resolve(self, outline: pa.Table) -> pa.Table:
+        """The plan of a source's rows without their data."""
+        return resolve(outline, self.options(), self.keep, self.plan, everything=self.everything)
+
+    @property
+    def asks_anew(self) -> bool:
+        """Whether anything is said of how layers are quantized."""
+        options = (self.scheme, self.group_size, self.symmetric, self.scale_dtype, self.plan)
+        return any(option is not None for option in options) or bool(self.keep)
+
+    def over(self, original: Request) -> Request:
+        """A retry's request: what it does not say is as it was, for layers that are quantized."""
+        given = {name: getattr(self, name) for name in _KEPT[:4]}
+        kept = {name: getattr(original, name) for name in _KEPT[:4]}
+        merged = {name: kept[name] if value is None else value for name, value in given.items()}
+        return replace(self, **merged, everything=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """What of it decides bytes."""
+        rules = None if self.plan is None else self.plan.to_pylist()
+        said = {name: getattr(self, name) for name in _KEPT}
+        return said | {"keep": list(self.keep), "rules": rules}
+
+    def with_original(self, said: dict[str, Any]) -> Request:
+        """This job's request with what decided the bytes of the one that began."""
+        rules = None if said["rules"] is None else pa.Table.from_pylist(said["rules"])
+        kept = {name: said[name] for name in _KEPT}
+        return replace(self, **kept, keep=tuple(said["keep"]), plan=rules)

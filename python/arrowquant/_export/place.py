@@ -1,0 +1,77 @@
+"""A directory that gets its name once all is in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_MARK = ".arrowquant-export"
+"""A file in each exported directory, so that nothing else is ever replaced."""
+
+
+@contextmanager
+def new_directory(
+    destination: Path, *, overwrite: bool, apart_from: Sequence[Path]
+) -> Iterator[Path]:
+    """A directory to fill, which then takes the name `destination`.
+
+    What a killed call left is removed first.
+
+    Raises:
+        OSError: The destination exists, and is no earlier export or must not be replaced; another
+            call works on it; or it can't be made.
+        ValueError: It is, holds or lies in one of the directories that are read.
+    """
+    _check_apart(destination, apart_from)
+    if not destination.absolute().parent.is_dir():
+        parent = destination.parent
+        raise FileNotFoundError(f"{destination}: the directory {parent} does not exist. Make it.")
+    temporary, old = (destination.with_name(f".{destination.name}.{n}") for n in ("new", "old"))
+    lock = FileLock(destination.with_name(f".{destination.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(f"{destination}: another export writes it. Wait for it.") from error
+    try:
+        if old.exists() and not destination.exists():
+            old.replace(destination)  # Killed between the two renames.
+        _check_free(destination, overwrite=overwrite)
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        (temporary / _MARK).touch()
+        if destination.exists():
+            destination.replace(old)
+        temporary.replace(destination)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _check_apart(destination: Path, others: Sequence[Path]) -> None:
+    own = destination.resolve()
+    for other in (path.resolve() for path in others):
+        if own == other or own in other.parents or (other.is_dir() and other in own.parents):
+            raise ValueError(
+                f"{destination}: is, holds or lies in {other}, which is read. Name a directory "
+                "apart from it."
+            )
+
+
+def _check_free(destination: Path, *, overwrite: bool) -> None:
+    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if not (destination / _MARK).is_file():
+        raise FileExistsError(f"{destination}: exists, and is no earlier export. Name another.")
+    if not overwrite:
+        raise FileExistsError(
+            f"{destination}: exists. Name another directory, or replace it with overwrite=True "
+            "(--overwrite)."
+        )
