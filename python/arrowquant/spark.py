@@ -61,7 +61,7 @@ def dequantize(frame: DataFrame, **options: Any) -> DataFrame:
 
 
 def _mapped(frame: DataFrame, verb: Any, options: dict[str, Any]) -> DataFrame:
-    given = to_arrow_schema(frame.schema)
+    given = _given(frame)
     made = _storable(_one(frame, verb, options))
 
     def work(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -74,9 +74,17 @@ def _mapped(frame: DataFrame, verb: Any, options: dict[str, Any]) -> DataFrame:
 
 def _one(frame: DataFrame, verb: Any, options: dict[str, Any]) -> pa.Schema:
     """The schema of the one relation that becomes of a frame."""
-    empty = to_arrow_schema(frame.schema).empty_table()
-    one: pa.Schema = verb(empty, **options).schema
+    one: pa.Schema = verb(_given(frame).empty_table(), **options).schema
     return one
+
+
+def _given(frame: DataFrame) -> pa.Schema:
+    """The Arrow schema of a frame, with the unsigned zero points that Spark could not keep."""
+    fields = []
+    for field in to_arrow_schema(frame.schema):
+        is_list = field.name == "zero_points" and pa.types.is_list(field.type)
+        fields.append(field.with_type(pa.list_(pa.uint8())) if is_list else field)
+    return pa.schema(fields)
 
 
 def _storable(schema: pa.Schema) -> pa.Schema:

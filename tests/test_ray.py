@@ -1,0 +1,142 @@
+"""`aq.ray.quantize_checkpoint`: one dataset by several workers. Needs `pip install '.[ray]'`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import arrowquant as aq
+
+ray = pytest.importorskip("ray", reason="of the extra 'ray'")
+
+pytestmark = pytest.mark.filterwarnings("default")  # Ray's own are many
+
+PART = 32 << 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(6)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weight_map = {}
+    for shard in range(2):
+        name = f"model-0000{shard + 1}-of-00002.safetensors"
+        tensors = {f"{shard}.{i}.weight": rng.normal(size=(64, 100)).astype("f4") for i in range(6)}
+        save_file(tensors, folder / name)
+        weight_map |= dict.fromkeys(tensors, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def contents(dataset: Path) -> dict[str, str]:
+    return {
+        path.relative_to(dataset).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in dataset.rglob("*")
+        if path.is_file() and path.name not in {"manifest.json", ".lock"}
+    }
+
+
+def spoil(model: Path, layer: str) -> None:
+    path = model / f"model-0000{int(layer[0]) + 1}-of-00002.safetensors"
+    tensors = load_file(path)
+    tensors[layer][0, 5] = np.nan
+    save_file(tensors, path)
+
+
+def test_the_same_dataset_as_one_process_makes(model: Path, tmp_path: Path) -> None:
+    spoil(model, "1.2.weight")
+    heard: list[float | None] = []
+    dataset = aq.ray.quantize_checkpoint(
+        model,
+        tmp_path / "ray",
+        scheme="int8",
+        part_bytes=PART,
+        continue_on_error=True,
+        progress=lambda _name, fraction: heard.append(fraction),
+    )
+    aq.quantize_checkpoint(
+        model, tmp_path / "one", scheme="int8", part_bytes=PART, continue_on_error=True
+    )
+    assert contents(tmp_path / "ray") == contents(tmp_path / "one")
+    assert dataset.failed["layer_name"].to_pylist() == ["1.2.weight"]
+    assert aq.verify(tmp_path / "ray", model).ok
+    assert heard[-1] == 1.0
+    # Either goes on with what the other began.
+    healed = aq.ray.quantize_checkpoint(model, tmp_path / "one", retry_failed=True, scheme="none")
+    assert healed.failed.num_rows == 0
+    assert aq.verify(tmp_path / "one", model).ok
+
+
+def test_fail_fast_keeps_what_is_finished(model: Path, tmp_path: Path) -> None:
+    spoil(model, "1.5.weight")
+    with pytest.raises(aq.CheckpointStoppedError, match=r"stopped at layer 1.5.weight") as caught:
+        aq.ray.quantize_checkpoint(model, tmp_path / "out", part_bytes=PART)
+    assert caught.value.failed["layer_name"].to_pylist() == ["1.5.weight"]
+    aq.ray.quantize_checkpoint(model, tmp_path / "out", part_bytes=PART, continue_on_error=True)
+    assert aq.verify(tmp_path / "out", model).ok
+
+
+def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    big = {f"l{i}": np.ones((2048, 1024), np.float32) for i in range(16)}
+    save_file(big, tmp_path / "big.safetensors")
+    killed: list[int] = []
+    done = threading.Event()
+
+    def kill() -> None:
+        out = tmp_path / "out"
+        while not done.is_set() and not killed:
+            # Its temporary file says that a worker is in the middle of a task.
+            for path in out.glob("layers/.part-*.tmp"):
+                for process in _holders(path):
+                    if process != os.getpid():
+                        os.kill(process, signal.SIGKILL)
+                        killed.append(process)
+                        return
+            time.sleep(0.0005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        aq.ray.quantize_checkpoint(
+            tmp_path / "big.safetensors", tmp_path / "out", part_bytes=8 << 20
+        )
+    finally:
+        done.set()
+        killer.join()
+    assert killed
+    assert aq.verify(tmp_path / "out", tmp_path / "big.safetensors").ok
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    aq.quantize_checkpoint(tmp_path / "big.safetensors", tmp_path / "one", part_bytes=8 << 20)
+    assert contents(tmp_path / "out") == contents(tmp_path / "one")
+
+
+def _holders(path: Path) -> list[int]:
+    """The processes that have a file open."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                held = any(fd.readlink() == path for fd in (process / "fd").iterdir())
+            except OSError:
+                continue
+            if held:
+                found.append(int(process.name))
+    return found
