@@ -37,7 +37,8 @@ def in_process(script: str, *arguments: str) -> Any:
     """Run Python code in a new process and return what it prints as JSON."""
     command = [sys.executable, "-c", script, *arguments]
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT / "bench")
-    return json.loads(out.stdout)
+    # Some libraries talk before.
+    return json.loads(out.stdout.strip().splitlines()[-1])
 
 
 _WATCH = """

@@ -50,6 +50,11 @@ SECTIONS = {
         "BF16 in four shards, with two threads, page cache warm: quantized into a dataset, "
         "verified against its source, exported. Peak memory is beyond mapped files.",
     ),
+    "distribute": (
+        "Distributed on one machine",
+        "The same sharded checkpoint by one process with two threads, and by Ray with two workers "
+        "of one thread; what starting Ray takes is apart. Where Ray is installed.",
+    ),
     "scaling": ("Scaling", "Two threads."),
     "startup": ("Start-up", "Median of several processes."),
     "quality": ("Rate and distortion", "Over all matrices; scales are float32."),

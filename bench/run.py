@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import checkpoint
 import core
+import distribute
 import files
 import peers
 import quality
@@ -52,6 +53,7 @@ def main() -> None:
         "peers": lambda: peers.run(quick=quick),
         "files": lambda: files.run(options.models, quick=quick),
         "checkpoint": lambda: checkpoint.run(options.models, quick=quick),
+        "distribute": lambda: distribute.run(options.models, quick=quick),
         "scaling": lambda: scaling.run(quick=quick),
         "startup": lambda: startup.run(quick=quick),
         "quality": lambda: quality.run(quick=quick),

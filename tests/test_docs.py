@@ -8,10 +8,12 @@ import json
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -105,3 +107,44 @@ def test_some_docstrings_have_examples() -> None:
 @pytest.mark.parametrize("name", arrowquant.__all__)
 def test_what_is_public_is_documented(name: str) -> None:
     assert (getattr(arrowquant, name).__doc__ or "").strip()
+
+
+ENGINES = sorted((ROOT / "docs/engines").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", ENGINES, ids=lambda page: page.stem)
+def test_the_engines_pages_run(page: Path, tmp_path: Path) -> None:
+    if page.stem in {"ray", "spark"}:
+        pytest.importorskip("ray" if page.stem == "ray" else "pyspark")
+    if page.stem == "spark" and shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
+
+
+def test_the_questions_in_sql_have_answers(tmp_path: Path, checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "arrowquant", "quantize", checkpoint, "--continue-on-error"]
+    subprocess.run(
+        [*command, "-o", tmp_path / "out", "--all"], capture_output=True, cwd=tmp_path, check=False
+    )
+    setup, *questions = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/sql.md").read_text(), re.S)
+    assert len(questions) == 13
+    connection = duckdb.connect()
+    connection.execute(f"set file_search_path = '{tmp_path}'")
+    connection.execute(setup)
+    for text in questions:
+        question = text.replace("to 'plan", f"to '{tmp_path}/plan")
+        if "better/" in question:
+            plan = ["--plan", tmp_path / "plan.parquet", "--all", "-o", tmp_path / "better"]
+            done = subprocess.run([*command, *plan], capture_output=True, check=False)
+            assert done.returncode == 1, done.stderr
+        answer = connection.execute(question).fetchall()
+        assert answer, question
+        if "different" in question:
+            assert answer == [(104, 104, 104)]
+        if "becomes" in question or "now" in question:
+            assert len(answer) == 10

@@ -127,9 +127,7 @@ def _distribute(
     shared = ray.put((work, list(tasks)))
     rows = [{"index": index} for index in range(len(tasks))]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    outcomes = dataset.map(
-        _outcome, fn_kwargs={"shared": shared}, num_cpus=num_cpus, max_retries=-1
-    )
+    outcomes = dataset.map(_outcome, fn_kwargs={"shared": shared}, num_cpus=num_cpus)
     for outcome in outcomes.iter_rows():
         task = tasks[outcome["index"]]
         if outcome["part"] is not None:
