@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._scan import PART_BYTES
 
@@ -43,6 +41,8 @@ def make_directory(destination: Path) -> None:
 @contextmanager
 def locked(destination: Path) -> Iterator[None]:
     """One job at a time. The operating system lets go of the lock of a process that dies."""
+    from filelock import FileLock, Timeout  # Slow to import.
+
     lock = FileLock(destination / ".lock", timeout=0)
     try:
         lock.acquire()

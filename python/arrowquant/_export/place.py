@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 _MARK = ".arrowquant-export"
 """A file in each exported directory, so that nothing else is ever replaced."""
 
@@ -26,6 +24,8 @@ def new_directory(
             call works on it; or it can't be made.
         ValueError: It is, holds or lies in one of the directories that are read.
     """
+    from filelock import FileLock, Timeout  # Slow to import.
+
     _check_apart(destination, apart_from)
     if not destination.absolute().parent.is_dir():
         parent = destination.parent
