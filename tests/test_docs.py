@@ -119,8 +119,10 @@ def test_the_engines_pages_run(page: Path, tmp_path: Path) -> None:
     if page.stem == "spark" and shutil.which("java") is None:
         pytest.skip("Spark needs Java")
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    environment = os.environ | {"PYSPARK_PYTHON": sys.executable}
+    command = [sys.executable, "-c", code]
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+        command, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from arrowquant import _core
-from arrowquant._inputs import ArrowArrayExportable
+from arrowquant._inputs import ArrowArrayExportable, as_relation
 from arrowquant._result import DequantizationResult
 from arrowquant._stream import QuantizationStream
 
@@ -21,7 +21,7 @@ def dequantize(
 
     Args:
         quantized: A quantized relation in any Arrow object: an `aq.quantize` result, a stream, a
-            table, an `aq.scan` of a file that `aq.write_parquet` wrote.
+            table, a lazy frame, an `aq.scan` of a file or dataset that was written here.
         dtype: `source` for each layer's own type, or `F32`. Values are rounded to it to nearest,
             ties to even, and stay finite. Kept layers get their original bytes either way.
         continue_on_error: Whether rows that can't be decoded are returned rather than raised.
@@ -35,6 +35,7 @@ def dequantize(
         QuantizationError: A row can't be decoded and `continue_on_error` is off.
         TypeError, ValueError: The call is wrong, or the relation's format is newer than ours.
     """
+    quantized = as_relation(quantized)
     single = isinstance(quantized, ArrowArrayExportable)
     batches, schemas = _core.dequantize(quantized, dtype, threads, continue_on_error)
     return DequantizationResult(batches, schemas, single=single)
@@ -52,4 +53,5 @@ def dequantize_stream(
     Arguments and errors are those of `aq.dequantize`; the stream has the columns `layer_name,
     dtype, shape, data`, the carried ones, and the `error_` columns.
     """
+    quantized = as_relation(quantized)
     return QuantizationStream(_core.dequantize_stream(quantized, dtype, threads, continue_on_error))

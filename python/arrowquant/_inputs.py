@@ -52,6 +52,14 @@ def as_arrow(weights: Any) -> Any:
     )
 
 
+def as_relation(relation: Any) -> Any:
+    """Return a quantized relation as an object that the core can import."""
+    if isinstance(relation, (ArrowArrayExportable, ArrowStreamExportable)):
+        return relation
+    stream = _stream_of(relation)
+    return relation if stream is None else stream
+
+
 def _stream_of(weights: Any) -> pa.RecordBatchReader | None:
     """What is lazy and speaks no Arrow itself, as a stream: it is read once, batch by batch."""
     module, name = type(weights).__module__.partition(".")[0], type(weights).__name__

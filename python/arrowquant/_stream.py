@@ -18,7 +18,7 @@ class QuantizationStream:
     """The one relation as a stream that is computed as it is read, once.
 
     It speaks the Arrow PyCapsule interface. An engine that reads it gets a failure as an exception
-    of its own, whose message holds the code and the layer; `error` holds ours.
+    of its own, whose message, as far as it is ours, begins with code and layer; `error` holds ours.
     """
 
     def __init__(self, stream: _core.Stream) -> None:
@@ -52,7 +52,7 @@ class QuantizationStream:
         Raises:
             ValueError: The stream was handed out before.
         """
-        return pa.RecordBatchReader.from_stream(self._take())
+        return pa.RecordBatchReader.from_stream(self)
 
     def _take(self) -> pa.RecordBatchReader:
         reader = self._stream.take()
@@ -82,4 +82,4 @@ class QuantizationStream:
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return a PyCapsule of the Arrow C stream; a second call raises ValueError."""
-        return self._take().__arrow_c_stream__(requested_schema)
+        return _core.plain_errors(self._take().__arrow_c_stream__(requested_schema))

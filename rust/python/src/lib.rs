@@ -10,6 +10,7 @@ mod run;
 mod compare;
 mod dequantize;
 mod export;
+mod ffi;
 mod plan;
 mod quantize;
 mod safetensors;
@@ -36,6 +37,8 @@ mod _core {
     use crate::dequantize::{dequantize, dequantize_stream};
     #[pymodule_export]
     use crate::export::{compressed_tensors, compressed_tensors_specs};
+    #[pymodule_export]
+    use crate::ffi::plain_errors;
     #[pymodule_export]
     use crate::plan::plan;
     #[pymodule_export]
