@@ -286,3 +286,61 @@ def test_a_copy_without_empty_directories(
     assert aq.verify(tmp_path / "out", model).ok
     restored = aq.to_numpy(aq.dequantize(healed))["b.weight"]
     assert np.array_equal(restored, load_file(model / "b.safetensors")["b.weight"], equal_nan=True)
+
+
+def test_a_retry_that_stops_goes_on_with_what_came(
+    shards: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    shards["b.safetensors"]["b.weight"][3, 4] = np.nan
+    model = write(tmp_path / "m", shards)
+    (model / "a.safetensors").rename(tmp_path / "away")
+    quantize(model, tmp_path / "out", continue_on_error=True)
+    (tmp_path / "away").rename(model / "a.safetensors")
+    with pytest.raises(aq.CheckpointStoppedError, match="b"):
+        quantize(model, tmp_path / "out", retry_failed=True, scheme="int8")
+    dataset = quantize(
+        model, tmp_path / "out", retry_failed=True, scheme="int8", continue_on_error=True
+    )
+    assert set(dataset.failed["layer_name"].to_pylist()) == {"b.weight"}
+    assert {row[0] for row in rows_of(dataset)["a.weight"]} == {"int8"}
+    assert aq.verify(tmp_path / "out", model).ok
+
+
+def test_an_interrupted_retry_keeps_what_it_committed(
+    shards: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the main thread waits for a commit that then comes to its end."""
+    from arrowquant._checkpoint import job, manifest
+
+    for tensors in shards.values():
+        for name in tensors:
+            tensors[name].reshape(-1)[0] = np.nan
+    model = write(tmp_path / "m", shards)
+    quantize(model, tmp_path / "out", continue_on_error=True)
+    settle, calls = job._settle, []
+
+    def interrupted(pending: Any, parts: Any) -> None:
+        calls.append(pending)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        settle(pending, parts)
+
+    monkeypatch.setattr(job, "_settle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(model, tmp_path / "out", retry_failed=True, scheme="none")
+    monkeypatch.undo()
+    kept = manifest.load(tmp_path / "out")
+    assert any(part.attempt == 2 for part in kept.parts)
+    assert aq.scan(tmp_path / "out").failed is not None
+    healed = quantize(model, tmp_path / "out", retry_failed=True, scheme="none")
+    assert healed.failed.num_rows == 0
+    assert aq.verify(tmp_path / "out", model).ok
+
+
+def test_a_receipt_that_is_a_dangling_link_is_no_endless_loop(
+    shards: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    quantize(write(tmp_path / "m", shards), tmp_path / "out")
+    (tmp_path / "out/.receipts/part-00000.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="a receipt can't be read"):
+        aq.scan(tmp_path / "out")

@@ -164,3 +164,25 @@ def test_a_stream_and_a_copy(tmp_path: Any) -> None:
     names = duckdb.sql(f"select layer_name from '{tmp_path}/good.parquet'").fetchall()
     assert names == [("good",)]
     assert stream.failed["layer_name"].to_pylist() == ["bad"]
+
+
+def test_a_null_shape_does_not_depend_on_other_rows() -> None:
+    connection = duckdb.connect()
+    aq.duckdb.register(connection)
+    for large in ("false", "true"):
+        connection.execute(f"set arrow_large_buffer_size = {large}")
+        rows = connection.sql("""
+            select q.error_code, q.shape from (
+                select i, aq_quantize_bytes('a', '\\x00\\x00\\x80\\x3f'::blob, 'F32',
+                    case when i = 4000 then [1, 1] end, 'int8') q from range(5000) t(i)
+            ) group by all
+        """).fetchall()
+        assert sorted(rows) == [(None, [1]), (None, [1, 1])]
+        lists = connection.sql("""
+            select q.error_code, q.shape from (
+                select aq_quantize(
+                    'a', [1, 2]::float[], case when i = 4000 then [2, 1] end, 'int8') q
+                from range(5000) t(i)
+            ) group by all
+        """).fetchall()
+        assert sorted(lists) == [(None, [2]), (None, [2, 1])]

@@ -229,7 +229,10 @@ def test_what_is_read_is_never_replaced(model: Path, tmp_path: Path) -> None:
 def test_what_a_killed_export_left_is_removed(model: Path, tmp_path: Path) -> None:
     aq.quantize_checkpoint(model, tmp_path / "d", keep=KEEP, group_size=32)
     (tmp_path / ".out.new").mkdir()
-    (tmp_path / ".out.new/model.safetensors").touch()
+    (tmp_path / ".out.new/precious").touch()
+    with pytest.raises(FileExistsError, match="is in the way, and no export"):
+        aq.export(tmp_path / "d", tmp_path / "out")
+    (tmp_path / ".out.new/precious").replace(tmp_path / ".out.new/.arrowquant-export")
     folder = aq.export(tmp_path / "d", tmp_path / "out")
     folder.replace(tmp_path / ".out.old")  # Killed between the two renames.
     with pytest.raises(FileExistsError, match="--overwrite"):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -92,6 +93,25 @@ def test_fail_fast_keeps_what_is_finished(model: Path, tmp_path: Path) -> None:
     assert caught.value.failed["layer_name"].to_pylist() == ["1.5.weight"]
     aq.ray.quantize_checkpoint(model, tmp_path / "out", part_bytes=PART, continue_on_error=True)
     assert aq.verify(tmp_path / "out", model).ok
+
+
+def test_a_retry_that_stops_keeps_what_others_finished(model: Path, tmp_path: Path) -> None:
+    layers = ["0.1.weight", "0.4.weight", "1.0.weight", "1.5.weight"]
+    for layer in layers:
+        spoil(model, layer)
+    options = {"part_bytes": PART, "continue_on_error": True}
+    aq.ray.quantize_checkpoint(model, tmp_path / "out", **options)
+    plan = pa.table({"layer_name": layers[1:], "scheme": ["none"] * 3})
+    with pytest.raises(aq.CheckpointStoppedError, match=r"0.1.weight"):
+        aq.ray.quantize_checkpoint(model, tmp_path / "out", retry_failed=True, plan=plan)
+    dataset = aq.scan(tmp_path / "out")
+    assert isinstance(dataset, aq.Dataset)
+    assert "0.1.weight" in dataset.failed["layer_name"].to_pylist()
+    assert aq.verify(tmp_path / "out", model).ok
+    healed = aq.ray.quantize_checkpoint(model, tmp_path / "out", retry_failed=True, scheme="none")
+    assert healed.failed.num_rows == 0
+    assert aq.verify(tmp_path / "out", model).ok
+    assert not list((tmp_path / "out").glob(".stop*"))
 
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:

@@ -91,3 +91,9 @@ def test_failures(spark: Any, weights: pa.Table) -> None:
         aq.spark.quantize(frame, scheme="q4")
     with pytest.raises(ValueError, match="Weights need a column 'layer_name'"):
         aq.spark.quantize(spark.sql("select 1 a"))
+
+
+def test_instants_are_carried(spark: Any) -> None:
+    frame = spark.sql("select 'a' layer_name, array(1f) data, timestamp'2026-11-25 03:00:00' at")
+    (row,) = aq.spark.quantize(frame, scheme="int8").collect()
+    assert row["at"] == frame.collect()[0]["at"]

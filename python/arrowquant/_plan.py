@@ -99,7 +99,7 @@ def _warn(what: str, patterns: list[str]) -> None:
 
 def _with_last_rule(rules: Any) -> pa.Table:
     """The rules, and one that matches whatever they don't."""
-    schema = pa.schema(_RULE_COLUMNS)
+    schema = pa.schema(RULE_COLUMNS)
     last = pa.Table.from_pylist([{"layer_name": "*"}], schema)
     if rules is None:
         return last
@@ -111,7 +111,7 @@ def _with_last_rule(rules: Any) -> pa.Table:
     return pa.concat_tables([given.select(schema.names).cast(schema), last])
 
 
-_RULE_COLUMNS = {
+RULE_COLUMNS = {
     "layer_name": pa.string(),
     "scheme": pa.string(),
     "group_size": pa.int64(),
@@ -132,7 +132,7 @@ def read_rules(rules: Any) -> Any:
         table = _read_table(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: {error}") from error
-    names = [name for name in _RULE_COLUMNS if name in table.schema.names]
+    names = [name for name in RULE_COLUMNS if name in table.schema.names]
     if "layer_name" in names and len(names) == 1 and table.schema.names != names:
         others = [name for name in table.schema.names if name != "layer_name"]
         raise ValueError(_says_nothing(path, others))
@@ -150,13 +150,13 @@ def _read_table(path: Path) -> pa.Table:
 
         # An empty cell is a null; a layer may be called anything else.
         convert = csv.ConvertOptions(
-            column_types=_RULE_COLUMNS, strings_can_be_null=True, null_values=[""]
+            column_types=RULE_COLUMNS, strings_can_be_null=True, null_values=[""]
         )
         return csv.read_csv(path, convert_options=convert)
     if kind in {".json", ".jsonl", ".ndjson"}:
         rows = _read_json(path)
         try:
-            return pa.Table.from_pylist(rows, pa.schema(_RULE_COLUMNS))
+            return pa.Table.from_pylist(rows, pa.schema(RULE_COLUMNS))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"{path}: {error}") from error
     raise ValueError(f"{path}: a plan is a file in Parquet, CSV or JSON, by its suffix.")
@@ -175,7 +175,7 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(row, dict) and "layer_name" in row for row in rows):
         raise ValueError(f"{path}: must be a list of objects with a 'layer_name'.")
     keys = {key for row in rows for key in row} - {"layer_name"}
-    if keys and not keys & set(_RULE_COLUMNS):
+    if keys and not keys & set(RULE_COLUMNS):
         raise ValueError(_says_nothing(path, sorted(keys)))
     return rows
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import arrowquant as aq
+from arrowquant import _core
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -71,7 +72,7 @@ def register(
     struct, weights = connection.type(_ONE), connection.type(_WEIGHTS)
 
     def quantized(columns: dict[str, Any], shapes: pa.ChunkedArray) -> pa.ChunkedArray:
-        table = pa.table(columns | _shapes(shapes, columns["data"]))
+        table = pa.table(columns | _shapes(shapes, columns["data"], columns.get("dtype")))
         result = aq.quantize(
             table,
             group_size=group_size,
@@ -117,20 +118,30 @@ def register(
         )
 
 
-def _shapes(shapes: pa.ChunkedArray | None, data: pa.ChunkedArray) -> dict[str, Any]:
+def _shapes(
+    shapes: pa.ChunkedArray | None, data: pa.ChunkedArray, dtypes: pa.ChunkedArray | None
+) -> dict[str, Any]:
     """The shape column; a null stands for one dimension, as long as the data."""
     if shapes is None or shapes.null_count == len(shapes):
         return {}
     if not shapes.null_count:
         return {"shape": shapes}
-    if pa.types.is_list(data.type):
+    if dtypes is None:
         lengths = pc.list_value_length(data).to_pylist()
     else:
-        # Bytes need their dtype to tell: the null stays, and is that row's error.
-        lengths = [None] * len(data)
+        sizes = zip(pc.binary_length(data).to_pylist(), dtypes.to_pylist(), strict=True)
+        lengths = [_count(size, dtype) for size, dtype in sizes]
     pairs = zip(shapes.to_pylist(), lengths, strict=True)
     filled = [shape if shape is not None or length is None else [length] for shape, length in pairs]
     return {"shape": pa.array(filled, pa.list_(pa.int64()))}
+
+
+def _count(size: int | None, dtype: str | None) -> int | None:
+    """How many elements bytes hold; of a type that nobody knows that can't be told."""
+    try:
+        return None if size is None else size * 8 // _core.dtype_bits(dtype or "")
+    except ValueError:
+        return None
 
 
 def _without_place(table: pa.Table) -> pa.Table:

@@ -128,13 +128,27 @@ def _distribute(
     rows = [{"index": index} for index in range(len(tasks))]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     outcomes = dataset.map(_outcome, fn_kwargs={"shared": shared}, num_cpus=num_cpus)
-    for outcome in outcomes.iter_rows():
-        task = tasks[outcome["index"]]
-        if outcome["part"] is not None:
-            parts[task.unit.index] = manifests.part_from_json(json.loads(outcome["part"]))
-            progress.finished(task.unit)
-        else:
-            raise _failure(outcome)
+    failures: dict[int, Exception] = {}
+    flag = _stop_flag(tasks[0])
+    try:
+        # To the end, also after a failure: whoever is at work must not be when we let go.
+        for outcome in outcomes.iter_rows():
+            task = tasks[outcome["index"]]
+            if outcome["part"] is not None:
+                parts[task.unit.index] = manifests.part_from_json(json.loads(outcome["part"]))
+                progress.finished(task.unit)
+            elif outcome["error"] is not None:
+                failures[outcome["index"]] = _failure(outcome)
+                flag.touch()
+    finally:
+        flag.unlink(missing_ok=True)
+    if failures:
+        raise failures[min(failures)]
+
+
+def _stop_flag(task: Task) -> Path:
+    """A file that tells workers to begin no more tasks of this attempt."""
+    return task.destination / f".stop-{task.attempt}"
 
 
 def _outcome(row: dict[str, Any], shared: Any) -> dict[str, Any]:
@@ -143,7 +157,10 @@ def _outcome(row: dict[str, Any], shared: Any) -> dict[str, Any]:
     task: Task = tasks[row["index"]]
     outcome: dict[str, Any] = {"index": row["index"], "part": None, "error": None, "failed": None}
     try:
-        part = task.commit(task.quantize(work, None))
+        part = task.done()
+        if part is None and _stop_flag(task).exists():
+            return outcome
+        part = part or task.commit(task.quantize(work, None))
         outcome["part"] = json.dumps(asdict(part))
     except QuantizationError as error:
         sink = pa.BufferOutputStream()

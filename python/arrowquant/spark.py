@@ -81,7 +81,8 @@ def _one(frame: DataFrame, verb: Any, options: dict[str, Any]) -> pa.Schema:
 def _given(frame: DataFrame) -> pa.Schema:
     """The Arrow schema of a frame, with the unsigned zero points that Spark could not keep."""
     fields = []
-    for field in to_arrow_schema(frame.schema):
+    # Instants are in UTC, whatever the session shows.
+    for field in to_arrow_schema(frame.schema, timezone="UTC"):
         is_list = field.name == "zero_points" and pa.types.is_list(field.type)
         fields.append(field.with_type(pa.list_(pa.uint8())) if is_list else field)
     return pa.schema(fields)

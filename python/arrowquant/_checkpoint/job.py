@@ -155,13 +155,14 @@ class Job:
         manifest = manifests.load(self._destination)
         original = self._request.with_original(manifest.request)
         fresh = self._fresh(original)
-        came = self._agree(manifest, fresh)
+        self._agree(manifest, fresh)
+        came = set(manifest.came)
         attempt = self._attempt(manifest)
         done = manifest.done
         todo = [
             unit
             for unit in manifest.units
-            if unit.index in came or (unit.index in done and done[unit.index].failed.rows)
+            if (done[unit.index].failed.rows if unit.index in done else unit.index in came)
         ]
         request = self._request.over(original)
         plan = self._retry_plan(manifest, request, {unit.index for unit in todo})
@@ -183,16 +184,14 @@ class Job:
                 "part_bytes": source.setup.part_bytes,
             },
             request=request.to_json(),
+            came=[],
             plan=plan,
             units=units_of(source.pieces(), source.setup.part_bytes),
         )
 
-    def _agree(self, manifest: Manifest, fresh: Manifest) -> set[int]:
-        """Take in files that were missing and came; raise where anything else is not as it was.
-
-        Returns the indices of the units that came.
-        """
-        came = plans.take_in(manifest, fresh, self._outline)
+    def _agree(self, manifest: Manifest, fresh: Manifest) -> None:
+        """Take in files that were missing and came; raise where anything else is not as it was."""
+        plans.take_in(manifest, fresh, self._outline)
         differences = plans.differences(manifest, fresh)
         if differences:
             raise ValueError(
@@ -200,7 +199,6 @@ class Job:
                 f"{'; '.join(differences)}. Name another directory, or start afresh with "
                 "overwrite=True (--overwrite)."
             )
-        return came
 
     def _retry_plan(self, manifest: Manifest, request: Request, units: set[int]) -> pa.Table:
         """What is asked of the layers that failed: as before, unless the request says otherwise.
@@ -264,8 +262,7 @@ class Job:
             attempt.outcome = f"failed: {error!r}"
             raise
         finally:
-            changed = [unit for unit in units if parts.get(unit.index) != before.get(unit.index)]
-            self._end(manifest, attempt, parts, changed)
+            self._end(manifest, attempt, before)
 
     def _do(
         self, work: Work, tasks: Sequence[Task], parts: dict[int, Part], progress: Progress
@@ -283,24 +280,24 @@ class Job:
                         _settle(pending, parts)
                         pending = thread.submit(task.commit, quantized)
                     except BaseException:
-                        pending = None
                         quantized.drop()
                         raise
             finally:
                 _settle(pending, parts)
 
-    def _end(
-        self, manifest: Manifest, attempt: Attempt, parts: dict[int, Part], done: Sequence[Unit]
-    ) -> None:
-        """Record what the attempt did. On a full disk the receipts must do."""
+    def _end(self, manifest: Manifest, attempt: Attempt, before: dict[int, Part]) -> None:
+        """Record what the attempt did, as receipts say. On a full disk they must do."""
+        manifests.merge_receipts(self._destination, manifest)
+        parts = manifest.done
+        done = [u for u in manifest.units if parts.get(u.index) != before.get(u.index)]
         attempt.seconds = round(time.monotonic() - self._started, 3)
         attempt.units = len(done)
         attempt.layers = sum(unit.layers for unit in done)
         attempt.bytes = sum(unit.bytes for unit in done)
         attempt.failed_rows = sum(parts[unit.index].failed.rows for unit in done)
-        manifest.parts = [parts[index] for index in sorted(parts)]
         try:
             manifests.save(self._destination, manifest)
+            manifests.clean(self._destination, manifest)
         except OSError:
             if attempt.outcome == "finished":
                 raise

@@ -99,6 +99,8 @@ class Manifest:
     """What must agree where a job goes on, beside files and plan."""
     request: dict[str, Any]
     """What it was begun with, from which the plan was made."""
+    came: list[int]
+    """Units of files that were missing at first and came: a retry does these, too."""
     plan: list[dict[str, Any]]
     units: list[Unit]
     parts: list[Part] = field(default_factory=list)
@@ -133,22 +135,44 @@ def load(dataset: Path) -> Manifest:
         OSError: It can't be read.
         ValueError: It is none, or of a newer format.
     """
-    while True:
-        text = _read(dataset / _NAME)
+    text, receipts = _read(dataset / _NAME), None
+    while receipts is None:
         try:
             receipts = [path.read_text("utf-8") for path in _receipts(dataset)]
         except FileNotFoundError:
-            continue  # A job has just moved it into the manifest.
-        if _read(dataset / _NAME) == text:
-            break
+            receipts = None
+        # A job may just have moved receipts into the manifest.
+        before, text = text, _read(dataset / _NAME)
+        if text != before:
+            receipts = None
+        elif receipts is None:
+            raise ValueError(f"{dataset / _RECEIPTS}: a receipt can't be read.")
     manifest = _parse(dataset / _NAME, lambda: _from_json(json.loads(text)))
-    parts = manifest.done
+    _merge(manifest, dataset, receipts)
+    return manifest
+
+
+def merge_receipts(dataset: Path, manifest: Manifest) -> None:
+    """Add to the manifest what was done since it was saved, whoever did it."""
+    _merge(manifest, dataset, [path.read_text("utf-8") for path in _receipts(dataset)])
+
+
+def _merge(manifest: Manifest, dataset: Path, receipts: list[str]) -> None:
+    parts, known = manifest.done, {unit.index for unit in manifest.units}
     for receipt in receipts:
         part = _parse(dataset / _RECEIPTS, lambda: _from_receipt(receipt, manifest.id))  # noqa: B023
-        if part is not None:
+        if part is not None and part.unit in known:
             parts[part.unit] = part
     manifest.parts = [parts[unit] for unit in sorted(parts)]
-    return manifest
+
+
+def receipt_of(dataset: Path, manifest_id: str, unit: int, attempt: int) -> Part | None:
+    """What an attempt at a unit came to, where it came to its end."""
+    path = dataset / _RECEIPTS / f"part-{unit:05}.json"
+    if not path.exists():
+        return None
+    part = _parse(path, lambda: _from_receipt(path.read_text("utf-8"), manifest_id))
+    return part if part is not None and part.attempt == attempt else None
 
 
 def _read(path: Path) -> str:
@@ -189,6 +213,7 @@ def _from_json(value: dict[str, Any]) -> Manifest:
         files=[(_is(str, name), size, modified) for name, size, modified in value["files"]],
         settings=settings,
         request=request,
+        came=[_is(int, unit) for unit in value["came"]],
         plan=[{name: row[name] for name in _PLANNED} for row in value["plan"]],
         units=[_unit(unit) for unit in value["units"]],
         parts=[part_from_json(part) for part in value["parts"]],

@@ -72,11 +72,10 @@ def _names_of_files(files: set[str], outline: pa.Table) -> set[str]:
     return {name for name in chosen["layer_name"].to_pylist() if name is not None}
 
 
-def take_in(manifest: Manifest, fresh: Manifest, outline: pa.Table) -> set[int]:
+def take_in(manifest: Manifest, fresh: Manifest, outline: pa.Table) -> None:
     """Put the units of files that were missing and came in the place of those that said so.
 
-    They are counted on from the last unit, so that all other rows keep their indices. Returns the
-    new units' indices.
+    They are counted on from the last unit, so that all other rows keep their indices.
     """
     there = {name: (name, size, modified) for name, size, modified in fresh.files}
     came = {
@@ -85,7 +84,7 @@ def take_in(manifest: Manifest, fresh: Manifest, outline: pa.Table) -> set[int]:
         if size is None and there.get(name, (name, None, None))[1] is not None
     }
     if not came:
-        return set()
+        return
     index = max(unit.index for unit in manifest.units) + 1
     row = max(unit.first_row + unit.rows for unit in manifest.units)
     holes = set(map(missing_key, came))
@@ -105,7 +104,7 @@ def take_in(manifest: Manifest, fresh: Manifest, outline: pa.Table) -> set[int]:
         row if row["layer_name"] in layers else before.get(row["layer_name"], row)
         for row in fresh.plan
     ]
-    return {unit.index for unit in new}
+    manifest.came += [unit.index for unit in new]
 
 
 def differences(manifest: Manifest, fresh: Manifest) -> list[str]:

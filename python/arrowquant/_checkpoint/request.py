@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from arrowquant._inputs import as_table
 from arrowquant._options import Options
-from arrowquant._plan import read_rules, resolve
+from arrowquant._plan import RULE_COLUMNS, read_rules, resolve
 
 _KEPT = ("scheme", "group_size", "symmetric", "scale_dtype", "everything")
 
@@ -44,7 +45,9 @@ class Request:
         """The request with its rules read."""
         if self.plan is None:
             return self
-        return replace(self, plan=as_table(read_rules(self.plan)))
+        table = as_table(read_rules(self.plan))
+        names = [name for name in RULE_COLUMNS if name in table.schema.names]
+        return replace(self, plan=table.select(names))
 
     def options(self) -> Options:
         """The options of the kernel's call."""
@@ -78,6 +81,8 @@ class Request:
         """What of it decides bytes."""
         rules = None if self.plan is None else self.plan.to_pylist()
         said = {name: getattr(self, name) for name in _KEPT}
+        if self.group_size is not None:
+            said["group_size"] = operator.index(self.group_size)  # It may be NumPy's.
         return said | {"keep": list(self.keep), "rules": rules}
 
     def with_original(self, said: dict[str, Any]) -> Request:

@@ -70,9 +70,13 @@ class Task:
                 layers = self.old.layers
         part = Part(self.unit.index, layers, failed, self.attempt)
         manifests.commit(self.destination, self.manifest_id, part)
-        if self.old:
-            (self.destination / self.old.failed.path).unlink(missing_ok=True)
         return part
+
+    def done(self) -> Part | None:
+        """What this task came to already, on a worker that died after."""
+        return manifests.receipt_of(
+            self.destination, self.manifest_id, self.unit.index, self.attempt
+        )
 
 
 class Progress:

@@ -317,7 +317,9 @@ def _reindexed(rows: Any, indices: pa.Array, base: int) -> Any:
 
 def _layers(batch: pa.RecordBatch) -> list[tuple[Layer, int]]:
     """The layer of each row, and in how many parts it comes."""
-    if not {"part_count", "source_file"} <= set(batch.schema.names):
+    names = set(batch.schema.names)
+    has_parts = "part_count" in names and pa.types.is_integer(batch["part_count"].type)
+    if not has_parts or "source_file" not in names:
         return [(("", name), 1) for name in batch["layer_name"].to_pylist()]
     columns = (batch[name].to_pylist() for name in ("source_file", "layer_name", "part_count"))
     return [((file, name), count or 1) for file, name, count in zip(*columns, strict=True)]

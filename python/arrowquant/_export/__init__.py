@@ -64,7 +64,7 @@ def export(
     """
     if to not in FORMATS:
         raise ValueError(f"unknown format {to!r}. Choose one of {', '.join(FORMATS)}.")
-    relation, destination = scan(quantized), Path(destination)
+    relation, destination = scan(quantized), Path(destination).resolve()
     layers = Layers.of(relation, Path(quantized), decode)
     origin = _origin(relation, source)
     with place.new_directory(

@@ -37,22 +37,34 @@ def new_directory(
     except Timeout as error:
         raise BlockingIOError(f"{destination}: another export writes it. Wait for it.") from error
     try:
-        if old.exists() and not destination.exists():
+        if _is_ours(old) and not destination.exists():
             old.replace(destination)  # Killed between the two renames.
         _check_free(destination, overwrite=overwrite)
         for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
+            _remove_ours(left)
         temporary.mkdir()
-        yield temporary
         (temporary / _MARK).touch()
+        yield temporary
         if destination.exists():
             destination.replace(old)
         temporary.replace(destination)
         shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if _is_ours(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _is_ours(directory: Path) -> bool:
+    return (directory / _MARK).is_file()
+
+
+def _remove_ours(directory: Path) -> None:
+    """Remove what a killed call left there; anything else stays."""
+    if directory.exists() and not _is_ours(directory):
+        raise FileExistsError(f"{directory}: is in the way, and no export. Move it elsewhere.")
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _check_apart(destination: Path, others: Sequence[Path]) -> None:
