@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from polars.io.plugins import register_io_source
 
 import arrowquant as aq
 import arrowquant.polars
@@ -120,3 +122,17 @@ def test_wrong_columns() -> None:
 
 def test_the_package_finds_the_module() -> None:
     assert aq.polars is arrowquant.polars
+
+
+def test_a_query_that_ends_early_stops_the_work() -> None:
+    given = []
+
+    def source(*_: Any) -> Iterator[pl.DataFrame]:
+        for index in range(1000):
+            given.append(index)
+            yield pl.DataFrame(binary_weights(ROWS[:1]))
+
+    schema = pl.DataFrame(binary_weights(ROWS[:1])).schema
+    lazy = register_io_source(source, schema=schema).quant.quantize().head(1)
+    assert lazy.collect()["layer_name"].to_list() == ["l0"]
+    assert len(given) < 1000

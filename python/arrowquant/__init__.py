@@ -28,7 +28,7 @@ from arrowquant._v2 import ArrowQuantV2
 
 if TYPE_CHECKING:
     from arrowquant._checkpoint.dataset import Dataset
-    from arrowquant._checkpoint.job import quantize_checkpoint
+    from arrowquant._checkpoint.quantize import quantize_checkpoint
     from arrowquant._checkpoint.verify import Verification, verify
     from arrowquant._export import export
 
@@ -64,7 +64,7 @@ _LATER = {
     "Dataset": "arrowquant._checkpoint.dataset",
     "Verification": "arrowquant._checkpoint.verify",
     "export": "arrowquant._export",
-    "quantize_checkpoint": "arrowquant._checkpoint.job",
+    "quantize_checkpoint": "arrowquant._checkpoint.quantize",
     "verify": "arrowquant._checkpoint.verify",
 }
 _ENGINES = {"duckdb", "polars", "ray", "spark"}

@@ -23,10 +23,12 @@ import ray
 import ray.data
 
 from arrowquant._checkpoint import manifest as manifests
+from arrowquant._checkpoint import records
 from arrowquant._checkpoint.dataset import Dataset
-from arrowquant._checkpoint.job import Job, run
-from arrowquant._checkpoint.manifest import Part
+from arrowquant._checkpoint.job import Job
 from arrowquant._checkpoint.place import known_part_bytes
+from arrowquant._checkpoint.quantize import run
+from arrowquant._checkpoint.records import Part
 from arrowquant._checkpoint.request import Request
 from arrowquant._checkpoint.tasks import Progress, Task
 from arrowquant._checkpoint.unit import Work
@@ -135,7 +137,7 @@ def _distribute(
         for outcome in outcomes.iter_rows():
             task = tasks[outcome["index"]]
             if outcome["part"] is not None:
-                parts[task.unit.index] = manifests.part_from_json(json.loads(outcome["part"]))
+                parts[task.unit.index] = records.part_from_json(json.loads(outcome["part"]))
                 progress.finished(task.unit)
             elif outcome["error"] is not None:
                 failures[outcome["index"]] = _failure(outcome)

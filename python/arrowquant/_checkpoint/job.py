@@ -1,15 +1,13 @@
-"""`aq.quantize_checkpoint`: a checkpoint of any size into a dataset, unit by unit."""
+"""A checkpoint's job: which units there are to do, and what became of them."""
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,111 +16,14 @@ import pyarrow.parquet as pq
 from arrowquant import _core
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint import plan as plans
-from arrowquant._checkpoint.dataset import Dataset
-from arrowquant._checkpoint.manifest import Attempt, Manifest, Part, PartFile, Unit
-from arrowquant._checkpoint.place import known_part_bytes, locked, make_directory
+from arrowquant._checkpoint.records import Attempt, Manifest, Part, PartFile, Unit
 from arrowquant._checkpoint.request import Request
+from arrowquant._checkpoint.rows import Report
 from arrowquant._checkpoint.tasks import Progress, Task, units_of
-from arrowquant._checkpoint.unit import Report, Work
+from arrowquant._checkpoint.unit import Work
 from arrowquant._errors import CheckpointStoppedError, QuantizationError
 from arrowquant._options import Options
-from arrowquant._progress import ProgressCallback, listener
-from arrowquant._scan import Scan, scan
-
-
-def quantize_checkpoint(
-    source: str | os.PathLike[str] | Scan,
-    destination: str | os.PathLike[str],
-    *,
-    scheme: str | None = None,
-    group_size: int | None = None,
-    symmetric: bool | None = None,
-    scale_dtype: str | None = None,
-    plan: Any = None,
-    keep: Sequence[str] = (),
-    continue_on_error: bool = False,
-    retry_failed: bool = False,
-    overwrite: bool = False,
-    part_bytes: int | None = None,
-    mmap: bool = True,
-    threads: int | None = None,
-    progress: bool | ProgressCallback = False,
-) -> Dataset:
-    """Quantize a checkpoint into a dataset directory; run again after a stop, it goes on.
-
-    The source is done in units of about `part_bytes`, each of which becomes a file of good rows and
-    one of failed rows. Whatever stops the job, finished units are kept, and the same call does the
-    rest: the dataset is then the same, byte for byte of its data, as an uninterrupted run's.
-
-    Args:
-        source: What `aq.scan` takes, or a scan.
-        destination: A directory, made where it does not exist.
-        scheme: As for `aq.quantize`, for the layers that `aq.plan` quantizes; None: `int4`.
-        group_size: See there.
-        symmetric: See there.
-        scale_dtype: See there; None: `source`.
-        plan: What to do with some layers: `rules` of `aq.plan`, a table or a file.
-        keep: Shell patterns of names of layers to keep.
-        continue_on_error: Whether a failed row is written to `failed/` rather than raised. A layer
-            in parts fails as one: its good parts get the error `incomplete_layer`.
-        retry_failed: Do what failed before, and only that. Where options or a plan are given, they
-            say what is done with these layers; else it is tried as before.
-        overwrite: Start afresh in a destination that holds a dataset.
-        part_bytes: Layers of more bytes are cut into parts of at most so many; smaller ones share
-            a file. None: as the dataset has it, or 256 MiB.
-        mmap: As for `aq.scan`.
-        threads: As for `aq.quantize`.
-        progress: As for `aq.quantize`.
-
-    Returns:
-        The dataset, a scan of the quantized relation, with `.failed`, a table.
-
-    Raises:
-        CheckpointStoppedError: A row failed and `continue_on_error` is off. A `QuantizationError`;
-            what is finished is kept.
-        ValueError, TypeError: The call is wrong; or the destination holds what other options, or
-            another source, began, and the message says what differs.
-        OSError: A file can't be read or written, or another job works on the destination.
-    """
-    request = Request(
-        scheme=scheme,
-        group_size=group_size,
-        symmetric=symmetric,
-        scale_dtype=scale_dtype,
-        plan=plan,
-        keep=keep,
-        continue_on_error=continue_on_error,
-        retry_failed=retry_failed,
-        overwrite=overwrite,
-        threads=threads,
-    )
-    if not isinstance(source, Scan):
-        part_bytes = part_bytes or known_part_bytes(Path(destination), overwrite=overwrite)
-        source = scan(source, mmap=mmap, part_bytes=part_bytes)
-    if isinstance(source, Dataset):
-        raise ValueError(f"{source.path}: is quantized already. Name the checkpoint it came from.")
-    with listener(progress) as callback:
-        run(source, Path(destination), request, callback)
-    return Dataset(Path(destination))
-
-
-def run(
-    source: Scan,
-    destination: Path,
-    request: Request,
-    report: Report | None,
-    job_type: type[Job] | None = None,
-) -> None:
-    """Do the job; see `quantize_checkpoint`."""
-    if request.retry_failed:
-        manifests.load(destination)  # Raises where there is nothing to retry.
-    make_directory(destination)
-    with locked(destination):
-        job = (job_type or Job)(source, destination, request.read(), report)
-        if request.retry_failed:
-            job.retry()
-        else:
-            job.go_on()
+from arrowquant._scan import Scan
 
 
 class Job:

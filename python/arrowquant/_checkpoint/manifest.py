@@ -10,113 +10,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from arrowquant._checkpoint.records import KIND, Manifest, Part, from_json, from_receipt
 from arrowquant._parquet import replacing
-from arrowquant._scan.base import Files
-
-FORMAT = 1
-KIND = "arrowquant dataset"
-_NAME = "manifest.json"
-_RECEIPTS = ".receipts"
-_PLANNED = ("layer_name", "scheme", "group_size", "is_symmetric")
-_OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.[0-9a-f]+\.tmp)?")
-
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A stretch of the source that is done as one, and what it holds."""
-
-    index: int
-    file: str
-    """The source's key of it: its name, for one that is there."""
-    position: int
-    pieces: int
-    first_row: int
-    rows: int
-    layers: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class PartFile:
-    """A file of the dataset."""
-
-    path: str
-    """Relative to the dataset."""
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """What became of a unit."""
-
-    unit: int
-    layers: list[PartFile]
-    """Good rows: of the first attempt, then of each that did what had failed."""
-    failed: PartFile
-    attempt: int
-
-    @property
-    def files(self) -> list[PartFile]:
-        """All its files."""
-        return [*self.layers, self.failed]
-
-
-@dataclass
-class Attempt:
-    """A run of the job."""
-
-    started: str
-    library: str
-    retried_failed: bool
-    options: dict[str, Any]
-    seconds: float | None = None
-    """None while it runs, and where it was killed."""
-    units: int = 0
-    layers: int = 0
-    bytes: int = 0
-    failed_rows: int = 0
-    outcome: str | None = None
-
-
-@dataclass
-class Manifest:
-    """All of it."""
-
-    id: str
-    library: str
-    source: str
-    files: Files
-    settings: dict[str, Any]
-    """What must agree where a job goes on, beside files and plan."""
-    request: dict[str, Any]
-    """What it was begun with, from which the plan was made."""
-    came: list[int]
-    """Units of files that were missing at first and came: a retry does these, too."""
-    plan: list[dict[str, Any]]
-    units: list[Unit]
-    parts: list[Part] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
-    format: int = FORMAT
-    kind: str = KIND
-
-    @property
-    def done(self) -> dict[int, Part]:
-        """The finished units' parts."""
-        return {part.unit: part for part in self.parts}
-
-    @property
-    def layers(self) -> int:
-        """How many layers the source has."""
-        return sum(unit.layers for unit in self.units)
+_NAME = "manifest.json"
+_RECEIPTS = ".receipts"
+_OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.[0-9a-f]+\.tmp)?")
 
 
 def exists(dataset: Path) -> bool:
@@ -147,7 +51,7 @@ def load(dataset: Path) -> Manifest:
             receipts = None
         elif receipts is None:
             raise ValueError(f"{dataset / _RECEIPTS}: a receipt can't be read.")
-    manifest = _parse(dataset / _NAME, lambda: _from_json(json.loads(text)))
+    manifest = _parse(dataset / _NAME, lambda: from_json(json.loads(text)))
     _merge(manifest, dataset, receipts)
     return manifest
 
@@ -160,7 +64,7 @@ def merge_receipts(dataset: Path, manifest: Manifest) -> None:
 def _merge(manifest: Manifest, dataset: Path, receipts: list[str]) -> None:
     parts, known = manifest.done, {unit.index for unit in manifest.units}
     for receipt in receipts:
-        part = _parse(dataset / _RECEIPTS, lambda: _from_receipt(receipt, manifest.id))  # noqa: B023
+        part = _parse(dataset / _RECEIPTS, lambda: from_receipt(receipt, manifest.id))  # noqa: B023
         if part is not None and part.unit in known:
             parts[part.unit] = part
     manifest.parts = [parts[unit] for unit in sorted(parts)]
@@ -171,7 +75,7 @@ def receipt_of(dataset: Path, manifest_id: str, unit: int, attempt: int) -> Part
     path = dataset / _RECEIPTS / f"part-{unit:05}.json"
     if not path.exists():
         return None
-    part = _parse(path, lambda: _from_receipt(path.read_text("utf-8"), manifest_id))
+    part = _parse(path, lambda: from_receipt(path.read_text("utf-8"), manifest_id))
     return part if part is not None and part.attempt == attempt else None
 
 
@@ -191,79 +95,6 @@ def _parse(path: Path, parse: Callable[[], T]) -> T:
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = error if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{path}: is no manifest of a dataset: {reason}") from error
-
-
-def _from_json(value: dict[str, Any]) -> Manifest:
-    if value.get("kind") != KIND:
-        raise ValueError("it does not say that it is one.")
-    if _is(int, value["format"]) > FORMAT:
-        raise ValueError(
-            f"its format is {value['format']}, newer than the {FORMAT} that this version reads. "
-            "Upgrade arrowquant."
-        )
-    settings, request = _is(dict, value["settings"]), _is(dict, value["request"])
-    _is(int, settings["part_bytes"])
-    _is(str, settings["scale_dtype"])
-    for name in ("scheme", "group_size", "symmetric", "scale_dtype", "everything", "rules", "keep"):
-        request[name]
-    manifest = Manifest(
-        id=_is(str, value["id"]),
-        library=_is(str, value["library"]),
-        source=_is(str, value["source"]),
-        files=[(_is(str, name), size, modified) for name, size, modified in value["files"]],
-        settings=settings,
-        request=request,
-        came=[_is(int, unit) for unit in value["came"]],
-        plan=[{name: row[name] for name in _PLANNED} for row in value["plan"]],
-        units=[_unit(unit) for unit in value["units"]],
-        parts=[part_from_json(part) for part in value["parts"]],
-        attempts=[Attempt(**attempt) for attempt in value["attempts"]],
-    )
-    known = {unit.index for unit in manifest.units}
-    if len(known) < len(manifest.units) or not manifest.done.keys() <= known:
-        raise ValueError("its units and parts contradict each other.")
-    return manifest
-
-
-def _is(kind: type[T], value: Any) -> T:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
-    return value
-
-
-def _unit(values: list[Any]) -> Unit:
-    unit = Unit(*values)
-    _is(str, unit.file)
-    for number in (unit.index, unit.position, unit.pieces, unit.first_row, unit.rows, unit.layers):
-        if _is(int, number) < 0:
-            raise ValueError(f"unit {values} has a negative number.")
-    _is(int, unit.bytes)
-    return unit
-
-
-def _from_receipt(text: str, manifest_id: str) -> Part | None:
-    """The part, if the receipt is of this manifest and not of one that it replaced."""
-    receipt = json.loads(text)
-    return part_from_json(receipt["part"]) if receipt["id"] == manifest_id else None
-
-
-def part_from_json(value: dict[str, Any]) -> Part:
-    """A part as `asdict` made it; its files must lie in the dataset."""
-    layers = [_part_file("layers", file) for file in value["layers"]]
-    if not layers:
-        raise ValueError(f"the part of unit {value['unit']} has no file.")
-    failed = _part_file("failed", value["failed"])
-    return Part(_is(int, value["unit"]), layers, failed, _is(int, value["attempt"]))
-
-
-def _part_file(folder: str, value: dict[str, Any]) -> PartFile:
-    file = PartFile(**value)
-    if not re.fullmatch(rf"{folder}/part-\d{{5,}}(-\d+)?\.parquet", _is(str, file.path)):
-        raise ValueError(f"{file.path!r} is no file of a dataset.")
-    _is(int, file.rows)
-    _is(int, file.bytes)
-    _is(str, file.sha256)
-    return file
 
 
 def save(dataset: Path, manifest: Manifest) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from arrowquant._checkpoint.manifest import Manifest, Unit
+from arrowquant._checkpoint.records import Manifest, Unit
 from arrowquant._scan import missing_key
 
 _SCHEMA = pa.schema(

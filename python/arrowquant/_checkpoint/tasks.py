@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from arrowquant._checkpoint import manifest as manifests
-from arrowquant._checkpoint.manifest import Manifest, Part, Unit
-from arrowquant._checkpoint.unit import Quantized, Report, Work, quantize_unit
+from arrowquant._checkpoint.records import Manifest, Part, Unit
+from arrowquant._checkpoint.rows import Report
+from arrowquant._checkpoint.unit import Quantized, Work, quantize_unit
 from arrowquant._scan import Piece
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -14,15 +14,11 @@ import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._checkpoint import plan as plans
-from arrowquant._checkpoint.manifest import PartFile, Unit
-from arrowquant._errors import QuantizationError
+from arrowquant._checkpoint.records import PartFile, Unit
+from arrowquant._checkpoint.rows import Counted, Layer, Report, incomplete, layers_of
 from arrowquant._options import Options
 from arrowquant._parquet import AtomicParquet
 from arrowquant._scan import Files, Scan
-
-Report = Callable[[bool, str | None, float | None, int], Any]
-Layer = tuple[str, str]
-"""The file that a layer comes from, and its name."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class _Attempt:
         self._work, self._unit, self._rows, self._known = work, unit, rows, known
         self._doomed = set(known.doomed)
         self._schema = plans.without_columns(work.scan.schema)
-        self._quantizers: dict[bool, _Counted] = {}
+        self._quantizers: dict[bool, Counted] = {}
         self.good_schema, self._failed_schema = self._quantizer(wide=False).schemas
         self._failed: list[pa.RecordBatch] = []
         self._good_parts: set[Layer] = set()
@@ -142,12 +138,12 @@ class _Attempt:
         self._scales: dict[Layer, set[str | None]] = {}
         self.written = 0
 
-    def _quantizer(self, *, wide: bool) -> _Counted:
+    def _quantizer(self, *, wide: bool) -> Counted:
         if wide not in self._quantizers:
             options = self._work.options
             if wide:
                 options = replace(options, scale_dtype="F32")
-            self._quantizers[wide] = _Counted(self._schema, self._work.plan, options)
+            self._quantizers[wide] = Counted(self._schema, self._work.plan, options)
         return self._quantizers[wide]
 
     def run(self, writer: AtomicParquet, report: Report | None) -> None:
@@ -171,7 +167,7 @@ class _Attempt:
             yield 0, batch.num_rows, False
             return
         start = 0
-        for wide, run in groupby(layer in self._known.wide for layer, _ in _layers(batch)):
+        for wide, run in groupby(layer in self._known.wide for layer, _ in layers_of(batch)):
             count = len(list(run))
             yield start, count, wide
             start += count
@@ -194,7 +190,7 @@ class _Attempt:
         table = outline.drop_columns(errors).append_column(data, pa.nulls(len(names), data.type))
         table = table.append_column("error_code", pa.repeat("source_unreadable", len(names)))
         table = table.append_column("error_message", pa.array(messages, pa.string()))
-        quantizer = _Counted(table.schema, self._work.plan, self._work.options)
+        quantizer = Counted(table.schema, self._work.plan, self._work.options)
         for batch in table.combine_chunks().to_batches():
             _, bad = quantizer.quantize(batch, indices, None)
             bad = bad.select(self._failed_schema.names)
@@ -245,8 +241,8 @@ class _Attempt:
 
     def _apart(self, good: pa.RecordBatch, bad: pa.RecordBatch) -> pa.RecordBatch:
         """The good rows without those whose layers fail in another part; these fail, too."""
-        self._doomed.update(layer for layer, count in _layers(bad) if count > 1)
-        of_parts = [layer if count > 1 else None for layer, count in _layers(good)]
+        self._doomed.update(layer for layer, count in layers_of(bad) if count > 1)
+        of_parts = [layer if count > 1 else None for layer, count in layers_of(good)]
         for layer, dtype in zip(of_parts, good["scale_dtype"].to_pylist(), strict=True):
             if layer:
                 self._scales.setdefault(layer, set()).add(dtype)
@@ -258,7 +254,7 @@ class _Attempt:
         if not any(lost):
             return good
         mask = pa.array(lost, pa.bool_())
-        self._failed.append(_incomplete(good.filter(mask), self._failed_schema))
+        self._failed.append(incomplete(good.filter(mask), self._failed_schema))
         return good.filter(pc.invert(mask))
 
 
@@ -276,68 +272,3 @@ def _shifted(report: Report, done: int) -> Report:
         return report(finished, name, fraction, done + size)
 
     return shifted
-
-
-class _Counted:
-    """A quantizer that gives rows the indices that they have in the source."""
-
-    def __init__(self, schema: pa.Schema, plan: pa.Table, options: Options) -> None:
-        self._quantizer = _core.Quantizer(schema, plan, options, 0)
-        self._count = 0
-
-    @property
-    def schemas(self) -> tuple[pa.Schema, pa.Schema]:
-        """Those of good rows and of failed ones."""
-        quantized, _, failed, _ = self._quantizer.schemas
-        return pa.schema(quantized), pa.schema(failed)
-
-    def quantize(
-        self, batch: pa.RecordBatch, indices: pa.Array, report: Report | None
-    ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-        """The good rows and the failed ones of a batch whose rows have these indices."""
-        try:
-            quantized, errors, bad = map(pa.record_batch, self._quantizer.quantize(batch, report))
-        except QuantizationError as error:
-            error.failed = _reindexed(error.failed, indices, self._count)
-            raise
-        good = pa.record_batch(_core.select(quantized, errors, False))
-        base, self._count = self._count, self._count + batch.num_rows
-        return _reindexed(good, indices, base), _reindexed(bad, indices, base)
-
-
-def _reindexed(rows: Any, indices: pa.Array, base: int) -> Any:
-    """The table or batch with its rows' own indices, where they were counted from `base` on."""
-    if not rows.num_rows:
-        return rows
-    own = indices.take(pc.subtract(rows["row_index"], base).cast(pa.int64()))
-    return rows.set_column(
-        rows.schema.get_field_index("row_index"), rows.schema.field("row_index"), own
-    )
-
-
-def _layers(batch: pa.RecordBatch) -> list[tuple[Layer, int]]:
-    """The layer of each row, and in how many parts it comes."""
-    names = set(batch.schema.names)
-    has_parts = "part_count" in names and pa.types.is_integer(batch["part_count"].type)
-    if not has_parts or "source_file" not in names:
-        return [(("", name), 1) for name in batch["layer_name"].to_pylist()]
-    columns = (batch[name].to_pylist() for name in ("source_file", "layer_name", "part_count"))
-    return [((file, name), count or 1) for file, name, count in zip(*columns, strict=True)]
-
-
-def _incomplete(good: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Good parts as failed rows."""
-    told = ("layer_name", "dtype", "shape", "part_index", "part_count")
-    rows = zip(*(good[name].to_pylist() for name in told), strict=True)
-    messages = [
-        f"layer '{name}' ({dtype} {shape}): part {index + 1} of {count} is good, but another part "
-        "of the layer failed. See that part."
-        for name, dtype, shape, index, count in rows
-    ]
-    known = {
-        "error_code": pa.repeat("incomplete_layer", good.num_rows),
-        "error_message": pa.array(messages, pa.string()),
-    }
-    known |= {name: good[name] for name in schema.names if name in good.schema.names}
-    columns = [known.get(field.name, pa.nulls(good.num_rows, field.type)) for field in schema]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from arrowquant import _core
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import row_groups
-from arrowquant._checkpoint.manifest import Manifest, Part, Unit
+from arrowquant._checkpoint.records import Manifest, Part, Unit
 from arrowquant._scan import Scan, scan
 
 _CLOSE = 1e-9

@@ -157,7 +157,7 @@ def _to_dataset(source: Scan, output: Path, request: Request, *, progress: bool)
 
     from arrowquant._checkpoint import manifest
     from arrowquant._checkpoint.dataset import Dataset
-    from arrowquant._checkpoint.job import run
+    from arrowquant._checkpoint.quantize import run
     from arrowquant._checkpoint.summary import summary
     from arrowquant._progress import listener
 

@@ -35,16 +35,6 @@ impl SafetensorsFile {
         rows.map(|tensor| (tensor.name.clone(), tensor.part.0, tensor.bytes())).collect()
     }
 
-    /// The file's text metadata.
-    fn metadata(&self) -> Vec<(String, String)> {
-        self.0.metadata().to_vec()
-    }
-
-    /// Whether the file is still the one that was opened, by size and modification time.
-    fn is_unchanged(&self) -> bool {
-        self.0.is_unchanged()
-    }
-
     /// Bytes of all tensors.
     #[getter]
     fn data_bytes(&self) -> u64 {

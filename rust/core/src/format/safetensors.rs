@@ -71,8 +71,6 @@ impl Tensor {
 pub struct SafetensorsFile {
     source: Source,
     tensors: Arc<Vec<Tensor>>,
-    /// The file's own text metadata.
-    metadata: Vec<(String, String)>,
 }
 
 impl SafetensorsFile {
@@ -84,21 +82,14 @@ impl SafetensorsFile {
         let fail = |why: String| CallError::File { path: path.display().to_string(), why };
         let source = Source::open(path, mmap).map_err(|error| fail(error.to_string()))?;
         let (data_start, header) = read_header(&source).map_err(fail)?;
-        let mut metadata: Vec<_> = header.metadata().clone().into_iter().flatten().collect();
-        metadata.sort();
         let tensors = tensors(data_start, &header).into_iter();
         let tensors = tensors.flat_map(|tensor| tensor.cut(part_bytes)).collect();
-        Ok(Self { tensors: Arc::new(tensors), source, metadata })
+        Ok(Self { tensors: Arc::new(tensors), source })
     }
 
     /// The relation's schema; without `data` for a plan.
     pub fn schema(&self, with_data: bool) -> SchemaRef {
         schema(with_data)
-    }
-
-    /// The file's text metadata, sorted.
-    pub fn metadata(&self) -> &[(String, String)] {
-        &self.metadata
     }
 
     /// The tensors, or their parts, in the order of their bytes: the rows of the relation.
@@ -114,11 +105,6 @@ impl SafetensorsFile {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
-    }
-
-    /// Whether the file is still the one that was opened, by size and modification time.
-    pub fn is_unchanged(&self) -> bool {
-        self.source.is_unchanged()
     }
 
     /// Bytes of all tensors.

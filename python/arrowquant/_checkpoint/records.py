@@ -1,0 +1,179 @@
+"""What a manifest records, and reading it from JSON, which may hold anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from arrowquant._scan.base import Files
+
+FORMAT = 1
+KIND = "arrowquant dataset"
+_PLANNED = ("layer_name", "scheme", "group_size", "is_symmetric")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A stretch of the source that is done as one, and what it holds."""
+
+    index: int
+    file: str
+    """The source's key of it: its name, for one that is there."""
+    position: int
+    pieces: int
+    first_row: int
+    rows: int
+    layers: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """A file of the dataset."""
+
+    path: str
+    """Relative to the dataset."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What became of a unit."""
+
+    unit: int
+    layers: list[PartFile]
+    """Good rows: of the first attempt, then of each that did what had failed."""
+    failed: PartFile
+    attempt: int
+
+    @property
+    def files(self) -> list[PartFile]:
+        """All its files."""
+        return [*self.layers, self.failed]
+
+
+@dataclass
+class Attempt:
+    """A run of the job."""
+
+    started: str
+    library: str
+    retried_failed: bool
+    options: dict[str, Any]
+    seconds: float | None = None
+    """None while it runs, and where it was killed."""
+    units: int = 0
+    layers: int = 0
+    bytes: int = 0
+    failed_rows: int = 0
+    outcome: str | None = None
+
+
+@dataclass
+class Manifest:
+    """All of it."""
+
+    id: str
+    library: str
+    source: str
+    files: Files
+    settings: dict[str, Any]
+    """What must agree where a job goes on, beside files and plan."""
+    request: dict[str, Any]
+    """What it was begun with, from which the plan was made."""
+    came: list[int]
+    """Units of files that were missing at first and came: a retry does these, too."""
+    plan: list[dict[str, Any]]
+    units: list[Unit]
+    parts: list[Part] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    format: int = FORMAT
+    kind: str = KIND
+
+    @property
+    def done(self) -> dict[int, Part]:
+        """The finished units' parts."""
+        return {part.unit: part for part in self.parts}
+
+    @property
+    def layers(self) -> int:
+        """How many layers the source has."""
+        return sum(unit.layers for unit in self.units)
+
+
+def from_json(value: dict[str, Any]) -> Manifest:
+    if value.get("kind") != KIND:
+        raise ValueError("it does not say that it is one.")
+    if _is(int, value["format"]) > FORMAT:
+        raise ValueError(
+            f"its format is {value['format']}, newer than the {FORMAT} that this version reads. "
+            "Upgrade arrowquant."
+        )
+    settings, request = _is(dict, value["settings"]), _is(dict, value["request"])
+    _is(int, settings["part_bytes"])
+    _is(str, settings["scale_dtype"])
+    for name in ("scheme", "group_size", "symmetric", "scale_dtype", "everything", "rules", "keep"):
+        request[name]
+    manifest = Manifest(
+        id=_is(str, value["id"]),
+        library=_is(str, value["library"]),
+        source=_is(str, value["source"]),
+        files=[(_is(str, name), size, modified) for name, size, modified in value["files"]],
+        settings=settings,
+        request=request,
+        came=[_is(int, unit) for unit in value["came"]],
+        plan=[{name: row[name] for name in _PLANNED} for row in value["plan"]],
+        units=[_unit(unit) for unit in value["units"]],
+        parts=[part_from_json(part) for part in value["parts"]],
+        attempts=[Attempt(**attempt) for attempt in value["attempts"]],
+    )
+    known = {unit.index for unit in manifest.units}
+    if len(known) < len(manifest.units) or not manifest.done.keys() <= known:
+        raise ValueError("its units and parts contradict each other.")
+    return manifest
+
+
+def _is(kind: type[T], value: Any) -> T:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _unit(values: list[Any]) -> Unit:
+    unit = Unit(*values)
+    _is(str, unit.file)
+    for number in (unit.index, unit.position, unit.pieces, unit.first_row, unit.rows, unit.layers):
+        if _is(int, number) < 0:
+            raise ValueError(f"unit {values} has a negative number.")
+    _is(int, unit.bytes)
+    return unit
+
+
+def from_receipt(text: str, manifest_id: str) -> Part | None:
+    """The part, if the receipt is of this manifest and not of one that it replaced."""
+    receipt = json.loads(text)
+    return part_from_json(receipt["part"]) if receipt["id"] == manifest_id else None
+
+
+def part_from_json(value: dict[str, Any]) -> Part:
+    """A part as `asdict` made it; its files must lie in the dataset."""
+    layers = [_part_file("layers", file) for file in value["layers"]]
+    if not layers:
+        raise ValueError(f"the part of unit {value['unit']} has no file.")
+    failed = _part_file("failed", value["failed"])
+    return Part(_is(int, value["unit"]), layers, failed, _is(int, value["attempt"]))
+
+
+def _part_file(folder: str, value: dict[str, Any]) -> PartFile:
+    file = PartFile(**value)
+    if not re.fullmatch(rf"{folder}/part-\d{{5,}}(-\d+)?\.parquet", _is(str, file.path)):
+        raise ValueError(f"{file.path!r} is no file of a dataset.")
+    _is(int, file.rows)
+    _is(int, file.bytes)
+    _is(str, file.sha256)
+    return file
