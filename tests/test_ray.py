@@ -115,7 +115,7 @@ def test_a_retry_that_stops_keeps_what_others_finished(model: Path, tmp_path: Pa
 
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
-    big = {f"l{i}": np.ones((2048, 1024), np.float32) for i in range(16)}
+    big = {f"l{i}": np.ones((2048, 2048), np.float32) for i in range(20)}
     save_file(big, tmp_path / "big.safetensors")
     killed: list[int] = []
     done = threading.Event()
@@ -136,7 +136,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     killer.start()
     try:
         aq.ray.quantize_checkpoint(
-            tmp_path / "big.safetensors", tmp_path / "out", part_bytes=8 << 20
+            tmp_path / "big.safetensors", tmp_path / "out", part_bytes=16 << 20
         )
     finally:
         done.set()
@@ -144,7 +144,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     assert killed
     assert aq.verify(tmp_path / "out", tmp_path / "big.safetensors").ok
     assert not list((tmp_path / "out").rglob("*.tmp"))
-    aq.quantize_checkpoint(tmp_path / "big.safetensors", tmp_path / "one", part_bytes=8 << 20)
+    aq.quantize_checkpoint(tmp_path / "big.safetensors", tmp_path / "one", part_bytes=16 << 20)
     assert contents(tmp_path / "out") == contents(tmp_path / "one")
 
 
