@@ -160,3 +160,14 @@ def _holders(path: Path) -> list[int]:
             if held:
                 found.append(int(process.name))
     return found
+
+
+def test_a_unit_takes_as_many_threads_as_cpus() -> None:
+    def threads(_row: dict[str, Any]) -> dict[str, int]:
+        from arrowquant import _core
+
+        return {"threads": _core.thread_count(None)}
+
+    for cpus in (1, 2):
+        rows = ray.data.from_items([{"unit": 0}]).map(threads, num_cpus=cpus).take_all()
+        assert rows == [{"threads": cpus}]

@@ -22,7 +22,6 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint import records
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._checkpoint.job import Job
@@ -113,7 +112,6 @@ def quantize_checkpoint(
             self, work: Work, tasks: Sequence[Task], parts: dict[int, Part], progress: Progress
         ) -> None:
             _distribute(work, tasks, parts, progress, num_cpus)
-            manifests.remove_temporary(self._destination)  # Of workers that died.
 
     with listener(progress) as callback:
         run(origin, destination, request, callback, RayJob)

@@ -66,7 +66,7 @@ class Job:
             if (done[unit.index].failed.rows if unit.index in done else unit.index in came)
         ]
         request = self._request.over(original)
-        plan = self._retry_plan(manifest, request, {unit.index for unit in todo})
+        plan = self._retry_plan(manifest, request, came - done.keys())
         self._each(manifest, attempt, self._work(fresh, plan, request.options()), todo)
 
     def _fresh(self, request: Request) -> Manifest:

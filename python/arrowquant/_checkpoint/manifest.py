@@ -146,14 +146,6 @@ def strangers(directory: Path) -> list[str]:
     return found
 
 
-def remove_temporary(dataset: Path) -> None:
-    """Remove the files without names of writers that died."""
-    for folder in ("layers", "failed", _RECEIPTS):
-        for path in (dataset / folder).glob(".part-*.tmp"):
-            if _OURS.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-
-
 def clean(dataset: Path, manifest: Manifest) -> None:
     """Remove what a killed job, or one that this one replaces, left: nothing else."""
     wanted = {file.path for part in manifest.parts for file in part.files}

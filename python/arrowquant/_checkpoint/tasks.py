@@ -19,14 +19,15 @@ from arrowquant._scan import Piece
 def units_of(pieces: Sequence[Piece], part_bytes: int) -> list[Unit]:
     """Pieces of one file put together up to `part_bytes`; a layer in parts is never cut."""
     groups: list[list[Piece]] = []
+    filled = 0
     for piece in pieces:
-        last = groups[-1] if groups else []
-        same_file = bool(last) and last[0].file == piece.file
-        size = sum(other.bytes for other in last) + piece.bytes if same_file else 0
-        if same_file and (piece.continues or size <= part_bytes):
-            last.append(piece)
+        same_file = bool(groups) and groups[-1][0].file == piece.file
+        if same_file and (piece.continues or filled + piece.bytes <= part_bytes):
+            groups[-1].append(piece)
+            filled += piece.bytes
         else:
             groups.append([piece])
+            filled = piece.bytes
     units, row = [], 0
     for index, group in enumerate(groups):
         rows, layers = (sum(getattr(p, name) for p in group) for name in ("rows", "layers"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,14 +18,7 @@ def write(
 ) -> None:
     """Write all layers in their own types."""
     groups = [[(layer.name, layer.dtype, layer.shape)] for layer in layers.layers]
-    shards.write(folder, groups, decoded(relation, threads), shard_bytes)
-
-
-def decoded(
-    batches: Scan | Iterable[pa.RecordBatch], threads: int | None
-) -> Iterator[pa.RecordBatch]:
-    """The weights of a relation, none of whose rows may be undecodable."""
-    yield from dequantize_stream(batches, threads=threads)
+    shards.write(folder, groups, dequantize_stream(relation, threads=threads), shard_bytes)
 
 
 def decode(batch: pa.RecordBatch, threads: int | None) -> pa.RecordBatch:
