@@ -102,8 +102,7 @@ fn sums_of(from: Float, before: &[u8], after: &[u8]) -> Sums {
         return simd::sums_f64(level, before, &decoded);
     }
     let values = floats(level, from, before);
-    let squared = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-    Sums { squared, ..sums(values.iter().copied().zip(decoded.iter().copied())) }
+    sums(&values, &decoded, |decoded| decoded)
 }
 
 fn floats(level: Level, from: Float, bytes: &[u8]) -> Vec<f32> {

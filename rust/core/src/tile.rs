@@ -9,7 +9,7 @@ use crate::scheme::{Grouping, Scheme, TILE_UNIT};
 
 /// Elements of a tile: its float32 values and codes stay in the first-level cache from the moment
 /// its ranges are found until it is encoded.
-pub(crate) const TILE: usize = 1 << 11;
+pub(crate) const TILE: usize = 1 << 14;
 
 /// Elements of the largest group that still is encoded in one pass over memory: it makes a tile of
 /// its own, which stays in the second-level cache.

@@ -37,48 +37,65 @@ impl Sums {
     }
 }
 
-/// The errors of float32 values and what they decode to, in float64; without Σw².
-pub(crate) fn sums(pairs: impl Iterator<Item = (f32, f32)>) -> Sums {
-    let mut lanes = [Lane::default(); LANES];
-    for (at, (value, decoded)) in pairs.enumerate() {
-        lanes[at % LANES].add(f64::from(value), f64::from(decoded));
+/// The sums of float32 values and of what their codes decode to.
+#[inline(always)]
+pub(crate) fn sums<T: Copy>(values: &[f32], codes: &[T], decode: impl Fn(T) -> f32) -> Sums {
+    let mut totals = Totals::default();
+    let ((values, last_values), (codes, last_codes)) =
+        (values.as_chunks::<LANES>(), codes.as_chunks::<LANES>());
+    for (values, codes) in values.iter().zip(codes) {
+        for lane in 0..LANES {
+            totals.add(lane, f64::from(values[lane]), f64::from(decode(codes[lane])));
+        }
     }
-    Sums { squared: 0.0, ..total(&lanes) }
+    for (lane, (value, code)) in last_values.iter().zip(last_codes).enumerate() {
+        totals.add(lane, f64::from(*value), f64::from(decode(*code)));
+    }
+    totals.sums()
 }
 
 /// The sums of a float64 source, given as little-endian bytes, at its own precision.
 #[inline(always)]
 pub(crate) fn sums_f64<L: crate::simd::Lanes>(_: L, source: &[u8], decoded: &[f32]) -> Sums {
-    let mut lanes = [Lane::default(); LANES];
+    let mut totals = Totals::default();
     let (source, _) = source.as_chunks::<8>();
     for (at, (value, decoded)) in source.iter().zip(decoded).enumerate() {
-        lanes[at % LANES].add(f64::from_le_bytes(*value), f64::from(*decoded));
+        totals.add(at % LANES, f64::from_le_bytes(*value), f64::from(*decoded));
     }
-    total(&lanes)
+    totals.sums()
 }
 
-#[derive(Clone, Copy, Default)]
-struct Lane(Sums);
+/// Sums in lanes.
+#[derive(Default)]
+struct Totals {
+    squared_error: [f64; LANES],
+    squared: [f64; LANES],
+    max_abs_error: [f64; LANES],
+}
 
-impl Lane {
+impl Totals {
     #[inline(always)]
-    fn add(&mut self, value: f64, decoded: f64) {
+    fn add(&mut self, lane: usize, value: f64, decoded: f64) {
         let error = value - decoded;
         let magnitude = error.abs();
-        self.0.squared_error += error * error;
-        self.0.squared += value * value;
-        let largest = self.0.max_abs_error;
-        self.0.max_abs_error = if magnitude > largest { magnitude } else { largest };
+        self.squared_error[lane] += error * error;
+        self.squared[lane] += value * value;
+        let largest = self.max_abs_error[lane];
+        self.max_abs_error[lane] = if magnitude > largest { magnitude } else { largest };
     }
-}
 
-#[inline(always)]
-fn total(lanes: &[Lane; LANES]) -> Sums {
-    let mut sums = Sums::default();
-    for lane in lanes {
-        sums += lane.0;
+    #[inline(always)]
+    fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for lane in 0..LANES {
+            sums += Sums {
+                squared_error: self.squared_error[lane],
+                squared: self.squared[lane],
+                max_abs_error: self.max_abs_error[lane],
+            };
+        }
+        sums
     }
-    sums
 }
 
 #[cfg(test)]
@@ -86,17 +103,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn sums(values: &[f32], decoded: &[f32]) -> Sums {
-        super::sums(values.iter().copied().zip(decoded.iter().copied()))
-    }
-
     proptest! {
         #[test]
         fn sums_are_those_of_a_plain_loop(
-            pairs in prop::collection::vec((-1e3f32..1e3, -1e3f32..1e3), 1..100),
+            pairs in prop::collection::vec((-1e3f32..1e3, any::<u8>()), 1..100),
+            scale in 1e-3f32..10.0,
+            zero in 0u8..=255,
         ) {
-            let (values, decoded): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
-            let ours = sums(&values, &decoded);
+            let (values, codes): (Vec<f32>, Vec<u8>) = pairs.into_iter().unzip();
+            let zero = f32::from(zero);
+            let ours = sums(&values, &codes, |code| (f32::from(code) - zero) * scale);
+            let decoded: Vec<f32> = codes.iter().map(|&c| (f32::from(c) - zero) * scale).collect();
             let errors =
                 values.iter().zip(&decoded).map(|(v, d)| f64::from(*v) - f64::from(*d));
             let squared_error: f64 = errors.clone().map(|e| e * e).sum();
@@ -105,15 +122,15 @@ mod tests {
             let wide: Vec<u8> =
                 values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
             let wide = sums_f64(crate::simd::Portable, &wide, &decoded);
-            prop_assert_eq!(Sums { squared: 0.0, ..wide }, ours);
+            prop_assert_eq!(wide, ours);
         }
     }
 
     #[test]
     fn exact_has_no_snr() {
-        let same = sums(&[1.0, -2.0], &[1.0, -2.0]);
+        let same = sums(&[1.0, -2.0], &[1.0, -2.0], |same| same);
         assert_eq!((same.mse(2), same.snr_db()), (0.0, None));
-        let off = Sums { squared: 100.0, ..sums(&[10.0], &[9.0]) };
+        let off = sums(&[10.0], &[9.0], |decoded| decoded);
         assert_eq!((off.mse(1), off.snr_db()), (1.0, Some(20.0)));
     }
 }

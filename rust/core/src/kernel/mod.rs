@@ -8,4 +8,5 @@ pub(crate) mod affine;
 pub(crate) mod convert;
 pub(crate) mod metrics;
 pub(crate) mod pack;
+pub(crate) mod squares;
 pub(crate) mod survey;

@@ -14,7 +14,6 @@ pub(super) struct Scratch {
     values: Vec<f32>,
     ranges: Vec<scheme::Range>,
     buffer: Vec<u8>,
-    squared: Vec<f64>,
     sums: Vec<Sums>,
     touched: Touched,
 }
@@ -41,12 +40,11 @@ impl Scratch {
     ) -> Result<(), Stop> {
         let Self { values, ranges, buffer, touched, .. } = self;
         let values = float_values(level, job.source, source, values);
-        // Of wide groups the ranges are known, and only the rest of the survey is wanted.
+        // Of wide groups the ranges are known, and the survey is only for what is not finite.
         let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
         let groups = if wide.is_some() { 1 } else { place.groups.len() };
         ranges.resize(groups, scheme::Range::ZERO);
-        let mut squared = [0.0];
-        if !simd::survey(level, values, place.width, group_size, ranges, &mut squared) {
+        if !simd::survey(level, values, place.width, group_size, ranges) {
             return Err(Stop::NotFinite);
         }
         let ranges = wide.unwrap_or(ranges);
@@ -59,9 +57,6 @@ impl Scratch {
             touched.encode(level, (job, place), &tile, out, buffer, sums, source);
         } else {
             job.scheme.encode(level, &tile, out, buffer, std::slice::from_mut(sums));
-        }
-        if job.source != Float::F64 {
-            sums.squared += squared[0];
         }
         Ok(())
     }
@@ -76,22 +71,18 @@ impl Scratch {
         out: Encoded<'_>,
         count: usize,
     ) -> Option<&[Sums]> {
-        let Self { values, ranges, buffer, squared, sums, .. } = self;
+        let Self { values, ranges, buffer, sums, .. } = self;
         let (grouping, width) = (job.grouping, job.grouping.columns);
         let values = float_values(level, job.source, source, values);
         ranges.resize(count * job.rows * grouping.groups(), scheme::Range::ZERO);
-        squared.resize(count, 0.0);
         sums.clear();
         sums.resize(count, Sums::default());
-        let finite = simd::survey(level, values, width, grouping.group_size, ranges, squared);
+        let finite = simd::survey(level, values, width, grouping.group_size, ranges);
         if !finite || !scales_fit(job, ranges) {
             return None;
         }
         let tile = Tile { grouping, width, values, phase: 0, ranges, source };
         job.scheme.encode(level, &tile, out, buffer, sums);
-        for (sums, squared) in sums.iter_mut().zip(squared.iter()) {
-            sums.squared = *squared;
-        }
         Some(sums)
     }
 }

@@ -72,9 +72,9 @@ fn tile_ranges(
     let first = (job.grouping.group_size - place.phase).min(values.len());
     let (head, tail) = values.split_at(first);
     let (first_range, other_ranges) = ranges.split_at_mut(1);
-    simd::survey(level, head, head.len(), head.len(), first_range, &mut []);
+    simd::survey(level, head, head.len(), head.len(), first_range);
     if !tail.is_empty() {
-        simd::survey(level, tail, tail.len(), job.grouping.group_size, other_ranges, &mut []);
+        simd::survey(level, tail, tail.len(), job.grouping.group_size, other_ranges);
     }
     (place.groups.clone(), ranges)
 }

@@ -171,7 +171,7 @@ pub trait Scheme: Debug + Send + Sync {
     /// The scale of a group of that range before it is rounded to the scale dtype.
     fn exact_scale(&self, range: Range, symmetric: bool) -> f64;
 
-    /// Write a tile's codes and scales, and add the errors that they take to `sums`: one for all of
+    /// Write a tile's codes and scales, and add its values and their errors to `sums`: one for all of
     /// its rows, or one for each of several parts of equally many rows. `buffer` is there to work
     /// in.
     ///

@@ -31,12 +31,16 @@ pub(crate) trait Lanes: Copy {
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The smaller one; `b` where they compare equal.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a² + b`, rounded once.
+    fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a² − b`, rounded once.
+    fn sub_from_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
     fn zero_u32(self) -> Self::U32;
     fn store_u32(self, numbers: Self::U32, out: &mut [u32; LANES]);
     fn bits(self, values: Self::F32) -> Self::U32;
-    /// The bits without the sign.
-    fn magnitude(self, values: Self::F32) -> Self::U32;
+    /// The larger of `largest` and the bits of the values' magnitudes; no value is a NaN.
+    fn max_magnitude(self, largest: Self::U32, values: Self::F32) -> Self::U32;
     /// The larger one, as int32 where `SIGNED`.
     fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// The largest lanes of four vectors, on the way to [`Lanes::maxima`]: reducing sixteen vectors
@@ -48,16 +52,15 @@ pub(crate) trait Lanes: Copy {
     fn largest(self, a: Self::U32) -> u32;
 
     fn zero_f64(self) -> Self::F64;
-    /// `sums + values²`, lane by lane.
-    ///
-    /// The square of a float32 is exact in float64 (48 of 53 bits, exponents within range), so it
-    /// makes no difference to any bit whether a fused instruction does this.
-    fn add_squares(self, sums: Self::F64, values: Self::F32) -> Self::F64;
+    /// `sums + values`, lane by lane, in float64.
+    fn add_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64;
     /// The lanes' sum: halves are added until one lane is left.
     fn total(self, sums: Self::F64) -> f64;
 
     /// Ask for the line of memory at an address, which need not be one that can be read.
     fn prefetch(self, address: *const u8);
+    /// The same for a line that is near.
+    fn prefetch_near(self, address: *const u8);
     /// The same for a line that will be written.
     fn prefetch_write(self, address: *const u8);
 }
@@ -88,6 +91,25 @@ fn each<A: Copy, B: Copy, C: Copy + Default>(
         out[lane] = f(a[lane], b[lane]);
     }
     out
+}
+
+/// `a² + b`, rounded once, also where there is no instruction for it.
+///
+/// The square is exact in float64. Its sum with `b` is rounded to odd, so that rounding it again, to
+/// float32, is as rounding once: Boldo and Melquiond 2008, *Emulation of FMA and correctly rounded
+/// sums: proved algorithms using rounding to odd*.
+#[inline(always)]
+fn square_plus(a: f32, b: f32) -> f32 {
+    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+        return a.mul_add(a, b);
+    }
+    let (square, b) = (f64::from(a) * f64::from(a), f64::from(b));
+    let sum = square + b;
+    let rest = sum - square;
+    let error = (square - (sum - rest)) + (b - rest);
+    let inexact = u64::from(error != 0.0);
+    let too_large = inexact & ((error.to_bits() ^ sum.to_bits()) >> 63);
+    f64::from_bits(sum.to_bits().wrapping_sub(too_large) | inexact) as f32
 }
 
 #[inline(always)]
@@ -143,6 +165,14 @@ impl Lanes for Portable {
         each(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, square_plus)
+    }
+    #[inline(always)]
+    fn sub_from_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| square_plus(a, -b))
+    }
+    #[inline(always)]
     fn zero_u32(self) -> Self::U32 {
         [0; LANES]
     }
@@ -155,8 +185,8 @@ impl Lanes for Portable {
         values.map(f32::to_bits)
     }
     #[inline(always)]
-    fn magnitude(self, values: Self::F32) -> Self::U32 {
-        values.map(|value| value.to_bits() & 0x7fff_ffff)
+    fn max_magnitude(self, largest: Self::U32, values: Self::F32) -> Self::U32 {
+        each(largest, values, |largest, value| largest.max(value.abs().to_bits()))
     }
     #[inline(always)]
     fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
@@ -187,8 +217,8 @@ impl Lanes for Portable {
         [0.0; LANES]
     }
     #[inline(always)]
-    fn add_squares(self, sums: Self::F64, values: Self::F32) -> Self::F64 {
-        each(sums, values, |sum, value| sum + f64::from(value) * f64::from(value))
+    fn add_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64 {
+        each(sums, values, |sum, value| sum + f64::from(value))
     }
     #[inline(always)]
     fn total(self, sums: Self::F64) -> f64 {
@@ -197,5 +227,26 @@ impl Lanes for Portable {
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
     #[inline(always)]
+    fn prefetch_near(self, _: *const u8) {}
+    #[inline(always)]
     fn prefetch_write(self, _: *const u8) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn squares_are_added_with_one_rounding(
+            a in -2f32..2.0, exponent in -40i32..40, b in -4f32..4.0, digits in 0u32..24,
+        ) {
+            // Some of them a hair beside the middle of two floats, where rounding twice would show.
+            let b = f32::from_bits(b.to_bits() & (u32::MAX << digits)) * 2f32.powi(exponent);
+            for b in [b, b - a * a, a * a] {
+                prop_assert_eq!(square_plus(a, b).to_bits(), a.mul_add(a, b).to_bits());
+            }
+        }
+    }
 }

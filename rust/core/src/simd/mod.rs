@@ -112,8 +112,7 @@ dispatch! {
 dispatch! {
     /// See [`survey::survey`].
     survey = survey::survey,
-    (values: &[f32], width: usize, group_size: usize, ranges: &mut [Range], squared: &mut [f64])
-    -> bool
+    (values: &[f32], width: usize, group_size: usize, ranges: &mut [Range]) -> bool
 }
 dispatch! {
     /// See [`metrics::sums_f64`].

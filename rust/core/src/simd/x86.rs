@@ -92,6 +92,14 @@ impl Lanes for Avx512 {
         cpu! { _mm512_min_ps(a, b) }
     }
     #[inline(always)]
+    fn add_square(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_fmadd_ps(a, a, b) }
+    }
+    #[inline(always)]
+    fn sub_from_square(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_fmsub_ps(a, a, b) }
+    }
+    #[inline(always)]
     fn zero_u32(self) -> __m512i {
         cpu! { _mm512_setzero_si512() }
     }
@@ -104,8 +112,12 @@ impl Lanes for Avx512 {
         cpu! { _mm512_castps_si512(values) }
     }
     #[inline(always)]
-    fn magnitude(self, values: __m512) -> __m512i {
-        cpu! { _mm512_and_si512(_mm512_castps_si512(values), _mm512_set1_epi32(MAGNITUDE)) }
+    fn max_magnitude(self, largest: __m512i, values: __m512) -> __m512i {
+        // The larger of both magnitudes, without a sign.
+        cpu! {
+            let largest = _mm512_castsi512_ps(largest);
+            _mm512_castps_si512(_mm512_range_ps::<0b1011>(largest, values))
+        }
     }
     #[inline(always)]
     fn max<const SIGNED: bool>(self, a: __m512i, b: __m512i) -> __m512i {
@@ -133,11 +145,11 @@ impl Lanes for Avx512 {
         cpu! { [_mm512_setzero_pd(); 2] }
     }
     #[inline(always)]
-    fn add_squares(self, [low, high]: Self::F64, values: __m512) -> Self::F64 {
+    fn add_wide(self, [low, high]: Self::F64, values: __m512) -> Self::F64 {
         cpu! {
             let a = _mm512_cvtps_pd(_mm512_castps512_ps256(values));
             let b = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(values));
-            [_mm512_fmadd_pd(a, a, low), _mm512_fmadd_pd(b, b, high)]
+            [_mm512_add_pd(low, a), _mm512_add_pd(high, b)]
         }
     }
     #[inline(always)]
@@ -152,6 +164,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_near(self, address: *const u8) {
+        cpu! { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
     fn prefetch_write(self, address: *const u8) {
@@ -237,6 +253,14 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
     }
     #[inline(always)]
+    fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_fmadd_ps(a[0], a[0], b[0]), _mm256_fmadd_ps(a[1], a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn sub_from_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_fmsub_ps(a[0], a[0], b[0]), _mm256_fmsub_ps(a[1], a[1], b[1])] }
+    }
+    #[inline(always)]
     fn zero_u32(self) -> Self::U32 {
         cpu! { [_mm256_setzero_si256(); 2] }
     }
@@ -252,11 +276,12 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_castps_si256(values[0]), _mm256_castps_si256(values[1])] }
     }
     #[inline(always)]
-    fn magnitude(self, values: Self::F32) -> Self::U32 {
+    fn max_magnitude(self, largest: Self::U32, values: Self::F32) -> Self::U32 {
         let [low, high] = self.bits(values);
         cpu! {
             let mask = _mm256_set1_epi32(MAGNITUDE);
-            [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)]
+            let magnitudes = [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)];
+            self.max::<false>(largest, magnitudes)
         }
     }
     #[inline(always)]
@@ -292,7 +317,7 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_setzero_pd(); 4] }
     }
     #[inline(always)]
-    fn add_squares(self, sums: Self::F64, [low, high]: Self::F32) -> Self::F64 {
+    fn add_wide(self, sums: Self::F64, [low, high]: Self::F32) -> Self::F64 {
         cpu! {
             let quarters = [
                 _mm256_castps256_ps128(low),
@@ -302,8 +327,7 @@ impl Lanes for Avx2 {
             ];
             let mut out = sums;
             for (sum, quarter) in out.iter_mut().zip(quarters) {
-                let wide = _mm256_cvtps_pd(quarter);
-                *sum = _mm256_fmadd_pd(wide, wide, *sum);
+                *sum = _mm256_add_pd(*sum, _mm256_cvtps_pd(quarter));
             }
             out
         }
@@ -319,6 +343,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_near(self, address: *const u8) {
+        cpu! { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
     fn prefetch_write(self, address: *const u8) {

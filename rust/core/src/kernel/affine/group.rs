@@ -2,17 +2,24 @@
 
 use std::ops::Range as Span;
 
+use super::groups::Groups;
 use super::parameters::{MAGIC, Parameters, round};
-use super::run::Run;
+use super::run::{Anchors, Run};
 use crate::kernel::metrics::{self, Sums};
+use crate::kernel::squares::{SETTLE, Squares};
 use crate::simd::{LANES, Lanes};
 
-/// Sums over a tile's simple groups, in lanes.
+/// Sums over a part's simple groups, in lanes.
 #[derive(Clone, Copy)]
 pub(super) struct Errors<L: Lanes> {
     lanes: L,
     /// Σe²
-    squared: L::F64,
+    errors: Squares<L>,
+    /// Σw²
+    weights: Squares<L>,
+    /// Vectors that went into these, and how many more that are not settled.
+    settled: usize,
+    pending: usize,
     /// max|e|, as bits.
     largest: L::U32,
     ahead: Ahead,
@@ -24,6 +31,8 @@ pub(super) struct Errors<L: Lanes> {
 pub(super) struct Ahead {
     pub(super) source: *const u8,
     pub(super) source_step: usize,
+    /// How far the source at hand is behind.
+    pub(super) distance: usize,
     pub(super) out: *const u8,
     pub(super) out_step: usize,
 }
@@ -32,6 +41,7 @@ impl Ahead {
     #[inline(always)]
     fn fetch<L: Lanes>(&mut self, lanes: L) {
         lanes.prefetch(self.source);
+        lanes.prefetch_near(self.source.wrapping_sub(self.distance));
         lanes.prefetch_write(self.out);
         self.source = self.source.wrapping_add(self.source_step);
         self.out = self.out.wrapping_add(self.out_step);
@@ -40,68 +50,101 @@ impl Ahead {
 
 impl<L: Lanes> Errors<L> {
     #[inline(always)]
-    pub(super) fn new(lanes: L, ahead: Ahead) -> Self {
-        let (squared, largest) = (lanes.zero_f64(), lanes.zero_u32());
-        Self { lanes, squared, largest, ahead }
+    pub(super) fn new(lanes: L, anchors: Anchors, ahead: Ahead) -> Self {
+        let errors = Squares::new(lanes, anchors.errors);
+        let weights = Squares::new(lanes, anchors.weights);
+        let largest = lanes.zero_u32();
+        Self { lanes, errors, weights, settled: 0, pending: 0, largest, ahead }
     }
 
     /// From zero on, with the memory that comes next.
     #[inline(always)]
-    pub(super) fn begin(self) -> Self {
-        Self::new(self.lanes, self.ahead)
+    pub(super) fn begin(&mut self, anchors: Anchors) {
+        *self = Self::new(self.lanes, anchors, self.ahead);
     }
 
     /// The largest error so far.
     #[inline(always)]
-    pub(super) fn largest(self) -> f32 {
+    pub(super) fn largest(&self) -> f32 {
         f32::from_bits(self.lanes.largest(self.largest))
     }
 
-    /// As a layer's sums.
+    /// As a layer's sums, unless these can't be had in this way.
     #[inline(always)]
-    pub(super) fn sums(self) -> Sums {
-        let squared_error = self.lanes.total(self.squared);
-        Sums { squared_error, squared: 0.0, max_abs_error: f64::from(self.largest()) }
+    pub(super) fn sums(&mut self) -> Option<Sums> {
+        self.settle();
+        Some(Sums {
+            squared_error: self.errors.total(self.settled)?,
+            squared: self.weights.total(self.settled)?,
+            max_abs_error: f64::from(self.largest()),
+        })
     }
 
-    /// The codes of simple groups that follow each other: of `run`, those at `places`; `next` gives
-    /// where each lies and its values. Values are clamped only where `CLAMP`, and the largest error
-    /// is looked for only where `TRACK`.
+    /// The codes of simple groups that follow each other: of `run`, those at `places`. Values are
+    /// clamped only where `CLAMP`, and the largest error is looked for only where `TRACK`.
     #[inline(always)]
-    pub(super) fn simple<'v, const CLAMP: bool, const TRACK: bool>(
-        self,
+    pub(super) fn simple<const CLAMP: bool, const TRACK: bool>(
+        &mut self,
         run: &Run,
         places: Span<usize>,
-        next: &mut impl FnMut() -> (Span<usize>, &'v [f32]),
-        codes: &mut [u8],
-    ) -> Self {
-        // Taken apart, so that the sums stay in registers from group to group.
-        let Self { lanes, mut squared, mut largest, mut ahead } = self;
-        for at in places {
-            let (span, values) = next();
-            let vector = Vector {
-                lanes,
-                scale: lanes.splat(run.scale[at]),
-                inverse: lanes.splat(run.inverse[at]),
-                reach: lanes.splat(run.reach[at]),
-                zero: run.zero[at] as u32,
-            };
-            let (whole, rest) = values.as_chunks::<LANES>();
-            let (whole_codes, rest_codes) = codes[span].as_chunks_mut::<LANES>();
-            for (values, codes) in whole.iter().zip(whole_codes) {
-                ahead.fetch(lanes);
-                vector.encode::<CLAMP, TRACK>(values, codes, &mut squared, &mut largest);
+        groups: &mut Groups<'_>,
+    ) {
+        // A copy, which stays in registers from group to group.
+        let mut errors = *self;
+        let vectors = groups.vectors;
+        if vectors > 0 {
+            let (mut values, mut codes) = groups.next_even(places.len());
+            for at in places {
+                let vector = Vector::new(self.lanes, run, at);
+                let (group, rest) = values.split_at(vectors);
+                let (group_codes, rest_codes) = codes.split_at_mut(vectors);
+                errors.vectors::<CLAMP, TRACK>(&vector, group, group_codes);
+                (values, codes) = (rest, rest_codes);
             }
-            if !rest.is_empty() {
-                // Zeros have no error.
-                let (mut padded, mut padded_codes) = ([0.0; LANES], [0; LANES]);
-                padded[..rest.len()].copy_from_slice(rest);
-                let codes = &mut padded_codes;
-                vector.encode::<CLAMP, TRACK>(&padded, codes, &mut squared, &mut largest);
-                rest_codes.copy_from_slice(&padded_codes[..rest.len()]);
+        } else {
+            for at in places {
+                let vector = Vector::new(self.lanes, run, at);
+                let (values, codes) = groups.next();
+                let (whole, rest) = values.as_chunks::<LANES>();
+                let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
+                for (values, codes) in whole.chunks(SETTLE).zip(whole_codes.chunks_mut(SETTLE)) {
+                    errors.vectors::<CLAMP, TRACK>(&vector, values, codes);
+                }
+                if !rest.is_empty() {
+                    // Zeros have no error.
+                    let (mut padded, mut padded_codes) = ([[0.0; LANES]], [[0; LANES]]);
+                    padded[0][..rest.len()].copy_from_slice(rest);
+                    errors.vectors::<CLAMP, TRACK>(&vector, &padded, &mut padded_codes);
+                    rest_codes.copy_from_slice(&padded_codes[0][..rest.len()]);
+                }
             }
         }
-        Self { lanes, squared, largest, ahead }
+        *self = errors;
+    }
+
+    #[inline(always)]
+    fn vectors<const CLAMP: bool, const TRACK: bool>(
+        &mut self,
+        vector: &Vector<L>,
+        values: &[[f32; LANES]],
+        codes: &mut [[u8; LANES]],
+    ) {
+        for (values, codes) in values.iter().zip(codes) {
+            self.ahead.fetch(self.lanes);
+            let sums = (&mut self.errors, &mut self.weights, &mut self.largest);
+            vector.encode::<CLAMP, TRACK>(values, codes, sums);
+        }
+        self.pending += values.len();
+        if self.pending >= SETTLE {
+            self.settle();
+        }
+    }
+
+    #[inline(always)]
+    fn settle(&mut self) {
+        self.errors.settle();
+        self.weights.settle();
+        (self.settled, self.pending) = (self.settled + self.pending, 0);
     }
 }
 
@@ -116,12 +159,23 @@ struct Vector<L: Lanes> {
 
 impl<L: Lanes> Vector<L> {
     #[inline(always)]
+    fn new(lanes: L, run: &Run, at: usize) -> Self {
+        Self {
+            lanes,
+            scale: lanes.splat(run.scale[at]),
+            inverse: lanes.splat(run.inverse[at]),
+            reach: lanes.splat(run.reach[at]),
+            // Its low byte is the integer.
+            zero: run.shifted_zero[at].to_bits(),
+        }
+    }
+
+    #[inline(always)]
     fn encode<const CLAMP: bool, const TRACK: bool>(
         &self,
         values: &[f32; LANES],
         codes: &mut [u8; LANES],
-        squared: &mut L::F64,
-        largest: &mut L::U32,
+        (errors, weights, largest): (&mut Squares<L>, &mut Squares<L>, &mut L::U32),
     ) {
         let lanes = self.lanes;
         let magic = lanes.splat(MAGIC);
@@ -135,18 +189,18 @@ impl<L: Lanes> Vector<L> {
         lanes.store_low_bytes(lanes.bits(shifted), self.zero, codes);
         let error = lanes.sub(values, decoded);
         if TRACK {
-            *largest = lanes.max::<false>(*largest, lanes.magnitude(error));
+            *largest = lanes.max_magnitude(*largest, error);
         }
-        *squared = lanes.add_squares(*squared, error);
+        errors.add(error);
+        weights.add(values);
     }
 }
 
-/// The codes of any group, with errors in float64.
+/// The codes of any group, with sums in float64.
 #[inline(never)]
 pub(super) fn general(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) -> Sums {
     encode(bits, group, values, codes);
-    let decoded = codes.iter().map(|code| (f32::from(*code) - group.zero) * group.scale);
-    metrics::sums(values.iter().copied().zip(decoded))
+    metrics::sums(values, codes, |code| (f32::from(code) - group.zero) * group.scale)
 }
 
 fn encode(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) {

@@ -4,18 +4,20 @@
 //! `quantization` package), with codes stored as `u = q + 2^(b−1)`.
 
 mod group;
+mod groups;
 mod parameters;
 mod run;
 
 use std::ops::Range as Span;
 
-use crate::kernel::metrics::Sums;
+use crate::kernel::metrics::{self, Sums};
 use crate::kernel::pack;
 use crate::scheme::{Codes, Encoded, Grouping, Range, Tile};
 use crate::simd::{LANES, Lanes};
 use group::{Ahead, Errors};
+use groups::{Groups, Spans};
 pub(crate) use parameters::exact_scale;
-use run::{Kind, Run};
+use run::{Anchors, Kind, Run};
 
 /// Source memory is asked for so many bytes ahead of its use.
 const AHEAD: usize = 1 << 14;
@@ -31,14 +33,48 @@ pub(crate) fn encode<L: Lanes>(
     sums: &mut [Sums],
 ) {
     let Encoded { data, scales, zero_points } = out;
-    let mut encoder = Encoder::new(lanes, bits, tile, data.as_ptr(), scales, zero_points);
-    if bits == 8 && data.len() == tile.values.len() {
+    let encoder = Encoder::new(lanes, bits, tile, data.as_ptr(), scales, zero_points);
+    let in_place = bits == 8 && data.len() == tile.values.len();
+    let bytes = if in_place {
         // A code a byte and no padding: the codes are the data.
-        encoder.groups(data, sums);
+        &mut *data
     } else {
         codes.resize(tile.values.len(), 0);
-        encoder.groups(codes, sums);
+        codes.as_mut_slice()
+    };
+    let faint = encoder.groups(bytes, sums);
+    if !faint.is_empty() {
+        let Tile { grouping, width, phase, .. } = *tile;
+        let codes = Codes { grouping, width, phase, data: bytes, scales, zero_points };
+        recount(bits, tile.values, &codes, &faint, sums);
+    }
+    if !in_place {
         pack::pack_rows(codes, tile.width, bits, data);
+    }
+}
+
+/// Count the parts `faint` anew, in float64. `codes` has a byte for each.
+#[inline(always)]
+fn recount(bits: u32, values: &[f32], codes: &Codes<'_>, faint: &[usize], sums: &mut [Sums]) {
+    let part = codes.scales.len() / sums.len();
+    let mut spans = Spans::new(&codes.grouping, codes.width, codes.phase);
+    for (group, &scale) in codes.scales.iter().enumerate() {
+        let (span, part) = (spans.next(), group / part);
+        if faint.contains(&part) {
+            let zero = zero_point(bits, codes, group);
+            let (values, codes) = (&values[span.clone()], &codes.data[span]);
+            sums[part] += metrics::sums(values, codes, |code| (f32::from(code) - zero) * scale);
+        }
+    }
+}
+
+/// The code of zero in a group.
+#[inline(always)]
+fn zero_point(bits: u32, codes: &Codes<'_>, group: usize) -> f32 {
+    if codes.grouping.symmetric {
+        (1u32 << (bits - 1)) as f32
+    } else {
+        f32::from(codes.zero_points[group])
     }
 }
 
@@ -48,8 +84,8 @@ struct Encoder<'a, L: Lanes> {
     tile: &'a Tile<'a>,
     /// Where the packed codes will go.
     out: *const u8,
-    scales: std::slice::IterMut<'a, f32>,
-    zero_points: std::slice::IterMut<'a, u8>,
+    scales: &'a mut [f32],
+    zero_points: &'a mut [u8],
     lanes: L,
 }
 
@@ -68,36 +104,34 @@ impl<'a, L: Lanes> Encoder<'a, L> {
             kind: Kind { bits, symmetric, scale_dtype },
             tile,
             out,
-            scales: scales.iter_mut(),
-            zero_points: zero_points.iter_mut(),
+            scales,
+            zero_points,
             lanes,
         }
     }
 
-    /// Write the code of every value, a byte each, and the scales.
+    /// Write the code of every value, a byte each, and the scales. Returns the parts whose sums must
+    /// be counted in another way.
     #[inline(always)]
-    fn groups(&mut self, codes: &mut [u8], sums: &mut [Sums]) {
+    fn groups(mut self, codes: &mut [u8], sums: &mut [Sums]) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
         let ahead = Ahead {
-            source: source.as_ptr().wrapping_add(AHEAD),
+            source: source.as_ptr().wrapping_add(AHEAD.max(source.len())),
+            distance: AHEAD.max(source.len()) - (1 << 13),
             source_step: source.len() / values.len().max(1) * LANES,
             out: self.out,
             out_step: self.kind.bits as usize * LANES / 8,
         };
-        let mut errors = Errors::new(self.lanes, ahead);
         // Of a layer whose largest error is known so far, only larger ones are looked for.
         let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };
-        let part = self.tile.ranges.len() / sums.len().max(1);
-        let mut parts = Parts { sums: sums.iter_mut(), part, left: part, general: Sums::default() };
-        let mut spans = spans(&self.tile.grouping, self.tile.width, self.tile.phase);
+        let mut parts = Parts::new(self.kind, self.tile.ranges, sums);
+        let mut errors = Errors::new(self.lanes, parts.anchors(), ahead);
+        // In memory between the loops, so that each has the registers to itself.
+        std::hint::black_box(&mut errors);
+        let mut groups = Groups::new(self.tile, codes);
         for ranges in self.tile.ranges.chunks(LANES) {
             let mut run = Run::new(self.kind, ranges);
             let track = known.is_none_or(|known| run.may_exceed(known));
-            let tile = self.tile.values;
-            let mut next = || {
-                let span = spans();
-                (span.clone(), &tile[span])
-            };
             let way = (run.is_all_simple(), run.clamps(), track);
             let mut from = 0;
             while from < ranges.len() {
@@ -105,109 +139,111 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                 from = places.end;
                 let count = places.len();
                 // Loops of their own: a call in one of them would push the sums out of registers.
-                errors = match way {
-                    (true, false, false) => {
-                        errors.simple::<false, false>(&run, places, &mut next, codes)
-                    }
-                    (true, false, true) => {
-                        errors.simple::<false, true>(&run, places, &mut next, codes)
-                    }
-                    (true, true, false) => {
-                        errors.simple::<true, false>(&run, places, &mut next, codes)
-                    }
-                    (true, true, true) => {
-                        errors.simple::<true, true>(&run, places, &mut next, codes)
-                    }
+                match way {
+                    (true, false, false) => errors.simple::<false, false>(&run, places, &mut groups),
+                    (true, false, true) => errors.simple::<false, true>(&run, places, &mut groups),
+                    (true, true, false) => errors.simple::<true, false>(&run, places, &mut groups),
+                    (true, true, true) => errors.simple::<true, true>(&run, places, &mut groups),
                     _ => {
                         let general = &mut parts.general;
-                        self.mixed(&mut run, ranges, places, &mut next, codes, general, errors)
+                        self.mixed(&mut run, ranges, places, &mut groups, general, &mut errors);
                     }
-                };
-                errors = parts.count(count, errors);
+                }
+                parts.count(count, &mut errors);
             }
             if let (Some(known), true) = (&mut known, track) {
                 *known = known.max(errors.largest());
             }
             self.write(&run, ranges.len());
         }
+        parts.faint
     }
 
     /// Groups of a run not all of which are simple.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "a loop's state")]
-    fn mixed<'v>(
+    fn mixed(
         &self,
         run: &mut Run,
         ranges: &[Range],
         places: Span<usize>,
-        next: &mut impl FnMut() -> (Span<usize>, &'v [f32]),
-        codes: &mut [u8],
+        groups: &mut Groups<'_>,
         general: &mut Sums,
-        mut errors: Errors<L>,
-    ) -> Errors<L> {
+        errors: &mut Errors<L>,
+    ) {
         for at in places {
             if run.is_simple(at) {
-                errors = errors.simple::<true, true>(run, at..at + 1, next, codes);
+                errors.simple::<true, true>(run, at..at + 1, groups);
             } else {
                 let group = run.general(self.kind, at, ranges[at]);
-                let (span, values) = next();
-                *general += group::general(self.kind.bits, &group, values, &mut codes[span]);
+                let (values, codes) = groups.next();
+                *general += group::general(self.kind.bits, &group, values, codes);
             }
         }
-        errors
     }
 
     #[inline(always)]
     fn write(&mut self, run: &Run, groups: usize) {
-        for (from, scale) in run.scale[..groups].iter().zip(&mut self.scales) {
-            *scale = *from;
-        }
-        for (from, zero_point) in run.zero[..groups].iter().zip(&mut self.zero_points) {
-            *zero_point = *from as u8;
+        let (scales, rest) = std::mem::take(&mut self.scales).split_at_mut(groups);
+        scales.copy_from_slice(&run.scale[..groups]);
+        self.scales = rest;
+        if !self.kind.symmetric {
+            let (zero_points, rest) = std::mem::take(&mut self.zero_points).split_at_mut(groups);
+            for (zero_point, shifted) in zero_points.iter_mut().zip(&run.shifted_zero) {
+                *zero_point = shifted.to_bits() as u8;
+            }
+            self.zero_points = rest;
         }
     }
 }
 
 /// The sums of a tile's parts, which have equally many groups.
 struct Parts<'a> {
-    sums: std::slice::IterMut<'a, Sums>,
+    kind: Kind,
+    ranges: &'a [Range],
+    sums: &'a mut [Sums],
+    /// Groups of each part, and those still to come in the part at hand.
     part: usize,
-    /// Groups still to come in the part at hand.
     left: usize,
+    at: usize,
     /// What its groups took that are not simple.
     general: Sums,
+    /// Parts whose errors are too far below what they could be, or values too small or too large.
+    faint: Vec<usize>,
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    #[inline(always)]
+    fn new(kind: Kind, ranges: &'a [Range], sums: &'a mut [Sums]) -> Self {
+        let part = ranges.len() / sums.len().max(1);
+        let (general, faint) = (Sums::default(), Vec::new());
+        Self { kind, ranges, sums, part, left: part, at: 0, general, faint }
+    }
+
+    /// Of the part at hand.
+    #[inline(always)]
+    fn anchors(&self) -> Anchors {
+        let start = self.at * self.part;
+        Anchors::new(self.kind, &self.ranges[start..start + self.part])
+    }
+
     /// Count groups of one part; behind its last one the errors begin anew.
     #[inline(always)]
-    fn count<L: Lanes>(&mut self, groups: usize, errors: Errors<L>) -> Errors<L> {
+    fn count<L: Lanes>(&mut self, groups: usize, errors: &mut Errors<L>) {
         self.left -= groups;
         if self.left > 0 {
-            return errors;
+            return;
         }
-        self.left = self.part;
-        if let Some(sums) = self.sums.next() {
-            *sums += errors.sums();
-            *sums += std::mem::take(&mut self.general);
+        let general = std::mem::take(&mut self.general);
+        if let Some(sums) = errors.sums() {
+            self.sums[self.at] += sums;
+            self.sums[self.at] += general;
+        } else {
+            self.faint.push(self.at);
         }
-        errors.begin()
-    }
-}
-
-/// Where each group lies in a tile of rows of `width` elements, one call after the other.
-#[inline(always)]
-fn spans(grouping: &Grouping, width: usize, phase: usize) -> impl FnMut() -> Span<usize> {
-    let group_size = grouping.group_size;
-    let (mut row, mut column, mut size) = (0, 0, group_size - phase);
-    move || {
-        let end = (column + size).min(width);
-        let span = row + column..row + end;
-        (column, size) = (end, group_size);
-        if column == width {
-            (row, column) = (row + width, 0);
+        (self.at, self.left) = (self.at + 1, self.part);
+        if self.at < self.sums.len() {
+            errors.begin(self.anchors());
         }
-        span
     }
 }
 
@@ -220,7 +256,6 @@ pub(crate) fn decode<L: Lanes>(
     codes: &mut Vec<u8>,
     values: &mut [f32],
 ) {
-    let half = (1u32 << (bits - 1)) as f32;
     let codes = if bits == 8 && tile.data.len() == values.len() {
         tile.data
     } else {
@@ -228,10 +263,9 @@ pub(crate) fn decode<L: Lanes>(
         pack::unpack_rows(tile.data, tile.width, bits, codes);
         codes
     };
-    let mut spans = spans(&tile.grouping, tile.width, tile.phase);
+    let mut spans = Spans::new(&tile.grouping, tile.width, tile.phase);
     for (at, scale) in tile.scales.iter().enumerate() {
-        let zero = if tile.grouping.symmetric { half } else { f32::from(tile.zero_points[at]) };
-        let span = spans();
+        let (span, zero) = (spans.next(), zero_point(bits, tile, at));
         group::decode(lanes, *scale, zero, &codes[span.clone()], &mut values[span]);
     }
 }
@@ -266,7 +300,7 @@ mod tests {
             let group_size = group_size.min(width);
             let groups = width.div_ceil(group_size);
             let mut ranges = vec![Range::ZERO; groups];
-            survey(Portable, &values, width, group_size, &mut ranges, &mut []);
+            survey(Portable, &values, width, group_size, &mut ranges);
             let grouping = Grouping { columns: width, group_size, symmetric, scale_dtype };
             let (ranges, values) = (ranges.as_slice(), values.as_slice());
             let tile = Tile { grouping, width, values, phase: 0, ranges, source: &[] };

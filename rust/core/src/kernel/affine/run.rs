@@ -3,8 +3,9 @@
 //! Nearly all groups of real weights are: their codes and errors then come from a short loop. The
 //! others take the long way round in [`super::group`], to the same definition.
 
-use super::parameters::{Parameters, exact_scale, parameters, power_of_two, round};
+use super::parameters::{MAGIC, Parameters, exact_scale, parameters, power_of_two, round};
 use crate::dtype::ScaleDtype;
+use crate::kernel::squares::Anchor;
 use crate::scheme::Range;
 use crate::simd::LANES;
 
@@ -25,12 +26,44 @@ pub(super) struct Kind {
     pub(super) scale_dtype: ScaleDtype,
 }
 
+/// From where the sums over some groups' values and errors are counted.
+#[derive(Clone, Copy)]
+pub(super) struct Anchors {
+    pub(super) weights: Anchor,
+    pub(super) errors: Anchor,
+}
+
+impl Anchors {
+    /// For all groups with these ranges that are simple.
+    #[inline(always)]
+    pub(super) fn new(kind: Kind, ranges: &[Range]) -> Self {
+        // The bits of numbers that are not negative are ordered as they are.
+        let (mut largest, mut widest) = (0, 0);
+        for range in ranges {
+            largest = largest.max(range.absmax().to_bits());
+            widest = widest.max((range.hi - range.lo).to_bits());
+        }
+        let (largest, widest) = (f32::from_bits(largest), f32::from_bits(widest));
+        let codes = (1u32 << kind.bits) as f32;
+        let (scale, reach) = if kind.symmetric {
+            (largest / (codes / 2.0 - 0.5), codes / 2.0)
+        } else {
+            (widest / (codes - 1.0), codes)
+        };
+        // Half a scale; and where the dtype rounds it down, what that adds up to over all codes.
+        let farthest = FARTHEST + reach / (2u32 << kind.scale_dtype.fraction_bits()) as f32;
+        Self { weights: Anchor::of(largest), errors: Anchor::of(farthest * scale) }
+    }
+}
+
 /// Sixteen groups, an array for each quantity so that the compiler computes it for all at once.
 pub(super) struct Run {
     pub(super) scale: [f32; LANES],
     pub(super) inverse: [f32; LANES],
     /// The code of zero.
     pub(super) zero: [f32; LANES],
+    /// The same plus [`MAGIC`], so that its low bits are those of an integer.
+    pub(super) shifted_zero: [f32; LANES],
     /// What a code may be at most, less the code of zero.
     pub(super) reach: [f32; LANES],
     /// No error of the group is larger.
@@ -67,6 +100,7 @@ impl Run {
             scale: [0.0; LANES],
             inverse: [0.0; LANES],
             zero: [0.0; LANES],
+            shifted_zero: [0.0; LANES],
             reach: [0.0; LANES],
             bound: [0.0; LANES],
             simple: [0; LANES],
@@ -117,6 +151,7 @@ impl Run {
             self.scale[i] = scale;
             self.inverse[i] = inverse;
             self.zero[i] = zero;
+            self.shifted_zero[i] = zero + MAGIC;
             self.reach[i] = reach;
             self.bound[i] = if empty { 0.0 } else { farthest * scale };
             self.simple[i] = u32::from((empty | usual) & near & (below <= zero));
@@ -151,6 +186,7 @@ impl Run {
     pub(super) fn general(&mut self, kind: Kind, group: usize, range: Range) -> Parameters {
         let general = parameters(kind.bits, range, kind.symmetric, kind.scale_dtype);
         (self.scale[group], self.zero[group]) = (general.scale, general.zero);
+        self.shifted_zero[group] = general.zero + MAGIC;
         general
     }
 }

@@ -1,0 +1,78 @@
+//! Where the groups of a tile lie.
+
+use std::ops::Range as Span;
+
+use crate::kernel::squares::SETTLE;
+use crate::scheme::{Grouping, Tile};
+use crate::simd::LANES;
+
+/// The places of a tile's groups, one after the other.
+pub(super) struct Spans {
+    group_size: usize,
+    /// Elements of a row.
+    width: usize,
+    /// Where the row begins, and where the next group does in it.
+    row: usize,
+    column: usize,
+    /// Elements of the next group that are within the tile, if its row has so many.
+    size: usize,
+}
+
+impl Spans {
+    #[inline(always)]
+    pub(super) fn new(grouping: &Grouping, width: usize, phase: usize) -> Self {
+        let group_size = grouping.group_size;
+        Self { group_size, width, row: 0, column: 0, size: group_size - phase }
+    }
+
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> Span<usize> {
+        let end = (self.column + self.size).min(self.width);
+        let span = self.row + self.column..self.row + end;
+        (self.column, self.size) = (end, self.group_size);
+        if end == self.width {
+            (self.row, self.column) = (span.end, 0);
+        }
+        span
+    }
+}
+
+/// A tile's groups with their values and codes, as they are worked through.
+pub(super) struct Groups<'a> {
+    values: &'a [f32],
+    codes: &'a mut [u8],
+    spans: Spans,
+    /// Where all groups are as many whole vectors: how many, at most [`SETTLE`]; else zero.
+    pub(super) vectors: usize,
+}
+
+impl<'a> Groups<'a> {
+    #[inline(always)]
+    pub(super) fn new(tile: &Tile<'a>, codes: &'a mut [u8]) -> Self {
+        let group_size = tile.grouping.group_size;
+        let even = group_size.is_multiple_of(LANES)
+            && group_size <= SETTLE * LANES
+            && tile.width.is_multiple_of(group_size)
+            && tile.phase == 0;
+        // Then it makes no difference where a row ends.
+        let (vectors, width) =
+            if even { (group_size / LANES, tile.values.len()) } else { (0, tile.width) };
+        let spans = Spans::new(&tile.grouping, width, tile.phase);
+        Self { values: tile.values, codes, spans, vectors }
+    }
+
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> (&[f32], &mut [u8]) {
+        let span = self.spans.next();
+        (&self.values[span.clone()], &mut self.codes[span])
+    }
+
+    /// Of that many groups at once, where all have as many vectors.
+    #[inline(always)]
+    pub(super) fn next_even(&mut self, groups: usize) -> (&[[f32; LANES]], &mut [[u8; LANES]]) {
+        let start = self.spans.column;
+        self.spans.column += groups * self.spans.group_size;
+        let span = start..self.spans.column;
+        (self.values[span.clone()].as_chunks().0, self.codes[span].as_chunks_mut().0)
+    }
+}
