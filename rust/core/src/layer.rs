@@ -7,7 +7,7 @@ use crate::error::RowError;
 use crate::options::{Asked, Options};
 use crate::relation::bytes::Element;
 use crate::relation::weights::{Part, Weights};
-use crate::scheme::{Choice, Grouping, Scheme};
+use crate::scheme::{self, Choice, Grouping, Scheme};
 
 /// What a row says of its tensor, as far as it can be read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,7 +64,64 @@ pub(crate) enum Layer {
     /// Its bytes come out as they are.
     Keep,
     /// It goes through a kernel.
-    Encode { scheme: &'static dyn Scheme, source: Float, rows: usize, grouping: Grouping },
+    Encode(Job),
+}
+
+/// How a layer is encoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job {
+    pub(crate) scheme: &'static dyn Scheme,
+    pub(crate) source: Float,
+    pub(crate) grouping: Grouping,
+    /// Rows of the tensor.
+    pub(crate) rows: usize,
+}
+
+impl Layer {
+    pub(crate) fn job(&self) -> Option<&Job> {
+        match self {
+            Self::Keep => None,
+            Self::Encode(job) => Some(job),
+        }
+    }
+
+    /// The scheme's name.
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.job().map_or(scheme::NONE, |job| job.scheme.name())
+    }
+}
+
+impl Job {
+    /// Whether both do the same to tensors of the same shape.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(self.scheme, other.scheme)
+            && (self.source, self.rows, self.grouping) == (other.source, other.rows, other.grouping)
+    }
+
+    pub(crate) fn elements(&self) -> usize {
+        self.rows * self.grouping.columns
+    }
+
+    /// The scales' dtype, where the scheme has a column of scales.
+    pub(crate) fn scale_dtype(&self) -> Option<&'static str> {
+        let has_scales = self.scheme.row_layout(&self.grouping).scales > 0;
+        has_scales.then_some(self.grouping.scale_dtype.name())
+    }
+
+    /// Bits of codes, scales at their dtype's width and zero points at the codes' width; `None`
+    /// where a shape, which may come from outside, makes that overflow.
+    pub(crate) fn bits(&self) -> Option<u64> {
+        let layout = self.scheme.row_layout(&self.grouping);
+        let parts = [
+            (layout.data, 8),
+            (layout.scales, self.grouping.scale_dtype.bits()),
+            (layout.zero_points, self.scheme.code_bits()),
+        ];
+        let row = parts.into_iter().try_fold(0u64, |sum, (count, bits)| {
+            sum.checked_add((count as u64).checked_mul(bits)?)
+        });
+        row?.checked_mul(self.rows as u64)
+    }
 }
 
 /// Check everything about row `row` that can be known without its values.
@@ -108,7 +165,7 @@ pub(crate) fn check(
         scale_dtype: options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
     };
     check_part(weights.part(row).as_ref(), columns, &grouping, asked.group_size)?;
-    Ok(Layer::Encode { scheme, source, rows: count / columns, grouping })
+    Ok(Layer::Encode(Job { scheme, source, grouping, rows: count / columns }))
 }
 
 /// Groups must not cross from one part to the next: where a row of the tensor is cut, one must end.

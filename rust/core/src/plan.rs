@@ -9,9 +9,8 @@ use glob::Pattern;
 
 use crate::dtype::{self, Float, ScaleDtype};
 use crate::error::{CallError, Error};
-use crate::layer::{Described, Shape, element_product, group_size};
+use crate::layer::{Described, Job, Shape, element_product, group_size};
 use crate::options::{Asked, Options, PlanRow, Rules};
-use crate::quantize::encoded_bits;
 use crate::relation::columns::shape_type;
 use crate::relation::quantized::shapes;
 use crate::relation::weights::{Weights, WeightsSchema};
@@ -195,7 +194,7 @@ impl Planner {
             symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
             scale_dtype: self.options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
         };
-        let bits = encoded_bits(scheme, count / columns, &grouping)?;
+        let bits = Job { scheme, source, grouping, rows: count / columns }.bits()?;
         i64::try_from(bits.div_ceil(8)).ok()
     }
 }

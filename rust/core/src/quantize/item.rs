@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::State;
+use super::rows::Rows;
 use crate::dtype::Float;
-use crate::layer::Layer;
+use crate::kernel::metrics::Sums;
+use crate::layer::{Job, Layer};
 use crate::relation::quantized::{Payload, Spans};
 use crate::relation::weights::Weights;
-use crate::scheme::{self, Grouping, Scheme};
+use crate::scheme;
 use crate::tile::{Carver, PIECE, Place, TILE, Tiling};
 
 /// The ranges of wide groups, by row.
@@ -44,54 +45,18 @@ pub(super) struct Places<'a> {
     pub(super) zero_points: &'a mut [u8],
 }
 
-/// How one layer is encoded.
-#[derive(Clone, Copy)]
-pub(super) struct Job {
-    pub(super) scheme: &'static dyn Scheme,
-    pub(super) source: Float,
-    pub(super) grouping: Grouping,
-    /// Rows of the tensor.
-    pub(super) rows: usize,
-}
-
-impl Job {
-    /// What is to be done with a row that is encoded.
-    pub(super) fn of(state: &State<'_>) -> Option<Self> {
-        match state.fate {
-            Ok(Layer::Encode { scheme, source, rows, grouping }) => {
-                Some(Self { scheme, source, grouping, rows })
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether both do the same to tensors of the same shape.
-    fn is_like(&self, other: &Self) -> bool {
-        std::ptr::addr_eq(self.scheme, other.scheme)
-            && (self.source, self.rows, self.grouping) == (other.source, other.rows, other.grouping)
-    }
-
-    /// How many of the rows from the first on are small layers of one kind, which make one tile.
-    pub(super) fn alike(&self, states: &[State<'_>]) -> usize {
-        let most = TILE / (self.rows * self.grouping.columns);
-        if self.source == Float::F64 {
-            return 1;
-        }
-        let alike = |state: &&State<'_>| Self::of(state).is_some_and(|job| self.is_like(&job));
-        states.iter().take(most).take_while(alike).count().max(1)
-    }
-
-    pub(super) fn tiling(&self) -> Tiling {
-        Tiling::new(self.rows, self.grouping)
-    }
+/// How many of `left` rows from `first` on are small layers of one kind, which make one tile.
+pub(super) fn alike(rows: &Rows<'_>, first: usize, job: &Job, left: usize) -> usize {
+    let most = if job.source == Float::F64 { 1 } else { TILE / job.elements() };
+    rows.alike(first, most.min(left))
 }
 
 /// Work for one thread at a time.
-pub(super) enum Task<'a, 's> {
+pub(super) enum Task<'a> {
     /// A piece of a large layer.
     Piece(Item<'a>),
-    /// Small layers that follow each other, with their states.
-    Rows { first: usize, states: &'a mut [State<'s>], cutter: Cutter<'a> },
+    /// Small layers that follow each other, with the places of their sums.
+    Rows { first: usize, sums: &'a mut [Sums], cutter: Cutter<'a> },
 }
 
 /// The output of a batch, cut from its beginning to its end.
@@ -141,45 +106,44 @@ impl<'a> Cutter<'a> {
     }
 }
 
-/// The work on `rows`, which rise, each a layer that can be encoded or kept.
+/// The work on the rows `wanted`, which rise.
 pub(super) fn items<'a>(
-    weights: &'a Weights,
-    states: &[State<'_>],
-    rows: &[usize],
+    rows: &'a Rows<'_>,
+    wanted: &[usize],
     payload: &'a mut Payload,
     wide: &'a Wide,
 ) -> Vec<Item<'a>> {
     let mut cutter = Cutter::new(payload);
-    let mut items = Vec::with_capacity(rows.len());
-    for &row in rows {
-        pieces(weights, &states[row], row, cutter.row(row), wide, |item| {
-            items.push(item);
-        });
+    let mut items = Vec::with_capacity(wanted.len());
+    for &row in wanted {
+        if let Some(layer) = rows.layer(row) {
+            pieces(rows.weights, layer, row, cutter.row(row), wide, |item| items.push(item));
+        }
     }
     items
 }
 
 /// The work on all rows of a batch that can be encoded or kept.
-pub(super) fn tasks<'a, 's>(
-    weights: &'a Weights,
-    states: &'a mut [State<'s>],
+pub(super) fn tasks<'a>(
+    rows: &'a Rows<'_>,
+    mut sums: &'a mut [Sums],
     payload: &'a mut Payload,
     wide: &'a Wide,
-) -> Vec<Task<'a, 's>> {
+) -> Vec<Task<'a>> {
     let mut cutter = Cutter::new(payload);
-    let (mut tasks, mut rest, mut row) = (Vec::new(), states, 0);
-    while !rest.is_empty() {
-        let count = small_rows(weights, row, rest.len(), wide);
-        let (states, others) = rest.split_at_mut(count.max(1));
+    let (mut tasks, mut row) = (Vec::new(), 0);
+    while !sums.is_empty() {
+        let count = small_rows(rows.weights, row, sums.len(), wide);
+        let (these, others) = sums.split_at_mut(count.max(1));
         if count > 0 {
             let cutter = cutter.rows(&(row..row + count));
-            tasks.push(Task::Rows { first: row, states, cutter });
-        } else if states[0].fate.is_ok() {
+            tasks.push(Task::Rows { first: row, sums: these, cutter });
+        } else if let Some(layer) = rows.layer(row) {
             let out = cutter.row(row);
-            pieces(weights, &states[0], row, out, wide, |item| tasks.push(Task::Piece(item)));
+            pieces(rows.weights, layer, row, out, wide, |item| tasks.push(Task::Piece(item)));
         }
         row += count.max(1);
-        rest = others;
+        sums = others;
     }
     tasks
 }
@@ -204,20 +168,20 @@ fn small_rows(weights: &Weights, first: usize, left: usize, wide: &Wide) -> usiz
 /// The pieces of one layer.
 pub(super) fn pieces<'a>(
     weights: &'a Weights,
-    state: &State<'_>,
+    layer: &Layer,
     row: usize,
     out: Places<'a>,
     wide: &'a Wide,
     mut push: impl FnMut(Item<'a>),
 ) {
     let bytes = weights.bytes(row).unwrap_or(&[]);
-    let Some(job) = Job::of(state) else {
+    let Some(&job) = layer.job() else {
         return push(Item { row, bytes, work: Work::Copy, out });
     };
     if let Some(place) = Place::whole(job.rows, &job.grouping) {
         return push(Item { row, bytes, work: Work::Tile { job, place }, out });
     }
-    let tiling = job.tiling();
+    let tiling = Tiling::new(job.rows, job.grouping);
     let wide = wide.get(&row).map(Vec::as_slice);
     let (mut data, mut scales) = (Carver::new(out.data), Carver::new(out.scales));
     let mut zero_points = Carver::new(out.zero_points);

@@ -1,14 +1,15 @@
 //! One piece of a layer, worked through on one thread.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::State;
-use super::item::{Item, Job, Places, Work};
+use super::item::{Item, Places, Work};
 use super::scratch::{Scratch, float_values};
 use crate::dtype::Float;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
+use crate::layer::Job;
 use crate::monitor::Monitor;
 use crate::panics;
 use crate::relation::weights::Weights;
@@ -47,9 +48,9 @@ impl<'a> Shared<'a> {
         Self { monitor, lowest_failed, pending }
     }
 
-    /// Count one more piece of a row.
-    pub(super) fn expect(&self, row: usize) {
-        if let Some(pending) = self.pending.get(row) {
+    /// Count one more piece of each row.
+    pub(super) fn expect(&self, rows: Range<usize>) {
+        for pending in self.pending.get(rows).unwrap_or(&[]) {
             pending.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -112,12 +113,12 @@ pub(super) fn finish_together(
     weights: &Weights,
     job: &Job,
     first: usize,
-    states: &mut [State<'_>],
+    sums: &mut [Sums],
     out: Places<'_>,
     level: Level,
     shared: &Shared<'_>,
 ) -> bool {
-    let Some(bytes) = weights.joined_bytes(first, states.len()) else {
+    let Some(bytes) = weights.joined_bytes(first, sums.len()) else {
         return false;
     };
     if !shared.wanted(first) {
@@ -126,19 +127,13 @@ pub(super) fn finish_together(
     let Places { data, scales, zero_points } = out;
     let out = Encoded { data, scales, zero_points };
     let done = panics::catch(|| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let sums = scratch.encode_together(level, job, bytes, out, states.len())?;
-            for (state, sums) in states.iter_mut().zip(sums) {
-                state.sums = *sums;
-            }
-            Some(())
-        })
+        SCRATCH.with_borrow_mut(|scratch| scratch.encode_together(level, job, bytes, out, sums))
     });
-    if done != Ok(Some(())) {
+    if done != Ok(true) {
         return false;
     }
-    for row in (first..first + states.len()).filter(|_| !shared.pending.is_empty()) {
-        shared.done(row, bytes.len() / states.len(), weights);
+    for row in (first..first + sums.len()).filter(|_| !shared.pending.is_empty()) {
+        shared.done(row, bytes.len() / sums.len(), weights);
     }
     true
 }

@@ -4,44 +4,41 @@ use arrow_schema::ArrowError;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::State;
-use super::item::{Cutter, Job, Task, Wide, items, pieces, tasks};
+use super::item::{Cutter, Task, Wide, alike, items, pieces, tasks};
 use super::piece::{Shared, Stop, finish, finish_together, non_finite};
+use super::rows::Rows;
 use super::wide::wide_ranges;
-use crate::dtype::ScaleDtype;
 use crate::error::Error;
 use crate::kernel::metrics::Sums;
 use crate::layer::Layer;
 use crate::memory::Output;
 use crate::monitor::Monitor;
 use crate::relation::quantized::{Payload, Spans, Values};
-use crate::relation::weights::Weights;
 use crate::scheme::RowLayout;
 use crate::simd::Level;
 
-/// Encode or copy all good rows; rows whose values are bad become failed ones.
+/// Encode or copy all good rows and sum up what it took; rows whose values are bad become failed
+/// ones.
 pub(super) fn run(
-    weights: &Weights,
-    states: &mut [State<'_>],
+    rows: &mut Rows<'_>,
+    sums: &mut [Sums],
     fail_fast: bool,
     pool: &ThreadPool,
     monitor: &Monitor,
 ) -> Result<Payload, Error> {
-    let mut payload = allocate(weights, states)?;
-    let shared = Shared::new(monitor, fail_fast, states.len());
-    let mut again = first_round(weights, states, &mut payload, &shared, pool)?;
+    let mut payload = allocate(rows)?;
+    let shared = Shared::new(monitor, fail_fast, rows.len());
+    let mut again = first_round(rows, sums, &mut payload, &shared, pool)?;
     // A second round, with F32 scales, is for layers whose scales overflow the dtype asked for.
     if !again.rows.is_empty() {
         for &row in &again.rows {
-            if let Ok(Layer::Encode { grouping, .. }) = &mut states[row].fate {
-                grouping.scale_dtype = ScaleDtype::F32;
-            }
+            rows.widen_scales(row);
         }
-        let second = second_round(weights, states, &again.rows, &mut payload, &shared, pool)?;
+        let second = second_round(rows, sums, &again.rows, &mut payload, &shared, pool)?;
         again.any_failed |= second.any_failed;
     }
     if again.any_failed {
-        let keep = |row: usize| states[row].fate.is_ok();
+        let keep = |row: usize| rows.kind(row).is_some();
         payload.data.spans.retain(&mut payload.data.values, keep);
         payload.scales.spans.retain(&mut payload.scales.values, keep);
         payload.zero_points.spans.retain(&mut payload.zero_points.values, keep);
@@ -50,29 +47,29 @@ pub(super) fn run(
 }
 
 /// The output at its final size.
-fn allocate(weights: &Weights, states: &[State<'_>]) -> Result<Payload, ArrowError> {
-    let spans = || Spans::with_capacity(states.len());
+fn allocate(rows: &Rows<'_>) -> Result<Payload, ArrowError> {
+    let spans = || Spans::with_capacity(rows.len());
     let (mut data, mut scales, mut zero_points) = (spans(), spans(), spans());
-    for (row, state) in states.iter().enumerate() {
-        match &state.fate {
-            Ok(Layer::Keep) => {
-                data.push(weights.bytes(row).map(<[u8]>::len));
-                scales.push(None);
-                zero_points.push(None);
+    for (run, kind) in rows.runs() {
+        let count = run.len();
+        let layout = match kind.map(|kind| kind.layer) {
+            Some(Layer::Encode(job)) => {
+                let layout: RowLayout = job.scheme.row_layout(&job.grouping);
+                let some = |len: usize| (len > 0).then_some(len * job.rows);
+                data.push_alike(Some(layout.data * job.rows), count);
+                [some(layout.scales), some(layout.zero_points)]
             }
-            Ok(Layer::Encode { scheme, rows, grouping, .. }) => {
-                let layout: RowLayout = scheme.row_layout(grouping);
-                let some = |len: usize| (len > 0).then_some(len * rows);
-                data.push(Some(layout.data * rows));
-                scales.push(some(layout.scales));
-                zero_points.push(some(layout.zero_points));
+            Some(Layer::Keep) => {
+                run.for_each(|row| data.push(rows.weights.bytes(row).map(<[u8]>::len)));
+                [None; 2]
             }
-            Err(_) => {
-                data.push(None);
-                scales.push(None);
-                zero_points.push(None);
+            None => {
+                data.push_alike(None, count);
+                [None; 2]
             }
-        }
+        };
+        scales.push_alike(layout[0], count);
+        zero_points.push_alike(layout[1], count);
     }
     Ok(Payload {
         data: Values { values: Output::new(data.end())?, spans: data },
@@ -105,110 +102,105 @@ struct Left {
 
 /// All good rows.
 fn first_round(
-    weights: &Weights,
-    states: &mut [State<'_>],
+    rows: &mut Rows<'_>,
+    sums: &mut [Sums],
     payload: &mut Payload,
     shared: &Shared<'_>,
     pool: &ThreadPool,
 ) -> Result<Left, Error> {
     let level = Level::best();
-    let wide = wide_ranges(weights, states, None, pool, level, shared.monitor);
-    let tasks = tasks(weights, states, payload, &wide);
+    let wide = wide_ranges(rows, None, pool, level, shared.monitor);
+    let tasks = tasks(rows, sums, payload, &wide);
     for task in &tasks {
         match task {
-            Task::Piece(item) => shared.expect(item.row),
-            Task::Rows { first, states, .. } => {
-                (*first..first + states.len()).for_each(|row| shared.expect(row));
-            }
+            Task::Piece(item) => shared.expect(item.row..item.row + 1),
+            Task::Rows { first, sums, .. } => shared.expect(*first..first + sums.len()),
         }
     }
-    let work = |task: Task<'_, '_>| match task {
-        Task::Piece(item) => vec![finish(item, level, shared, weights)],
-        Task::Rows { first, states, cutter } => {
-            finish_rows(weights, first, states, cutter, level, shared)
-        }
+    let work = |task: Task<'_>| match task {
+        Task::Piece(item) => vec![finish(item, level, shared, rows.weights)],
+        Task::Rows { first, sums, cutter } => finish_rows(rows, first, sums, cutter, level, shared),
     };
     let outcomes = spread(pool, tasks, work);
-    settle(weights, states, outcomes, pool, shared.monitor)
+    settle(rows, sums, outcomes, pool, shared.monitor)
 }
 
 /// Small rows that follow each other; only what is left to do of them is returned.
 fn finish_rows(
-    weights: &Weights,
+    rows: &Rows<'_>,
     mut first: usize,
-    mut states: &mut [State<'_>],
+    mut sums: &mut [Sums],
     mut cutter: Cutter<'_>,
     level: Level,
     shared: &Shared<'_>,
 ) -> Outcomes {
     let mut outcomes = Vec::new();
-    while let Some(state) = states.first() {
-        let job = Job::of(state);
-        let count = job.as_ref().map_or(1, |job| job.alike(states));
-        let (alike, rest) = states.split_at_mut(count);
+    while !sums.is_empty() {
+        let job = rows.layer(first).and_then(Layer::job);
+        let count = job.map_or(1, |job| alike(rows, first, job, sums.len()));
+        let (alike, rest) = sums.split_at_mut(count);
         let mut places = cutter.rows(&(first..first + count));
         let together = job.filter(|_| count > 1).is_some_and(|job| {
-            finish_together(weights, &job, first, alike, places.all(), level, shared)
+            finish_together(rows.weights, job, first, alike, places.all(), level, shared)
         });
         if !together {
-            finish_each(weights, first, alike, places, level, shared, &mut outcomes);
+            finish_each(rows, first, alike, places, level, shared, &mut outcomes);
         }
-        (first, states) = (first + count, rest);
+        (first, sums) = (first + count, rest);
     }
     outcomes
 }
 
 /// Small rows one by one; none has wide groups.
 fn finish_each(
-    weights: &Weights,
+    rows: &Rows<'_>,
     first: usize,
-    states: &mut [State<'_>],
+    sums: &mut [Sums],
     mut places: Cutter<'_>,
     level: Level,
     shared: &Shared<'_>,
     outcomes: &mut Outcomes,
 ) {
     let wide = Wide::new();
-    for (row, state) in (first..).zip(states).filter(|(_, state)| state.fate.is_ok()) {
-        let out = places.row(row);
-        let mut sums = Sums::default();
-        pieces(weights, state, row, out, &wide, |item| {
-            match finish(item, level, shared, weights) {
-                (_, Ok(piece)) => sums += piece,
+    for (row, sums) in (first..).zip(sums) {
+        let Some(layer) = rows.layer(row) else { continue };
+        *sums = Sums::default();
+        pieces(rows.weights, layer, row, places.row(row), &wide, |item| {
+            match finish(item, level, shared, rows.weights) {
+                (_, Ok(piece)) => *sums += piece,
                 unfinished => outcomes.push(unfinished),
             }
         });
-        state.sums = sums;
     }
 }
 
 /// The rows whose scales did not fit, which rise.
 fn second_round(
-    weights: &Weights,
-    states: &mut [State<'_>],
-    rows: &[usize],
+    rows: &mut Rows<'_>,
+    sums: &mut [Sums],
+    again: &[usize],
     payload: &mut Payload,
     shared: &Shared<'_>,
     pool: &ThreadPool,
 ) -> Result<Left, Error> {
     let level = Level::best();
-    let wide = wide_ranges(weights, states, Some(rows), pool, level, shared.monitor);
-    let items = items(weights, states, rows, payload, &wide);
-    for &row in rows {
+    let wide = wide_ranges(rows, Some(again), pool, level, shared.monitor);
+    let items = items(rows, again, payload, &wide);
+    for &row in again {
         shared.expect_anew(row);
     }
     for item in &items {
-        shared.expect(item.row);
+        shared.expect(item.row..item.row + 1);
     }
-    let work = |item| finish(item, level, shared, weights);
+    let work = |item| finish(item, level, shared, rows.weights);
     let outcomes = spread(pool, items, work);
-    settle(weights, states, vec![outcomes], pool, shared.monitor)
+    settle(rows, sums, vec![outcomes], pool, shared.monitor)
 }
 
-/// Write into the states what became of them.
+/// Write down what became of all.
 fn settle(
-    weights: &Weights,
-    states: &mut [State<'_>],
+    rows: &mut Rows<'_>,
+    sums: &mut [Sums],
     outcomes: Vec<Outcomes>,
     pool: &ThreadPool,
     monitor: &Monitor,
@@ -216,46 +208,42 @@ fn settle(
     if monitor.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    let (mut rows, mut bad, mut any_failed) = (Vec::new(), Vec::new(), false);
+    let (mut again, mut bad, mut any_failed) = (Vec::new(), Vec::new(), false);
     for (row, outcome) in outcomes.into_iter().flatten() {
-        let state = &mut states[row];
         any_failed |= matches!(outcome, Err(Stop::Row(_) | Stop::NotFinite | Stop::Skipped));
         match outcome {
-            Ok(sums) => state.sums += sums,
-            Err(Stop::Row(error)) if state.fate.is_ok() => {
-                state.fate = Err(super::entry(weights, row, &state.described, error));
-            }
+            Ok(piece) => sums[row] += piece,
+            Err(Stop::Row(error)) if rows.kind(row).is_some() => rows.fail(row, error),
             Err(Stop::NotFinite) if bad.last() != Some(&row) => bad.push(row),
-            Err(Stop::ScaleOverflow) if rows.last() != Some(&row) => rows.push(row),
+            Err(Stop::ScaleOverflow) if again.last() != Some(&row) => again.push(row),
             Err(_) => {}
         }
     }
-    locate(weights, states, &bad, pool, monitor)?;
-    rows.retain(|&row| states[row].fate.is_ok());
-    for &row in &rows {
-        states[row].sums = Sums::default();
+    locate(rows, &bad, pool, monitor)?;
+    again.retain(|&row| rows.kind(row).is_some());
+    for &row in &again {
+        sums[row] = Sums::default();
     }
-    Ok(Left { rows, any_failed })
+    Ok(Left { rows: again, any_failed })
 }
 
 /// Fail the rows `bad`, which have values that can't be quantized, saying where these are.
 fn locate(
-    weights: &Weights,
-    states: &mut [State<'_>],
+    rows: &mut Rows<'_>,
     bad: &[usize],
     pool: &ThreadPool,
     monitor: &Monitor,
 ) -> Result<(), Error> {
     let locate = |&row: &usize| {
-        let Ok(Layer::Encode { source, .. }) = states[row].fate else { return None };
-        Some((row, non_finite(source, weights.bytes(row).unwrap_or(&[]), monitor)))
+        let source = rows.layer(row)?.job()?.source;
+        Some((row, non_finite(source, rows.weights.bytes(row).unwrap_or(&[]), monitor)))
     };
-    let found = spread(pool, bad.iter().collect(), locate).into_iter().flatten();
+    let found: Vec<_> = spread(pool, bad.iter().collect(), locate);
     if monitor.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    for (row, error) in found {
-        states[row].fate = Err(super::entry(weights, row, &states[row].described, error));
+    for (row, error) in found.into_iter().flatten() {
+        rows.fail(row, error);
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! One tile: from source bytes to codes, scales and sums.
 
-use super::item::Job;
 use super::piece::Stop;
 use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::metrics::Sums;
+use crate::layer::Job;
 use crate::scheme::{self, Codes, Encoded, Grouping, Tile};
 use crate::simd::{self, Level};
 use crate::tile::Place;
@@ -14,7 +14,6 @@ pub(super) struct Scratch {
     values: Vec<f32>,
     ranges: Vec<scheme::Range>,
     buffer: Vec<u8>,
-    sums: Vec<Sums>,
     touched: Touched,
 }
 
@@ -61,29 +60,28 @@ impl Scratch {
         Ok(())
     }
 
-    /// Encode `count` small layers of one kind, whose bytes follow each other, as one tile; return
-    /// the sums of each, or nothing, with nothing of use done, where they must be taken one by one.
+    /// Encode small layers of one kind, whose bytes follow each other, as one tile, with the sums of
+    /// each; or return false, with nothing of use done, where they must be taken one by one.
     pub(super) fn encode_together(
         &mut self,
         level: Level,
         job: &Job,
         source: &[u8],
         out: Encoded<'_>,
-        count: usize,
-    ) -> Option<&[Sums]> {
-        let Self { values, ranges, buffer, sums, .. } = self;
+        sums: &mut [Sums],
+    ) -> bool {
+        let Self { values, ranges, buffer, .. } = self;
         let (grouping, width) = (job.grouping, job.grouping.columns);
         let values = float_values(level, job.source, source, values);
-        ranges.resize(count * job.rows * grouping.groups(), scheme::Range::ZERO);
-        sums.clear();
-        sums.resize(count, Sums::default());
+        ranges.resize(sums.len() * job.rows * grouping.groups(), scheme::Range::ZERO);
         let finite = simd::survey(level, values, width, grouping.group_size, ranges);
         if !finite || !scales_fit(job, ranges) {
-            return None;
+            return false;
         }
         let tile = Tile { grouping, width, values, phase: 0, ranges, source };
+        sums.fill(Sums::default());
         job.scheme.encode(level, &tile, out, buffer, sums);
-        Some(sums)
+        true
     }
 }
 

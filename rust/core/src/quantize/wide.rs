@@ -5,36 +5,35 @@ use std::ops::Range;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::State;
-use super::item::{Job, Wide};
+use super::item::Wide;
+use super::rows::Rows;
 use super::scratch::float_values;
+use crate::layer::Job;
 use crate::monitor::Monitor;
-use crate::relation::weights::Weights;
 use crate::scheme;
 use crate::simd::{self, Level};
-use crate::tile::Place;
+use crate::tile::{Place, Tiling};
 
 /// The ranges of all groups of those layers whose groups reach over several tiles; of `rows`, which
 /// rise, where these are given.
 pub(super) fn wide_ranges(
-    weights: &Weights,
-    states: &[State<'_>],
-    rows: Option<&[usize]>,
+    rows: &Rows<'_>,
+    wanted: Option<&[usize]>,
     pool: &ThreadPool,
     level: Level,
     monitor: &Monitor,
 ) -> Wide {
     let mut wide = Wide::new();
-    let is_wanted = |row: &usize| rows.is_none_or(|rows| rows.binary_search(row).is_ok());
-    for row in (0..states.len()).filter(is_wanted) {
-        let Some(job) = Job::of(&states[row]) else {
-            continue;
-        };
-        let tiling = job.tiling();
-        if !tiling.has_wide_groups() {
+    let has_wide_groups = |job: &Job| Tiling::new(job.rows, job.grouping).has_wide_groups();
+    let runs = rows.runs().filter_map(|(run, kind)| Some((run, *kind?.layer.job()?)));
+    let with_wide_groups = runs.filter(|(_, job)| has_wide_groups(job));
+    let is_wanted = |row: &usize| wanted.is_none_or(|wanted| wanted.binary_search(row).is_ok());
+    for (row, job) in with_wide_groups.flat_map(|(run, job)| run.map(move |row| (row, job))) {
+        if !is_wanted(&row) {
             continue;
         }
-        let bytes = weights.bytes(row).unwrap_or(&[]);
+        let tiling = Tiling::new(job.rows, job.grouping);
+        let bytes = rows.weights.bytes(row).unwrap_or(&[]);
         let tiles: Vec<_> = pool.install(|| {
             (0..tiling.len())
                 .into_par_iter()

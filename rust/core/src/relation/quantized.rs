@@ -1,21 +1,19 @@
 //! The quantized relation: what goes out, row for row with the input.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, BooleanArray, Float32Array, Float64Array, Int64Array, LargeBinaryArray,
-    LargeListArray, RecordBatch, StringArray, UInt8Array,
+    ArrayRef, Float32Array, Int64Array, LargeBinaryArray, LargeListArray, RecordBatch, StringArray,
+    UInt8Array,
 };
 use arrow_buffer::{NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use bytemuck::Pod;
-use rayon::ThreadPool;
-use rayon::prelude::*;
 
 use super::columns::{Carried, shape_type};
 use super::output_schema;
 use crate::memory::Output;
-use crate::pool::SPREAD;
 
 /// Names of the output's own columns, which no carried column may have: the quantized relation's,
 /// then the error columns of the one relation.
@@ -69,19 +67,6 @@ pub fn schema(carried: &Carried) -> SchemaRef {
     output_schema(fields.collect(), carried)
 }
 
-/// What is known of one output row beside its name, dtype and shape.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Row {
-    pub(crate) scheme: Option<&'static str>,
-    pub(crate) group_size: Option<i64>,
-    pub(crate) is_symmetric: Option<bool>,
-    pub(crate) scale_dtype: Option<&'static str>,
-    pub(crate) bits_per_weight: Option<f64>,
-    pub(crate) mse: Option<f64>,
-    pub(crate) max_abs_error: Option<f64>,
-    pub(crate) snr_db: Option<f64>,
-}
-
 /// Where each row's values lie in a buffer; rows that have none are null.
 pub(crate) struct Spans {
     offsets: Vec<i64>,
@@ -113,6 +98,16 @@ impl Spans {
     pub(crate) fn push(&mut self, len: Option<usize>) {
         self.offsets.push((self.end() + len.unwrap_or(0)) as i64);
         self.valid.append(len.is_some());
+    }
+
+    /// Add rows of `len` values each; null ones where `None`.
+    pub(crate) fn push_alike(&mut self, len: Option<usize>, rows: usize) {
+        let (start, step) = (self.end() as i64, len.unwrap_or(0) as i64);
+        self.offsets.extend((1..=rows as i64).map(|row| start + row * step));
+        match len {
+            Some(_) => self.valid.append_n_non_nulls(rows),
+            None => self.valid.append_n_nulls(rows),
+        }
     }
 
     /// Make the rows for which `keep` is false null, and move the others' values together.
@@ -153,11 +148,18 @@ pub(crate) struct Payload {
     pub(crate) zero_points: Values<u8>,
 }
 
-/// Names, dtypes and shapes, as given.
-pub(crate) struct Described {
-    pub(crate) names: ArrayRef,
+/// The columns that say something of each row.
+pub(crate) struct Columns {
     pub(crate) dtypes: ArrayRef,
-    pub(crate) shapes: LargeListArray,
+    pub(crate) shapes: ArrayRef,
+    pub(crate) schemes: ArrayRef,
+    pub(crate) group_sizes: ArrayRef,
+    pub(crate) symmetries: ArrayRef,
+    pub(crate) scale_dtypes: ArrayRef,
+    pub(crate) bits_per_weight: ArrayRef,
+    pub(crate) mse: ArrayRef,
+    pub(crate) max_abs_error: ArrayRef,
+    pub(crate) snr_db: ArrayRef,
 }
 
 /// A large_binary column of the rows' bytes.
@@ -173,18 +175,17 @@ fn list(spans: Spans, values: ArrayRef) -> LargeListArray {
 }
 
 /// A `shape` column.
-pub(crate) fn shapes<'a>(rows: impl Iterator<Item = Option<&'a [i64]>>) -> LargeListArray {
+pub(crate) fn shapes<S: Deref<Target = [i64]>>(
+    rows: impl Iterator<Item = Option<S>>,
+) -> LargeListArray {
     let mut spans = Spans::with_capacity(rows.size_hint().0);
-    let mut values = Vec::new();
+    let mut values = Vec::with_capacity(rows.size_hint().0);
     for shape in rows {
+        let shape = shape.as_deref();
         spans.push(shape.map(<[i64]>::len));
         values.extend_from_slice(shape.unwrap_or(&[]));
     }
     list(spans, Arc::new(Int64Array::from(values)))
-}
-
-fn floats(rows: &[Row], get: fn(&Row) -> Option<f64>) -> ArrayRef {
-    Arc::new(rows.iter().map(get).collect::<Float64Array>())
 }
 
 /// A text column; most have one value all the way down, which is then laid out at once.
@@ -199,50 +200,34 @@ pub(crate) fn text<'a>(values: impl ExactSizeIterator<Item = Option<&'a str>> + 
     Arc::new(StringArray::new(offsets, first.repeat(rows).into_bytes().into(), None))
 }
 
-/// The batch of `schema` from its columns' contents.
+/// The batch of `schema` from its columns.
 pub(crate) fn batch(
     schema: &SchemaRef,
     row_index: Int64Array,
-    described: Described,
-    rows: &[Row],
+    names: ArrayRef,
+    columns: Columns,
     payload: Payload,
     carried: Vec<ArrayRef>,
-    pool: &ThreadPool,
 ) -> Result<RecordBatch, ArrowError> {
-    // Independent of each other, so that threads can share them where rows are many.
-    let computed: [&(dyn Fn() -> ArrayRef + Sync); 8] = [
-        &|| text(rows.iter().map(|row| row.scheme)),
-        &|| Arc::new(rows.iter().map(|row| row.group_size).collect::<Int64Array>()),
-        &|| Arc::new(rows.iter().map(|row| row.is_symmetric).collect::<BooleanArray>()),
-        &|| text(rows.iter().map(|row| row.scale_dtype)),
-        &|| floats(rows, |row| row.bits_per_weight),
-        &|| floats(rows, |row| row.mse),
-        &|| floats(rows, |row| row.max_abs_error),
-        &|| floats(rows, |row| row.snr_db),
-    ];
-    let computed: Vec<ArrayRef> = if rows.len() < SPREAD {
-        computed.iter().map(|column| column()).collect()
-    } else {
-        pool.install(|| computed.par_iter().with_max_len(1).map(|column| column()).collect())
-    };
-    let mut computed = computed.into_iter();
-    let mut next = || computed.next().unwrap_or_else(|| unreachable!("eight columns"));
     let scales = Float32Array::new(payload.scales.values.into_buffer().into(), None);
     let zero_points = UInt8Array::new(payload.zero_points.values.into_buffer().into(), None);
-    let mut columns: Vec<ArrayRef> = vec![
+    let mut all: Vec<ArrayRef> = vec![
         Arc::new(row_index),
-        described.names,
-        described.dtypes,
-        Arc::new(described.shapes),
-        next(),
-        next(),
-        next(),
+        names,
+        columns.dtypes,
+        columns.shapes,
+        columns.schemes,
+        columns.group_sizes,
+        columns.symmetries,
         Arc::new(binary(payload.data)),
         Arc::new(list(payload.scales.spans, Arc::new(scales))),
-        next(),
+        columns.scale_dtypes,
         Arc::new(list(payload.zero_points.spans, Arc::new(zero_points))),
+        columns.bits_per_weight,
+        columns.mse,
+        columns.max_abs_error,
+        columns.snr_db,
     ];
-    columns.extend(computed);
-    columns.extend(carried);
-    RecordBatch::try_new(Arc::clone(schema), columns)
+    all.extend(carried);
+    RecordBatch::try_new(Arc::clone(schema), all)
 }
