@@ -85,6 +85,15 @@ impl Layer {
         }
     }
 
+    /// Whether the same is done with both.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Keep, Self::Keep) => true,
+            (Self::Encode(job), Self::Encode(other)) => job.is_like(other),
+            _ => false,
+        }
+    }
+
     /// The scheme's name.
     pub(crate) fn scheme(&self) -> &'static str {
         self.job().map_or(scheme::NONE, |job| job.scheme.name())
@@ -93,7 +102,7 @@ impl Layer {
 
 impl Job {
     /// Whether both do the same to tensors of the same shape.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
+    fn is_like(&self, other: &Self) -> bool {
         std::ptr::addr_eq(self.scheme, other.scheme)
             && (self.source, self.rows, self.grouping) == (other.source, other.rows, other.grouping)
     }

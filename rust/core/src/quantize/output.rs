@@ -2,36 +2,36 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array};
+use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder};
+use arrow_array::{ArrayRef, Float64Array};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::rows::Rows;
+use super::rows::{Kind, Rows};
 use crate::dtype;
 use crate::kernel::metrics::Sums;
-use crate::layer::{self, Described, Job, Layer};
+use crate::layer::{self, Job, Layer};
 use crate::pool::SPREAD;
 use crate::relation::quantized::{Columns, shapes, text};
 
 /// All columns that say something of a row; many rows' columns are spread over the threads.
 pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Columns {
-    let kinds = || (0..rows.len()).map(|row| rows.kind(row));
-    let jobs = || kinds().map(|kind| kind?.layer.job());
-    let numbers = |get: fn(&Rows<'_>, &[Sums], usize) -> Option<f64>| -> ArrayRef {
-        Arc::new((0..rows.len()).map(|row| get(rows, sums, row)).collect::<Float64Array>())
+    let metric = |get: fn(&Kind<'_>, &Sums) -> Option<f64>| -> ArrayRef {
+        let values = sums.iter().enumerate().map(|(row, sums)| get(rows.kind(row)?, sums));
+        Arc::new(values.collect::<Float64Array>())
     };
-    let described = || (0..rows.len()).map(|row| Described::read(rows.weights, row).0);
     let columns: [&(dyn Fn() -> ArrayRef + Sync); 10] = [
-        &|| text(described().map(|described| described.dtype)),
-        &|| Arc::new(shapes(described().map(|described| described.shape))),
-        &|| text(kinds().map(|kind| Some(kind?.layer.scheme()))),
-        &|| Arc::new(jobs().map(|job| Some(job?.grouping.group_size as i64)).collect::<Int64Array>()),
-        &|| Arc::new(jobs().map(|job| Some(job?.grouping.symmetric)).collect::<BooleanArray>()),
-        &|| text(jobs().map(|job| job.and_then(Job::scale_dtype))),
-        &|| numbers(bits_per_weight),
-        &|| numbers(mse),
-        &|| numbers(max_abs_error),
-        &|| numbers(snr_db),
+        &|| text((0..rows.len()).map(|row| rows.dtype(row))),
+        &|| Arc::new(shapes((0..rows.len()).map(|row| rows.described(row).shape))),
+        &|| text((0..rows.len()).map(|row| Some(rows.layer(row)?.scheme()))),
+        &|| group_sizes(rows),
+        &|| symmetries(rows),
+        &|| text((0..rows.len()).map(|row| rows.kind(row)?.scale_dtype)),
+        &|| bits_per_weight(rows),
+        // A row that is kept has no sums, and no error.
+        &|| metric(|kind, sums| Some(kind.layer.job().map_or(0.0, |job| sums.mse(job.elements())))),
+        &|| metric(|_, sums| Some(sums.max_abs_error)),
+        &|| metric(|_, sums| sums.snr_db()),
     ];
     let columns: Vec<ArrayRef> = if rows.len() < SPREAD {
         columns.iter().map(|column| column()).collect()
@@ -57,31 +57,53 @@ pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Colu
     }
 }
 
-fn bits_per_weight(rows: &Rows<'_>, _: &[Sums], row: usize) -> Option<f64> {
-    match &rows.kind(row)?.layer {
-        Layer::Keep => kept_bits_per_weight(rows, row),
-        Layer::Encode(job) => Some(job.bits()? as f64 / job.elements() as f64),
+fn group_sizes(rows: &Rows<'_>) -> ArrayRef {
+    let mut column = Int64Builder::with_capacity(rows.len());
+    for (run, kind) in rows.runs() {
+        match kind.and_then(|kind| kind.layer.job()) {
+            Some(job) => column.append_value_n(job.grouping.group_size as i64, run.len()),
+            None => column.append_nulls(run.len()),
+        }
     }
+    Arc::new(column.finish())
 }
 
-fn kept_bits_per_weight(rows: &Rows<'_>, row: usize) -> Option<f64> {
-    let Described { dtype, shape } = Described::read(rows.weights, row).0;
-    let count = layer::element_product(shape.as_deref()?).ok()?;
-    let known = dtype.and_then(dtype::bits).map(|bits| bits as f64);
+fn symmetries(rows: &Rows<'_>) -> ArrayRef {
+    let mut column = BooleanBuilder::with_capacity(rows.len());
+    for (run, kind) in rows.runs() {
+        match kind.and_then(|kind| kind.layer.job()) {
+            Some(job) => column.append_n(run.len(), job.grouping.symmetric),
+            None => column.append_nulls(run.len()),
+        }
+    }
+    Arc::new(column.finish())
+}
+
+fn bits_per_weight(rows: &Rows<'_>) -> ArrayRef {
+    let mut column = Float64Builder::with_capacity(rows.len());
+    for (run, kind) in rows.runs() {
+        match kind.map(|kind| &kind.layer) {
+            Some(Layer::Keep) => run.for_each(|row| column.append_option(kept_bits(rows, row))),
+            Some(Layer::Encode(job)) => match encoded_bits(job) {
+                Some(bits) => column.append_value_n(bits, run.len()),
+                None => column.append_nulls(run.len()),
+            },
+            None => column.append_nulls(run.len()),
+        }
+    }
+    Arc::new(column.finish())
+}
+
+/// Bits of each weight of a layer that was encoded.
+fn encoded_bits(job: &Job) -> Option<f64> {
+    Some(job.bits()? as f64 / job.elements() as f64)
+}
+
+/// Bits of each weight of a layer that was kept.
+fn kept_bits(rows: &Rows<'_>, row: usize) -> Option<f64> {
+    let described = rows.described(row);
+    let count = layer::element_product(described.shape.as_deref()?).ok()?;
+    let known = described.dtype.and_then(dtype::bits).map(|bits| bits as f64);
     let stored = || 8.0 * rows.weights.bytes(row).map_or(0, <[u8]>::len) as f64 / count as f64;
     (count > 0).then(|| known.unwrap_or_else(stored))
-}
-
-fn mse(rows: &Rows<'_>, sums: &[Sums], row: usize) -> Option<f64> {
-    // A row that is kept has no sums, and no error.
-    Some(rows.kind(row)?.layer.job().map_or(0.0, |job| sums[row].mse(job.elements())))
-}
-
-fn max_abs_error(rows: &Rows<'_>, sums: &[Sums], row: usize) -> Option<f64> {
-    rows.kind(row).map(|_| sums[row].max_abs_error)
-}
-
-fn snr_db(rows: &Rows<'_>, sums: &[Sums], row: usize) -> Option<f64> {
-    rows.kind(row)?;
-    sums[row].snr_db()
 }

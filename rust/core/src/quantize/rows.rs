@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::dtype::ScaleDtype;
 use crate::error::RowError;
-use crate::layer::{self, Described, Layer};
+use crate::layer::{self, Described, Job, Layer};
 use crate::options::{Asked, Options, Plan};
 use crate::pool::SPREAD;
 use crate::relation::errors::Entry;
@@ -41,7 +41,9 @@ enum Fate<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Kind<'a> {
     pub(super) layer: Layer,
-    pub(super) dtype: Option<&'a str>,
+    dtype: Option<&'a str>,
+    /// What its scales are rounded to, where it has any.
+    pub(super) scale_dtype: Option<&'static str>,
 }
 
 /// A row that failed, what it says, and what was asked of it.
@@ -74,7 +76,7 @@ impl<'a> Rows<'a> {
         let mut block = Block { fates: Vec::with_capacity(rows.len()), kinds: Vec::new() };
         for row in rows {
             let fate = match self.judge(row) {
-                Ok(kind) => Fate::Good(block.number(kind)),
+                Ok((layer, dtype)) => Fate::Good(block.kind(layer, dtype)),
                 Err(failure) => Fate::Failed(failure),
             };
             block.fates.push(fate);
@@ -82,11 +84,11 @@ impl<'a> Rows<'a> {
         block
     }
 
-    fn judge(&self, row: usize) -> Result<Kind<'a>, Box<Failure<'a>>> {
+    fn judge(&self, row: usize) -> Result<(Layer, Option<&'a str>), Box<Failure<'a>>> {
         let read = Described::read(self.weights, row);
         let asked = Asked::resolve(self.weights, row, self.plan, self.options);
         match layer::check(self.weights, row, &read, &asked, self.options) {
-            Ok(layer) => Ok(Kind { layer, dtype: read.0.dtype }),
+            Ok(layer) => Ok((layer, read.0.dtype)),
             Err(error) => Err(self.failure(row, read.0, asked, error)),
         }
     }
@@ -115,12 +117,12 @@ impl<'a> Rows<'a> {
 
     /// Keep a good row's scales as float32.
     pub(super) fn widen_scales(&mut self, row: usize) {
-        let Some(mut kind) = self.kind(row).copied() else { return };
-        if let Layer::Encode(job) = &mut kind.layer {
-            job.grouping.scale_dtype = ScaleDtype::F32;
-        }
+        let Some(&Kind { layer: Layer::Encode(mut job), dtype, .. }) = self.kind(row) else {
+            return;
+        };
+        job.grouping.scale_dtype = ScaleDtype::F32;
         let block = &mut self.blocks[row / BLOCK];
-        block.fates[row % BLOCK] = Fate::Good(block.number(kind));
+        block.fates[row % BLOCK] = Fate::Good(block.kind(Layer::Encode(job), dtype));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -138,6 +140,23 @@ impl<'a> Rows<'a> {
 
     pub(super) fn layer(&self, row: usize) -> Option<&Layer> {
         self.kind(row).map(|kind| &kind.layer)
+    }
+
+    /// What a row says of its tensor.
+    pub(super) fn described(&self, row: usize) -> Described<'a> {
+        match &self.blocks[row / BLOCK].fates[row % BLOCK] {
+            Fate::Good(_) => Described::read(self.weights, row).0,
+            Fate::Failed(failure) => failure.described,
+        }
+    }
+
+    /// The dtype that a row says it has.
+    pub(super) fn dtype(&self, row: usize) -> Option<&'a str> {
+        let block = &self.blocks[row / BLOCK];
+        match &block.fates[row % BLOCK] {
+            Fate::Good(number) => block.kinds[*number as usize].dtype,
+            Fate::Failed(failure) => failure.described.dtype,
+        }
     }
 
     /// How many rows from `row` on, at most `most`, are known to be of one kind.
@@ -178,21 +197,12 @@ impl<'a> Rows<'a> {
 
 impl<'a> Block<'a> {
     /// The number of a kind, a new one where the last is another.
-    fn number(&mut self, kind: Kind<'a>) -> u32 {
-        if !self.kinds.last().is_some_and(|last| last.is_like(&kind)) {
-            self.kinds.push(kind);
+    fn kind(&mut self, layer: Layer, dtype: Option<&'a str>) -> u32 {
+        let is_same = |last: &Kind<'_>| last.dtype == dtype && last.layer.is_like(&layer);
+        if !self.kinds.last().is_some_and(is_same) {
+            let scale_dtype = layer.job().and_then(Job::scale_dtype);
+            self.kinds.push(Kind { layer, dtype, scale_dtype });
         }
         self.kinds.len() as u32 - 1
-    }
-}
-
-impl Kind<'_> {
-    fn is_like(&self, other: &Self) -> bool {
-        self.dtype == other.dtype
-            && match (&self.layer, &other.layer) {
-                (Layer::Keep, Layer::Keep) => true,
-                (Layer::Encode(job), Layer::Encode(other)) => job.is_like(other),
-                _ => false,
-            }
     }
 }

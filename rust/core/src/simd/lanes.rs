@@ -65,17 +65,6 @@ pub(crate) trait Lanes: Copy {
     fn prefetch_write(self, address: *const u8);
 }
 
-/// The sum of sixteen lanes, in the order that every level keeps.
-#[inline(always)]
-pub(super) fn total(mut lanes: [f64; LANES]) -> f64 {
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-    }
-    lanes[0]
-}
-
 /// Plain loops over arrays, for whatever the compilation target has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
@@ -221,8 +210,13 @@ impl Lanes for Portable {
         each(sums, values, |sum, value| sum + f64::from(value))
     }
     #[inline(always)]
-    fn total(self, sums: Self::F64) -> f64 {
-        total(sums)
+    fn total(self, mut sums: Self::F64) -> f64 {
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                sums[lane] += sums[lane + half];
+            }
+        }
+        sums[0]
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}

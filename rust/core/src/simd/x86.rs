@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{LANES, Lanes, total};
+use super::lanes::{LANES, Lanes};
 
 /// Stands for a CPU with AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,19 @@ macro_rules! cpu {
 }
 
 const MAGNITUDE: i32 = 0x7fff_ffff;
+
+/// The last halvings of [`Lanes::total`].
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+unsafe fn total_of_four(sums: __m256d) -> f64 {
+    // SAFETY: as the caller says.
+    unsafe {
+        let two = _mm_add_pd(_mm256_castpd256_pd128(sums), _mm256_extractf128_pd::<1>(sums));
+        _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)))
+    }
+}
 
 impl Lanes for Avx512 {
     type F32 = __m512;
@@ -154,12 +167,13 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn total(self, [low, high]: Self::F64) -> f64 {
-        let mut lanes = [0.0; LANES];
         cpu! {
-            _mm512_storeu_pd(lanes.as_mut_ptr(), low);
-            _mm512_storeu_pd(lanes[8..].as_mut_ptr(), high);
+            let eight = _mm512_add_pd(low, high);
+            total_of_four(_mm256_add_pd(
+                _mm512_castpd512_pd256(eight),
+                _mm512_extractf64x4_pd::<1>(eight),
+            ))
         }
-        total(lanes)
     }
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
@@ -333,12 +347,8 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn total(self, sums: Self::F64) -> f64 {
-        let mut lanes = [0.0; LANES];
-        for (four, sum) in lanes.as_chunks_mut::<4>().0.iter_mut().zip(sums) {
-            cpu! { _mm256_storeu_pd(four.as_mut_ptr(), sum) }
-        }
-        total(lanes)
+    fn total(self, [a, b, c, d]: Self::F64) -> f64 {
+        cpu! { total_of_four(_mm256_add_pd(_mm256_add_pd(a, c), _mm256_add_pd(b, d))) }
     }
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
