@@ -17,6 +17,14 @@ pub(crate) fn to_f32<L: Lanes>(lanes: L, source: Float, bytes: &[u8], values: &m
     }
 }
 
+/// Whether little-endian float64 numbers are exactly these float32 ones.
+#[inline(always)]
+pub(crate) fn is_exact<L: Lanes>(_: L, bytes: &[u8], values: &[f32]) -> bool {
+    let (elements, _) = bytes.as_chunks::<8>();
+    let same = |(bytes, value): (&[u8; 8], &f32)| f64::from_le_bytes(*bytes) == f64::from(*value);
+    elements.iter().zip(values).map(same).fold(true, |all, same| all & same)
+}
+
 /// binary16, for which there are instructions.
 #[inline(always)]
 fn halves<L: Lanes>(lanes: L, bytes: &[u8], values: &mut [f32]) {

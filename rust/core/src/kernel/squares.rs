@@ -41,7 +41,7 @@ impl Anchor {
 #[derive(Clone, Copy)]
 pub(crate) struct Squares<L: Lanes> {
     lanes: L,
-    anchor: f32,
+    anchor: L::F32,
     high: L::F32,
     low: L::F32,
     wide: L::F64,
@@ -50,8 +50,16 @@ pub(crate) struct Squares<L: Lanes> {
 impl<L: Lanes> Squares<L> {
     #[inline(always)]
     pub(crate) fn new(lanes: L, Anchor(anchor): Anchor) -> Self {
-        let (high, low) = (lanes.splat(anchor), lanes.splat(0.0));
-        Self { lanes, anchor, high, low, wide: lanes.zero_f64() }
+        let (anchor, low) = (lanes.splat(anchor), lanes.splat(0.0));
+        Self { lanes, anchor, high: anchor, low, wide: lanes.zero_f64() }
+    }
+
+    /// From zero on.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, Anchor(anchor): Anchor) {
+        self.anchor = self.lanes.splat(anchor);
+        (self.high, self.low) = (self.anchor, self.lanes.splat(0.0));
+        self.wide = self.lanes.zero_f64();
     }
 
     /// Add the squares of sixteen numbers. [`SETTLE`] times, or little more, before
@@ -68,17 +76,16 @@ impl<L: Lanes> Squares<L> {
     #[inline(always)]
     pub(crate) fn settle(&mut self) {
         let Self { lanes, anchor, high, low, wide } = *self;
-        let high = lanes.sub(high, lanes.splat(anchor));
-        *self = Self::new(lanes, Anchor(anchor));
-        self.wide = lanes.add_wide(lanes.add_wide(wide, high), low);
+        self.wide = lanes.add_wide(lanes.add_wide(wide, lanes.sub(high, anchor)), low);
+        (self.high, self.low) = (anchor, lanes.splat(0.0));
     }
 
     /// The sum of what was settled, `vectors` times sixteen squares; nothing where they are so much
     /// smaller than the anchor that the digits of their sum may be too few.
     #[inline(always)]
-    pub(crate) fn total(&self, vectors: usize) -> Option<f64> {
+    pub(crate) fn total(&self, Anchor(anchor): Anchor, vectors: usize) -> Option<f64> {
         let total = self.lanes.total(self.wide);
-        (total * FARTHEST >= f64::from(self.anchor) * vectors as f64).then_some(total)
+        (total * FARTHEST >= f64::from(anchor) * vectors as f64).then_some(total)
     }
 }
 
@@ -90,13 +97,14 @@ mod tests {
 
     fn total(numbers: &[f32]) -> Option<f64> {
         let largest = numbers.iter().fold(0.0, |largest, x| f32::max(largest, x.abs()));
-        let mut squares = Squares::new(Portable, Anchor::of(largest));
+        let anchor = Anchor::of(largest);
+        let mut squares = Squares::new(Portable, anchor);
         let (vectors, _) = numbers.as_chunks::<LANES>();
         for block in vectors.chunks(SETTLE) {
             block.iter().for_each(|vector| squares.add(*vector));
             squares.settle();
         }
-        squares.total(vectors.len())
+        squares.total(anchor, vectors.len())
     }
 
     proptest! {
@@ -137,6 +145,6 @@ mod tests {
         let mut squares = Squares::new(Portable, Anchor::of(1.0));
         squares.add([1e-9; LANES]);
         squares.settle();
-        assert_eq!(squares.total(1), None);
+        assert_eq!(squares.total(Anchor::of(1.0), 1), None);
     }
 }

@@ -108,7 +108,8 @@ impl Touched {
         let mut narrow = [*sums];
         let all = Encoded { data: &mut *data, scales, zero_points };
         job.scheme.encode(level, tile, all, buffer, &mut narrow);
-        if job.source == Float::F64 {
+        // Of numbers that float32 holds the sums are those that float32 has, to the bit.
+        if job.source == Float::F64 && !simd::is_exact(level, source, tile.values) {
             let Tile { grouping, width, phase, .. } = *tile;
             let codes = Codes { grouping, width, phase, data, scales, zero_points };
             decoded.resize(tile.values.len(), 0.0);

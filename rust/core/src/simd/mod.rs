@@ -106,6 +106,10 @@ dispatch! {
     to_f32 = convert::to_f32, (source: Float, bytes: &[u8], values: &mut [f32])
 }
 dispatch! {
+    /// See [`convert::is_exact`].
+    is_exact = convert::is_exact, (bytes: &[u8], values: &[f32]) -> bool
+}
+dispatch! {
     /// See [`convert::from_f32`].
     from_f32 = convert::from_f32, (target: Float, values: &[f32], bytes: &mut [u8])
 }

@@ -60,7 +60,10 @@ impl<L: Lanes> Errors<L> {
     /// From zero on, with the memory that comes next.
     #[inline(always)]
     pub(super) fn begin(&mut self, anchors: Anchors) {
-        *self = Self::new(self.lanes, anchors, self.ahead);
+        self.errors.begin(anchors.errors);
+        self.weights.begin(anchors.weights);
+        (self.settled, self.pending) = (0, 0);
+        self.largest = self.lanes.zero_u32();
     }
 
     /// The largest error so far.
@@ -71,11 +74,11 @@ impl<L: Lanes> Errors<L> {
 
     /// As a layer's sums, unless these can't be had in this way.
     #[inline(always)]
-    pub(super) fn sums(&mut self) -> Option<Sums> {
+    pub(super) fn sums(&mut self, anchors: Anchors) -> Option<Sums> {
         self.settle();
         Some(Sums {
-            squared_error: self.errors.total(self.settled)?,
-            squared: self.weights.total(self.settled)?,
+            squared_error: self.errors.total(anchors.errors, self.settled)?,
+            squared: self.weights.total(anchors.weights, self.settled)?,
             max_abs_error: f64::from(self.largest()),
         })
     }

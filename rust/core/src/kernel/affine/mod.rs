@@ -100,14 +100,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         zero_points: &'a mut [u8],
     ) -> Self {
         let Grouping { symmetric, scale_dtype, .. } = tile.grouping;
-        Self {
-            kind: Kind { bits, symmetric, scale_dtype },
-            tile,
-            out,
-            scales,
-            zero_points,
-            lanes,
-        }
+        Self { kind: Kind { bits, symmetric, scale_dtype }, tile, out, scales, zero_points, lanes }
     }
 
     /// Write the code of every value, a byte each, and the scales. Returns the parts whose sums must
@@ -125,7 +118,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         // Of a layer whose largest error is known so far, only larger ones are looked for.
         let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };
         let mut parts = Parts::new(self.kind, self.tile.ranges, sums);
-        let mut errors = Errors::new(self.lanes, parts.anchors(), ahead);
+        let mut errors = Errors::new(self.lanes, parts.anchors, ahead);
         // In memory between the loops, so that each has the registers to itself.
         std::hint::black_box(&mut errors);
         let mut groups = Groups::new(self.tile, codes);
@@ -140,7 +133,9 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                 let count = places.len();
                 // Loops of their own: a call in one of them would push the sums out of registers.
                 match way {
-                    (true, false, false) => errors.simple::<false, false>(&run, places, &mut groups),
+                    (true, false, false) => {
+                        errors.simple::<false, false>(&run, places, &mut groups);
+                    }
                     (true, false, true) => errors.simple::<false, true>(&run, places, &mut groups),
                     (true, true, false) => errors.simple::<true, false>(&run, places, &mut groups),
                     (true, true, true) => errors.simple::<true, true>(&run, places, &mut groups),
@@ -201,6 +196,8 @@ struct Parts<'a> {
     kind: Kind,
     ranges: &'a [Range],
     sums: &'a mut [Sums],
+    /// Of the part at hand.
+    anchors: Anchors,
     /// Groups of each part, and those still to come in the part at hand.
     part: usize,
     left: usize,
@@ -216,14 +213,8 @@ impl<'a> Parts<'a> {
     fn new(kind: Kind, ranges: &'a [Range], sums: &'a mut [Sums]) -> Self {
         let part = ranges.len() / sums.len().max(1);
         let (general, faint) = (Sums::default(), Vec::new());
-        Self { kind, ranges, sums, part, left: part, at: 0, general, faint }
-    }
-
-    /// Of the part at hand.
-    #[inline(always)]
-    fn anchors(&self) -> Anchors {
-        let start = self.at * self.part;
-        Anchors::new(self.kind, &self.ranges[start..start + self.part])
+        let anchors = Anchors::new(kind, &ranges[..part]);
+        Self { kind, ranges, sums, anchors, part, left: part, at: 0, general, faint }
     }
 
     /// Count groups of one part; behind its last one the errors begin anew.
@@ -234,7 +225,7 @@ impl<'a> Parts<'a> {
             return;
         }
         let general = std::mem::take(&mut self.general);
-        if let Some(sums) = errors.sums() {
+        if let Some(sums) = errors.sums(self.anchors) {
             self.sums[self.at] += sums;
             self.sums[self.at] += general;
         } else {
@@ -242,7 +233,9 @@ impl<'a> Parts<'a> {
         }
         (self.at, self.left) = (self.at + 1, self.part);
         if self.at < self.sums.len() {
-            errors.begin(self.anchors());
+            let start = self.at * self.part;
+            self.anchors = Anchors::new(self.kind, &self.ranges[start..start + self.part]);
+            errors.begin(self.anchors);
         }
     }
 }
