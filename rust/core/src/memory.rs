@@ -41,6 +41,12 @@ impl Block {
             if let Some(at) = best.min_by_key(|&at| waiting[at].len()) {
                 return Ok(Self(Some(waiting.remove(at))));
             }
+            // Batches differ in size, and one that waits for a smaller batch than this is given up,
+            // or there would in time be one for each size.
+            let too_small = (0..waiting.len()).filter(|&at| waiting[at].len() < len);
+            if let Some(at) = too_small.max_by_key(|&at| waiting[at].len()) {
+                waiting.remove(at);
+            }
         }
         let map = MmapMut::map_anon(len).map_err(|error| {
             ArrowError::MemoryError(format!("{len} bytes for a batch's output: {error}"))
