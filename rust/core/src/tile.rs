@@ -7,13 +7,10 @@ use std::ops::Range;
 
 use crate::scheme::{Grouping, Scheme, TILE_UNIT};
 
-/// Elements of a tile: its float32 values and codes stay in the first-level cache from the moment
-/// its ranges are found until it is encoded.
+/// Elements of a tile: its float32 values and codes stay in the second-level cache from the moment
+/// its ranges are found until it is encoded, and what comes once a tile weighs little. Larger groups
+/// take two passes over memory.
 pub(crate) const TILE: usize = 1 << 14;
-
-/// Elements of the largest group that still is encoded in one pass over memory: it makes a tile of
-/// its own, which stays in the second-level cache.
-const LARGEST_TILE: usize = 1 << 14;
 
 /// Elements of a piece of work: enough to hide the cost of handing it to a thread, little enough to
 /// spread a layer over cores.
@@ -56,10 +53,8 @@ impl Tiling {
             };
         }
         // Stretches hold whole groups, unless a group is too long for that.
-        let unit = if grouping.group_size > LARGEST_TILE {
+        let unit = if grouping.group_size > TILE {
             TILE_UNIT
-        } else if grouping.group_size == columns {
-            columns
         } else {
             least_common_multiple(grouping.group_size, TILE_UNIT)
         };

@@ -31,6 +31,14 @@ impl Anchor {
     }
 }
 
+#[cfg(test)]
+impl Anchor {
+    /// Whether a number of that magnitude must not be added; its own rounding aside.
+    pub(crate) fn is_below_the_square_of(self, largest: f32) -> bool {
+        self.0 < largest * largest * (1.0 - f32::EPSILON)
+    }
+}
+
 /// Σx² in sixteen lanes.
 ///
 /// A fused operation adds a square to its lane of `high`. What that rounds away, `x² − (high −

@@ -31,8 +31,8 @@ pub(super) struct Errors<L: Lanes> {
 pub(super) struct Ahead {
     pub(super) source: *const u8,
     pub(super) source_step: usize,
-    /// How far the source at hand is behind.
-    pub(super) distance: usize,
+    /// How far behind that the source is that will be wanted sooner.
+    pub(super) behind: usize,
     pub(super) out: *const u8,
     pub(super) out_step: usize,
 }
@@ -41,7 +41,7 @@ impl Ahead {
     #[inline(always)]
     fn fetch<L: Lanes>(&mut self, lanes: L) {
         lanes.prefetch(self.source);
-        lanes.prefetch_near(self.source.wrapping_sub(self.distance));
+        lanes.prefetch_near(self.source.wrapping_sub(self.behind));
         lanes.prefetch_write(self.out);
         self.source = self.source.wrapping_add(self.source_step);
         self.out = self.out.wrapping_add(self.out_step);

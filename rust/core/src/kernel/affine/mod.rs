@@ -19,8 +19,10 @@ use groups::{Groups, Spans};
 pub(crate) use parameters::exact_scale;
 use run::{Anchors, Kind, Run};
 
-/// Source memory is asked for so many bytes ahead of its use.
+/// Source memory is asked for so many bytes ahead of its use, or a tile ahead where that is more;
+/// and so many ahead it is brought from the second-level cache into the first.
 const AHEAD: usize = 1 << 14;
+const NEAR: usize = 1 << 13;
 
 /// See [`crate::scheme::Scheme::encode`].
 #[inline(always)]
@@ -108,9 +110,10 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     #[inline(always)]
     fn groups(mut self, codes: &mut [u8], sums: &mut [Sums]) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
+        let ahead = AHEAD.max(source.len());
         let ahead = Ahead {
-            source: source.as_ptr().wrapping_add(AHEAD.max(source.len())),
-            distance: AHEAD.max(source.len()) - (1 << 13),
+            source: source.as_ptr().wrapping_add(ahead),
+            behind: ahead - NEAR,
             source_step: source.len() / values.len().max(1) * LANES,
             out: self.out,
             out_step: self.kind.bits as usize * LANES / 8,

@@ -227,6 +227,9 @@ mod tests {
             for (group, range) in ranges.iter().enumerate().filter(|(at, _)| run.is_simple(*at)) {
                 let long = parameters(bits, *range, symmetric, scale_dtype);
                 prop_assert_eq!(long.prescale, 1.0);
+                let anchors = Anchors::new(kind, &ranges[group..=group]);
+                prop_assert!(!anchors.errors.is_below_the_square_of(run.bound[group]));
+                prop_assert!(!anchors.weights.is_below_the_square_of(range.absmax()));
                 prop_assert_eq!(
                     (run.scale[group], run.zero[group], run.inverse[group]),
                     (long.scale, long.zero, long.inverse)

@@ -1,0 +1,57 @@
+"""Metrics of many numbers are those of exact sums, however the numbers are spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import arrowquant as aq
+from conftest import binary_weights
+
+SHAPE = (96, 4096)
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Rng = np.random.Generator
+
+SPREADS: dict[str, Callable[[Rng], Array]] = {
+    "normal": lambda rng: rng.standard_normal(SHAPE),
+    "constant": lambda _: np.full(SHAPE, 0.1234567),
+    "outliers": lambda rng: rng.standard_normal(SHAPE) * np.where(rng.random(SHAPE) < 1e-5, 1e4, 1),
+    "one in a group": lambda rng: np.where(rng.random(SHAPE) < 1 / 128, 1.0, 1e-20),
+    "rows of every magnitude": lambda rng: (
+        rng.standard_normal(SHAPE) * np.exp(np.linspace(-30, 30, SHAPE[0]))[:, None]
+    ),
+    "numbers of every magnitude": lambda rng: np.exp(10 * rng.standard_normal(SHAPE)),
+    "three values": lambda rng: rng.integers(-1, 2, SHAPE) * 0.02,
+    "codes": lambda rng: rng.integers(0, 16, SHAPE) / 64 + rng.normal(0, 1e-9, SHAPE),
+    "squares below float32": lambda rng: 1e-30 * rng.standard_normal(SHAPE),
+    "squares beyond float32": lambda rng: 1e30 * rng.standard_normal(SHAPE),
+}
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("scheme", ["int8", "int4", "int2"])
+@pytest.mark.parametrize("group_size", [32, 100, -1])
+def test_metrics_are_those_of_exact_sums(
+    spread: str, scheme: str, group_size: int, rng: np.random.Generator
+) -> None:
+    weights = SPREADS[spread](rng).astype(np.float32)
+    table = binary_weights(
+        [{"layer_name": "w", "data": weights.tobytes(), "dtype": "F32", "shape": list(SHAPE)}]
+    )
+    result = aq.quantize(table, scheme=scheme, group_size=group_size)
+    (row,) = result.quantized.to_pylist()
+    decoded = aq.to_numpy(aq.dequantize(result))["w"].astype(np.float64).reshape(-1)
+    wide = weights.astype(np.float64).reshape(-1)
+    error = wide - decoded
+    squared_error = math.fsum(error**2)
+    assert row["mse"] == pytest.approx(squared_error / error.size, rel=1e-12)
+    assert row["max_abs_error"] == np.abs(error).max()
+    if squared_error == 0:
+        assert row["snr_db"] is None
+    else:
+        snr = 10 * math.log10(math.fsum(wide**2) / squared_error)
+        assert row["snr_db"] == pytest.approx(snr, abs=1e-9)
