@@ -59,7 +59,7 @@ pub(crate) fn f16_to_f32(half: u16) -> f32 {
 }
 
 #[inline(always)]
-fn bf16_to_f32(half: u16) -> f32 {
+pub(crate) fn bf16_to_f32(half: u16) -> f32 {
     f32::from_bits(u32::from(half) << 16)
 }
 

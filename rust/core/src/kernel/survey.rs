@@ -1,6 +1,8 @@
 //! What must be known of a tile before it is encoded: the extremes of its groups, and whether all
 //! values are finite.
 
+use super::convert;
+use crate::dtype::Float;
 use crate::scheme::Range;
 use crate::simd::{LANES, Lanes};
 
@@ -37,6 +39,33 @@ pub(crate) fn survey<L: Lanes>(
         128 => scan(lanes, Even::<8> { vectors }, ranges),
         _ => scan(lanes, Groups { values, width, left: width, group_size }, ranges),
     }
+}
+
+/// The same for 16-bit numbers, whose float32 values are written into `values` on the way.
+#[inline(always)]
+pub(crate) fn survey_halves<L: Lanes>(
+    lanes: L,
+    source: Float,
+    bytes: &[u8],
+    values: &mut [f32],
+    width: usize,
+    group_size: usize,
+    ranges: &mut [Range],
+) -> bool {
+    let (halves, _) = bytes.as_chunks::<2>();
+    let (halves, _) = halves.as_chunks::<LANES>();
+    match (source, group_size) {
+        _ if !width.is_multiple_of(group_size) => {}
+        (Float::BF16, 32) => return scan(lanes, Halves::<2, true>::new(halves, values), ranges),
+        (Float::BF16, 64) => return scan(lanes, Halves::<4, true>::new(halves, values), ranges),
+        (Float::BF16, 128) => return scan(lanes, Halves::<8, true>::new(halves, values), ranges),
+        (Float::F16, 32) => return scan(lanes, Halves::<2, false>::new(halves, values), ranges),
+        (Float::F16, 64) => return scan(lanes, Halves::<4, false>::new(halves, values), ranges),
+        (Float::F16, 128) => return scan(lanes, Halves::<8, false>::new(halves, values), ranges),
+        _ => {}
+    }
+    convert::to_f32(lanes, source, bytes, values);
+    survey(lanes, values, width, group_size, ranges)
 }
 
 /// The largest bits of positive and of negative values.
@@ -92,6 +121,41 @@ impl<L: Lanes, const VECTORS: usize> Source<L> for Even<'_, VECTORS> {
         };
         self.vectors = vectors;
         extremes(lanes, group, zeros)
+    }
+}
+
+/// Groups of `VECTORS` vectors each of 16-bit numbers, and where their float32 values go.
+struct Halves<'a, const VECTORS: usize, const BF16: bool> {
+    halves: &'a [[[u8; 2]; LANES]],
+    values: &'a mut [[f32; LANES]],
+}
+
+impl<'a, const VECTORS: usize, const BF16: bool> Halves<'a, VECTORS, BF16> {
+    #[inline(always)]
+    fn new(halves: &'a [[[u8; 2]; LANES]], values: &'a mut [f32]) -> Self {
+        Self { halves, values: values.as_chunks_mut().0 }
+    }
+}
+
+impl<L: Lanes, const VECTORS: usize, const BF16: bool> Source<L> for Halves<'_, VECTORS, BF16> {
+    #[inline(always)]
+    fn next(&mut self, lanes: L) -> Extremes<L> {
+        let [mut high, mut low] = [lanes.zero_u32(); 2];
+        let values = std::mem::take(&mut self.values);
+        let (Some((halves, more)), Some((values, rest))) =
+            (self.halves.split_first_chunk::<VECTORS>(), values.split_first_chunk_mut::<VECTORS>())
+        else {
+            return [high, low];
+        };
+        (self.halves, self.values) = (more, rest);
+        for (halves, values) in halves.iter().zip(values) {
+            let vector = if BF16 { lanes.load_bf16(halves) } else { lanes.load_f16(halves) };
+            lanes.store(vector, values);
+            let bits = lanes.bits(vector);
+            high = lanes.max::<true>(high, bits);
+            low = lanes.max::<false>(low, bits);
+        }
+        [high, low]
     }
 }
 

@@ -38,12 +38,13 @@ impl Scratch {
         sums: &mut Sums,
     ) -> Result<(), Stop> {
         let Self { values, ranges, buffer, touched, .. } = self;
-        let values = float_values(level, job.source, source, values);
         // Of wide groups the ranges are known, and the survey is only for what is not finite.
         let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
         let groups = if wide.is_some() { 1 } else { place.groups.len() };
         ranges.resize(groups, scheme::Range::ZERO);
-        if !simd::survey(level, values, place.width, group_size, ranges) {
+        let (values, finite) =
+            survey(level, job.source, source, values, place.width, group_size, ranges);
+        if !finite {
             return Err(Stop::NotFinite);
         }
         let ranges = wide.unwrap_or(ranges);
@@ -72,9 +73,9 @@ impl Scratch {
     ) -> bool {
         let Self { values, ranges, buffer, .. } = self;
         let (grouping, width) = (job.grouping, job.grouping.columns);
-        let values = float_values(level, job.source, source, values);
         ranges.resize(sums.len() * job.rows * grouping.groups(), scheme::Range::ZERO);
-        let finite = simd::survey(level, values, width, grouping.group_size, ranges);
+        let (values, finite) =
+            survey(level, job.source, source, values, width, grouping.group_size, ranges);
         if !finite || !scales_fit(job, ranges) {
             return false;
         }
@@ -122,6 +123,25 @@ impl Touched {
         let foreign = zero_points.len() - own_zero_points.len();
         own_zero_points.copy_from_slice(&zero_points[foreign..]);
     }
+}
+
+/// The values as float32, their groups' ranges, and whether all are finite numbers.
+fn survey<'a>(
+    level: Level,
+    source: Float,
+    bytes: &'a [u8],
+    buffer: &'a mut Vec<f32>,
+    width: usize,
+    group_size: usize,
+    ranges: &mut [scheme::Range],
+) -> (&'a [f32], bool) {
+    if source.width() == 2 {
+        buffer.resize(bytes.len() / 2, 0.0);
+        let finite = simd::survey_halves(level, source, bytes, buffer, width, group_size, ranges);
+        return (buffer, finite);
+    }
+    let values = float_values(level, source, bytes, buffer);
+    (values, simd::survey(level, values, width, group_size, ranges))
 }
 
 /// The values as float32: the source's own bytes where they are that, else converted into `buffer`.

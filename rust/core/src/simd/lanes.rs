@@ -20,6 +20,8 @@ pub(crate) trait Lanes: Copy {
     fn store(self, values: Self::F32, out: &mut [f32; LANES]);
     /// binary16 numbers, given by their bits, as float32.
     fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32;
+    /// bfloat16 numbers, given by their bits, as float32.
+    fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> Self::F32;
     /// Bytes as float32.
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32;
     /// The low bytes of `numbers + addend`.
@@ -122,6 +124,10 @@ impl Lanes for Portable {
     #[inline(always)]
     fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
         halves.map(|half| crate::kernel::convert::f16_to_f32(u16::from_le_bytes(half)))
+    }
+    #[inline(always)]
+    fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
+        halves.map(|half| crate::kernel::convert::bf16_to_f32(u16::from_le_bytes(half)))
     }
     #[inline(always)]
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32 {

@@ -119,6 +119,14 @@ dispatch! {
     (values: &[f32], width: usize, group_size: usize, ranges: &mut [Range]) -> bool
 }
 dispatch! {
+    /// See [`survey::survey_halves`].
+    survey_halves = survey::survey_halves,
+    (
+        source: Float, bytes: &[u8], values: &mut [f32], width: usize, group_size: usize,
+        ranges: &mut [Range]
+    ) -> bool
+}
+dispatch! {
     /// See [`metrics::sums_f64`].
     sums_f64 = metrics::sums_f64, (source: &[u8], decoded: &[f32]) -> Sums
 }

@@ -42,6 +42,15 @@ fn everything(
     }
     let mut ranges = vec![Range::ZERO; rows * grouping.groups()];
     let finite = simd::survey(level, &values, columns, group_size, &mut ranges);
+    if source.width() == 2 {
+        let (mut on_the_way, mut same) = (vec![0.0; count], vec![Range::ZERO; ranges.len()]);
+        // Without the numbers that were replaced above.
+        let mut halves = vec![0; bytes.len()];
+        simd::from_f32(level, source, &values, &mut halves);
+        let (width, into) = (columns, &mut on_the_way);
+        let all = simd::survey_halves(level, source, &halves, into, width, group_size, &mut same);
+        assert_eq!((all, &same, bits(&on_the_way)), (finite, &ranges, bits(&values)));
+    }
     let layout = scheme.row_layout(&grouping);
     let mut data = vec![0; rows * layout.data];
     let mut scales = vec![0.0; rows * layout.scales];
@@ -93,8 +102,8 @@ proptest! {
         tame: bool,
         name in prop::sample::select(vec!["int8", "int4", "int2"]),
         source in prop::sample::select(Float::ALL.to_vec()),
-        columns in prop_oneof![1usize..200, 500usize..3000],
-        group_size in 1usize..150,
+        columns in prop_oneof![1usize..200, 500usize..3000, (1usize..8).prop_map(|n| 128 * n)],
+        group_size in prop_oneof![1usize..150, prop::sample::select(vec![32, 64, 128])],
         symmetric: bool,
         scale_dtype in prop::sample::select(vec![ScaleDtype::F32, ScaleDtype::BF16]),
     ) {

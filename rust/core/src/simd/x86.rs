@@ -74,6 +74,13 @@ impl Lanes for Avx512 {
         cpu! { _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())) }
     }
     #[inline(always)]
+    fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> __m512 {
+        cpu! {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(halves.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
     fn load_u8(self, bytes: &[u8; LANES]) -> __m512 {
         cpu! { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
     }
@@ -222,6 +229,17 @@ impl Lanes for Avx2 {
             let low = _mm_loadu_si128(halves.as_ptr().cast());
             let high = _mm_loadu_si128(halves[8..].as_ptr().cast());
             [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+        }
+    }
+    #[inline(always)]
+    fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
+        cpu! {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(halves.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(halves[8..].as_ptr().cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
         }
     }
     #[inline(always)]
