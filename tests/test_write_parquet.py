@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import arrowquant as aq
+from arrowquant import _parquet
 from conftest import binary_weights, float_row
 
 ROWS = [float_row(f"l{i}", np.full((2, 40), i + 1.0)) for i in range(4)]
@@ -125,3 +127,33 @@ def test_write_safetensors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layer 'x' comes twice"):
         aq.write_safetensors(twice, tmp_path / "n.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_page_ends_with_a_large_row_whatever_came_before() -> None:
+    """Pages are put together in memory and can't exceed 2 GiB."""
+    small = [float_row(f"small.{index}", np.ones(32)) for index in range(2000)]
+    large = [float_row(f"large.{index}", np.ones((64, 65536))) for index in range(3)]
+    (batch,) = aq.quantize(binary_weights([*small, *large, *small])).quantized.to_batches()
+    pages = list(_parquet._pages(batch))
+    assert pa.Table.from_batches(pages).equals(pa.Table.from_batches([batch]))
+    size = batch["data"][2000].as_buffer().size
+    assert size > 2**20
+    assert all(page["data"].nbytes <= 2**20 + size for page in pages)
+    assert max(page.num_rows for page in pages) == 2001
+
+
+def test_a_column_that_parquet_cannot_store_is_refused_before_any_work(tmp_path: Path) -> None:
+    row = float_row("w", np.ones(32))
+    months = pa.array([None], pa.month_day_nano_interval())
+    (batch,) = binary_weights([row]).append_column("months", months).to_batches()
+    pulled = []
+
+    def source() -> Iterator[pa.RecordBatch]:
+        pulled.append(1)
+        yield batch
+
+    reader = pa.RecordBatchReader.from_batches(batch.schema, source())
+    with pytest.raises(pa.ArrowNotImplementedError):
+        aq.write_parquet(aq.quantize_stream(reader), tmp_path / "m.parquet")
+    assert not pulled
+    assert list(tmp_path.iterdir()) == []

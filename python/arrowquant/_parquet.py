@@ -7,10 +7,12 @@ import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -113,9 +115,12 @@ class AtomicParquet:
         self, path: str | os.PathLike[str], failed: str | os.PathLike[str], schema: pa.Schema
     ) -> None:
         self.path, self.failed_path = Path(path), Path(failed)
-        self._schema = schema
         self._temporary = _temporary_beside(self.path)
-        self._writer: pq.ParquetWriter | None = None
+        try:
+            self._writer = pq.ParquetWriter(self._temporary, schema, **_layout(schema))
+        except BaseException:
+            self._temporary.unlink(missing_ok=True)
+            raise
         self._thread = ThreadPoolExecutor(1, "arrowquant-writer")
         self._writing: Future[None] | None = None
 
@@ -133,19 +138,12 @@ class AtomicParquet:
             return
         _check_cells(batch)
         self._wait()
-        table = pa.Table.from_batches([batch])
-        write = self._open(batch.nbytes // batch.num_rows).write_table
+        table = pa.Table.from_batches(_pages(batch))
+        write = self._writer.write_table
         try:
             self._writing = self._thread.submit(write, table, row_group_size=batch.num_rows)
         except RuntimeError:  # The interpreter is ending, and starts no more threads.
             write(table, row_group_size=batch.num_rows)
-
-    def _open(self, row_bytes: int = 0) -> pq.ParquetWriter:
-        """Return the writer; a new one is for rows of so many bytes."""
-        if self._writer is None:
-            layout = _layout(self._schema, row_bytes)
-            self._writer = pq.ParquetWriter(self._temporary, self._schema, **layout)
-        return self._writer
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
@@ -155,7 +153,7 @@ class AtomicParquet:
     def commit(self, failed: pa.Table) -> None:
         """Sync both files and give them their names, the failed rows' first."""
         self._wait()
-        self._open().close()
+        self._writer.close()
         _sync(self._temporary)
         with replacing(self.failed_path) as temporary:
             pq.write_table(failed, temporary)
@@ -171,8 +169,7 @@ class AtomicParquet:
         """Leave no temporary file."""
         try:
             self._thread.shutdown()
-            if self._writer is not None:
-                self._writer.close()
+            self._writer.close()
         except OSError:
             if error is None:
                 raise
@@ -180,12 +177,10 @@ class AtomicParquet:
             self._temporary.unlink(missing_ok=True)
 
 
-def _layout(schema: pa.Schema, row_bytes: int) -> dict[str, Any]:
+def _layout(schema: pa.Schema) -> dict[str, Any]:
     """How columns are encoded: codes as they are, scales by byte planes, the rest by dictionary.
 
     A dictionary of codes or floats costs much time and saves nothing; zero points have few values.
-    A page is ended at 1 MiB, but only after so many rows as are written at once: where rows are
-    large, each may end one, or pages of whole batches would be put together in memory.
     """
     plain = {"data": "data", "scales": "scales.list.element"}
     leaves = [leaf for field in schema for leaf in _leaves(field)]
@@ -199,7 +194,6 @@ def _layout(schema: pa.Schema, row_bytes: int) -> dict[str, Any]:
         "compression": {leaf: "NONE" if leaf == "data" else "ZSTD" for leaf in leaves},
         "write_statistics": [leaf for leaf in leaves if leaf != "data"],
         "store_schema": True,
-        "write_batch_size": min(max(1, 2**20 // max(1, row_bytes)), 1024),
     }
 
 
@@ -213,6 +207,18 @@ def _leaves(field: pa.Field, prefix: str = "") -> Iterator[str]:
             yield from _leaves(child, f"{name}.")
     else:
         yield name
+
+
+def _pages(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    """The batch in slices of 1 MiB of codes, or of one row.
+
+    Parquet's writer ends a page at 1 MiB, but looks only after 1,024 rows or at the end of a slice:
+    pages of large rows would be put together in memory, up to the 2 GiB that a page can't exceed.
+    """
+    data = batch["data"]  # large_binary; Arrow's own functions take 30 MB when first used
+    offsets = np.frombuffer(data.buffers()[1], np.int64)[data.offset :][: len(data)]
+    cuts = [0, *(np.flatnonzero(np.diff(offsets >> 20)) + 1).tolist(), batch.num_rows]
+    return [batch.slice(start, end - start) for start, end in pairwise(cuts)]
 
 
 def _check_cells(batch: pa.RecordBatch) -> None:

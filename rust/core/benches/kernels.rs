@@ -1,4 +1,4 @@
-//! The kernels on a tile that stays in the first-level cache, with every instruction set of the
+//! The kernels on a tile that stays in the second-level cache, with every instruction set of the
 //! CPU: `cargo bench -p arrowquant`.
 
 use std::hint::black_box;
@@ -8,7 +8,7 @@ use arrowquant::scheme::{self, Choice, Codes, Encoded, Grouping, Range, Scheme, 
 use arrowquant::simd::Level;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-const TILE: usize = 2048;
+const TILE: usize = 1 << 14;
 
 struct Case {
     scheme: &'static dyn Scheme,

@@ -159,7 +159,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// How many rows from `row` on, at most `most`, are known to be of one kind.
+    /// How many rows from `row` on, at most `most` but one at least, are known to be of one kind.
     pub(super) fn alike(&self, row: usize, most: usize) -> usize {
         let fates = &self.blocks[row / BLOCK].fates[row % BLOCK..];
         let Fate::Good(first) = fates[0] else { return 1 };

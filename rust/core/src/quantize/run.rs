@@ -52,7 +52,7 @@ fn allocate(rows: &Rows<'_>) -> Result<Payload, ArrowError> {
     let (mut data, mut scales, mut zero_points) = (spans(), spans(), spans());
     for (run, kind) in rows.runs() {
         let count = run.len();
-        let layout = match kind.map(|kind| kind.layer) {
+        let [of_scales, of_zero_points] = match kind.map(|kind| kind.layer) {
             Some(Layer::Encode(job)) => {
                 let layout: RowLayout = job.scheme.row_layout(&job.grouping);
                 let some = |len: usize| (len > 0).then_some(len * job.rows);
@@ -68,8 +68,8 @@ fn allocate(rows: &Rows<'_>) -> Result<Payload, ArrowError> {
                 [None; 2]
             }
         };
-        scales.push_alike(layout[0], count);
-        zero_points.push_alike(layout[1], count);
+        scales.push_alike(of_scales, count);
+        zero_points.push_alike(of_zero_points, count);
     }
     Ok(Payload {
         data: Values { values: Output::new(data.end())?, spans: data },

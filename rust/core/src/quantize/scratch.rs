@@ -54,7 +54,7 @@ impl Scratch {
         let (grouping, width, phase) = (job.grouping, place.width, place.phase);
         let tile = Tile { grouping, width, values, phase, ranges, source };
         if phase > 0 || job.source == Float::F64 {
-            touched.encode(level, (job, place), &tile, out, buffer, sums, source);
+            touched.encode(level, (job, place), &tile, out, buffer, sums);
         } else {
             job.scheme.encode(level, &tile, out, buffer, std::slice::from_mut(sums));
         }
@@ -89,7 +89,6 @@ impl Scratch {
 impl Touched {
     /// The way of a tile whose first group began in another one, where its scale is written; and of
     /// float64, whose errors are those of the source itself, not of its float32 values.
-    #[expect(clippy::too_many_arguments, reason = "a tile, where it goes, and what it cost")]
     fn encode(
         &mut self,
         level: Level,
@@ -98,7 +97,6 @@ impl Touched {
         out: Encoded<'_>,
         buffer: &mut Vec<u8>,
         sums: &mut Sums,
-        source: &[u8],
     ) {
         let Self { scales, zero_points, decoded } = self;
         let layout = job.scheme.row_layout(&job.grouping);
@@ -110,12 +108,12 @@ impl Touched {
         let all = Encoded { data: &mut *data, scales, zero_points };
         job.scheme.encode(level, tile, all, buffer, &mut narrow);
         // Of numbers that float32 holds the sums are those that float32 has, to the bit.
-        if job.source == Float::F64 && !simd::is_exact(level, source, tile.values) {
+        if job.source == Float::F64 && !simd::is_exact(level, tile.source, tile.values) {
             let Tile { grouping, width, phase, .. } = *tile;
             let codes = Codes { grouping, width, phase, data, scales, zero_points };
             decoded.resize(tile.values.len(), 0.0);
             job.scheme.decode(level, &codes, buffer, decoded);
-            *sums += simd::sums_f64(level, source, decoded);
+            *sums += simd::sums_f64(level, tile.source, decoded);
         } else {
             [*sums] = narrow;
         }

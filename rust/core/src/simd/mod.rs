@@ -1,8 +1,9 @@
 //! Which instructions a kernel may use: each is compiled once for the baseline, for AVX2 and for
 //! AVX-512, and chosen once a tile.
 //!
-//! The levels differ in speed only. No kernel changes the order of a sum or fuses operations where
-//! that would show in a bit, so all levels give the same bits.
+//! The levels differ in speed only. All do the same operations in the same order, with one rounding
+//! where the definition has one (emulated where there is no fused instruction), so all give the same
+//! bits.
 
 // Code is unsafe here and in `x86`, where functions are called that are compiled for features which
 // the running CPU has been asked for; beside that only where memory is mapped.

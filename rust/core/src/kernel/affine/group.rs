@@ -132,14 +132,14 @@ impl<L: Lanes> Errors<L> {
         values: &[[f32; LANES]],
         codes: &mut [[u8; LANES]],
     ) {
+        if self.pending + values.len() > SETTLE {
+            self.settle();
+        }
+        self.pending += values.len();
         for (values, codes) in values.iter().zip(codes) {
             self.ahead.fetch(self.lanes);
             let sums = (&mut self.errors, &mut self.weights, &mut self.largest);
             vector.encode::<CLAMP, TRACK>(values, codes, sums);
-        }
-        self.pending += values.len();
-        if self.pending >= SETTLE {
-            self.settle();
         }
     }
 

@@ -6,18 +6,20 @@
 mod group;
 mod groups;
 mod parameters;
+mod parts;
 mod run;
 
 use std::ops::Range as Span;
 
-use crate::kernel::metrics::{self, Sums};
+use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
 use crate::scheme::{Codes, Encoded, Grouping, Range, Tile};
 use crate::simd::{LANES, Lanes};
 use group::{Ahead, Errors};
 use groups::{Groups, Spans};
 pub(crate) use parameters::exact_scale;
-use run::{Anchors, Kind, Run};
+use parts::{Parts, recount};
+use run::{Kind, Run};
 
 /// Source memory is asked for so many bytes ahead of its use, or a tile ahead where that is more;
 /// and so many ahead it is brought from the second-level cache into the first.
@@ -52,31 +54,6 @@ pub(crate) fn encode<L: Lanes>(
     }
     if !in_place {
         pack::pack_rows(codes, tile.width, bits, data);
-    }
-}
-
-/// Count the parts `faint` anew, in float64. `codes` has a byte for each.
-#[inline(always)]
-fn recount(bits: u32, values: &[f32], codes: &Codes<'_>, faint: &[usize], sums: &mut [Sums]) {
-    let part = codes.scales.len() / sums.len();
-    let mut spans = Spans::new(&codes.grouping, codes.width, codes.phase);
-    for (group, &scale) in codes.scales.iter().enumerate() {
-        let (span, part) = (spans.next(), group / part);
-        if faint.contains(&part) {
-            let zero = zero_point(bits, codes, group);
-            let (values, codes) = (&values[span.clone()], &codes.data[span]);
-            sums[part] += metrics::sums(values, codes, |code| (f32::from(code) - zero) * scale);
-        }
-    }
-}
-
-/// The code of zero in a group.
-#[inline(always)]
-fn zero_point(bits: u32, codes: &Codes<'_>, group: usize) -> f32 {
-    if codes.grouping.symmetric {
-        (1u32 << (bits - 1)) as f32
-    } else {
-        f32::from(codes.zero_points[group])
     }
 }
 
@@ -194,52 +171,13 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     }
 }
 
-/// The sums of a tile's parts, which have equally many groups.
-struct Parts<'a> {
-    kind: Kind,
-    ranges: &'a [Range],
-    sums: &'a mut [Sums],
-    /// Of the part at hand.
-    anchors: Anchors,
-    /// Groups of each part, and those still to come in the part at hand.
-    part: usize,
-    left: usize,
-    at: usize,
-    /// What its groups took that are not simple.
-    general: Sums,
-    /// Parts whose errors are too far below what they could be, or values too small or too large.
-    faint: Vec<usize>,
-}
-
-impl<'a> Parts<'a> {
-    #[inline(always)]
-    fn new(kind: Kind, ranges: &'a [Range], sums: &'a mut [Sums]) -> Self {
-        let part = ranges.len() / sums.len().max(1);
-        let (general, faint) = (Sums::default(), Vec::new());
-        let anchors = Anchors::new(kind, &ranges[..part]);
-        Self { kind, ranges, sums, anchors, part, left: part, at: 0, general, faint }
-    }
-
-    /// Count groups of one part; behind its last one the errors begin anew.
-    #[inline(always)]
-    fn count<L: Lanes>(&mut self, groups: usize, errors: &mut Errors<L>) {
-        self.left -= groups;
-        if self.left > 0 {
-            return;
-        }
-        let general = std::mem::take(&mut self.general);
-        if let Some(sums) = errors.sums(self.anchors) {
-            self.sums[self.at] += sums;
-            self.sums[self.at] += general;
-        } else {
-            self.faint.push(self.at);
-        }
-        (self.at, self.left) = (self.at + 1, self.part);
-        if self.at < self.sums.len() {
-            let start = self.at * self.part;
-            self.anchors = Anchors::new(self.kind, &self.ranges[start..start + self.part]);
-            errors.begin(self.anchors);
-        }
+/// The code of zero in a group.
+#[inline(always)]
+pub(super) fn zero_point(bits: u32, codes: &Codes<'_>, group: usize) -> f32 {
+    if codes.grouping.symmetric {
+        (1u32 << (bits - 1)) as f32
+    } else {
+        f32::from(codes.zero_points[group])
     }
 }
 

@@ -40,7 +40,7 @@ impl Anchors {
         // The bits of numbers that are not negative are ordered as they are.
         let (mut largest, mut widest) = (0, 0);
         for range in ranges {
-            largest = largest.max(range.absmax().to_bits());
+            largest = largest.max(range.absmax().abs().to_bits());
             widest = widest.max((range.hi - range.lo).to_bits());
         }
         let (largest, widest) = (f32::from_bits(largest), f32::from_bits(widest));

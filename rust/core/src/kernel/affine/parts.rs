@@ -1,0 +1,85 @@
+//! The sums of layers that share a tile.
+
+use super::group::Errors;
+use super::groups::Spans;
+use super::run::{Anchors, Kind};
+use super::zero_point;
+use crate::kernel::metrics::{self, Sums};
+use crate::scheme::{Codes, Range};
+use crate::simd::Lanes;
+
+/// The sums of a tile's parts, which have equally many groups.
+pub(super) struct Parts<'a> {
+    kind: Kind,
+    ranges: &'a [Range],
+    sums: &'a mut [Sums],
+    /// Of the part at hand.
+    pub(super) anchors: Anchors,
+    /// Groups of each part, and those still to come in the part at hand.
+    part: usize,
+    pub(super) left: usize,
+    at: usize,
+    /// What its groups took that are not simple.
+    pub(super) general: Sums,
+    /// Parts whose sums can't be had in float32: nearly all errors or values are far below the
+    /// largest that they could be or that there is, or squares leave float32.
+    pub(super) faint: Vec<usize>,
+}
+
+impl<'a> Parts<'a> {
+    #[inline(always)]
+    pub(super) fn new(kind: Kind, ranges: &'a [Range], sums: &'a mut [Sums]) -> Self {
+        let part = ranges.len() / sums.len().max(1);
+        let (general, faint) = (Sums::default(), Vec::new());
+        let anchors = Anchors::new(kind, &ranges[..part]);
+        Self { kind, ranges, sums, anchors, part, left: part, at: 0, general, faint }
+    }
+
+    /// Count groups of one part; behind its last one the errors begin anew.
+    #[inline(always)]
+    pub(super) fn count<L: Lanes>(&mut self, groups: usize, errors: &mut Errors<L>) {
+        self.left -= groups;
+        if self.left > 0 {
+            return;
+        }
+        let general = std::mem::take(&mut self.general);
+        if let Some(sums) = errors.sums(self.anchors) {
+            self.sums[self.at] += sums;
+            self.sums[self.at] += general;
+        } else {
+            self.faint.push(self.at);
+        }
+        (self.at, self.left) = (self.at + 1, self.part);
+        if self.at < self.sums.len() {
+            let start = self.at * self.part;
+            self.anchors = Anchors::new(self.kind, &self.ranges[start..start + self.part]);
+            errors.begin(self.anchors);
+        }
+    }
+}
+
+/// Count the parts `faint`, which rise, anew: in float64. `codes` has a byte for each.
+#[inline(always)]
+pub(super) fn recount(
+    bits: u32,
+    values: &[f32],
+    codes: &Codes<'_>,
+    faint: &[usize],
+    sums: &mut [Sums],
+) {
+    let part = codes.scales.len() / sums.len();
+    let mut spans = Spans::new(&codes.grouping, codes.width, codes.phase);
+    let mut faint = faint.iter().copied().peekable();
+    for (group, &scale) in codes.scales.iter().enumerate() {
+        let span = spans.next();
+        if faint.peek() != Some(&(group / part)) {
+            continue;
+        }
+        let zero = zero_point(bits, codes, group);
+        let (values, codes) = (&values[span.clone()], &codes.data[span]);
+        sums[group / part] += metrics::sums(values, codes, |code| (f32::from(code) - zero) * scale);
+        if (group + 1).is_multiple_of(part) {
+            faint.next();
+        }
+    }
+}
