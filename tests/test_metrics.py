@@ -55,3 +55,26 @@ def test_metrics_are_those_of_exact_sums(
     else:
         snr = 10 * math.log10(math.fsum(wide**2) / squared_error)
         assert row["snr_db"] == pytest.approx(snr, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("shape", [(5,), (3, 70), (2, 64), (1, 128), (7, 256), (40, 1)])
+@pytest.mark.parametrize("options", [{}, {"scheme": "int8"}, {"group_size": 32, "symmetric": True}])
+def test_a_layer_among_others_has_the_figures_that_it_has_alone(
+    dtype: Any, shape: tuple[int, ...], options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """Small layers of one shape are encoded together; every bit must be the same as without."""
+
+    def layer(index: int) -> dict[str, Any]:
+        spread = [1.0, 1e-3, 0.0, 2.0 ** -(index % 20)][index % 4]
+        weights = (spread * rng.standard_normal(shape)).astype(dtype)
+        if index % 7 == 0:
+            weights.flat[0] *= dtype(40)
+        names = {np.float32: "F32", np.float16: "F16"}
+        return {"data": weights.tobytes(), "dtype": names[dtype], "shape": list(shape)}
+
+    rows = [{"layer_name": f"l{index}"} | layer(index) for index in range(150)]
+    together = aq.quantize(binary_weights(rows), **options).quantized.to_pylist()
+    for index, row in enumerate(rows):
+        (alone,) = aq.quantize(binary_weights([row]), **options).quantized.to_pylist()
+        assert together[index] == alone | {"row_index": index}

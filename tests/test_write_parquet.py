@@ -129,17 +129,22 @@ def test_write_safetensors(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_a_page_ends_with_a_large_row_whatever_came_before() -> None:
+def test_a_page_ends_with_a_large_row_whatever_came_before(tmp_path: Path) -> None:
     """Pages are put together in memory and can't exceed 2 GiB."""
     small = [float_row(f"small.{index}", np.ones(32)) for index in range(2000)]
     large = [float_row(f"large.{index}", np.ones((64, 65536))) for index in range(3)]
-    (batch,) = aq.quantize(binary_weights([*small, *large, *small])).quantized.to_batches()
+    quantized = aq.quantize(binary_weights([*small, *large, *small]))
+    (batch,) = quantized.quantized.to_batches()
     pages = list(_parquet._pages(batch))
     assert pa.Table.from_batches(pages).equals(pa.Table.from_batches([batch]))
     size = batch["data"][2000].as_buffer().size
     assert size > 2**20
     assert all(page["data"].nbytes <= 2**20 + size for page in pages)
     assert max(page.num_rows for page in pages) == 2001
+    aq.write_parquet(quantized, tmp_path / "m.parquet")
+    file = pq.ParquetFile(tmp_path / "m.parquet")
+    assert file.metadata.num_row_groups == 1
+    assert file.read().to_pylist() == quantized.quantized.to_pylist()
 
 
 def test_a_column_that_parquet_cannot_store_is_refused_before_any_work(tmp_path: Path) -> None:

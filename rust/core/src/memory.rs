@@ -180,6 +180,15 @@ mod tests {
         drop(copy);
         let again = Output::<f32>::new(LEN).unwrap();
         assert_eq!((again.as_ptr(), again.len()), (address, LEN));
+        // A larger batch comes: the block that waits is of no use to it.
+        drop(again);
+        let waits = |len: usize| WAITING.lock().unwrap().iter().any(|map| map.len() == len);
+        let bytes = (4 * LEN).next_multiple_of(HUGE_PAGE);
+        assert!(waits(bytes));
+        drop(Output::<f32>::new(2 * LEN).unwrap());
+        assert!(waits((8 * LEN).next_multiple_of(HUGE_PAGE)) && !waits(bytes));
+        drop(meanwhile);
+
         assert!(matches!(Output::<u8>::new(100).unwrap().storage, Storage::Allocated(_)));
 
         let blocks: Vec<_> = (0..5).map(|_| Output::<u8>::new(KEPT / 4).unwrap()).collect();
