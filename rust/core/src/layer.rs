@@ -10,7 +10,7 @@ use crate::relation::weights::{Part, Weights};
 use crate::scheme::{self, Choice, Grouping, Scheme};
 
 /// What a row says of its tensor, as far as it can be read.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Described<'a> {
     pub(crate) dtype: Option<&'a str>,
     pub(crate) shape: Option<Shape<'a>>,
@@ -32,6 +32,12 @@ impl Deref for Shape<'_> {
             Self::Given(shape) => shape,
             Self::Flat(count) => count,
         }
+    }
+}
+
+impl PartialEq for Shape<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
     }
 }
 

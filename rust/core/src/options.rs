@@ -91,6 +91,11 @@ impl Plan {
         Ok(Self { rows })
     }
 
+    /// Whether it says nothing of any layer.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     fn get(&self, name: Option<&str>) -> &PlanRow {
         name.and_then(|name| self.rows.get(name)).unwrap_or(&PlanRow::EMPTY)
     }

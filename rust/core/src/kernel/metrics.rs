@@ -32,8 +32,14 @@ impl Sums {
     /// `10·log10(Σw²/Σe²)`; `None` where exact. From the libm crate, since the platform's own
     /// logarithm may differ in its last bit from CPU to CPU.
     pub(crate) fn snr_db(&self) -> Option<f64> {
-        let snr = 10.0 * (libm::log10(self.squared) - libm::log10(self.squared_error));
-        (self.squared_error > 0.0 && snr.is_finite()).then_some(snr)
+        let (signal, noise) = (self.squared, self.squared_error);
+        let ratio = signal / noise;
+        let bels = if ratio.is_normal() {
+            libm::log10(ratio)
+        } else {
+            libm::log10(signal) - libm::log10(noise)
+        };
+        (noise > 0.0 && bels.is_finite()).then_some(10.0 * bels)
     }
 }
 

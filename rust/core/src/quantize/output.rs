@@ -2,36 +2,45 @@
 
 use std::sync::Arc;
 
+use arrow_array::ArrayRef;
 use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder};
-use arrow_array::{ArrayRef, Float64Array};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::rows::{Kind, Rows};
 use crate::dtype;
 use crate::kernel::metrics::Sums;
-use crate::layer::{self, Job, Layer};
+use crate::layer::{self, Described, Job, Layer};
 use crate::pool::SPREAD;
-use crate::relation::quantized::{Columns, shapes, text};
+use crate::relation::quantized::{Columns, shapes_of_runs, text_of_runs};
 
 /// All columns that say something of a row; many rows' columns are spread over the threads.
 pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Columns {
-    let metric = |get: fn(&Kind<'_>, &Sums) -> Option<f64>| -> ArrayRef {
-        let values = sums.iter().enumerate().map(|(row, sums)| get(rows.kind(row)?, sums));
-        Arc::new(values.collect::<Float64Array>())
+    let text = |get: fn(&Kind<'_>) -> Option<&'static str>| {
+        text_of_runs(
+            rows.runs().map(|(run, fate)| (fate.kind().and_then(get), run.len())),
+            rows.len(),
+        )
     };
     let columns: [&(dyn Fn() -> ArrayRef + Sync); 10] = [
-        &|| text((0..rows.len()).map(|row| rows.dtype(row))),
-        &|| Arc::new(shapes((0..rows.len()).map(|row| rows.described(row).shape))),
-        &|| text((0..rows.len()).map(|row| Some(rows.layer(row)?.scheme()))),
+        &|| text_of_runs(described(rows).map(|(said, count)| (said.dtype, count)), rows.len()),
+        &|| {
+            let shapes = described(rows).map(|(said, count)| (said.shape, count));
+            Arc::new(shapes_of_runs(shapes, rows.len()))
+        },
+        &|| text(|kind| Some(kind.layer.scheme())),
         &|| group_sizes(rows),
         &|| symmetries(rows),
-        &|| text((0..rows.len()).map(|row| rows.kind(row)?.scale_dtype)),
+        &|| text(|kind| kind.layer.job().and_then(Job::scale_dtype)),
         &|| bits_per_weight(rows),
         // A row that is kept has no sums, and no error.
-        &|| metric(|kind, sums| Some(kind.layer.job().map_or(0.0, |job| sums.mse(job.elements())))),
-        &|| metric(|_, sums| Some(sums.max_abs_error)),
-        &|| metric(|_, sums| sums.snr_db()),
+        &|| {
+            metric(rows, sums, |layer, sums| {
+                Some(layer.job().map_or(0.0, |job| sums.mse(job.elements())))
+            })
+        },
+        &|| metric(rows, sums, |_, sums| Some(sums.max_abs_error)),
+        &|| metric(rows, sums, |_, sums| sums.snr_db()),
     ];
     let columns: Vec<ArrayRef> = if rows.len() < SPREAD {
         columns.iter().map(|column| column()).collect()
@@ -57,10 +66,31 @@ pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Colu
     }
 }
 
+/// What rows say of their tensors, by runs that say the same.
+fn described<'a>(
+    rows: &'a Rows<'_>,
+) -> impl Iterator<Item = (Described<'a>, usize)> + Clone + use<'a> {
+    rows.runs().map(|(run, fate)| (fate.described(), run.len()))
+}
+
+#[inline(always)]
+fn metric(rows: &Rows<'_>, sums: &[Sums], of: impl Fn(&Layer, &Sums) -> Option<f64>) -> ArrayRef {
+    let mut column = Float64Builder::with_capacity(rows.len());
+    for (run, fate) in rows.runs() {
+        match fate.kind() {
+            Some(kind) => {
+                sums[run].iter().for_each(|sums| column.append_option(of(&kind.layer, sums)));
+            }
+            None => column.append_nulls(run.len()),
+        }
+    }
+    Arc::new(column.finish())
+}
+
 fn group_sizes(rows: &Rows<'_>) -> ArrayRef {
     let mut column = Int64Builder::with_capacity(rows.len());
-    for (run, kind) in rows.runs() {
-        match kind.and_then(|kind| kind.layer.job()) {
+    for (run, fate) in rows.runs() {
+        match fate.kind().and_then(|kind| kind.layer.job()) {
             Some(job) => column.append_value_n(job.grouping.group_size as i64, run.len()),
             None => column.append_nulls(run.len()),
         }
@@ -70,8 +100,8 @@ fn group_sizes(rows: &Rows<'_>) -> ArrayRef {
 
 fn symmetries(rows: &Rows<'_>) -> ArrayRef {
     let mut column = BooleanBuilder::with_capacity(rows.len());
-    for (run, kind) in rows.runs() {
-        match kind.and_then(|kind| kind.layer.job()) {
+    for (run, fate) in rows.runs() {
+        match fate.kind().and_then(|kind| kind.layer.job()) {
             Some(job) => column.append_n(run.len(), job.grouping.symmetric),
             None => column.append_nulls(run.len()),
         }
@@ -81,8 +111,8 @@ fn symmetries(rows: &Rows<'_>) -> ArrayRef {
 
 fn bits_per_weight(rows: &Rows<'_>) -> ArrayRef {
     let mut column = Float64Builder::with_capacity(rows.len());
-    for (run, kind) in rows.runs() {
-        match kind.map(|kind| &kind.layer) {
+    for (run, fate) in rows.runs() {
+        match fate.kind().map(|kind| &kind.layer) {
             Some(Layer::Keep) => run.for_each(|row| column.append_option(kept_bits(rows, row))),
             Some(Layer::Encode(job)) => match encoded_bits(job) {
                 Some(bits) => column.append_value_n(bits, run.len()),

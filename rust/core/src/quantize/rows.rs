@@ -7,18 +7,18 @@ use rayon::prelude::*;
 
 use crate::dtype::ScaleDtype;
 use crate::error::RowError;
-use crate::layer::{self, Described, Job, Layer};
+use crate::layer::{self, Described, Layer};
 use crate::options::{Asked, Options, Plan};
 use crate::pool::SPREAD;
 use crate::relation::errors::Entry;
 use crate::relation::failed::Failed;
 use crate::relation::weights::Weights;
 
-/// Rows that are checked together, and whose kinds are kept together.
+/// Rows that are checked together, and kept together.
 const BLOCK: usize = 1 << 12;
 
-/// What is to be done with the rows of a batch. A batch may have millions, most of them alike: a
-/// row takes no more here than the number of its kind.
+/// What is to be done with the rows of a batch. A batch may have millions, most of them alike: rows
+/// that follow each other and are alike take no more here than one does.
 pub(super) struct Rows<'a> {
     pub(super) weights: &'a Weights,
     plan: &'a Plan,
@@ -27,27 +27,31 @@ pub(super) struct Rows<'a> {
 }
 
 struct Block<'a> {
-    fates: Vec<Fate<'a>>,
-    kinds: Vec<Kind<'a>>,
+    runs: Vec<Run<'a>>,
 }
 
-enum Fate<'a> {
-    /// It is done as the kind of that number says.
-    Good(u32),
+/// Rows that follow each other and have one fate.
+struct Run<'a> {
+    /// Where they end in their block.
+    end: usize,
+    fate: Fate<'a>,
+}
+
+pub(super) enum Fate<'a> {
+    Good(Kind<'a>),
+    /// Of one row alone.
     Failed(Box<Failure<'a>>),
 }
 
-/// What is done with a row, and with many others of its block.
+/// What is done with a row that can be encoded or kept.
 #[derive(Clone, Copy)]
 pub(super) struct Kind<'a> {
     pub(super) layer: Layer,
-    dtype: Option<&'a str>,
-    /// What its scales are rounded to, where it has any.
-    pub(super) scale_dtype: Option<&'static str>,
+    described: Described<'a>,
 }
 
 /// A row that failed, what it says, and what was asked of it.
-struct Failure<'a> {
+pub(super) struct Failure<'a> {
     described: Described<'a>,
     asked: Asked,
     entry: Entry,
@@ -73,23 +77,28 @@ impl<'a> Rows<'a> {
     }
 
     fn block(&self, rows: Range<usize>) -> Block<'a> {
-        let mut block = Block { fates: Vec::with_capacity(rows.len()), kinds: Vec::new() };
-        for row in rows {
-            let fate = match self.judge(row) {
-                Ok((layer, dtype)) => Fate::Good(block.kind(layer, dtype)),
-                Err(failure) => Fate::Failed(failure),
-            };
-            block.fates.push(fate);
+        let mut block = Block { runs: Vec::new() };
+        for (end, row) in (1..).zip(rows) {
+            match block.runs.last_mut() {
+                // What was found of the row before holds for one that says the same.
+                Some(Run { end: last, fate: Fate::Good(_) }) if self.repeats(row) => *last = end,
+                _ => block.push(end, self.judge(row)),
+            }
         }
         block
     }
 
-    fn judge(&self, row: usize) -> Result<(Layer, Option<&'a str>), Box<Failure<'a>>> {
+    /// Whether a row says the same as the one before it and the same is asked of it.
+    fn repeats(&self, row: usize) -> bool {
+        self.plan.is_empty() && self.weights.repeats(row)
+    }
+
+    fn judge(&self, row: usize) -> Fate<'a> {
         let read = Described::read(self.weights, row);
         let asked = Asked::resolve(self.weights, row, self.plan, self.options);
         match layer::check(self.weights, row, &read, &asked, self.options) {
-            Ok(layer) => Ok((layer, read.0.dtype)),
-            Err(error) => Err(self.failure(row, read.0, asked, error)),
+            Ok(layer) => Fate::Good(Kind { layer, described: read.0 }),
+            Err(error) => Fate::Failed(self.failure(row, read.0, asked, error)),
         }
     }
 
@@ -112,17 +121,17 @@ impl<'a> Rows<'a> {
         let (described, _) = Described::read(self.weights, row);
         let asked = Asked::resolve(self.weights, row, self.plan, self.options);
         let failure = self.failure(row, described, asked, error);
-        self.blocks[row / BLOCK].fates[row % BLOCK] = Fate::Failed(failure);
+        self.blocks[row / BLOCK].set(row % BLOCK, Fate::Failed(failure));
     }
 
     /// Keep a good row's scales as float32.
     pub(super) fn widen_scales(&mut self, row: usize) {
-        let Some(&Kind { layer: Layer::Encode(mut job), dtype, .. }) = self.kind(row) else {
+        let Some(&Kind { layer: Layer::Encode(mut job), described }) = self.kind(row) else {
             return;
         };
         job.grouping.scale_dtype = ScaleDtype::F32;
-        let block = &mut self.blocks[row / BLOCK];
-        block.fates[row % BLOCK] = Fate::Good(block.kind(Layer::Encode(job), dtype));
+        let kind = Kind { layer: Layer::Encode(job), described };
+        self.blocks[row / BLOCK].set(row % BLOCK, Fate::Good(kind));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -131,11 +140,14 @@ impl<'a> Rows<'a> {
 
     /// What is done with a row; nothing where it failed.
     pub(super) fn kind(&self, row: usize) -> Option<&Kind<'a>> {
-        let block = &self.blocks[row / BLOCK];
-        match block.fates[row % BLOCK] {
-            Fate::Good(number) => Some(&block.kinds[number as usize]),
-            Fate::Failed(_) => None,
-        }
+        self.run(row).1.kind()
+    }
+
+    /// The rows around `row` that have one fate, and that.
+    fn run(&self, row: usize) -> (Range<usize>, &Fate<'a>) {
+        let (block, start) = (&self.blocks[row / BLOCK], row / BLOCK * BLOCK);
+        let at = block.find(row % BLOCK);
+        (start + block.start(at)..start + block.runs[at].end, &block.runs[at].fate)
     }
 
     pub(super) fn layer(&self, row: usize) -> Option<&Layer> {
@@ -144,65 +156,90 @@ impl<'a> Rows<'a> {
 
     /// What a row says of its tensor.
     pub(super) fn described(&self, row: usize) -> Described<'a> {
-        match &self.blocks[row / BLOCK].fates[row % BLOCK] {
-            Fate::Good(_) => Described::read(self.weights, row).0,
-            Fate::Failed(failure) => failure.described,
-        }
-    }
-
-    /// The dtype that a row says it has.
-    pub(super) fn dtype(&self, row: usize) -> Option<&'a str> {
-        let block = &self.blocks[row / BLOCK];
-        match &block.fates[row % BLOCK] {
-            Fate::Good(number) => block.kinds[*number as usize].dtype,
-            Fate::Failed(failure) => failure.described.dtype,
-        }
+        self.run(row).1.described()
     }
 
     /// How many rows from `row` on, at most `most` but one at least, are known to be of one kind.
     pub(super) fn alike(&self, row: usize, most: usize) -> usize {
-        let fates = &self.blocks[row / BLOCK].fates[row % BLOCK..];
-        let Fate::Good(first) = fates[0] else { return 1 };
-        let alike = |fate: &&Fate<'_>| matches!(fate, Fate::Good(number) if *number == first);
-        fates.iter().take(most).take_while(alike).count().max(1)
+        (self.run(row).0.end - row).min(most).max(1)
     }
 
     /// All rows in order, those that follow each other and are of one kind together.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (Range<usize>, Option<&Kind<'a>>)> {
-        let mut row = 0;
-        std::iter::from_fn(move || {
-            let first = row;
-            (first < self.len()).then(|| {
-                row += self.alike(first, BLOCK);
-                (first..row, self.kind(first))
-            })
-        })
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Range<usize>, &Fate<'a>)> + Clone {
+        let mut end = 0;
+        let runs = (0..).zip(&self.blocks).flat_map(|(at, block)| {
+            block.runs.iter().map(move |run| (at * BLOCK + run.end, &run.fate))
+        });
+        runs.map(move |(next, fate)| (std::mem::replace(&mut end, next)..next, fate))
     }
 
     /// The rows that failed.
     pub(super) fn failed(&self) -> Vec<Failed<'_>> {
         let mut failed = Vec::new();
-        for (at, block) in self.blocks.iter().enumerate() {
-            for (row, fate) in (at * BLOCK..).zip(&block.fates) {
-                if let Fate::Failed(failure) = fate {
-                    let Failure { described, asked, entry } = &**failure;
-                    let (name, asked) = (self.weights.name(row), Some(asked));
-                    failed.push(Failed { row, name, described, asked, entry });
-                }
+        for (run, fate) in self.runs() {
+            if let Fate::Failed(failure) = fate {
+                let Failure { described, asked, entry } = &**failure;
+                let (name, asked) = (self.weights.name(run.start), Some(asked));
+                failed.push(Failed { row: run.start, name, described, asked, entry });
             }
         }
         failed
     }
 }
 
-impl<'a> Block<'a> {
-    /// The number of a kind, a new one where the last is another.
-    fn kind(&mut self, layer: Layer, dtype: Option<&'a str>) -> u32 {
-        let is_same = |last: &Kind<'_>| last.dtype == dtype && last.layer.is_like(&layer);
-        if !self.kinds.last().is_some_and(is_same) {
-            let scale_dtype = layer.job().and_then(Job::scale_dtype);
-            self.kinds.push(Kind { layer, dtype, scale_dtype });
+impl<'a> Fate<'a> {
+    /// What is done with the row; nothing where it failed.
+    pub(super) fn kind(&self) -> Option<&Kind<'a>> {
+        match self {
+            Self::Good(kind) => Some(kind),
+            Self::Failed(_) => None,
         }
-        self.kinds.len() as u32 - 1
+    }
+
+    /// What the row says of its tensor.
+    pub(super) fn described(&self) -> Described<'a> {
+        match self {
+            Self::Good(kind) => kind.described,
+            Self::Failed(failure) => failure.described,
+        }
+    }
+
+    /// Whether the same is done with rows of both.
+    fn is_like(&self, other: &Self) -> bool {
+        let (Self::Good(kind), Self::Good(other)) = (self, other) else {
+            return false;
+        };
+        kind.described == other.described && kind.layer.is_like(&other.layer)
+    }
+}
+
+impl<'a> Block<'a> {
+    /// Add the row that ends at `end`.
+    fn push(&mut self, end: usize, fate: Fate<'a>) {
+        match self.runs.last_mut() {
+            Some(last) if last.fate.is_like(&fate) => last.end = end,
+            _ => self.runs.push(Run { end, fate }),
+        }
+    }
+
+    /// The run of a row.
+    fn find(&self, row: usize) -> usize {
+        self.runs.partition_point(|run| run.end <= row)
+    }
+
+    /// Where a run begins.
+    fn start(&self, at: usize) -> usize {
+        at.checked_sub(1).map_or(0, |before| self.runs[before].end)
+    }
+
+    /// Give one row of a run of good ones another fate.
+    fn set(&mut self, row: usize, fate: Fate<'a>) {
+        let at = self.find(row);
+        let (start, end) = (self.start(at), self.runs[at].end);
+        let rest = self.runs[at].fate.kind().copied();
+        let before = rest.filter(|_| start < row).map(|kind| (row, Fate::Good(kind)));
+        let behind = rest.filter(|_| row + 1 < end).map(|kind| (end, Fate::Good(kind)));
+        let runs = before.into_iter().chain([(row + 1, fate)]).chain(behind);
+        self.runs.splice(at..=at, runs.map(|(end, fate)| Run { end, fate }));
     }
 }

@@ -50,9 +50,9 @@ pub(super) fn run(
 fn allocate(rows: &Rows<'_>) -> Result<Payload, ArrowError> {
     let spans = || Spans::with_capacity(rows.len());
     let (mut data, mut scales, mut zero_points) = (spans(), spans(), spans());
-    for (run, kind) in rows.runs() {
+    for (run, fate) in rows.runs() {
         let count = run.len();
-        let [of_scales, of_zero_points] = match kind.map(|kind| kind.layer) {
+        let [of_scales, of_zero_points] = match fate.kind().map(|kind| kind.layer) {
             Some(Layer::Encode(job)) => {
                 let layout: RowLayout = job.scheme.row_layout(&job.grouping);
                 let some = |len: usize| (len > 0).then_some(len * job.rows);

@@ -25,7 +25,7 @@ pub(super) fn wide_ranges(
 ) -> Wide {
     let mut wide = Wide::new();
     let has_wide_groups = |job: &Job| Tiling::new(job.rows, job.grouping).has_wide_groups();
-    let runs = rows.runs().filter_map(|(run, kind)| Some((run, *kind?.layer.job()?)));
+    let runs = rows.runs().filter_map(|(run, fate)| Some((run, *fate.kind()?.layer.job()?)));
     let with_wide_groups = runs.filter(|(_, job)| has_wide_groups(job));
     let is_wanted = |row: &usize| wanted.is_none_or(|wanted| wanted.binary_search(row).is_ok());
     for (row, job) in with_wide_groups.flat_map(|(run, job)| run.map(move |row| (row, job))) {

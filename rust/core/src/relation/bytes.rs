@@ -132,6 +132,27 @@ impl Bytes {
         })
     }
 
+    /// Whether a row has as many bytes as the one before it and neither is null nor can have a null
+    /// among its elements.
+    pub fn repeats(&self, row: usize) -> bool {
+        let is_null = |row| self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+        if is_null(row) || is_null(row - 1) {
+            return false;
+        }
+        match &self.storage {
+            Storage::Cut { spans: Spans::Fixed(_), item_nulls: None, .. } => true,
+            Storage::Cut { spans, item_nulls: None, .. } => {
+                let ((start, middle), (_, end)) = (spans.at(row - 1), spans.at(row));
+                middle - start == end - middle
+            }
+            Storage::Cut { .. } => false,
+            Storage::Views(views) => {
+                let length = |row: usize| views.views()[row] as u32;
+                length(row) == length(row - 1)
+            }
+        }
+    }
+
     /// The bytes of `count` rows from `row` on, where these follow each other in one buffer; none of
     /// the rows is null.
     pub fn joined(&self, row: usize, count: usize) -> Option<&[u8]> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::columns::{self, Finder};
@@ -103,6 +103,10 @@ pub(crate) struct Earlier {
 }
 
 impl Earlier {
+    pub(crate) fn is_good(&self, row: usize) -> bool {
+        self.codes.is_null(row)
+    }
+
     pub(crate) fn get(&self, row: usize) -> Option<RowError> {
         let code = columns::text_at(Some(&self.codes), row)?.to_owned();
         let message = columns::text_at(self.messages.as_ref(), row);

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use arrow_array::builder::StringBuilder;
 use arrow_array::{
     ArrayRef, Float32Array, Int64Array, LargeBinaryArray, LargeListArray, RecordBatch, StringArray,
     UInt8Array,
@@ -178,26 +179,43 @@ fn list(spans: Spans, values: ArrayRef) -> LargeListArray {
 pub(crate) fn shapes<S: Deref<Target = [i64]>>(
     rows: impl Iterator<Item = Option<S>>,
 ) -> LargeListArray {
-    let mut spans = Spans::with_capacity(rows.size_hint().0);
-    let mut values = Vec::with_capacity(rows.size_hint().0);
-    for shape in rows {
+    let count = rows.size_hint().0;
+    shapes_of_runs(rows.map(|shape| (shape, 1)), count)
+}
+
+/// A `shape` column of about `rows` rows, given by runs of rows that have the same shape.
+pub(crate) fn shapes_of_runs<S: Deref<Target = [i64]>>(
+    runs: impl Iterator<Item = (Option<S>, usize)>,
+    rows: usize,
+) -> LargeListArray {
+    let (mut spans, mut values) = (Spans::with_capacity(rows), Vec::with_capacity(rows));
+    for (shape, count) in runs {
         let shape = shape.as_deref();
-        spans.push(shape.map(<[i64]>::len));
-        values.extend_from_slice(shape.unwrap_or(&[]));
+        spans.push_alike(shape.map(<[i64]>::len), count);
+        match (shape, count) {
+            (Some(shape), 1) => values.extend_from_slice(shape),
+            (Some(shape), _) => values.extend_from_slice(&shape.repeat(count)),
+            (None, _) => {}
+        }
     }
     list(spans, Arc::new(Int64Array::from(values)))
 }
 
-/// A text column; most have one value all the way down, which is then laid out at once.
-pub(crate) fn text<'a>(values: impl ExactSizeIterator<Item = Option<&'a str>> + Clone) -> ArrayRef {
-    let rows = values.len();
-    let first = values.clone().next().flatten();
-    let same = |first: &&str| values.clone().all(|value| value == Some(first));
-    let Some(first) = first.filter(same) else {
-        return Arc::new(values.collect::<StringArray>());
-    };
-    let offsets = OffsetBuffer::<i32>::from_repeated_length(first.len(), rows);
-    Arc::new(StringArray::new(offsets, first.repeat(rows).into_bytes().into(), None))
+/// A text column of `rows` rows, given by runs of rows that have the same value; most columns have
+/// one value all the way down, which is then laid out at once.
+pub(crate) fn text_of_runs<'a>(
+    runs: impl Iterator<Item = (Option<&'a str>, usize)> + Clone,
+    rows: usize,
+) -> ArrayRef {
+    if let Some((Some(first), _)) = runs.clone().next()
+        && runs.clone().all(|(value, _)| value == Some(first))
+    {
+        let offsets = OffsetBuffer::<i32>::from_repeated_length(first.len(), rows);
+        return Arc::new(StringArray::new(offsets, first.repeat(rows).into_bytes().into(), None));
+    }
+    let mut column = StringBuilder::with_capacity(rows, 0);
+    runs.for_each(|(value, count)| (0..count).for_each(|_| column.append_option(value)));
+    Arc::new(column.finish())
 }
 
 /// The batch of `schema` from its columns.

@@ -1,7 +1,7 @@
 //! The weights relation: what comes in.
 
 use arrow_array::{
-    ArrayRef, BooleanArray, Int64Array, LargeListArray, LargeStringArray, RecordBatch,
+    Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, LargeStringArray, RecordBatch,
 };
 use arrow_schema::{ArrowError, DataType, Schema};
 
@@ -211,6 +211,25 @@ impl Weights {
         arrow_cast::cast(&self.named, &DataType::Utf8)
     }
 
+    /// Whether a row says the same of itself as the good one before it, name and values aside.
+    /// Where that is costly to know the answer is no: it is then looked at like any other.
+    pub(crate) fn repeats(&self, row: usize) -> bool {
+        let before = row - 1;
+        self.parts.is_none()
+            && self.earlier.as_ref().is_none_or(|earlier| earlier.is_good(row))
+            && self.names.is_valid(row)
+            && self.data.as_ref().is_some_and(|data| data.repeats(row))
+            && self.shapes.as_ref().is_none_or(|shapes| {
+                read_shape(shapes, row).is_ok_and(|shape| read_shape(shapes, before) == Ok(shape))
+            })
+            && self.dtypes.as_ref().is_none_or(|_| self.dtype(row) == self.dtype(before))
+            && (!self.has_plan() || self.plan(row) == self.plan(before))
+    }
+
+    fn has_plan(&self) -> bool {
+        self.schemes.is_some() || self.group_sizes.is_some() || self.symmetries.is_some()
+    }
+
     /// The row's bytes, borrowed from the imported buffers.
     pub fn bytes(&self, row: usize) -> Option<&[u8]> {
         self.data.as_ref()?.get(row)
@@ -263,7 +282,7 @@ impl Weights {
 
 /// Row `row` of a shape column, without nulls.
 pub(crate) fn read_shape(shapes: &LargeListArray, row: usize) -> Result<&[i64], RowError> {
-    use arrow_array::{Array, cast::AsArray, types::Int64Type};
+    use arrow_array::{cast::AsArray, types::Int64Type};
     if shapes.is_null(row) {
         return Err(RowError::InvalidShape("it is null".to_owned()));
     }
