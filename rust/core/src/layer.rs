@@ -7,7 +7,7 @@ use crate::error::RowError;
 use crate::options::{Asked, Options};
 use crate::relation::bytes::Element;
 use crate::relation::weights::{Part, Weights};
-use crate::scheme::{self, Choice, Grouping, Scheme};
+use crate::scheme::{self, Choice, Grouping, RowLayout, Scheme};
 
 /// What a row says of its tensor, as far as it can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -117,16 +117,21 @@ impl Job {
         self.rows * self.grouping.columns
     }
 
+    /// How long a row of the tensor is, encoded.
+    pub(crate) fn row_layout(&self) -> RowLayout {
+        self.scheme.row_layout(&self.grouping)
+    }
+
     /// The scales' dtype, where the scheme has a column of scales.
     pub(crate) fn scale_dtype(&self) -> Option<&'static str> {
-        let has_scales = self.scheme.row_layout(&self.grouping).scales > 0;
+        let has_scales = self.row_layout().scales > 0;
         has_scales.then_some(self.grouping.scale_dtype.name())
     }
 
     /// Bits of codes, scales at their dtype's width and zero points at the codes' width; `None`
     /// where a shape, which may come from outside, makes that overflow.
     pub(crate) fn bits(&self) -> Option<u64> {
-        let layout = self.scheme.row_layout(&self.grouping);
+        let layout = self.row_layout();
         let parts = [
             (layout.data, 8),
             (layout.scales, self.grouping.scale_dtype.bits()),

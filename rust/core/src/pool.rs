@@ -12,6 +12,18 @@ use crate::error::CallError;
 /// Batches of so many rows have work enough in their columns to spread it over threads.
 pub(crate) const SPREAD: usize = 1 << 14;
 
+/// Both, side by side where a pool is given.
+pub(crate) fn join<A: Send, B: Send>(
+    pool: Option<&ThreadPool>,
+    a: impl FnOnce() -> A + Send,
+    b: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    match pool {
+        Some(pool) => pool.join(a, b),
+        None => (a(), b()),
+    }
+}
+
 struct Kept {
     process: u32,
     threads: usize,

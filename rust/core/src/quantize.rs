@@ -13,7 +13,7 @@ mod wide;
 
 use std::sync::Arc;
 
-use arrow_array::{Int64Array, RecordBatch};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use rayon::ThreadPool;
 
@@ -21,9 +21,10 @@ use crate::error::{CallError, Error};
 use crate::kernel::metrics::Sums;
 use crate::monitor::Monitor;
 use crate::options::{Options, Plan};
+use crate::pool::{SPREAD, join};
 use crate::relation::errors;
 use crate::relation::failed::{self, Failed};
-use crate::relation::quantized::{self, Columns, Payload};
+use crate::relation::quantized::{self, Columns};
 use crate::relation::side_by_side_schema;
 use crate::relation::weights::{Weights, WeightsSchema};
 use rows::Rows;
@@ -107,7 +108,8 @@ impl Quantizer {
         pool: &ThreadPool,
         monitor: &Monitor,
     ) -> Result<Quantized, Error> {
-        let weights = self.weights.bind(batch)?;
+        let spread = (batch.num_rows() >= SPREAD).then_some(pool);
+        let weights = self.weights.bind_on(batch, spread)?;
         let mut rows = Rows::check(&weights, &self.plan, &self.options, pool);
         let failed = rows.failed();
         self.stop_if_failed(&weights, &failed)?;
@@ -121,8 +123,12 @@ impl Quantizer {
         let payload = run::run(&mut rows, &mut sums, fail_fast, pool, monitor)?;
         let failed = rows.failed();
         self.stop_if_failed(&weights, &failed)?;
-        let columns = output::columns(&rows, &sums, pool);
-        let quantized = self.batches(&weights, columns, &failed, payload)?;
+        let (columns, (payload, errors)) = join(
+            spread,
+            || output::columns(&rows, &sums, pool),
+            || (payload.columns(), errors::error_columns(weights.len, &failed)),
+        );
+        let quantized = self.batches(&weights, columns, &failed, payload, errors)?;
         self.next_row_index += weights.len as i64;
         Ok(quantized)
     }
@@ -147,12 +153,12 @@ impl Quantizer {
         weights: &Weights,
         columns: Columns,
         failed: &[Failed<'_>],
-        payload: Payload,
+        payload: [ArrayRef; 3],
+        [codes, messages, elements, counts]: [ArrayRef; 4],
     ) -> Result<Quantized, ArrowError> {
         let first = self.next_row_index;
         let row_index = Int64Array::from_iter_values(first..first + weights.len as i64);
         let names = weights.utf8_names()?;
-        let [codes, messages, elements, counts] = errors::error_columns(weights.len, failed);
         let errors = RecordBatch::try_new(
             Arc::clone(&self.schemas.errors),
             vec![

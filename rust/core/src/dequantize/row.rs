@@ -1,8 +1,6 @@
 //! Reading the quantized relation, row by row, believing nothing that it says.
 
-use arrow_array::{
-    ArrayRef, BooleanArray, Int64Array, LargeListArray, LargeStringArray, RecordBatch,
-};
+use arrow_array::{ArrayRef, BooleanArray, Int64Array, LargeStringArray, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema};
 
 use crate::dtype::{Float, ScaleDtype};
@@ -12,7 +10,7 @@ use crate::relation::bytes::Bytes;
 use crate::relation::columns::{self, Carried, Finder, list_item};
 use crate::relation::errors::{Earlier, EarlierSchema};
 use crate::relation::quantized::RESERVED;
-use crate::relation::weights::read_shape;
+use crate::relation::shapes::Shapes;
 use crate::scheme::{self, Choice, Codes, Grouping, Scheme};
 use crate::tile::{Place, Tiling};
 
@@ -68,7 +66,7 @@ impl Columns {
         Ok(Rows {
             names: columns::text(column(self.name))?,
             dtypes: columns::text(column(self.dtype))?,
-            shapes: columns::shape(column(self.shape))?,
+            shapes: Shapes::try_new(column(self.shape))?,
             schemes: columns::text(column(self.scheme))?,
             group_sizes: columns::integer(column(self.group_size))?,
             symmetries: columns::boolean(column(self.is_symmetric))?,
@@ -76,7 +74,7 @@ impl Columns {
             scales: Bytes::try_new(column(self.scales))?,
             zero_points: Bytes::try_new(column(self.zero_points))?,
             scale_dtypes: self.scale_dtype.map(|i| columns::text(column(i))).transpose()?,
-            layer_shapes: self.layer_shape.map(|i| columns::shape(column(i))).transpose()?,
+            layer_shapes: self.layer_shape.map(|i| Shapes::try_new(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
@@ -110,7 +108,7 @@ fn buffer(
 pub(crate) struct Rows {
     pub(crate) names: LargeStringArray,
     dtypes: LargeStringArray,
-    shapes: LargeListArray,
+    shapes: Shapes,
     schemes: LargeStringArray,
     group_sizes: Int64Array,
     symmetries: BooleanArray,
@@ -118,7 +116,7 @@ pub(crate) struct Rows {
     scales: Option<Bytes>,
     zero_points: Option<Bytes>,
     scale_dtypes: Option<LargeStringArray>,
-    layer_shapes: Option<LargeListArray>,
+    layer_shapes: Option<Shapes>,
     earlier: Option<Earlier>,
     pub(crate) carried: Vec<ArrayRef>,
     pub(crate) len: usize,
@@ -155,7 +153,7 @@ impl Rows {
 
     /// The shape of the layer that a row of `rows` rows is, or is a part of.
     pub(crate) fn layer_shape(&self, row: usize, rows: usize, columns: usize) -> [i64; 2] {
-        let shape = self.layer_shapes.as_ref().and_then(|shapes| read_shape(shapes, row).ok());
+        let shape = self.layer_shapes.as_ref().and_then(|shapes| shapes.get(row).ok());
         match shape {
             Some(&[rows, columns]) => [rows, columns],
             _ => [rows as i64, columns as i64],
@@ -164,7 +162,7 @@ impl Rows {
 
     /// What row `row` says of its tensor, and whether it can be decoded.
     pub(crate) fn check(&self, row: usize) -> (Described<'_>, Result<Sound, RowError>) {
-        let shape = read_shape(&self.shapes, row);
+        let shape = self.shapes.get(row);
         let described = Described {
             dtype: columns::text_at(Some(&self.dtypes), row),
             shape: shape.as_ref().ok().map(|shape| Shape::Given(shape)),

@@ -133,7 +133,7 @@ pub(super) fn tasks<'a>(
     let mut cutter = Cutter::new(payload);
     let (mut tasks, mut row) = (Vec::new(), 0);
     while !sums.is_empty() {
-        let count = small_rows(rows.weights, row, sums.len(), wide);
+        let count = small_rows(rows, row, sums.len(), wide);
         let (these, others) = sums.split_at_mut(count.max(1));
         if count > 0 {
             let cutter = cutter.rows(&(row..row + count));
@@ -150,17 +150,24 @@ pub(super) fn tasks<'a>(
 
 /// How many of the rows from `first` on make one task: none where the first may be more than one
 /// piece, or has wide groups.
-fn small_rows(weights: &Weights, first: usize, left: usize, wide: &Wide) -> usize {
+fn small_rows(rows: &Rows<'_>, first: usize, left: usize, wide: &Wide) -> usize {
     const MOST: usize = 1 << 12;
     // Also of one-byte elements, in the rows that fit tiles worst, this is no more than a piece.
     const BYTES: usize = PIECE / 2;
     let (mut filled, mut count) = (0, 0);
     while count < left.min(MOST) {
-        filled += weights.bytes(first + count).map_or(0, <[u8]>::len);
-        if filled > BYTES || (!wide.is_empty() && wide.contains_key(&(first + count))) {
+        let row = first + count;
+        let bytes = rows.weights.bytes(row).map_or(0, <[u8]>::len);
+        if filled + bytes > BYTES || (!wide.is_empty() && wide.contains_key(&row)) {
             break;
         }
-        count += 1;
+        // Rows of one kind that are encoded have equally many bytes, and wide groups all or none.
+        let alike = match rows.layer(row) {
+            Some(Layer::Encode(_)) => rows.alike(row, left.min(MOST) - count),
+            _ => 1,
+        };
+        let fit = ((BYTES - filled) / bytes.max(1)).clamp(1, alike);
+        (filled, count) = (filled + fit * bytes, count + fit);
     }
     count
 }

@@ -13,6 +13,7 @@ use crate::kernel::metrics::Sums;
 use crate::layer::Layer;
 use crate::memory::Output;
 use crate::monitor::Monitor;
+use crate::pool::{SPREAD, join};
 use crate::relation::quantized::{Payload, Spans, Values};
 use crate::scheme::RowLayout;
 use crate::simd::Level;
@@ -26,7 +27,7 @@ pub(super) fn run(
     pool: &ThreadPool,
     monitor: &Monitor,
 ) -> Result<Payload, Error> {
-    let mut payload = allocate(rows)?;
+    let mut payload = allocate(rows, pool)?;
     let shared = Shared::new(monitor, fail_fast, rows.len());
     let mut again = first_round(rows, sums, &mut payload, &shared, pool)?;
     // A second round, with F32 scales, is for layers whose scales overflow the dtype asked for.
@@ -47,35 +48,41 @@ pub(super) fn run(
 }
 
 /// The output at its final size.
-fn allocate(rows: &Rows<'_>) -> Result<Payload, ArrowError> {
-    let spans = || Spans::with_capacity(rows.len());
-    let (mut data, mut scales, mut zero_points) = (spans(), spans(), spans());
-    for (run, fate) in rows.runs() {
-        let count = run.len();
-        let [of_scales, of_zero_points] = match fate.kind().map(|kind| kind.layer) {
-            Some(Layer::Encode(job)) => {
-                let layout: RowLayout = job.scheme.row_layout(&job.grouping);
-                let some = |len: usize| (len > 0).then_some(len * job.rows);
-                data.push_alike(Some(layout.data * job.rows), count);
-                [some(layout.scales), some(layout.zero_points)]
-            }
-            Some(Layer::Keep) => {
-                run.for_each(|row| data.push(rows.weights.bytes(row).map(<[u8]>::len)));
-                [None; 2]
-            }
-            None => {
-                data.push_alike(None, count);
-                [None; 2]
-            }
-        };
-        scales.push_alike(of_scales, count);
-        zero_points.push_alike(of_zero_points, count);
-    }
+fn allocate(rows: &Rows<'_>, pool: &ThreadPool) -> Result<Payload, ArrowError> {
+    let of_data = || {
+        spans(rows, |layer, row| match layer {
+            Layer::Encode(job) => Some(job.row_layout().data * job.rows),
+            Layer::Keep => rows.weights.bytes(row).map(<[u8]>::len),
+        })
+    };
+    let some = |layer: &Layer, len: fn(&RowLayout) -> usize| {
+        let job = layer.job()?;
+        Some(len(&job.row_layout()) * job.rows).filter(|&len| len > 0)
+    };
+    let of_scales = || spans(rows, |layer, _| some(layer, |layout| layout.scales));
+    let of_zero_points = || spans(rows, |layer, _| some(layer, |layout| layout.zero_points));
+    let pool = (rows.len() >= SPREAD).then_some(pool);
+    let (data, (scales, zero_points)) =
+        join(pool, of_data, || join(pool, of_scales, of_zero_points));
     Ok(Payload {
         data: Values { values: Output::new(data.end())?, spans: data },
         scales: Values { values: Output::new(scales.end())?, spans: scales },
         zero_points: Values { values: Output::new(zero_points.end())?, spans: zero_points },
     })
+}
+
+/// Where each row's values will lie, of `len` values each.
+#[inline(always)]
+fn spans(rows: &Rows<'_>, len: impl Fn(&Layer, usize) -> Option<usize>) -> Spans {
+    let mut spans = Spans::with_capacity(rows.len());
+    for (run, fate) in rows.runs() {
+        match fate.kind().map(|kind| &kind.layer) {
+            Some(Layer::Keep) => run.for_each(|row| spans.push(len(&Layer::Keep, row))),
+            Some(layer) => spans.push_alike(len(layer, run.start), run.len()),
+            None => spans.push_alike(None, run.len()),
+        }
+    }
+    spans
 }
 
 /// Do all work on the pool, in order of the items; one item alone is not worth waking a thread.

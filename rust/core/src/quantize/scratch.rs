@@ -99,7 +99,7 @@ impl Touched {
         sums: &mut Sums,
     ) {
         let Self { scales, zero_points, decoded } = self;
-        let layout = job.scheme.row_layout(&job.grouping);
+        let layout = job.row_layout();
         let groups = place.groups.len();
         scales.resize(if layout.scales > 0 { groups } else { 0 }, 0.0);
         zero_points.resize(if layout.zero_points > 0 { groups } else { 0 }, 0);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, LargeStringArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, LargeStringArray};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
 
@@ -176,12 +176,6 @@ pub fn boolean(column: &ArrayRef) -> Result<BooleanArray, ArrowError> {
 /// The type of the `shape` column.
 pub fn shape_type() -> DataType {
     DataType::LargeList(Arc::new(Field::new_list_field(DataType::Int64, true)))
-}
-
-/// A list column of integers as `large_list<int64>`; numbers that don't fit become null.
-pub fn shape(column: &ArrayRef) -> Result<LargeListArray, ArrowError> {
-    column.to_data().validate_full()?;
-    Ok(cast(column, &shape_type())?.as_list::<i64>().clone())
 }
 
 /// Row `row` of a text column; `None` where null or where there is no such column.

@@ -5,6 +5,7 @@ pub mod columns;
 pub mod errors;
 pub mod failed;
 pub mod quantized;
+pub mod shapes;
 pub mod weights;
 
 use std::sync::Arc;

@@ -149,6 +149,19 @@ pub(crate) struct Payload {
     pub(crate) zero_points: Values<u8>,
 }
 
+impl Payload {
+    /// The columns `data`, `scales` and `zero_points`.
+    pub(crate) fn columns(self) -> [ArrayRef; 3] {
+        let scales = Float32Array::new(self.scales.values.into_buffer().into(), None);
+        let zero_points = UInt8Array::new(self.zero_points.values.into_buffer().into(), None);
+        [
+            Arc::new(binary(self.data)),
+            Arc::new(list(self.scales.spans, Arc::new(scales))),
+            Arc::new(list(self.zero_points.spans, Arc::new(zero_points))),
+        ]
+    }
+}
+
 /// The columns that say something of each row.
 pub(crate) struct Columns {
     pub(crate) dtypes: ArrayRef,
@@ -224,11 +237,9 @@ pub(crate) fn batch(
     row_index: Int64Array,
     names: ArrayRef,
     columns: Columns,
-    payload: Payload,
+    [data, scales, zero_points]: [ArrayRef; 3],
     carried: Vec<ArrayRef>,
 ) -> Result<RecordBatch, ArrowError> {
-    let scales = Float32Array::new(payload.scales.values.into_buffer().into(), None);
-    let zero_points = UInt8Array::new(payload.zero_points.values.into_buffer().into(), None);
     let mut all: Vec<ArrayRef> = vec![
         Arc::new(row_index),
         names,
@@ -237,10 +248,10 @@ pub(crate) fn batch(
         columns.schemes,
         columns.group_sizes,
         columns.symmetries,
-        Arc::new(binary(payload.data)),
-        Arc::new(list(payload.scales.spans, Arc::new(scales))),
+        data,
+        scales,
         columns.scale_dtypes,
-        Arc::new(list(payload.zero_points.spans, Arc::new(zero_points))),
+        zero_points,
         columns.bits_per_weight,
         columns.mse,
         columns.max_abs_error,

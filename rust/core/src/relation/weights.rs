@@ -1,14 +1,15 @@
 //! The weights relation: what comes in.
 
-use arrow_array::{
-    Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, LargeStringArray, RecordBatch,
-};
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, LargeStringArray, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema};
+use rayon::ThreadPool;
 
 use super::bytes::{Bytes, Element};
 use super::columns::{self, Carried, Finder};
+use super::shapes::Shapes;
 use super::{errors, quantized};
 use crate::error::{CallError, RowError};
+use crate::pool::join;
 
 const DATA: &str = "list, large_list or fixed_size_list of float16, float32 or float64; or \
                     binary, large_binary or binary_view with a 'dtype' column";
@@ -84,18 +85,32 @@ impl WeightsSchema {
 
     /// The rows of `batch`, whose schema this was made from.
     pub fn bind(&self, batch: &RecordBatch) -> Result<Weights, ArrowError> {
+        self.bind_on(batch, None)
+    }
+
+    /// The same on a pool, for many rows.
+    pub(crate) fn bind_on(
+        &self,
+        batch: &RecordBatch,
+        pool: Option<&ThreadPool>,
+    ) -> Result<Weights, ArrowError> {
         let column = |index: usize| batch.column(index);
         let text = |index: Option<usize>| index.map(|i| columns::text(column(i))).transpose();
+        let (names, (dtypes, shapes)) = join(
+            pool,
+            || columns::text(column(self.name)),
+            || (text(self.dtype), self.shape.map(|i| Shapes::try_new(column(i))).transpose()),
+        );
         Ok(Weights {
-            names: columns::text(column(self.name))?,
+            names: names?,
             named: column(self.name).clone(),
             data: match self.data {
                 Some((index, _)) => Bytes::try_new(column(index))?,
                 None => None,
             },
             element: self.data.map(|(_, element)| element),
-            shapes: self.shape.map(|i| columns::shape(column(i))).transpose()?,
-            dtypes: text(self.dtype)?,
+            shapes: shapes?,
+            dtypes: dtypes?,
             schemes: text(self.scheme)?,
             group_sizes: self.group_size.map(|i| columns::integer(column(i))).transpose()?,
             symmetries: self.is_symmetric.map(|i| columns::boolean(column(i))).transpose()?,
@@ -131,7 +146,7 @@ impl PartSchema {
         Ok(Parts {
             indices: columns::integer(column(self.index))?,
             offsets: columns::integer(column(self.offset))?,
-            layer_shapes: columns::shape(column(self.layer_shape))?,
+            layer_shapes: Shapes::try_new(column(self.layer_shape))?,
         })
     }
 }
@@ -140,7 +155,7 @@ impl PartSchema {
 struct Parts {
     indices: Int64Array,
     offsets: Int64Array,
-    layer_shapes: LargeListArray,
+    layer_shapes: Shapes,
 }
 
 impl Parts {
@@ -148,7 +163,7 @@ impl Parts {
         Some(Part {
             index: columns::integer_at(Some(&self.indices), row)?,
             offset: u64::try_from(columns::integer_at(Some(&self.offsets), row)?).ok()?,
-            layer_shape: read_shape(&self.layer_shapes, row).ok()?,
+            layer_shape: self.layer_shapes.get(row).ok()?,
         })
     }
 }
@@ -186,7 +201,7 @@ pub struct Weights {
     data: Option<Bytes>,
     /// What the data column holds.
     pub(crate) element: Option<Element>,
-    pub(crate) shapes: Option<LargeListArray>,
+    shapes: Option<Shapes>,
     dtypes: Option<LargeStringArray>,
     schemes: Option<LargeStringArray>,
     group_sizes: Option<Int64Array>,
@@ -219,9 +234,7 @@ impl Weights {
             && self.earlier.as_ref().is_none_or(|earlier| earlier.is_good(row))
             && self.names.is_valid(row)
             && self.data.as_ref().is_some_and(|data| data.repeats(row))
-            && self.shapes.as_ref().is_none_or(|shapes| {
-                read_shape(shapes, row).is_ok_and(|shape| read_shape(shapes, before) == Ok(shape))
-            })
+            && self.shapes.as_ref().is_none_or(|shapes| shapes.get(row) == shapes.get(before))
             && self.dtypes.as_ref().is_none_or(|_| self.dtype(row) == self.dtype(before))
             && (!self.has_plan() || self.plan(row) == self.plan(before))
     }
@@ -276,22 +289,6 @@ impl Weights {
 
     /// The shape column's value: `None` without such a column; an error where it can't be read.
     pub fn shape(&self, row: usize) -> Option<Result<&[i64], RowError>> {
-        self.shapes.as_ref().map(|shapes| read_shape(shapes, row))
+        self.shapes.as_ref().map(|shapes| shapes.get(row))
     }
-}
-
-/// Row `row` of a shape column, without nulls.
-pub(crate) fn read_shape(shapes: &LargeListArray, row: usize) -> Result<&[i64], RowError> {
-    use arrow_array::{cast::AsArray, types::Int64Type};
-    if shapes.is_null(row) {
-        return Err(RowError::InvalidShape("it is null".to_owned()));
-    }
-    let [start, end] = [row, row + 1].map(|at| shapes.value_offsets()[at] as usize);
-    let dimensions = shapes.values().as_primitive::<Int64Type>();
-    let nulls = dimensions.nulls().map(|nulls| nulls.slice(start, end - start));
-    if nulls.is_some_and(|nulls| nulls.null_count() > 0) {
-        let why = "a dimension is null or beyond int64's range".to_owned();
-        return Err(RowError::InvalidShape(why));
-    }
-    Ok(&dimensions.values()[start..end])
 }
