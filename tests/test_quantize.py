@@ -132,6 +132,37 @@ def test_long_rows_and_wide_groups_are_the_references(
     assert ours["mse"] == pytest.approx(theirs.mse, rel=1e-12)
 
 
+@pytest.mark.parametrize("group", [32, 64, 128, 512])
+@pytest.mark.parametrize(("bits", "symmetric"), [(4, False), (8, True), (2, False)])
+def test_layers_of_many_tiles_are_the_references(
+    bits: int, symmetric: bool, group: int, rng: np.random.Generator
+) -> None:
+    """Tiles are surveyed while the one before is encoded; some hold numbers unlike weights."""
+    array = rng.standard_normal((70, 4096)).astype(np.float32)
+    for row, factor in ((9, 0.0), (30, 1e-42), (31, 1e30), (50, 1e-20)):
+        array[row, 1000:3000] *= np.float32(factor)
+    data, shape = array.tobytes(), list(array.shape)
+    theirs = reference.quantize(data, "F32", shape, bits, group, symmetric)
+    ours = one(data, "F32", shape, scheme=f"int{bits}", symmetric=symmetric, group_size=group)
+    assert ours["data"] == theirs.data
+    assert np.array(ours["scales"], np.float32).tobytes() == theirs.scales.tobytes()
+    points = None if theirs.zero_points is None else theirs.zero_points.tolist()
+    assert ours["zero_points"] == points
+    assert ours["max_abs_error"] == theirs.max_abs_error
+    assert ours["mse"] == pytest.approx(theirs.mse, rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+@pytest.mark.parametrize("at", [0, 16_383, 16_384, 40_000, 262_143, 262_144, 280_000, 286_719])
+def test_values_that_are_not_finite_are_found_in_any_tile(at: int, bad: float) -> None:
+    array = np.full((70, 4096), 0.5, np.float32)
+    array.reshape(-1)[at] = bad
+    result = aq.quantize({"good": np.ones((1, 64), np.float32), "w": array}, continue_on_error=True)
+    assert result.failed.select(["error_code", "error_element", "error_count"]).to_pylist() == [
+        {"error_code": "non_finite", "error_element": at, "error_count": 1}
+    ]
+
+
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F64", "F8_E4M3"])
 @pytest.mark.parametrize(
     ("shape", "group"),

@@ -53,7 +53,7 @@ impl Case {
             zero_points: &mut self.zero_points,
         };
         let mut sums = [Sums::default()];
-        self.scheme.encode(level, &tile, out, &mut self.buffer, &mut sums);
+        self.scheme.encode(level, &tile, out, &mut self.buffer, &mut sums, None);
         sums
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{ArrayRef, LargeListArray, RecordBatch, StringArray, types::Float32Type};
 use arrowquant::scheme::{
-    Choice, Codes, Encoded, Grouping, Range, RowLayout, Scheme, Sums, Tile, find,
+    Choice, Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile, find,
 };
 use arrowquant::simd::Level;
 use arrowquant::{Error, Monitor, Options, Plan, Quantizer, pool};
@@ -48,9 +48,10 @@ impl Scheme for Superstitious {
         out: Encoded<'_>,
         buffer: &mut Vec<u8>,
         sums: &mut [Sums],
+        next: Option<&mut Next<'_>>,
     ) {
         assert!(!tile.values.contains(&13.0), "thirteen");
-        int8().encode(level, tile, out, buffer, sums);
+        int8().encode(level, tile, out, buffer, sums, next);
     }
     fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {
         int8().decode(level, codes, buffer, values);

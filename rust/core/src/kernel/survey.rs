@@ -69,7 +69,7 @@ pub(crate) fn survey_halves<L: Lanes>(
 }
 
 /// The largest bits of positive and of negative values.
-type Extremes<L> = [<L as Lanes>::U32; 2];
+pub(crate) type Extremes<L> = [<L as Lanes>::U32; 2];
 
 /// Groups that follow each other.
 trait Source<L: Lanes> {
@@ -160,17 +160,15 @@ impl<L: Lanes, const VECTORS: usize, const BF16: bool> Source<L> for Halves<'_, 
 }
 
 #[inline(always)]
-fn extremes<L: Lanes>(
+pub(crate) fn extremes<L: Lanes>(
     lanes: L,
     vectors: &[[f32; LANES]],
-    [mut high, mut low]: Extremes<L>,
+    mut extremes: Extremes<L>,
 ) -> Extremes<L> {
     for vector in vectors {
-        let bits = lanes.bits(lanes.load(vector));
-        high = lanes.max::<true>(high, bits);
-        low = lanes.max::<false>(low, bits);
+        extremes = extend(lanes, extremes, vector);
     }
-    [high, low]
+    extremes
 }
 
 /// The ranges of all groups, up to sixteen of them together, since their lanes are compared
@@ -190,22 +188,112 @@ fn scan<L: Lanes>(lanes: L, mut groups: impl Source<L>, ranges: &mut [Range]) ->
             *high = lanes.quarter::<true>([high_a, high_b, high_c, high_d]);
             *low = lanes.quarter::<false>([low_a, low_b, low_c, low_d]);
         }
-        let (highs, lows) = (lanes.maxima::<true>(highs), lanes.maxima::<false>(lows));
-        let [positive, negative] = largest;
-        largest = [lanes.max::<false>(positive, highs), lanes.max::<false>(negative, lows)];
-        let (mut high, mut low) = ([0; LANES], [0; LANES]);
-        lanes.store_u32(highs, &mut high);
-        lanes.store_u32(lows, &mut low);
-        // Minus zero is zero, and so is what is left where no value is negative.
-        for low in &mut low {
-            *low = if *low > SIGN { *low } else { 0 };
-        }
-        for ((range, high), low) in ranges.iter_mut().zip(high).zip(low) {
-            *range = Range { lo: f32::from_bits(low), hi: f32::from_bits(high) };
+        write(lanes, highs, lows, &mut largest, ranges);
+    }
+    are_finite(lanes, largest)
+}
+
+/// The ranges of up to sixteen groups from their lanes' extremes, which are then part of `largest`.
+#[inline(always)]
+fn write<L: Lanes>(
+    lanes: L,
+    highs: [L::U32; 4],
+    lows: [L::U32; 4],
+    largest: &mut Extremes<L>,
+    ranges: &mut [Range],
+) {
+    let (highs, lows) = (lanes.maxima::<true>(highs), lanes.maxima::<false>(lows));
+    let [positive, negative] = *largest;
+    *largest = [lanes.max::<false>(positive, highs), lanes.max::<false>(negative, lows)];
+    let (mut high, mut low) = ([0; LANES], [0; LANES]);
+    lanes.store_u32(highs, &mut high);
+    lanes.store_u32(lows, &mut low);
+    // Minus zero is zero, and so is what is left where no value is negative.
+    for low in &mut low {
+        *low = if *low > SIGN { *low } else { 0 };
+    }
+    for ((range, high), low) in ranges.iter_mut().zip(high).zip(low) {
+        *range = Range { lo: f32::from_bits(low), hi: f32::from_bits(high) };
+    }
+}
+
+#[inline(always)]
+fn are_finite<L: Lanes>(lanes: L, [positive, negative]: Extremes<L>) -> bool {
+    lanes.largest(positive) < INFINITY && lanes.largest(negative) < SIGN | INFINITY
+}
+
+/// A survey that goes along with other work, a vector at a time: groups of equally many whole
+/// vectors.
+pub(crate) struct Along<'a, L: Lanes> {
+    lanes: L,
+    vectors: &'a [[f32; LANES]],
+    ranges: &'a mut [Range],
+    groups: [Extremes<L>; LANES],
+    largest: Extremes<L>,
+}
+
+impl<'a, L: Lanes> Along<'a, L> {
+    #[inline(always)]
+    pub(crate) fn new(lanes: L, values: &'a [f32], ranges: &'a mut [Range]) -> Self {
+        let zeros = [lanes.zero_u32(); 2];
+        let (vectors, _) = values.as_chunks();
+        Self { lanes, vectors, ranges, groups: [zeros; LANES], largest: zeros }
+    }
+
+    /// The next values of up to sixteen groups of as many vectors, and where their extremes go.
+    #[inline(always)]
+    pub(crate) fn next(
+        &mut self,
+        vectors: usize,
+        groups: std::ops::Range<usize>,
+    ) -> (&'a [[f32; LANES]], &mut [Extremes<L>]) {
+        let (these, others) = self.vectors.split_at(vectors * groups.len());
+        self.vectors = others;
+        (these, &mut self.groups[groups])
+    }
+
+    /// Survey groups without other work.
+    #[inline(always)]
+    pub(crate) fn groups(&mut self, vectors: usize, groups: std::ops::Range<usize>) {
+        let lanes = self.lanes;
+        let (these, out) = self.next(vectors, groups);
+        for (group, out) in these.chunks_exact(vectors).zip(out) {
+            *out = extremes(lanes, group, *out);
         }
     }
-    let [positive, negative] = largest;
-    lanes.largest(positive) < INFINITY && lanes.largest(negative) < SIGN | INFINITY
+
+    /// Write down the ranges of `count` groups.
+    #[inline(always)]
+    pub(crate) fn write(&mut self, count: usize) {
+        let Self { lanes, groups, .. } = *self;
+        let (mut highs, mut lows) = ([lanes.zero_u32(); 4], [lanes.zero_u32(); 4]);
+        for (at, four) in groups.as_chunks::<4>().0.iter().enumerate() {
+            let [[high_a, low_a], [high_b, low_b], [high_c, low_c], [high_d, low_d]] = *four;
+            highs[at] = lanes.quarter::<true>([high_a, high_b, high_c, high_d]);
+            lows[at] = lanes.quarter::<false>([low_a, low_b, low_c, low_d]);
+        }
+        let (ranges, rest) = std::mem::take(&mut self.ranges).split_at_mut(count);
+        self.ranges = rest;
+        write(lanes, highs, lows, &mut self.largest, ranges);
+        self.groups = [[lanes.zero_u32(); 2]; LANES];
+    }
+
+    /// Whether all values were finite.
+    #[inline(always)]
+    pub(crate) fn finite(&self) -> bool {
+        are_finite(self.lanes, self.largest)
+    }
+}
+
+/// The extremes with those of sixteen more values.
+#[inline(always)]
+pub(crate) fn extend<L: Lanes>(
+    lanes: L,
+    [high, low]: Extremes<L>,
+    values: &[f32; LANES],
+) -> Extremes<L> {
+    let bits = lanes.bits(lanes.load(values));
+    [lanes.max::<true>(high, bits), lanes.max::<false>(low, bits)]
 }
 
 impl Range {

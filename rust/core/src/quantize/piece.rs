@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::item::{Item, Places, Work};
-use super::scratch::{Scratch, float_values};
+use super::scratch::{Scratch, Source, float_values};
 use crate::dtype::Float;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
@@ -150,7 +150,8 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
             let Places { data, scales, zero_points } = out;
             let out = Encoded { data, scales, zero_points };
             let encode = |scratch: &mut Scratch| {
-                scratch.encode(level, (&job, &place), bytes, None, out, &mut sums)
+                let source = Source { bytes, next: None, seen: None };
+                scratch.encode(level, (&job, &place), source, None, out, &mut sums)
             };
             SCRATCH.with_borrow_mut(encode)?;
             return Ok(sums);
@@ -165,6 +166,7 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
     let mut scales = Carver::new(out.scales);
     let mut zero_points = Carver::new(out.zero_points);
     SCRATCH.with_borrow_mut(|scratch| {
+        let (mut seen, end) = (None, tiles.end);
         for tile in tiles {
             if !shared.wanted(row) {
                 return Err(Stop::Skipped);
@@ -178,10 +180,18 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
                 scales: scales.take_if_any(own.clone()),
                 zero_points: zero_points.take_if_any(own),
             };
-            let from = (place.elements.start - start.elements.start) * width;
-            let source = &bytes[from..from + place.elements.len() * width];
+            let at = |elements: &Range<usize>| {
+                let first = start.elements.start;
+                &bytes[(elements.start - first) * width..(elements.end - first) * width]
+            };
+            let next = (tile + 1 < end).then(|| tiling.place(tile + 1).elements);
+            let source = Source {
+                bytes: at(&place.elements),
+                next: next.filter(|next| next.len() == place.elements.len()).as_ref().map(at),
+                seen,
+            };
             let wide = wide.map(|ranges| &ranges[place.groups.clone()]);
-            scratch.encode(level, (&job, &place), source, wide, out, &mut sums)?;
+            seen = scratch.encode(level, (&job, &place), source, wide, out, &mut sums)?;
         }
         Ok(sums)
     })

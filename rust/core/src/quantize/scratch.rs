@@ -4,7 +4,7 @@ use super::piece::Stop;
 use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::metrics::Sums;
 use crate::layer::Job;
-use crate::scheme::{self, Codes, Encoded, Grouping, Tile};
+use crate::scheme::{self, Codes, Encoded, Grouping, Next, Tile};
 use crate::simd::{self, Level};
 use crate::tile::Place;
 
@@ -13,9 +13,23 @@ use crate::tile::Place;
 pub(super) struct Scratch {
     values: Vec<f32>,
     ranges: Vec<scheme::Range>,
+    next_ranges: Vec<scheme::Range>,
     buffer: Vec<u8>,
     touched: Touched,
 }
+
+/// What a tile is read from.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Those of the tile that will be encoded next, where it is as large and follows in the layer.
+    pub(super) next: Option<&'a [u8]>,
+    /// What encoding the tile before this one returned.
+    pub(super) seen: Seen,
+}
+
+/// Whether the next tile was surveyed on the way, and then whether all its values are finite.
+pub(super) type Seen = Option<bool>;
 
 /// What a tile's own groups don't suffice for.
 #[derive(Default)]
@@ -32,18 +46,22 @@ impl Scratch {
         &mut self,
         level: Level,
         (job, place): (&Job, &Place),
-        source: &[u8],
+        Source { bytes: source, next, seen }: Source<'_>,
         wide: Option<&[scheme::Range]>,
         out: Encoded<'_>,
         sums: &mut Sums,
-    ) -> Result<(), Stop> {
-        let Self { values, ranges, buffer, touched, .. } = self;
-        // Of wide groups the ranges are known, and the survey is only for what is not finite.
-        let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
-        let groups = if wide.is_some() { 1 } else { place.groups.len() };
-        ranges.resize(groups, scheme::Range::ZERO);
-        let (values, finite) =
-            survey(level, job.source, source, values, place.width, group_size, ranges);
+    ) -> Result<Seen, Stop> {
+        let Self { values, ranges, next_ranges, buffer, touched } = self;
+        let (values, finite) = if let Some(finite) = seen {
+            std::mem::swap(ranges, next_ranges);
+            (float_values(level, job.source, source, values), finite)
+        } else {
+            // Of wide groups the ranges are known, and the survey is only for what is not finite.
+            let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
+            let groups = if wide.is_some() { 1 } else { place.groups.len() };
+            ranges.resize(groups, scheme::Range::ZERO);
+            survey(level, job.source, source, values, place.width, group_size, ranges)
+        };
         if !finite {
             return Err(Stop::NotFinite);
         }
@@ -55,10 +73,16 @@ impl Scratch {
         let tile = Tile { grouping, width, values, phase, ranges, source };
         if phase > 0 || job.source == Float::F64 {
             touched.encode(level, (job, place), &tile, out, buffer, sums);
-        } else {
-            job.scheme.encode(level, &tile, out, buffer, std::slice::from_mut(sums));
+            return Ok(None);
         }
-        Ok(())
+        let mut next =
+            next.filter(|_| wide.is_none() && job.source == Float::F32).and_then(|next| {
+                let values = bytemuck::try_cast_slice(next).ok()?;
+                next_ranges.resize(tile.ranges.len(), scheme::Range::ZERO);
+                Some(Next { values, ranges: next_ranges, finite: None })
+            });
+        job.scheme.encode(level, &tile, out, buffer, std::slice::from_mut(sums), next.as_mut());
+        Ok(next.and_then(|next| next.finite))
     }
 
     /// Encode small layers of one kind, whose bytes follow each other, as one tile, with the sums of
@@ -81,7 +105,7 @@ impl Scratch {
         }
         let tile = Tile { grouping, width, values, phase: 0, ranges, source };
         sums.fill(Sums::default());
-        job.scheme.encode(level, &tile, out, buffer, sums);
+        job.scheme.encode(level, &tile, out, buffer, sums, None);
         true
     }
 }
@@ -106,7 +130,7 @@ impl Touched {
         let Encoded { data, scales: own_scales, zero_points: own_zero_points } = out;
         let mut narrow = [*sums];
         let all = Encoded { data: &mut *data, scales, zero_points };
-        job.scheme.encode(level, tile, all, buffer, &mut narrow);
+        job.scheme.encode(level, tile, all, buffer, &mut narrow, None);
         // Of numbers that float32 holds the sums are those that float32 has, to the bit.
         if job.source == Float::F64 && !simd::is_exact(level, tile.source, tile.values) {
             let Tile { grouping, width, phase, .. } = *tile;

@@ -1,6 +1,6 @@
 //! `int8`, `int4`, `int2`: affine integers, with scales and zero points beside the codes.
 
-use super::{Codes, Encoded, Grouping, Range, RowLayout, Scheme, Sums, Tile};
+use super::{Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile};
 use crate::kernel::{affine, pack};
 use crate::simd::{self, Level};
 
@@ -56,8 +56,9 @@ impl Scheme for Affine {
         out: Encoded<'_>,
         buffer: &mut Vec<u8>,
         sums: &mut [Sums],
+        next: Option<&mut Next<'_>>,
     ) {
-        simd::encode_affine(level, self.bits, tile, out, buffer, sums);
+        simd::encode_affine(level, self.bits, tile, out, buffer, sums, next);
     }
 
     fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {

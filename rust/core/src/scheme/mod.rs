@@ -128,6 +128,18 @@ pub struct Encoded<'a> {
     pub zero_points: &'a mut [u8],
 }
 
+/// The tile behind the one at hand, of as many values and in groups like its. A scheme may find the
+/// ranges of its groups on the way, while memory would otherwise wait for arithmetic.
+#[derive(Debug)]
+pub struct Next<'a> {
+    /// Its values.
+    pub values: &'a [f32],
+    /// The ranges of its groups.
+    pub ranges: &'a mut [Range],
+    /// Whether all its values are finite numbers, once ranges are found.
+    pub finite: Option<bool>,
+}
+
 /// A piece of a quantized tensor: whole rows, or a stretch of one row.
 #[derive(Clone, Copy, Debug)]
 pub struct Codes<'a> {
@@ -173,7 +185,7 @@ pub trait Scheme: Debug + Send + Sync {
 
     /// Write a tile's codes and scales, and add its values and their errors to `sums`: one for all of
     /// its rows, or one for each of several parts of equally many rows. `buffer` is there to work
-    /// in.
+    /// in, and `next` to be looked at beforehand, or to be left alone.
     ///
     /// It can't fail: every value is finite, every scale fits the scale dtype.
     fn encode(
@@ -183,6 +195,7 @@ pub trait Scheme: Debug + Send + Sync {
         out: Encoded<'_>,
         buffer: &mut Vec<u8>,
         sums: &mut [Sums],
+        next: Option<&mut Next<'_>>,
     );
 
     /// Write into `values` what a tile's codes decode to, which is what [`Scheme::encode`] compared

@@ -1,7 +1,7 @@
 //! For tests: int8, whose decoder panics.
 
 use super::affine::INT8;
-use super::{Codes, Encoded, Grouping, Range, RowLayout, Scheme, Sums, Tile};
+use super::{Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile};
 use crate::simd::Level;
 
 #[derive(Debug)]
@@ -36,8 +36,9 @@ impl Scheme for Undecodable {
         out: Encoded<'_>,
         buffer: &mut Vec<u8>,
         sums: &mut [Sums],
+        next: Option<&mut Next<'_>>,
     ) {
-        INT8.encode(level, tile, out, buffer, sums);
+        INT8.encode(level, tile, out, buffer, sums, next);
     }
     fn decode(&self, _: Level, _: &Codes<'_>, _: &mut Vec<u8>, _: &mut [f32]) {
         panic!("undecodable");

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
 use crate::kernel::{affine, convert, metrics, survey};
-use crate::scheme::{Codes, Encoded, Range, Tile};
+use crate::scheme::{Codes, Encoded, Next, Range, Tile};
 #[cfg(test)]
 pub(crate) use lanes::Portable;
 pub(crate) use lanes::{LANES, Lanes};
@@ -134,7 +134,10 @@ dispatch! {
 dispatch! {
     /// See [`affine::encode`].
     encode_affine = affine::encode,
-    (bits: u32, tile: &Tile<'_>, out: Encoded<'_>, codes: &mut Vec<u8>, sums: &mut [Sums])
+    (
+        bits: u32, tile: &Tile<'_>, out: Encoded<'_>, codes: &mut Vec<u8>, sums: &mut [Sums],
+        next: Option<&mut Next<'_>>
+    )
 }
 dispatch! {
     /// See [`affine::decode`].

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::dtype::{Float, ScaleDtype};
-use crate::scheme::{self, Codes, Encoded, Grouping, Range, Sums, Tile};
+use crate::scheme::{self, Codes, Encoded, Grouping, Next, Range, Sums, Tile};
 use crate::simd::{self, Level};
 
 #[derive(Debug, PartialEq)]
@@ -37,6 +37,7 @@ fn everything(
     let rows = count / columns;
     let mut values = vec![0.0; count];
     simd::to_f32(level, source, bytes, &mut values);
+    let raw = values.clone();
     for value in values.iter_mut().filter(|value| !value.is_finite()) {
         *value = 1.0;
     }
@@ -62,7 +63,17 @@ fn everything(
     let tile = Tile { grouping, width: columns, values, phase: 0, ranges, source: bytes };
     let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
     let (mut buffer, mut sums) = (Vec::new(), vec![Sums::default(); parts]);
-    scheme.encode(level, &tile, out, &mut buffer, &mut sums);
+    let (mut raw_ranges, mut on_the_way) = (ranges.to_vec(), ranges.to_vec());
+    let raw_finite = simd::survey(level, &raw, columns, group_size, &mut raw_ranges);
+    let mut next = Next { values: &raw, ranges: &mut on_the_way, finite: None };
+    scheme.encode(level, &tile, out, &mut buffer, &mut sums, Some(&mut next));
+    let found = next.finite;
+    if let Some(finite) = found {
+        let ends = |ranges: &[Range]| -> Vec<[u32; 2]> {
+            ranges.iter().map(|range| [range.lo, range.hi].map(f32::to_bits)).collect()
+        };
+        assert_eq!((finite, ends(&on_the_way)), (raw_finite, ends(&raw_ranges)));
+    }
     let codes = Codes {
         grouping,
         width: columns,

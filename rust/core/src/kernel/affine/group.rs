@@ -7,6 +7,7 @@ use super::parameters::{MAGIC, Parameters, round};
 use super::run::{Anchors, Run};
 use crate::kernel::metrics::{self, Sums};
 use crate::kernel::squares::{SETTLE, Squares};
+use crate::kernel::survey::{self, Along, Extremes};
 use crate::simd::{LANES, Lanes};
 
 /// Sums over a part's simple groups, in lanes.
@@ -84,25 +85,40 @@ impl<L: Lanes> Errors<L> {
     }
 
     /// The codes of simple groups that follow each other: of `run`, those at `places`. Values are
-    /// clamped only where `CLAMP`, and the largest error is looked for only where `TRACK`.
+    /// clamped only where `CLAMP`, and the largest error is looked for only where `TRACK`. Groups
+    /// of whole vectors only can have others surveyed along with them.
     #[inline(always)]
     pub(super) fn simple<const CLAMP: bool, const TRACK: bool>(
         &mut self,
         run: &Run,
         places: Span<usize>,
         groups: &mut Groups<'_>,
+        along: Option<&mut Along<'_, L>>,
     ) {
         // A copy, which stays in registers from group to group.
         let mut errors = *self;
         let vectors = groups.vectors;
         if vectors > 0 {
             let (mut values, mut codes) = groups.next_even(places.len());
-            for at in places {
-                let vector = Vector::new(self.lanes, run, at);
-                let (group, rest) = values.split_at(vectors);
-                let (group_codes, rest_codes) = codes.split_at_mut(vectors);
-                errors.vectors::<CLAMP, TRACK>(&vector, group, group_codes);
-                (values, codes) = (rest, rest_codes);
+            if let Some(along) = along {
+                let (mut next, extremes) = along.next(vectors, places.clone());
+                for (at, extremes) in places.zip(extremes) {
+                    let vector = Vector::new(self.lanes, run, at);
+                    let (group, rest) = values.split_at(vectors);
+                    let (group_codes, rest_codes) = codes.split_at_mut(vectors);
+                    let (next_group, rest_next) = next.split_at(vectors);
+                    let next_group = Some((next_group, extremes));
+                    errors.vectors::<CLAMP, TRACK>(&vector, group, group_codes, next_group);
+                    (values, codes, next) = (rest, rest_codes, rest_next);
+                }
+            } else {
+                for at in places {
+                    let vector = Vector::new(self.lanes, run, at);
+                    let (group, rest) = values.split_at(vectors);
+                    let (group_codes, rest_codes) = codes.split_at_mut(vectors);
+                    errors.vectors::<CLAMP, TRACK>(&vector, group, group_codes, None);
+                    (values, codes) = (rest, rest_codes);
+                }
             }
         } else {
             for at in places {
@@ -111,13 +127,13 @@ impl<L: Lanes> Errors<L> {
                 let (whole, rest) = values.as_chunks::<LANES>();
                 let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
                 for (values, codes) in whole.chunks(SETTLE).zip(whole_codes.chunks_mut(SETTLE)) {
-                    errors.vectors::<CLAMP, TRACK>(&vector, values, codes);
+                    errors.vectors::<CLAMP, TRACK>(&vector, values, codes, None);
                 }
                 if !rest.is_empty() {
                     // Zeros have no error.
                     let (mut padded, mut padded_codes) = ([[0.0; LANES]], [[0; LANES]]);
                     padded[0][..rest.len()].copy_from_slice(rest);
-                    errors.vectors::<CLAMP, TRACK>(&vector, &padded, &mut padded_codes);
+                    errors.vectors::<CLAMP, TRACK>(&vector, &padded, &mut padded_codes, None);
                     rest_codes.copy_from_slice(&padded_codes[0][..rest.len()]);
                 }
             }
@@ -131,11 +147,23 @@ impl<L: Lanes> Errors<L> {
         vector: &Vector<L>,
         values: &[[f32; LANES]],
         codes: &mut [[u8; LANES]],
+        along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
     ) {
         if self.pending + values.len() > SETTLE {
             self.settle();
         }
         self.pending += values.len();
+        if let Some((next, out)) = along {
+            let mut extremes = *out;
+            for ((values, codes), next) in values.iter().zip(codes).zip(next) {
+                self.ahead.fetch(self.lanes);
+                extremes = survey::extend(self.lanes, extremes, next);
+                let sums = (&mut self.errors, &mut self.weights, &mut self.largest);
+                vector.encode::<CLAMP, TRACK>(values, codes, sums);
+            }
+            *out = extremes;
+            return;
+        }
         for (values, codes) in values.iter().zip(codes) {
             self.ahead.fetch(self.lanes);
             let sums = (&mut self.errors, &mut self.weights, &mut self.largest);

@@ -13,7 +13,8 @@ use std::ops::Range as Span;
 
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::scheme::{Codes, Encoded, Grouping, Range, Tile};
+use crate::kernel::survey::Along;
+use crate::scheme::{Codes, Encoded, Grouping, Next, Range, Tile};
 use crate::simd::{LANES, Lanes};
 use group::{Ahead, Errors};
 use groups::{Groups, Spans};
@@ -26,6 +27,9 @@ use run::{Kind, Run};
 const AHEAD: usize = 1 << 14;
 const NEAR: usize = 1 << 13;
 
+/// Groups of fewer vectors than this are surveyed faster on their own.
+const FEWEST: usize = 4;
+
 /// See [`crate::scheme::Scheme::encode`].
 #[inline(always)]
 pub(crate) fn encode<L: Lanes>(
@@ -35,6 +39,7 @@ pub(crate) fn encode<L: Lanes>(
     out: Encoded<'_>,
     codes: &mut Vec<u8>,
     sums: &mut [Sums],
+    next: Option<&mut Next<'_>>,
 ) {
     let Encoded { data, scales, zero_points } = out;
     let encoder = Encoder::new(lanes, bits, tile, data.as_ptr(), scales, zero_points);
@@ -46,7 +51,7 @@ pub(crate) fn encode<L: Lanes>(
         codes.resize(tile.values.len(), 0);
         codes.as_mut_slice()
     };
-    let faint = encoder.groups(bytes, sums);
+    let faint = encoder.groups(bytes, sums, next);
     if !faint.is_empty() {
         let Tile { grouping, width, phase, .. } = *tile;
         let codes = Codes { grouping, width, phase, data: bytes, scales, zero_points };
@@ -85,12 +90,25 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     /// Write the code of every value, a byte each, and the scales. Returns the parts whose sums must
     /// be counted in another way.
     #[inline(always)]
-    fn groups(mut self, codes: &mut [u8], sums: &mut [Sums]) -> Vec<usize> {
+    fn groups(
+        mut self,
+        codes: &mut [u8],
+        sums: &mut [Sums],
+        next: Option<&mut Next<'_>>,
+    ) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
-        let ahead = AHEAD.max(source.len());
+        let mut groups = Groups::new(self.tile, codes);
+        let fits =
+            |next: &&mut Next<'_>| groups.vectors >= FEWEST && next.values.len() == values.len();
+        let mut next = next.filter(fits);
+        let mut along =
+            next.as_mut().map(|next| Along::new(self.lanes, next.values, &mut *next.ranges));
+        // What is touched first is this tile, or the one behind it.
+        let first = if along.is_some() { source.len() } else { 0 };
+        let ahead = source.len().max(first + AHEAD);
         let ahead = Ahead {
             source: source.as_ptr().wrapping_add(ahead),
-            behind: ahead - NEAR,
+            behind: ahead - first - NEAR,
             source_step: source.len() / values.len().max(1) * LANES,
             out: self.out,
             out_step: self.kind.bits as usize * LANES / 8,
@@ -101,7 +119,6 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         let mut errors = Errors::new(self.lanes, parts.anchors, ahead);
         // In memory between the loops, so that each has the registers to itself.
         std::hint::black_box(&mut errors);
-        let mut groups = Groups::new(self.tile, codes);
         for ranges in self.tile.ranges.chunks(LANES) {
             let mut run = Run::new(self.kind, ranges);
             let track = known.is_none_or(|known| run.may_exceed(known));
@@ -111,15 +128,25 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                 let places = from..ranges.len().min(from + parts.left);
                 from = places.end;
                 let count = places.len();
+                let beside = along.as_mut();
                 // Loops of their own: a call in one of them would push the sums out of registers.
                 match way {
                     (true, false, false) => {
-                        errors.simple::<false, false>(&run, places, &mut groups);
+                        errors.simple::<false, false>(&run, places, &mut groups, beside);
                     }
-                    (true, false, true) => errors.simple::<false, true>(&run, places, &mut groups),
-                    (true, true, false) => errors.simple::<true, false>(&run, places, &mut groups),
-                    (true, true, true) => errors.simple::<true, true>(&run, places, &mut groups),
+                    (true, false, true) => {
+                        errors.simple::<false, true>(&run, places, &mut groups, beside);
+                    }
+                    (true, true, false) => {
+                        errors.simple::<true, false>(&run, places, &mut groups, beside);
+                    }
+                    (true, true, true) => {
+                        errors.simple::<true, true>(&run, places, &mut groups, beside);
+                    }
                     _ => {
+                        if let Some(along) = beside {
+                            along.groups(groups.vectors, places.clone());
+                        }
                         let general = &mut parts.general;
                         self.mixed(&mut run, ranges, places, &mut groups, general, &mut errors);
                     }
@@ -130,6 +157,13 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                 *known = known.max(errors.largest());
             }
             self.write(&run, ranges.len());
+            if let Some(along) = &mut along {
+                along.write(ranges.len());
+            }
+        }
+        let finite = along.map(|along| along.finite());
+        if let Some(next) = next {
+            next.finite = finite;
         }
         parts.faint
     }
@@ -147,7 +181,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     ) {
         for at in places {
             if run.is_simple(at) {
-                errors.simple::<true, true>(run, at..at + 1, groups);
+                errors.simple::<true, true>(run, at..at + 1, groups, None);
             } else {
                 let group = run.general(self.kind, at, ranges[at]);
                 let (values, codes) = groups.next();
@@ -212,6 +246,34 @@ mod tests {
     use crate::simd::{self, Level, Portable};
     use proptest::prelude::*;
 
+    #[test]
+    fn the_next_tile_is_surveyed_on_the_way() {
+        let values: Vec<f32> = (0..2048).map(|at| (at as f32 * 0.7).sin()).collect();
+        let mut later: Vec<f32> = values.iter().map(|value| 3.0 * value.abs()).collect();
+        let scale_dtype = ScaleDtype::F32;
+        let grouping = Grouping { columns: 2048, group_size: 128, symmetric: false, scale_dtype };
+        let mut ranges = vec![Range::ZERO; 16];
+        let mut expected = ranges.clone();
+        survey(Portable, &values, 2048, 128, &mut ranges);
+        survey(Portable, &later, 2048, 128, &mut expected);
+        for finite in [true, false] {
+            let ranges = ranges.as_slice();
+            let (values, phase, source) = (values.as_slice(), 0, [].as_slice());
+            let tile = Tile { grouping, width: 2048, values, phase, ranges, source };
+            let (mut data, mut scales, mut zero_points) = ([0; 1024], [0.0; 16], [0; 16]);
+            let out =
+                Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
+            let mut found = vec![Range::ZERO; 16];
+            let mut next = Next { values: &later, ranges: &mut found, finite: None };
+            let (mut buffer, mut sums) = (Vec::new(), [Sums::default()]);
+            let some = Some(&mut next);
+            simd::encode_affine(Level::best(), 4, &tile, out, &mut buffer, &mut sums, some);
+            assert_eq!(next.finite, Some(finite));
+            assert!(!finite || found == expected);
+            later[1000] = f32::NAN;
+        }
+    }
+
     proptest! {
         /// Whatever way a group takes, codes and errors are those of the general one.
         #[test]
@@ -242,7 +304,7 @@ mod tests {
             let (mut scales, mut zero_points) = (vec![0.0; groups], vec![0; groups]);
             let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
             let (mut buffer, mut sums) = (Vec::new(), [Sums::default()]);
-            simd::encode_affine(Level::best(), bits, &tile, out, &mut buffer, &mut sums);
+            simd::encode_affine(Level::best(), bits, &tile, out, &mut buffer, &mut sums, None);
             let mut codes = vec![0; width];
             pack::unpack_rows(&data, width, bits, &mut codes);
 
