@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from arrowquant import _core
-from arrowquant._inputs import ArrowArrayExportable, as_relation
+from arrowquant._inputs import as_relation, is_batch
 from arrowquant._result import DequantizationResult
 from arrowquant._stream import QuantizationStream
 
@@ -36,7 +36,7 @@ def dequantize(
         TypeError, ValueError: The call is wrong, or the relation's format is newer than ours.
     """
     quantized = as_relation(quantized)
-    single = isinstance(quantized, ArrowArrayExportable)
+    single = is_batch(quantized)
     batches, schemas = _core.dequantize(quantized, dtype, threads, continue_on_error)
     return DequantizationResult(batches, schemas, single=single)
 

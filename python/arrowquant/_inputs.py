@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,6 @@ LARGEST_VIEW = 2**31 - 1
 """A binary view's length is an int32."""
 
 
-@runtime_checkable
 class ArrowStreamExportable(Protocol):
     """Anything with an Arrow stream: pyarrow, Polars, DuckDB, DataFusion, pandas 3, nanoarrow."""
 
@@ -21,7 +20,6 @@ class ArrowStreamExportable(Protocol):
         ...
 
 
-@runtime_checkable
 class ArrowArrayExportable(Protocol):
     """Anything that is one Arrow record batch."""
 
@@ -33,6 +31,16 @@ class ArrowArrayExportable(Protocol):
 Weights = ArrowStreamExportable | ArrowArrayExportable | Mapping[str, Any]
 
 
+def is_batch(relation: Any) -> bool:
+    """Whether it is one record batch to Arrow."""
+    return hasattr(relation, "__arrow_c_array__")
+
+
+def is_stream(relation: Any) -> bool:
+    """Whether it is a stream of record batches to Arrow."""
+    return hasattr(relation, "__arrow_c_stream__")
+
+
 def as_arrow(weights: Any) -> Any:
     """Return an object that the core can import.
 
@@ -41,7 +49,7 @@ def as_arrow(weights: Any) -> Any:
     """
     if isinstance(weights, Mapping):
         return mapping_to_table(weights)
-    if isinstance(weights, (ArrowArrayExportable, ArrowStreamExportable)):
+    if is_batch(weights) or is_stream(weights):
         return weights
     stream = _stream_of(weights)
     if stream is not None:
@@ -54,7 +62,7 @@ def as_arrow(weights: Any) -> Any:
 
 def as_relation(relation: Any) -> Any:
     """Return a quantized relation as an object that the core can import."""
-    if isinstance(relation, (ArrowArrayExportable, ArrowStreamExportable)):
+    if is_batch(relation) or is_stream(relation):
         return relation
     stream = _stream_of(relation)
     return relation if stream is None else stream
@@ -96,7 +104,7 @@ def as_table(data: Any) -> pa.Table:
     """Return any Arrow object as a table, without a copy; `pa.table` would import pandas."""
     if isinstance(data, pa.Table):
         return data
-    if isinstance(data, ArrowStreamExportable):
+    if is_stream(data):
         return pa.RecordBatchReader.from_stream(data).read_all()
     return pa.Table.from_batches([pa.record_batch(data)])
 

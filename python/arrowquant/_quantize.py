@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from arrowquant import _core
-from arrowquant._inputs import ArrowArrayExportable, Weights, as_arrow, is_sized
+from arrowquant._inputs import Weights, as_arrow, is_batch, is_sized
 from arrowquant._options import Options
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._result import QuantizationResult
@@ -63,7 +63,7 @@ def quantize(
     """
     options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
     source = as_arrow(weights)
-    single = isinstance(source, ArrowArrayExportable)
+    single = is_batch(source)
     with listener(progress) as callback:
         batches, schemas = _core.quantize(
             source, plan, options, callback, is_sized(source), _total(source)

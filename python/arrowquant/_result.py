@@ -16,19 +16,19 @@ def _table(tabular: Tabular) -> pa.Table:
     return tabular if isinstance(tabular, pa.Table) else pa.Table.from_batches([tabular])
 
 
+def _joined(batches: list[pa.RecordBatch], schema: Any) -> pa.Table:
+    """Batches as a table; they know their schema, unless there are none."""
+    return pa.Table.from_batches(batches, None if batches else pa.schema(schema))
+
+
 class _Pair:
     """A relation, its errors, and both as one relation for engines that take one table."""
 
     def __init__(self, batches: Any, schemas: Any, *, single: bool) -> None:
         left, errors, failed = ([pa.record_batch(batch) for batch in kind] for kind in batches)
-        tables = [
-            pa.Table.from_batches(kind, pa.schema(schema))
-            for kind, schema in zip((left, errors, failed), schemas[:3], strict=True)
-        ]
-        self._left: Tabular = left[0] if single else tables[0]
-        self.errors: Tabular = errors[0] if single else tables[1]
-        self.failed: pa.Table = tables[2]
-        self._one_schema = pa.schema(schemas[3])
+        self._left: Tabular = left[0] if single else _joined(left, schemas[0])
+        self.errors: Tabular = errors[0] if single else _joined(errors, schemas[1])
+        self.failed: pa.Table = _joined(failed, schemas[2])
 
     @property
     def succeeded(self) -> pa.Table:
@@ -43,25 +43,24 @@ class _Pair:
     @property
     def schema(self) -> pa.Schema:
         """The schema of the one relation."""
-        return self._one_schema
+        left, errors = self._left.schema, self.errors.schema
+        return pa.schema([*left, *list(errors)[2:]], left.metadata)
 
     def to_table(self) -> pa.Table:
         """The one relation: the relation's columns, then the `error_` columns. No copy."""
-        left, errors = _table(self._left), _table(self.errors)
+        left, errors, schema = _table(self._left), _table(self.errors), self.schema
         batches = zip(left.to_batches(), errors.to_batches(), strict=True)
         return pa.Table.from_batches(
             [
-                pa.RecordBatch.from_arrays(
-                    [*one.columns, *other.columns[2:]], schema=self._one_schema
-                )
+                pa.RecordBatch.from_arrays([*one.columns, *other.columns[2:]], schema=schema)
                 for one, other in batches
             ],
-            self._one_schema,
+            schema,
         )
 
     def __arrow_c_schema__(self) -> object:
         """Return a PyCapsule of the one relation's Arrow C schema."""
-        return self._one_schema.__arrow_c_schema__()
+        return self.schema.__arrow_c_schema__()
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return a PyCapsule of the one relation as an Arrow C stream, as often as wanted."""
