@@ -196,6 +196,18 @@ def test_group_sizes_beyond_int64_mean_the_whole_row() -> None:
     assert got["group_size"].to_pylist() == [40, 40, 8, 10, 40]
 
 
+@pytest.mark.parametrize("start", [0, 1, 2])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_an_empty_slice_of_a_record_batch(kind: pa.DataType, start: int) -> None:
+    """Arrow hands it over with offsets that point behind values which it leaves out."""
+    names, dtypes = (pa.array(values).cast(kind) for values in (["aaaa", "bbbb"], ["F32", "F32"]))
+    data = pa.array([[1.0, 2.0]] * 2, pa.list_(pa.float32()))
+    batch = pa.record_batch({"layer_name": names, "dtype": dtypes, "data": data})
+    assert len(aq.quantize(batch.slice(start, 0))) == 0
+    quantized = aq.quantize(batch).quantized
+    assert len(aq.dequantize(quantized.slice(start, 0))) == 0
+
+
 def test_an_empty_record_batch() -> None:
     empty = _table(DATA["large_binary"]).schema.empty_table().to_batches()
     batch = (

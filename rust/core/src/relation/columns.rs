@@ -156,6 +156,10 @@ impl Carried {
 /// A text column as large_utf8. Offsets, views and UTF-8 that come from outside may be anything,
 /// and are checked.
 pub fn text(column: &ArrayRef) -> Result<LargeStringArray, ArrowError> {
+    if column.is_empty() {
+        // Its first offset may still point into values that were not sent along.
+        return Ok(LargeStringArray::new_null(0));
+    }
     column.to_data().validate_full()?;
     Ok(cast(column, &DataType::LargeUtf8)?.as_string::<i64>().clone())
 }
