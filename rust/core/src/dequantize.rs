@@ -231,8 +231,9 @@ impl Dequantizer {
             let wanted = !monitor.is_cancelled();
             wanted.then(|| panics::catch(decoded).err()).flatten().map(|panic| (row, panic))
         };
-        let panicked: Panicked =
-            pool.install(|| tasks.into_par_iter().flatten().filter_map(decode).collect());
+        let panicked: Panicked = pool.install(|| {
+            tasks.into_par_iter().with_max_len(1).flatten_iter().filter_map(decode).collect()
+        });
         if monitor.is_cancelled() {
             return Err(Error::Cancelled);
         }

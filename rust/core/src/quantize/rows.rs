@@ -71,7 +71,7 @@ impl<'a> Rows<'a> {
         rows.blocks = if weights.len < SPREAD {
             starts.map(block).collect()
         } else {
-            pool.install(|| starts.into_par_iter().map(block).collect())
+            pool.install(|| starts.into_par_iter().with_max_len(1).map(block).collect())
         };
         rows
     }

@@ -85,7 +85,8 @@ fn spans(rows: &Rows<'_>, len: impl Fn(&Layer, usize) -> Option<usize>) -> Spans
     spans
 }
 
-/// Do all work on the pool, in order of the items; one item alone is not worth waking a thread.
+/// Do all work on the pool, in order of the items; one item alone is not worth waking a thread. Items
+/// are large enough to be stolen one by one, so that all threads end at about the same time.
 fn spread<T: Send, R: Send>(
     pool: &ThreadPool,
     items: Vec<T>,
@@ -94,7 +95,7 @@ fn spread<T: Send, R: Send>(
     if items.len() < 2 {
         return items.into_iter().map(work).collect();
     }
-    pool.install(|| items.into_par_iter().map(work).collect())
+    pool.install(|| items.into_par_iter().with_max_len(1).map(work).collect())
 }
 
 /// What became of pieces of layers, and of rows that were not finished.
