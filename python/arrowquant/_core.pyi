@@ -8,7 +8,7 @@ from arrowquant._options import Options
 
 _Progress = Callable[[bool, str | None, float | None, int], Any]
 _Batches = tuple[list[Any], list[Any], list[Any]]
-_Schemas = tuple[Any, Any, Any, Any]
+_Schemas = tuple[Any, Any, Any]
 
 __version__: str
 

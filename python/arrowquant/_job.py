@@ -32,7 +32,7 @@ def quantize_file(
     """
     started = time.monotonic()
     quantizer = _core.Quantizer(source.schema, plan, options, 0)
-    quantized, _, failed, _ = (pa.schema(schema) for schema in quantizer.schemas)
+    quantized, _, failed = (pa.schema(schema) for schema in quantizer.schemas)
     summary, failures = Summary(output), []
     rows: list[dict[str, Any]] = []
     shown = [name for name in (*COLUMNS, *PART_COLUMNS) if name in quantized.names]

@@ -27,7 +27,7 @@ class Counted:
     @property
     def schemas(self) -> tuple[pa.Schema, pa.Schema]:
         """Those of good rows and of failed ones."""
-        quantized, _, failed, _ = self._quantizer.schemas
+        quantized, _, failed = self._quantizer.schemas
         return pa.schema(quantized), pa.schema(failed)
 
     def quantize(

@@ -36,7 +36,7 @@ impl Monitor {
     }
 
     /// Whether anybody listens to progress.
-    pub(crate) fn is_watched(&self) -> bool {
+    pub fn is_watched(&self) -> bool {
         self.events.is_some()
     }
 

@@ -18,17 +18,12 @@ use crate::stream::Stream;
 
 /// Quantized, error and failed batches, and their schemas.
 pub(crate) type Batches = (Vec<PyRecordBatch>, Vec<PyRecordBatch>, Vec<PyRecordBatch>);
-/// The schemas of the three, and of the one relation.
-pub(crate) type Schemas = (PySchema, PySchema, PySchema, PySchema);
+/// The schemas of the three.
+pub(crate) type Schemas = (PySchema, PySchema, PySchema);
 
 pub(crate) fn schemas(schemas: &arrowquant::quantize::Schemas) -> Schemas {
     let schema = |schema: &arrow_schema::SchemaRef| PySchema::new(schema.clone());
-    (
-        schema(&schemas.quantized),
-        schema(&schemas.errors),
-        schema(&schemas.failed),
-        schema(&schemas.one),
-    )
+    (schema(&schemas.quantized), schema(&schemas.errors), schema(&schemas.failed))
 }
 
 /// Put batches of three kinds into lists of each kind.
@@ -82,7 +77,7 @@ pub(crate) fn quantize(
             outputs.push([out.quantized, out.errors, out.failed]);
             Ok::<(), arrowquant::Error>(())
         };
-        if sized {
+        if sized && monitor.is_watched() {
             let batches = reader.collect::<Result<Vec<_>, _>>()?;
             let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
             let bytes = |batch| arrowquant::quantize::weight_bytes(batch);
@@ -125,7 +120,7 @@ impl PyQuantizer {
         Ok(Self { quantizer: Mutex::new(Some(quantizer)), threads, schemas })
     }
 
-    /// The schemas of the quantized, error, failed and one relations.
+    /// The schemas of the quantized, error and failed relations.
     #[getter]
     fn schemas(&self) -> Schemas {
         schemas(&self.schemas)
