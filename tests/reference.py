@@ -19,6 +19,10 @@ Bytes = NDArray[np.uint8]
 
 FLT_MAX = float(np.finfo(np.float32).max)
 
+# What an mse and an snr_db may be off at most: the 32 roundings of docs/format.md.
+MSE_RELATIVE = 32 * 2.0**-24
+SNR_DB = 10 * math.log10((1 + MSE_RELATIVE) / (1 - MSE_RELATIVE))
+
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),

@@ -36,7 +36,7 @@ def test_values_are_the_references_and_metrics_are_true(
     error = source - np.frombuffer(back["data"], np.float32).astype(np.float64)
     (row,) = result.quantized.to_pylist()
     assert row["max_abs_error"] == np.abs(error).max()
-    assert row["mse"] == pytest.approx(math.fsum(error**2) / error.size, rel=1e-12)
+    assert row["mse"] == pytest.approx(math.fsum(error**2) / error.size, rel=reference.MSE_RELATIVE)
     widths = {"F32": 32, "F16": 16, "BF16": 16}
     total = 8 * len(row["data"]) + len(row["scales"]) * widths[row["scale_dtype"]]
     total += bits * len(row["zero_points"] or [])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import arrowquant as aq
+import reference
 from conftest import binary_weights
 
 SHAPE = (96, 4096)
@@ -48,13 +49,13 @@ def test_metrics_are_those_of_exact_sums(
     wide = weights.astype(np.float64).reshape(-1)
     error = wide - decoded
     squared_error = math.fsum(error**2)
-    assert row["mse"] == pytest.approx(squared_error / error.size, rel=1e-12)
+    assert row["mse"] == pytest.approx(squared_error / error.size, rel=reference.MSE_RELATIVE)
     assert row["max_abs_error"] == np.abs(error).max()
     if squared_error == 0:
         assert row["snr_db"] is None
     else:
         snr = 10 * math.log10(math.fsum(wide**2) / squared_error)
-        assert row["snr_db"] == pytest.approx(snr, abs=1e-9)
+        assert row["snr_db"] == pytest.approx(snr, abs=reference.SNR_DB)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -109,11 +109,11 @@ def test_every_bit_is_the_references(
     assert ours["group_size"] == theirs.group_size
     assert ours["bits_per_weight"] == theirs.bits_per_weight
     assert ours["max_abs_error"] == theirs.max_abs_error
-    assert ours["mse"] == pytest.approx(theirs.mse, rel=1e-12)
+    assert ours["mse"] == pytest.approx(theirs.mse, rel=reference.MSE_RELATIVE)
     if theirs.snr_db is None:
         assert ours["snr_db"] is None
     else:
-        assert ours["snr_db"] == pytest.approx(theirs.snr_db, abs=1e-9)
+        assert ours["snr_db"] == pytest.approx(theirs.snr_db, abs=reference.SNR_DB)
 
 
 @pytest.mark.parametrize("group", [64, 16384, 20000, 70000, -1])
@@ -129,7 +129,7 @@ def test_long_rows_and_wide_groups_are_the_references(
     assert np.array(ours["scales"], np.float32).tobytes() == theirs.scales.tobytes()
     assert theirs.zero_points is not None
     assert ours["zero_points"] == theirs.zero_points.tolist()
-    assert ours["mse"] == pytest.approx(theirs.mse, rel=1e-12)
+    assert ours["mse"] == pytest.approx(theirs.mse, rel=reference.MSE_RELATIVE)
 
 
 @pytest.mark.parametrize("group", [32, 64, 128, 512])
@@ -149,7 +149,7 @@ def test_layers_of_many_tiles_are_the_references(
     points = None if theirs.zero_points is None else theirs.zero_points.tolist()
     assert ours["zero_points"] == points
     assert ours["max_abs_error"] == theirs.max_abs_error
-    assert ours["mse"] == pytest.approx(theirs.mse, rel=1e-12)
+    assert ours["mse"] == pytest.approx(theirs.mse, rel=reference.MSE_RELATIVE)
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
@@ -183,7 +183,7 @@ def test_small_layers_with_wide_groups_are_the_references(
     assert theirs.zero_points is not None
     assert ours["zero_points"] == theirs.zero_points.tolist()
     assert ours["max_abs_error"] == theirs.max_abs_error
-    assert ours["mse"] == pytest.approx(theirs.mse, rel=1e-12)
+    assert ours["mse"] == pytest.approx(theirs.mse, rel=reference.MSE_RELATIVE)
 
 
 @pytest.mark.parametrize(

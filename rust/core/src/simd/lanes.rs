@@ -35,8 +35,6 @@ pub(crate) trait Lanes: Copy {
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a² + b`, rounded once.
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `a² − b`, rounded once.
-    fn sub_from_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
     fn zero_u32(self) -> Self::U32;
     fn store_u32(self, numbers: Self::U32, out: &mut [u32; LANES]);
@@ -162,10 +160,6 @@ impl Lanes for Portable {
     #[inline(always)]
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         each(a, b, square_plus)
-    }
-    #[inline(always)]
-    fn sub_from_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        each(a, b, |a, b| square_plus(a, -b))
     }
     #[inline(always)]
     fn zero_u32(self) -> Self::U32 {

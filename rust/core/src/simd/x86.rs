@@ -116,10 +116,6 @@ impl Lanes for Avx512 {
         cpu! { _mm512_fmadd_ps(a, a, b) }
     }
     #[inline(always)]
-    fn sub_from_square(self, a: __m512, b: __m512) -> __m512 {
-        cpu! { _mm512_fmsub_ps(a, a, b) }
-    }
-    #[inline(always)]
     fn zero_u32(self) -> __m512i {
         cpu! { _mm512_setzero_si512() }
     }
@@ -287,10 +283,6 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         cpu! { [_mm256_fmadd_ps(a[0], a[0], b[0]), _mm256_fmadd_ps(a[1], a[1], b[1])] }
-    }
-    #[inline(always)]
-    fn sub_from_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        cpu! { [_mm256_fmsub_ps(a[0], a[0], b[0]), _mm256_fmsub_ps(a[1], a[1], b[1])] }
     }
     #[inline(always)]
     fn zero_u32(self) -> Self::U32 {

@@ -4,9 +4,9 @@ use std::ops::Range as Span;
 
 use super::groups::Groups;
 use super::parameters::{MAGIC, Parameters, round};
-use super::run::{Anchors, Run};
+use super::run::Run;
 use crate::kernel::metrics::{self, Sums};
-use crate::kernel::squares::{SETTLE, Squares};
+use crate::kernel::squares::{SETTLE, Squares, is_faint};
 use crate::kernel::survey::{self, Along, Extremes};
 use crate::simd::{LANES, Lanes};
 
@@ -18,8 +18,7 @@ pub(super) struct Errors<L: Lanes> {
     errors: Squares<L>,
     /// Σw²
     weights: Squares<L>,
-    /// Vectors that went into these, and how many more that are not settled.
-    settled: usize,
+    /// Vectors that went into these since they were settled.
     pending: usize,
     /// max|e|, as bits.
     largest: L::U32,
@@ -51,20 +50,16 @@ impl Ahead {
 
 impl<L: Lanes> Errors<L> {
     #[inline(always)]
-    pub(super) fn new(lanes: L, anchors: Anchors, ahead: Ahead) -> Self {
-        let errors = Squares::new(lanes, anchors.errors);
-        let weights = Squares::new(lanes, anchors.weights);
+    pub(super) fn new(lanes: L, ahead: Ahead) -> Self {
+        let squares = Squares::new(lanes);
         let largest = lanes.zero_u32();
-        Self { lanes, errors, weights, settled: 0, pending: 0, largest, ahead }
+        Self { lanes, errors: squares, weights: squares, pending: 0, largest, ahead }
     }
 
     /// From zero on, with the memory that comes next.
     #[inline(always)]
-    pub(super) fn begin(&mut self, anchors: Anchors) {
-        self.errors.begin(anchors.errors);
-        self.weights.begin(anchors.weights);
-        (self.settled, self.pending) = (0, 0);
-        self.largest = self.lanes.zero_u32();
+    pub(super) fn begin(&mut self) {
+        *self = Self::new(self.lanes, self.ahead);
     }
 
     /// The largest error so far.
@@ -73,15 +68,18 @@ impl<L: Lanes> Errors<L> {
         f32::from_bits(self.lanes.largest(self.largest))
     }
 
-    /// As a layer's sums, unless these can't be had in this way.
+    /// As the sums of a part whose largest error so far was `known`; nothing where the squares of
+    /// its errors may be too small for float32.
     #[inline(always)]
-    pub(super) fn sums(&mut self, anchors: Anchors) -> Option<Sums> {
+    pub(super) fn sums(&mut self, known: f64) -> Option<Sums> {
         self.settle();
-        Some(Sums {
-            squared_error: self.errors.total(anchors.errors, self.settled)?,
-            squared: self.weights.total(anchors.weights, self.settled)?,
-            max_abs_error: f64::from(self.largest()),
-        })
+        let max_abs_error = f64::from(self.largest());
+        let (squared_error, squared) = (self.errors.total(), self.weights.total());
+        // The weights' squares never are: a simple group has none but zeros or one of some size. And
+        // where no error is known, all have been looked at.
+        let exact = squared == 0.0 || max_abs_error.max(known) == 0.0;
+        let sums = Sums { squared_error, squared, max_abs_error };
+        (exact || !is_faint(squared_error)).then_some(sums)
     }
 
     /// The codes of simple groups that follow each other: of `run`, those at `places`. Values are
@@ -175,7 +173,7 @@ impl<L: Lanes> Errors<L> {
     fn settle(&mut self) {
         self.errors.settle();
         self.weights.settle();
-        (self.settled, self.pending) = (self.settled + self.pending, 0);
+        self.pending = 0;
     }
 }
 

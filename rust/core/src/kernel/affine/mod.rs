@@ -115,8 +115,8 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         };
         // Of a layer whose largest error is known so far, only larger ones are looked for.
         let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };
-        let mut parts = Parts::new(self.kind, self.tile.ranges, sums);
-        let mut errors = Errors::new(self.lanes, parts.anchors, ahead);
+        let mut parts = Parts::new(self.tile.ranges.len(), sums);
+        let mut errors = Errors::new(self.lanes, ahead);
         // In memory between the loops, so that each has the registers to itself.
         std::hint::black_box(&mut errors);
         for ranges in self.tile.ranges.chunks(LANES) {

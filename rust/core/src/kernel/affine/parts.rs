@@ -2,37 +2,29 @@
 
 use super::group::Errors;
 use super::groups::Spans;
-use super::run::{Anchors, Kind};
 use super::zero_point;
 use crate::kernel::metrics::{self, Sums};
-use crate::scheme::{Codes, Range};
+use crate::scheme::Codes;
 use crate::simd::Lanes;
 
 /// The sums of a tile's parts, which have equally many groups.
 pub(super) struct Parts<'a> {
-    kind: Kind,
-    ranges: &'a [Range],
     sums: &'a mut [Sums],
-    /// Of the part at hand.
-    pub(super) anchors: Anchors,
     /// Groups of each part, and those still to come in the part at hand.
     part: usize,
     pub(super) left: usize,
     at: usize,
     /// What its groups took that are not simple.
     pub(super) general: Sums,
-    /// Parts whose sums can't be had in float32: nearly all errors or values are far below the
-    /// largest that they could be or that there is, or squares leave float32.
+    /// Parts whose sums can't be had in float32.
     pub(super) faint: Vec<usize>,
 }
 
 impl<'a> Parts<'a> {
     #[inline(always)]
-    pub(super) fn new(kind: Kind, ranges: &'a [Range], sums: &'a mut [Sums]) -> Self {
-        let part = ranges.len() / sums.len().max(1);
-        let (general, faint) = (Sums::default(), Vec::new());
-        let anchors = Anchors::new(kind, &ranges[..part]);
-        Self { kind, ranges, sums, anchors, part, left: part, at: 0, general, faint }
+    pub(super) fn new(groups: usize, sums: &'a mut [Sums]) -> Self {
+        let part = groups / sums.len().max(1);
+        Self { sums, part, left: part, at: 0, general: Sums::default(), faint: Vec::new() }
     }
 
     /// Count groups of one part; behind its last one the errors begin anew.
@@ -43,18 +35,15 @@ impl<'a> Parts<'a> {
             return;
         }
         let general = std::mem::take(&mut self.general);
-        if let Some(sums) = errors.sums(self.anchors) {
-            self.sums[self.at] += sums;
-            self.sums[self.at] += general;
+        let part = &mut self.sums[self.at];
+        if let Some(sums) = errors.sums(part.max_abs_error) {
+            *part += sums;
+            *part += general;
         } else {
             self.faint.push(self.at);
         }
         (self.at, self.left) = (self.at + 1, self.part);
-        if self.at < self.sums.len() {
-            let start = self.at * self.part;
-            self.anchors = Anchors::new(self.kind, &self.ranges[start..start + self.part]);
-            errors.begin(self.anchors);
-        }
+        errors.begin();
     }
 }
 

@@ -5,7 +5,6 @@
 
 use super::parameters::{MAGIC, Parameters, exact_scale, parameters, power_of_two, round};
 use crate::dtype::ScaleDtype;
-use crate::kernel::squares::Anchor;
 use crate::scheme::Range;
 use crate::simd::LANES;
 
@@ -24,36 +23,6 @@ pub(super) struct Kind {
     pub(super) bits: u32,
     pub(super) symmetric: bool,
     pub(super) scale_dtype: ScaleDtype,
-}
-
-/// From where the sums over some groups' values and errors are counted.
-#[derive(Clone, Copy)]
-pub(super) struct Anchors {
-    pub(super) weights: Anchor,
-    pub(super) errors: Anchor,
-}
-
-impl Anchors {
-    /// For all groups with these ranges that are simple.
-    #[inline(always)]
-    pub(super) fn new(kind: Kind, ranges: &[Range]) -> Self {
-        // The bits of numbers that are not negative are ordered as they are.
-        let (mut largest, mut widest) = (0, 0);
-        for range in ranges {
-            largest = largest.max(range.absmax().abs().to_bits());
-            widest = widest.max((range.hi - range.lo).to_bits());
-        }
-        let (largest, widest) = (f32::from_bits(largest), f32::from_bits(widest));
-        let codes = (1u32 << kind.bits) as f32;
-        let (scale, reach) = if kind.symmetric {
-            (largest / (codes / 2.0 - 0.5), codes / 2.0)
-        } else {
-            (widest / (codes - 1.0), codes)
-        };
-        // Half a scale; and where the dtype rounds it down, what that adds up to over all codes.
-        let farthest = FARTHEST + reach / (2u32 << kind.scale_dtype.fraction_bits()) as f32;
-        Self { weights: Anchor::of(largest), errors: Anchor::of(farthest * scale) }
-    }
 }
 
 /// Sixteen groups, an array for each quantity so that the compiler computes it for all at once.
@@ -227,9 +196,6 @@ mod tests {
             for (group, range) in ranges.iter().enumerate().filter(|(at, _)| run.is_simple(*at)) {
                 let long = parameters(bits, *range, symmetric, scale_dtype);
                 prop_assert_eq!(long.prescale, 1.0);
-                let anchors = Anchors::new(kind, &ranges[group..=group]);
-                prop_assert!(!anchors.errors.is_below_the_square_of(run.bound[group]));
-                prop_assert!(!anchors.weights.is_below_the_square_of(range.absmax()));
                 prop_assert_eq!(
                     (run.scale[group], run.zero[group], run.inverse[group]),
                     (long.scale, long.zero, long.inverse)
