@@ -152,7 +152,7 @@ impl<L: Lanes> Errors<L> {
         }
         self.pending += values.len();
         if let Some((next, out)) = along {
-            let mut extremes = *out;
+            let mut extremes = [self.lanes.zero_u32(); 2];
             for ((values, codes), next) in values.iter().zip(codes).zip(next) {
                 self.ahead.fetch(self.lanes);
                 extremes = survey::extend(self.lanes, extremes, next);

@@ -119,8 +119,9 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         let mut errors = Errors::new(self.lanes, ahead);
         // In memory between the loops, so that each has the registers to itself.
         std::hint::black_box(&mut errors);
+        let mut run = Run::new();
         for ranges in self.tile.ranges.chunks(LANES) {
-            let mut run = Run::new(self.kind, ranges);
+            run.set(self.kind, ranges);
             let track = known.is_none_or(|known| run.may_exceed(known));
             let way = (run.is_all_simple(), run.clamps(), track);
             let mut from = 0;

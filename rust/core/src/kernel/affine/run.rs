@@ -44,27 +44,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// The run of up to sixteen groups with these ranges.
-    #[inline(always)]
-    pub(super) fn new(kind: Kind, ranges: &[Range]) -> Self {
-        let mut padded = [Range::ZERO; LANES];
-        let sixteen = <&[Range; LANES]>::try_from(ranges).unwrap_or_else(|_| {
-            padded[..ranges.len()].copy_from_slice(ranges);
-            &padded
-        });
-        let mut run = Self::zero();
-        match (kind.bits, kind.symmetric) {
-            (8, true) => run.fill::<8, true>(kind.scale_dtype, sixteen),
-            (8, false) => run.fill::<8, false>(kind.scale_dtype, sixteen),
-            (4, true) => run.fill::<4, true>(kind.scale_dtype, sixteen),
-            (4, false) => run.fill::<4, false>(kind.scale_dtype, sixteen),
-            (_, true) => run.fill::<2, true>(kind.scale_dtype, sixteen),
-            (_, false) => run.fill::<2, false>(kind.scale_dtype, sixteen),
-        }
-        run
-    }
-
-    fn zero() -> Self {
+    /// Of no groups.
+    pub(super) fn new() -> Self {
         Self {
             scale: [0.0; LANES],
             inverse: [0.0; LANES],
@@ -74,6 +55,24 @@ impl Run {
             bound: [0.0; LANES],
             simple: [0; LANES],
             beyond: [0; LANES],
+        }
+    }
+
+    /// Make this the run of up to sixteen groups with these ranges.
+    #[inline(always)]
+    pub(super) fn set(&mut self, kind: Kind, ranges: &[Range]) {
+        let mut padded = [Range::ZERO; LANES];
+        let sixteen = <&[Range; LANES]>::try_from(ranges).unwrap_or_else(|_| {
+            padded[..ranges.len()].copy_from_slice(ranges);
+            &padded
+        });
+        match (kind.bits, kind.symmetric) {
+            (8, true) => self.fill::<8, true>(kind.scale_dtype, sixteen),
+            (8, false) => self.fill::<8, false>(kind.scale_dtype, sixteen),
+            (4, true) => self.fill::<4, true>(kind.scale_dtype, sixteen),
+            (4, false) => self.fill::<4, false>(kind.scale_dtype, sixteen),
+            (_, true) => self.fill::<2, true>(kind.scale_dtype, sixteen),
+            (_, false) => self.fill::<2, false>(kind.scale_dtype, sixteen),
         }
     }
 
@@ -192,7 +191,8 @@ mod tests {
             let ranges: Vec<_> =
                 bounds.iter().map(|&(a, b)| Range { lo: -bound(a), hi: bound(b) }).collect();
             let kind = Kind { bits, symmetric, scale_dtype };
-            let run = Run::new(kind, &ranges);
+            let mut run = Run::new();
+            run.set(kind, &ranges);
             for (group, range) in ranges.iter().enumerate().filter(|(at, _)| run.is_simple(*at)) {
                 let long = parameters(bits, *range, symmetric, scale_dtype);
                 prop_assert_eq!(long.prescale, 1.0);

@@ -12,7 +12,7 @@ pub(crate) struct Along<'a, L: Lanes> {
     lanes: L,
     vectors: &'a [[f32; LANES]],
     ranges: &'a mut [Range],
-    /// Extremes of the groups at hand.
+    /// Extremes of the groups at hand, behind which others may be left.
     groups: [Extremes<L>; LANES],
     largest: Extremes<L>,
 }
@@ -43,7 +43,7 @@ impl<'a, L: Lanes> Along<'a, L> {
         let lanes = self.lanes;
         let (these, out) = self.next(vectors, groups);
         for (group, out) in these.chunks_exact(vectors).zip(out) {
-            *out = extremes(lanes, group, *out);
+            *out = extremes(lanes, group, [lanes.zero_u32(); 2]);
         }
     }
 
@@ -59,8 +59,8 @@ impl<'a, L: Lanes> Along<'a, L> {
         }
         let (ranges, rest) = std::mem::take(&mut self.ranges).split_at_mut(count);
         self.ranges = rest;
+        // Groups left from before were counted then.
         write(lanes, highs, lows, &mut self.largest, ranges);
-        self.groups = [[lanes.zero_u32(); 2]; LANES];
     }
 
     /// Whether all values were finite.
