@@ -46,10 +46,10 @@ impl<L: Lanes> Squares<L> {
         self.narrow = self.lanes.splat(0.0);
     }
 
-    /// The sum of what was settled.
+    /// The sums of what was settled here and there.
     #[inline(always)]
-    pub(crate) fn total(&self) -> f64 {
-        self.lanes.total(self.wide)
+    pub(crate) fn totals(&self, other: &Self) -> [f64; 2] {
+        self.lanes.totals(self.wide, other.wide)
     }
 }
 
@@ -71,7 +71,9 @@ mod tests {
             block.iter().for_each(|vector| squares.add(*vector));
             squares.settle();
         }
-        squares.total()
+        let [total, again] = squares.totals(&squares);
+        assert_eq!(total, again);
+        total
     }
 
     proptest! {

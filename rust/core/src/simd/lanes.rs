@@ -54,8 +54,8 @@ pub(crate) trait Lanes: Copy {
     fn zero_f64(self) -> Self::F64;
     /// `sums + values`, lane by lane, in float64.
     fn add_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64;
-    /// The lanes' sum: halves are added until one lane is left.
-    fn total(self, sums: Self::F64) -> f64;
+    /// The sum of the lanes of each: halves are added until one lane is left.
+    fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2];
 
     /// Ask for the line of memory at an address, which need not be one that can be read.
     fn prefetch(self, address: *const u8);
@@ -210,13 +210,15 @@ impl Lanes for Portable {
         each(sums, values, |sum, value| sum + f64::from(value))
     }
     #[inline(always)]
-    fn total(self, mut sums: Self::F64) -> f64 {
-        for half in [8, 4, 2, 1] {
-            for lane in 0..half {
-                sums[lane] += sums[lane + half];
+    fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2] {
+        [a, b].map(|mut sums| {
+            for half in [8, 4, 2, 1] {
+                for lane in 0..half {
+                    sums[lane] += sums[lane + half];
+                }
             }
-        }
-        sums[0]
+            sums[0]
+        })
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}

@@ -48,11 +48,14 @@ const MAGNITUDE: i32 = 0x7fff_ffff;
 /// # Safety
 /// The CPU has AVX.
 #[inline(always)]
-unsafe fn total_of_four(sums: __m256d) -> f64 {
+unsafe fn totals_of_fours(a: __m256d, b: __m256d) -> [f64; 2] {
     // SAFETY: as the caller says.
     unsafe {
-        let two = _mm_add_pd(_mm256_castpd256_pd128(sums), _mm256_extractf128_pd::<1>(sums));
-        _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)))
+        let low = _mm256_permute2f128_pd::<0x20>(a, b);
+        let high = _mm256_permute2f128_pd::<0x31>(a, b);
+        let twos = _mm256_add_pd(low, high);
+        let sums = _mm256_add_pd(twos, _mm256_permute_pd::<0b0101>(twos));
+        [_mm256_cvtsd_f64(sums), _mm_cvtsd_f64(_mm256_extractf128_pd::<1>(sums))]
     }
 }
 
@@ -169,13 +172,13 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn total(self, [low, high]: Self::F64) -> f64 {
+    fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2] {
         cpu! {
-            let eight = _mm512_add_pd(low, high);
-            total_of_four(_mm256_add_pd(
-                _mm512_castpd512_pd256(eight),
-                _mm512_extractf64x4_pd::<1>(eight),
-            ))
+            let four = |[low, high]: Self::F64| {
+                let eight = _mm512_add_pd(low, high);
+                _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd::<1>(eight))
+            };
+            totals_of_fours(four(a), four(b))
         }
     }
     #[inline(always)]
@@ -357,8 +360,13 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn total(self, [a, b, c, d]: Self::F64) -> f64 {
-        cpu! { total_of_four(_mm256_add_pd(_mm256_add_pd(a, c), _mm256_add_pd(b, d))) }
+    fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2] {
+        cpu! {
+            let four = |[a, b, c, d]: Self::F64| {
+                _mm256_add_pd(_mm256_add_pd(a, c), _mm256_add_pd(b, d))
+            };
+            totals_of_fours(four(a), four(b))
+        }
     }
     #[inline(always)]
     fn prefetch(self, address: *const u8) {

@@ -74,7 +74,7 @@ impl<L: Lanes> Errors<L> {
     pub(super) fn sums(&mut self, known: f64) -> Option<Sums> {
         self.settle();
         let max_abs_error = f64::from(self.largest());
-        let (squared_error, squared) = (self.errors.total(), self.weights.total());
+        let [squared_error, squared] = self.errors.totals(&self.weights);
         // The weights' squares never are: a simple group has none but zeros or one of some size. And
         // where no error is known, all have been looked at.
         let exact = squared == 0.0 || max_abs_error.max(known) == 0.0;
