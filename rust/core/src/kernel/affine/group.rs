@@ -4,6 +4,7 @@ use std::ops::Range as Span;
 
 use super::groups::Groups;
 use super::parameters::{MAGIC, Parameters, round};
+use super::parts::Parts;
 use super::run::Run;
 use crate::kernel::metrics::{self, Sums};
 use crate::kernel::squares::{SETTLE, Squares, is_faint};
@@ -139,6 +140,36 @@ impl<L: Lanes> Errors<L> {
         *self = errors;
     }
 
+    /// The codes of short parts that follow each other: the groups of a run, all simple, of which
+    /// `part` make up each of them, and which have [`SETTLE`] vectors together at most. All stays in
+    /// registers until a part's sums are there.
+    #[inline(always)]
+    pub(super) fn parts<const CLAMP: bool>(
+        &mut self,
+        run: &Run,
+        part: usize,
+        groups: &mut Groups<'_>,
+        sums: &mut Parts<'_>,
+    ) {
+        let vectors = groups.vectors;
+        let count = run.len / part;
+        let (mut values, mut codes) = groups.next_even(run.len);
+        let mut ahead = self.ahead;
+        for at in 0..count {
+            let mut errors = Self::new(self.lanes, ahead);
+            for group in at * part..(at + 1) * part {
+                let vector = Vector::new(self.lanes, run, group);
+                let (these, rest) = values.split_at(vectors);
+                let (these_codes, rest_codes) = codes.split_at_mut(vectors);
+                errors.encode::<CLAMP, true>(&vector, these, these_codes, None);
+                (values, codes) = (rest, rest_codes);
+            }
+            ahead = errors.ahead;
+            sums.add(|known| errors.sums(known), Sums::default());
+        }
+        self.ahead = ahead;
+    }
+
     #[inline(always)]
     fn vectors<const CLAMP: bool, const TRACK: bool>(
         &mut self,
@@ -151,6 +182,17 @@ impl<L: Lanes> Errors<L> {
             self.settle();
         }
         self.pending += values.len();
+        self.encode::<CLAMP, TRACK>(vector, values, codes, along);
+    }
+
+    #[inline(always)]
+    fn encode<const CLAMP: bool, const TRACK: bool>(
+        &mut self,
+        vector: &Vector<L>,
+        values: &[[f32; LANES]],
+        codes: &mut [[u8; LANES]],
+        along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
+    ) {
         if let Some((next, out)) = along {
             let mut extremes = [self.lanes.zero_u32(); 2];
             for ((values, codes), next) in values.iter().zip(codes).zip(next) {

@@ -13,6 +13,7 @@ use std::ops::Range as Span;
 
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
+use crate::kernel::squares::SETTLE;
 use crate::kernel::survey::Along;
 use crate::scheme::{Codes, Encoded, Grouping, Next, Range, Tile};
 use crate::simd::{LANES, Lanes};
@@ -120,8 +121,20 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         // In memory between the loops, so that each has the registers to itself.
         std::hint::black_box(&mut errors);
         let mut run = Run::new();
-        for ranges in self.tile.ranges.chunks(LANES) {
+        // Whole parts, if many find place in a run.
+        let short = parts.part <= LANES && (1..=SETTLE).contains(&(parts.part * groups.vectors));
+        let step = if short { LANES / parts.part * parts.part } else { LANES };
+        for ranges in self.tile.ranges.chunks(step) {
             run.set(self.kind, ranges);
+            if short && run.is_all_simple() && along.is_none() {
+                if run.clamps() {
+                    errors.parts::<true>(&run, parts.part, &mut groups, &mut parts);
+                } else {
+                    errors.parts::<false>(&run, parts.part, &mut groups, &mut parts);
+                }
+                self.write(&run, ranges.len());
+                continue;
+            }
             let track = known.is_none_or(|known| run.may_exceed(known));
             let way = (run.is_all_simple(), run.clamps(), track);
             let mut from = 0;

@@ -11,7 +11,7 @@ use crate::simd::Lanes;
 pub(super) struct Parts<'a> {
     sums: &'a mut [Sums],
     /// Groups of each part, and those still to come in the part at hand.
-    part: usize,
+    pub(super) part: usize,
     pub(super) left: usize,
     at: usize,
     /// What its groups took that are not simple.
@@ -35,15 +35,21 @@ impl<'a> Parts<'a> {
             return;
         }
         let general = std::mem::take(&mut self.general);
+        self.add(|known| errors.sums(known), general);
+        errors.begin();
+    }
+
+    /// The sums of the part at hand, given the largest error known of it, and of its other groups.
+    #[inline(always)]
+    pub(super) fn add(&mut self, sums: impl FnOnce(f64) -> Option<Sums>, general: Sums) {
         let part = &mut self.sums[self.at];
-        if let Some(sums) = errors.sums(part.max_abs_error) {
+        if let Some(sums) = sums(part.max_abs_error) {
             *part += sums;
             *part += general;
         } else {
             self.faint.push(self.at);
         }
         (self.at, self.left) = (self.at + 1, self.part);
-        errors.begin();
     }
 }
 

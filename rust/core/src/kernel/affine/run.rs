@@ -27,6 +27,7 @@ pub(super) struct Kind {
 
 /// Sixteen groups, an array for each quantity so that the compiler computes it for all at once.
 pub(super) struct Run {
+    pub(super) len: usize,
     pub(super) scale: [f32; LANES],
     pub(super) inverse: [f32; LANES],
     /// The code of zero.
@@ -47,6 +48,7 @@ impl Run {
     /// Of no groups.
     pub(super) fn new() -> Self {
         Self {
+            len: 0,
             scale: [0.0; LANES],
             inverse: [0.0; LANES],
             zero: [0.0; LANES],
@@ -61,6 +63,7 @@ impl Run {
     /// Make this the run of up to sixteen groups with these ranges.
     #[inline(always)]
     pub(super) fn set(&mut self, kind: Kind, ranges: &[Range]) {
+        self.len = ranges.len();
         let mut padded = [Range::ZERO; LANES];
         let sixteen = <&[Range; LANES]>::try_from(ranges).unwrap_or_else(|_| {
             padded[..ranges.len()].copy_from_slice(ranges);
