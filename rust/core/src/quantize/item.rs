@@ -45,10 +45,13 @@ pub(super) struct Places<'a> {
     pub(super) zero_points: &'a mut [u8],
 }
 
-/// How many of `left` rows from `first` on are small layers of one kind, which make one tile.
-pub(super) fn alike(rows: &Rows<'_>, first: usize, job: &Job, left: usize) -> usize {
+/// How many of `left` rows from `first` on are small layers of one kind, which make one tile; and
+/// whether as many more of that kind follow.
+pub(super) fn alike(rows: &Rows<'_>, first: usize, job: &Job, left: usize) -> (usize, bool) {
     let most = if job.source == Float::F64 { 1 } else { TILE / job.elements() };
-    rows.alike(first, most.min(left))
+    let alike = rows.alike(first, (2 * most).min(left));
+    let count = alike.min(most);
+    (count, alike == 2 * count)
 }
 
 /// Work for one thread at a time.
@@ -153,12 +156,14 @@ pub(super) fn tasks<'a>(
 fn small_rows(rows: &Rows<'_>, first: usize, left: usize, wide: &Wide) -> usize {
     const MOST: usize = 1 << 12;
     // Also of one-byte elements, in the rows that fit tiles worst, this is no more than a piece.
-    const BYTES: usize = PIECE / 2;
+    const ROW: usize = PIECE / 2;
+    // As much as a piece of float32 is.
+    const BYTES: usize = 4 * PIECE;
     let (mut filled, mut count) = (0, 0);
     while count < left.min(MOST) {
         let row = first + count;
         let bytes = rows.weights.bytes(row).map_or(0, <[u8]>::len);
-        if filled + bytes > BYTES || (!wide.is_empty() && wide.contains_key(&row)) {
+        if bytes > ROW || filled + bytes > BYTES || (!wide.is_empty() && wide.contains_key(&row)) {
             break;
         }
         // Rows of one kind that are encoded have equally many bytes, and wide groups all or none.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::item::{Item, Places, Work};
-use super::scratch::{Scratch, Source, float_values};
+use super::scratch::{OneByOne, Scratch, Seen, Source, float_values};
 use crate::dtype::Float;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
@@ -107,35 +107,32 @@ pub(super) fn finish(
     (row, outcome)
 }
 
-/// Do small layers of one kind as one tile and tell the monitor; or return false, so that they are
-/// done one by one and each gets the error that is its own.
+/// Do small layers of one kind as one tile and tell the monitor; or return an error, so that they
+/// are done one by one and each gets the error that is its own.
 pub(super) fn finish_together(
     weights: &Weights,
     job: &Job,
-    first: usize,
+    (first, more, seen): (usize, bool, Seen),
     sums: &mut [Sums],
     out: Places<'_>,
     level: Level,
     shared: &Shared<'_>,
-) -> bool {
-    let Some(bytes) = weights.joined_bytes(first, sums.len()) else {
-        return false;
-    };
-    if !shared.wanted(first) {
-        return false;
-    }
+) -> Result<Seen, OneByOne> {
+    let count = sums.len();
+    let bytes = weights.joined_bytes(first, count).filter(|_| shared.wanted(first));
+    let bytes = bytes.ok_or(OneByOne)?;
+    let next = if more { weights.joined_bytes(first + count, count) } else { None };
+    let source = Source { bytes, next, seen };
     let Places { data, scales, zero_points } = out;
     let out = Encoded { data, scales, zero_points };
-    let done = panics::catch(|| {
-        SCRATCH.with_borrow_mut(|scratch| scratch.encode_together(level, job, bytes, out, sums))
+    let seen = panics::catch(|| {
+        SCRATCH.with_borrow_mut(|scratch| scratch.encode_together(level, job, source, out, sums))
     });
-    if done != Ok(true) {
-        return false;
+    let seen = seen.unwrap_or(Err(OneByOne))?;
+    for row in (first..first + count).filter(|_| !shared.pending.is_empty()) {
+        shared.done(row, bytes.len() / count, weights);
     }
-    for row in (first..first + sums.len()).filter(|_| !shared.pending.is_empty()) {
-        shared.done(row, bytes.len() / sums.len(), weights);
-    }
-    true
+    Ok(seen)
 }
 
 fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop> {

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::item::{Cutter, Task, Wide, alike, items, pieces, tasks};
 use super::piece::{Shared, Stop, finish, finish_together, non_finite};
 use super::rows::Rows;
+use super::scratch::OneByOne;
 use super::wide::wide_ranges;
 use crate::error::Error;
 use crate::kernel::metrics::Sums;
@@ -142,18 +143,20 @@ fn finish_rows(
     level: Level,
     shared: &Shared<'_>,
 ) -> Outcomes {
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut seen) = (Vec::new(), None);
     while !sums.is_empty() {
         let job = rows.layer(first).and_then(Layer::job);
-        let count = job.map_or(1, |job| alike(rows, first, job, sums.len()));
+        let (count, more) = job.map_or((1, false), |job| alike(rows, first, job, sums.len()));
         let (alike, rest) = sums.split_at_mut(count);
         let mut places = cutter.rows(&(first..first + count));
-        let together = job.filter(|_| count > 1).is_some_and(|job| {
-            finish_together(rows.weights, job, first, alike, places.all(), level, shared)
+        let together = job.filter(|_| count > 1).ok_or(OneByOne).and_then(|job| {
+            let at = (first, more, seen);
+            finish_together(rows.weights, job, at, alike, places.all(), level, shared)
         });
-        if !together {
+        seen = together.unwrap_or_else(|OneByOne| {
             finish_each(rows, first, alike, places, level, shared, &mut outcomes);
-        }
+            None
+        });
         (first, sums) = (first + count, rest);
     }
     outcomes

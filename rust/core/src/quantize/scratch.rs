@@ -31,6 +31,10 @@ pub(super) struct Source<'a> {
 /// Whether the next tile was surveyed on the way, and then whether all its values are finite.
 pub(super) type Seen = Option<bool>;
 
+/// Layers that can't be encoded as one tile.
+#[derive(Debug, PartialEq)]
+pub(super) struct OneByOne;
+
 /// What a tile's own groups don't suffice for.
 #[derive(Default)]
 struct Touched {
@@ -52,16 +56,15 @@ impl Scratch {
         sums: &mut Sums,
     ) -> Result<Seen, Stop> {
         let Self { values, ranges, next_ranges, buffer, touched } = self;
-        let (values, finite) = if let Some(finite) = seen {
+        // Of wide groups the ranges are known, and the survey is only for what is not finite.
+        let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
+        let groups = if wide.is_some() { 1 } else { place.groups.len() };
+        if seen.is_some() {
             std::mem::swap(ranges, next_ranges);
-            (float_values(level, job.source, source, values), finite)
-        } else {
-            // Of wide groups the ranges are known, and the survey is only for what is not finite.
-            let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
-            let groups = if wide.is_some() { 1 } else { place.groups.len() };
-            ranges.resize(groups, scheme::Range::ZERO);
-            survey(level, job.source, source, values, place.width, group_size, ranges)
-        };
+        }
+        ranges.resize(groups, scheme::Range::ZERO);
+        let (values, finite) =
+            survey(level, job.source, (source, seen), values, place.width, group_size, ranges);
         if !finite {
             return Err(Stop::NotFinite);
         }
@@ -75,38 +78,38 @@ impl Scratch {
             touched.encode(level, (job, place), &tile, out, buffer, sums);
             return Ok(None);
         }
-        let mut next =
-            next.filter(|_| wide.is_none() && job.source == Float::F32).and_then(|next| {
-                let values = bytemuck::try_cast_slice(next).ok()?;
-                next_ranges.resize(tile.ranges.len(), scheme::Range::ZERO);
-                Some(Next { values, ranges: next_ranges, finite: None })
-            });
+        let next = next.filter(|_| wide.is_none());
+        let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
         job.scheme.encode(level, &tile, out, buffer, std::slice::from_mut(sums), next.as_mut());
         Ok(next.and_then(|next| next.finite))
     }
 
     /// Encode small layers of one kind, whose bytes follow each other, as one tile, with the sums of
-    /// each; or return false, with nothing of use done, where they must be taken one by one.
+    /// each; or return an error, with nothing of use done, where they must be taken one by one.
     pub(super) fn encode_together(
         &mut self,
         level: Level,
         job: &Job,
-        source: &[u8],
+        Source { bytes: source, next, seen }: Source<'_>,
         out: Encoded<'_>,
         sums: &mut [Sums],
-    ) -> bool {
-        let Self { values, ranges, buffer, .. } = self;
+    ) -> Result<Seen, OneByOne> {
+        let Self { values, ranges, next_ranges, buffer, .. } = self;
         let (grouping, width) = (job.grouping, job.grouping.columns);
+        if seen.is_some() {
+            std::mem::swap(ranges, next_ranges);
+        }
         ranges.resize(sums.len() * job.rows * grouping.groups(), scheme::Range::ZERO);
         let (values, finite) =
-            survey(level, job.source, source, values, width, grouping.group_size, ranges);
+            survey(level, job.source, (source, seen), values, width, grouping.group_size, ranges);
         if !finite || !scales_fit(job, ranges) {
-            return false;
+            return Err(OneByOne);
         }
         let tile = Tile { grouping, width, values, phase: 0, ranges, source };
         sums.fill(Sums::default());
-        job.scheme.encode(level, &tile, out, buffer, sums, None);
-        true
+        let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
+        job.scheme.encode(level, &tile, out, buffer, sums, next.as_mut());
+        Ok(next.and_then(|next| next.finite))
     }
 }
 
@@ -147,16 +150,33 @@ impl Touched {
     }
 }
 
-/// The values as float32, their groups' ranges, and whether all are finite numbers.
+/// The tile that comes next, if its values can be looked at as they are.
+fn next_tile<'a>(
+    source: Float,
+    bytes: Option<&'a [u8]>,
+    ranges: &'a mut Vec<scheme::Range>,
+    groups: usize,
+) -> Option<Next<'a>> {
+    let bytes = bytes.filter(|_| source == Float::F32)?;
+    let values = bytemuck::try_cast_slice(bytes).ok()?;
+    ranges.resize(groups, scheme::Range::ZERO);
+    Some(Next { values, ranges, finite: None })
+}
+
+/// The values as float32, their groups' ranges, unless they were seen before, and whether all are
+/// finite numbers.
 fn survey<'a>(
     level: Level,
     source: Float,
-    bytes: &'a [u8],
+    (bytes, seen): (&'a [u8], Seen),
     buffer: &'a mut Vec<f32>,
     width: usize,
     group_size: usize,
     ranges: &mut [scheme::Range],
 ) -> (&'a [f32], bool) {
+    if let Some(finite) = seen {
+        return (float_values(level, source, bytes, buffer), finite);
+    }
     if source.width() == 2 {
         buffer.resize(bytes.len() / 2, 0.0);
         let finite = simd::survey_halves(level, source, bytes, buffer, width, group_size, ranges);

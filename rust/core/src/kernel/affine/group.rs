@@ -96,29 +96,8 @@ impl<L: Lanes> Errors<L> {
     ) {
         // A copy, which stays in registers from group to group.
         let mut errors = *self;
-        let vectors = groups.vectors;
-        if vectors > 0 {
-            let (mut values, mut codes) = groups.next_even(places.len());
-            if let Some(along) = along {
-                let (mut next, extremes) = along.next(vectors, places.clone());
-                for (at, extremes) in places.zip(extremes) {
-                    let vector = Vector::new(self.lanes, run, at);
-                    let (group, rest) = values.split_at(vectors);
-                    let (group_codes, rest_codes) = codes.split_at_mut(vectors);
-                    let (next_group, rest_next) = next.split_at(vectors);
-                    let next_group = Some((next_group, extremes));
-                    errors.vectors::<CLAMP, TRACK>(&vector, group, group_codes, next_group);
-                    (values, codes, next) = (rest, rest_codes, rest_next);
-                }
-            } else {
-                for at in places {
-                    let vector = Vector::new(self.lanes, run, at);
-                    let (group, rest) = values.split_at(vectors);
-                    let (group_codes, rest_codes) = codes.split_at_mut(vectors);
-                    errors.vectors::<CLAMP, TRACK>(&vector, group, group_codes, None);
-                    (values, codes) = (rest, rest_codes);
-                }
-            }
+        if groups.vectors > 0 {
+            errors.even::<CLAMP, TRACK>(run, places, groups, along);
         } else {
             for at in places {
                 let vector = Vector::new(self.lanes, run, at);
@@ -141,8 +120,7 @@ impl<L: Lanes> Errors<L> {
     }
 
     /// The codes of short parts that follow each other: the groups of a run, all simple, of which
-    /// `part` make up each of them, and which have [`SETTLE`] vectors together at most. All stays in
-    /// registers until a part's sums are there.
+    /// `part` make up each of them. All stays in registers until a part's sums are there.
     #[inline(always)]
     pub(super) fn parts<const CLAMP: bool>(
         &mut self,
@@ -150,24 +128,50 @@ impl<L: Lanes> Errors<L> {
         part: usize,
         groups: &mut Groups<'_>,
         sums: &mut Parts<'_>,
+        mut along: Option<&mut Along<'_, L>>,
     ) {
-        let vectors = groups.vectors;
-        let count = run.len / part;
-        let (mut values, mut codes) = groups.next_even(run.len);
         let mut ahead = self.ahead;
-        for at in 0..count {
+        for at in 0..run.len / part {
             let mut errors = Self::new(self.lanes, ahead);
-            for group in at * part..(at + 1) * part {
-                let vector = Vector::new(self.lanes, run, group);
-                let (these, rest) = values.split_at(vectors);
-                let (these_codes, rest_codes) = codes.split_at_mut(vectors);
-                errors.encode::<CLAMP, true>(&vector, these, these_codes, None);
-                (values, codes) = (rest, rest_codes);
-            }
+            let places = at * part..(at + 1) * part;
+            errors.even::<CLAMP, true>(run, places, groups, along.as_deref_mut());
             ahead = errors.ahead;
             sums.add(|known| errors.sums(known), Sums::default());
         }
         self.ahead = ahead;
+    }
+
+    /// The codes of groups of equally many whole vectors.
+    #[inline(always)]
+    fn even<const CLAMP: bool, const TRACK: bool>(
+        &mut self,
+        run: &Run,
+        places: Span<usize>,
+        groups: &mut Groups<'_>,
+        along: Option<&mut Along<'_, L>>,
+    ) {
+        let vectors = groups.vectors;
+        let (mut values, mut codes) = groups.next_even(places.len());
+        if let Some(along) = along {
+            let (mut next, extremes) = along.next(vectors, places.clone());
+            for (at, extremes) in places.zip(extremes) {
+                let vector = Vector::new(self.lanes, run, at);
+                let (group, rest) = values.split_at(vectors);
+                let (group_codes, rest_codes) = codes.split_at_mut(vectors);
+                let (next_group, rest_next) = next.split_at(vectors);
+                let next_group = Some((next_group, extremes));
+                self.vectors::<CLAMP, TRACK>(&vector, group, group_codes, next_group);
+                (values, codes, next) = (rest, rest_codes, rest_next);
+            }
+        } else {
+            for at in places {
+                let vector = Vector::new(self.lanes, run, at);
+                let (group, rest) = values.split_at(vectors);
+                let (group_codes, rest_codes) = codes.split_at_mut(vectors);
+                self.vectors::<CLAMP, TRACK>(&vector, group, group_codes, None);
+                (values, codes) = (rest, rest_codes);
+            }
+        }
     }
 
     #[inline(always)]

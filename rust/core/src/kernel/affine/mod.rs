@@ -13,7 +13,6 @@ use std::ops::Range as Span;
 
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::kernel::squares::SETTLE;
 use crate::kernel::survey::Along;
 use crate::scheme::{Codes, Encoded, Grouping, Next, Range, Tile};
 use crate::simd::{LANES, Lanes};
@@ -122,17 +121,21 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         std::hint::black_box(&mut errors);
         let mut run = Run::new();
         // Whole parts, if many find place in a run.
-        let short = parts.part <= LANES && (1..=SETTLE).contains(&(parts.part * groups.vectors));
+        let short = groups.vectors > 0 && (1..=LANES).contains(&parts.part);
         let step = if short { LANES / parts.part * parts.part } else { LANES };
         for ranges in self.tile.ranges.chunks(step) {
             run.set(self.kind, ranges);
-            if short && run.is_all_simple() && along.is_none() {
+            if short && run.is_all_simple() {
+                let (part, beside) = (parts.part, along.as_mut());
                 if run.clamps() {
-                    errors.parts::<true>(&run, parts.part, &mut groups, &mut parts);
+                    errors.parts::<true>(&run, part, &mut groups, &mut parts, beside);
                 } else {
-                    errors.parts::<false>(&run, parts.part, &mut groups, &mut parts);
+                    errors.parts::<false>(&run, part, &mut groups, &mut parts, beside);
                 }
                 self.write(&run, ranges.len());
+                if let Some(along) = &mut along {
+                    along.write(ranges.len());
+                }
                 continue;
             }
             let track = known.is_none_or(|known| run.may_exceed(known));
