@@ -139,11 +139,15 @@ class AtomicParquet:
         _check_cells(batch)
         self._wait()
         table = pa.Table.from_batches(_pages(batch))
-        write = self._writer.write_table
         try:
-            self._writing = self._thread.submit(write, table, row_group_size=batch.num_rows)
+            self._writing = self._thread.submit(self._write, table)
         except RuntimeError:  # The interpreter is ending, and starts no more threads.
-            write(table, row_group_size=batch.num_rows)
+            self._write(table)
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=table.num_rows)
+        # Three copies of each page are made on the way, which the allocator would keep.
+        pa.default_memory_pool().release_unused()
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
