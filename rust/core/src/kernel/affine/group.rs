@@ -104,9 +104,7 @@ impl<L: Lanes> Errors<L> {
                 let (values, codes) = groups.next();
                 let (whole, rest) = values.as_chunks::<LANES>();
                 let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
-                for (values, codes) in whole.chunks(SETTLE).zip(whole_codes.chunks_mut(SETTLE)) {
-                    errors.vectors::<CLAMP, TRACK>(&vector, values, codes, None);
-                }
+                errors.group::<CLAMP, TRACK>(&vector, whole, whole_codes, None);
                 if !rest.is_empty() {
                     // Zeros have no error.
                     let (mut padded, mut padded_codes) = ([[0.0; LANES]], [[0; LANES]]);
@@ -160,7 +158,7 @@ impl<L: Lanes> Errors<L> {
                 let (group_codes, rest_codes) = codes.split_at_mut(vectors);
                 let (next_group, rest_next) = next.split_at(vectors);
                 let next_group = Some((next_group, extremes));
-                self.vectors::<CLAMP, TRACK>(&vector, group, group_codes, next_group);
+                self.group::<CLAMP, TRACK>(&vector, group, group_codes, next_group);
                 (values, codes, next) = (rest, rest_codes, rest_next);
             }
         } else {
@@ -168,12 +166,39 @@ impl<L: Lanes> Errors<L> {
                 let vector = Vector::new(self.lanes, run, at);
                 let (group, rest) = values.split_at(vectors);
                 let (group_codes, rest_codes) = codes.split_at_mut(vectors);
-                self.vectors::<CLAMP, TRACK>(&vector, group, group_codes, None);
+                self.group::<CLAMP, TRACK>(&vector, group, group_codes, None);
                 (values, codes) = (rest, rest_codes);
             }
         }
     }
 
+    /// A group's codes; along with them, the extremes of another one.
+    #[inline(always)]
+    fn group<const CLAMP: bool, const TRACK: bool>(
+        &mut self,
+        vector: &Vector<L>,
+        mut values: &[[f32; LANES]],
+        mut codes: &mut [[u8; LANES]],
+        mut along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
+    ) {
+        if let Some((_, out)) = &mut along {
+            **out = [self.lanes.zero_u32(); 2];
+        }
+        while values.len() > SETTLE {
+            let (these, rest) = values.split_at(SETTLE);
+            let (these_codes, rest_codes) = codes.split_at_mut(SETTLE);
+            let beside = along.as_mut().map(|(next, out)| {
+                let (these_next, rest_next) = next.split_at(SETTLE);
+                *next = rest_next;
+                (these_next, &mut **out)
+            });
+            self.vectors::<CLAMP, TRACK>(vector, these, these_codes, beside);
+            (values, codes) = (rest, rest_codes);
+        }
+        self.vectors::<CLAMP, TRACK>(vector, values, codes, along);
+    }
+
+    /// At most [`SETTLE`] vectors of a group.
     #[inline(always)]
     fn vectors<const CLAMP: bool, const TRACK: bool>(
         &mut self,
@@ -198,7 +223,7 @@ impl<L: Lanes> Errors<L> {
         along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
     ) {
         if let Some((next, out)) = along {
-            let mut extremes = [self.lanes.zero_u32(); 2];
+            let mut extremes = *out;
             for ((values, codes), next) in values.iter().zip(codes).zip(next) {
                 self.ahead.fetch(self.lanes);
                 extremes = survey::extend(self.lanes, extremes, next);

@@ -2,7 +2,6 @@
 
 use std::ops::Range as Span;
 
-use crate::kernel::squares::SETTLE;
 use crate::scheme::{Grouping, Tile};
 use crate::simd::LANES;
 
@@ -42,7 +41,7 @@ pub(super) struct Groups<'a> {
     values: &'a [f32],
     codes: &'a mut [u8],
     spans: Spans,
-    /// Where all groups are as many whole vectors: how many, at most [`SETTLE`]; else zero.
+    /// Where all groups are as many whole vectors: how many; else zero.
     pub(super) vectors: usize,
 }
 
@@ -51,7 +50,6 @@ impl<'a> Groups<'a> {
     pub(super) fn new(tile: &Tile<'a>, codes: &'a mut [u8]) -> Self {
         let group_size = tile.grouping.group_size;
         let even = group_size.is_multiple_of(LANES)
-            && group_size <= SETTLE * LANES
             && tile.width.is_multiple_of(group_size)
             && tile.phase == 0;
         // Then it makes no difference where a row ends.
