@@ -149,25 +149,19 @@ impl<L: Lanes> Errors<L> {
         along: Option<&mut Along<'_, L>>,
     ) {
         let vectors = groups.vectors;
-        let (mut values, mut codes) = groups.next_even(places.len());
+        let (values, codes) = groups.next_even(places.len());
+        let values = values.chunks_exact(vectors).zip(codes.chunks_exact_mut(vectors));
         if let Some(along) = along {
-            let (mut next, extremes) = along.next(vectors, places.clone());
-            for (at, extremes) in places.zip(extremes) {
+            let (next, extremes) = along.next(vectors, places.clone());
+            let next = next.chunks_exact(vectors).zip(extremes);
+            for (at, ((values, codes), next)) in places.zip(values.zip(next)) {
                 let vector = Vector::new(self.lanes, run, at);
-                let (group, rest) = values.split_at(vectors);
-                let (group_codes, rest_codes) = codes.split_at_mut(vectors);
-                let (next_group, rest_next) = next.split_at(vectors);
-                let next_group = Some((next_group, extremes));
-                self.group::<CLAMP, TRACK>(&vector, group, group_codes, next_group);
-                (values, codes, next) = (rest, rest_codes, rest_next);
+                self.group::<CLAMP, TRACK>(&vector, values, codes, Some(next));
             }
         } else {
-            for at in places {
+            for (at, (values, codes)) in places.zip(values) {
                 let vector = Vector::new(self.lanes, run, at);
-                let (group, rest) = values.split_at(vectors);
-                let (group_codes, rest_codes) = codes.split_at_mut(vectors);
-                self.group::<CLAMP, TRACK>(&vector, group, group_codes, None);
-                (values, codes) = (rest, rest_codes);
+                self.group::<CLAMP, TRACK>(&vector, values, codes, None);
             }
         }
     }
