@@ -41,9 +41,10 @@ impl Block {
             if let Some(at) = best.min_by_key(|&at| waiting[at].len()) {
                 return Ok(Self(Some(waiting.remove(at))));
             }
-            // Batches differ in size, and one that waits for a smaller batch than this is given up,
-            // or there would in time be one for each size.
-            let too_small = (0..waiting.len()).filter(|&at| waiting[at].len() < len);
+            // Batches differ in size, and one that waits for a slightly smaller batch is given up, or
+            // there would in time be one for each size.
+            let slightly = |map: &MmapMut| map.len() < len && map.len() >= len / 2;
+            let too_small = (0..waiting.len()).filter(|&at| slightly(&waiting[at]));
             if let Some(at) = too_small.max_by_key(|&at| waiting[at].len()) {
                 waiting.remove(at);
             }
