@@ -48,7 +48,7 @@ pub(super) struct Places<'a> {
 /// How many of `left` rows from `first` on are small layers of one kind, which make one tile; and
 /// whether as many more of that kind follow.
 pub(super) fn alike(rows: &Rows<'_>, first: usize, job: &Job, left: usize) -> (usize, bool) {
-    let most = if job.source == Float::F64 { 1 } else { TILE / job.elements() };
+    let most = if job.source == Float::F64 { 1 } else { (TILE / job.elements()).max(1) };
     let alike = rows.alike(first, (2 * most).min(left));
     let count = alike.min(most);
     (count, alike == 2 * count)
