@@ -17,8 +17,8 @@ const FAINTEST: f64 = f32::MIN_POSITIVE as f64 * (1u64 << 26) as f64;
 /// Σx² in sixteen lanes.
 ///
 /// A fused operation adds a square to its lane, rounding once. At worst [`SETTLE`] roundings of
-/// 2⁻²⁴ add up to a relative 2e-6; they go either way, so that of sums over a thousand numbers some
-/// 1e-8 is true, and 1e-10 over a million.
+/// 2⁻²⁴ add up to a relative 2e-6. Those of numbers that differ go either way: sums over a thousand
+/// are true to some 1e-8, over a million to 1e-10.
 #[derive(Clone, Copy)]
 pub(crate) struct Squares<L: Lanes> {
     lanes: L,
