@@ -79,3 +79,25 @@ def test_a_layer_among_others_has_the_figures_that_it_has_alone(
     for index, row in enumerate(rows):
         (alone,) = aq.quantize(binary_weights([row]), **options).quantized.to_pylist()
         assert together[index] == alone | {"row_index": index}
+
+
+@pytest.mark.parametrize("bad", [0, 7, 8, 9, 15, 16, 17, 31, 32, 148, 149])
+@pytest.mark.parametrize("shape", [(16, 64), (8, 256), (5, 128), (1, 16384)])
+def test_a_bad_layer_among_others_is_found_and_leaves_them_as_they_are(
+    shape: tuple[int, ...], bad: int, rng: np.random.Generator
+) -> None:
+    """A tile of small layers is surveyed while the one before it is encoded."""
+    arrays = [rng.standard_normal(shape).astype(np.float32) for _ in range(150)]
+    rows = [
+        {"layer_name": f"l{i}", "data": a.tobytes(), "dtype": "F32", "shape": list(shape)}
+        for i, a in enumerate(arrays)
+    ]
+    good = aq.quantize(binary_weights(rows)).quantized.to_pylist()
+    arrays[bad].flat[-1] = np.nan
+    rows[bad]["data"] = arrays[bad].tobytes()
+    result = aq.quantize(binary_weights(rows), continue_on_error=True)
+    assert result.failed.select(["row_index", "error_code", "error_element"]).to_pylist() == [
+        {"row_index": bad, "error_code": "non_finite", "error_element": arrays[bad].size - 1}
+    ]
+    others = [row for row in result.quantized.to_pylist() if row["row_index"] != bad]
+    assert others == good[:bad] + good[bad + 1 :]
