@@ -58,6 +58,41 @@ def test_metrics_are_those_of_exact_sums(
         assert row["snr_db"] == pytest.approx(snr, abs=reference.SNR_DB)
 
 
+@pytest.mark.parametrize("first", [15.0, 0.3])
+@pytest.mark.parametrize("tiny", [1e-20, 1e-23, 1e-25, 1e-40])
+@pytest.mark.parametrize(("columns", "group_size"), [(32768, -1), (65536, -1), (65536, 20000)])
+def test_errors_too_small_for_float32_are_counted_in_wide_groups(
+    columns: int, group_size: int, tiny: float, first: float
+) -> None:
+    """A scale that comes from one tile, and other tiles that hold nothing but dust."""
+    for start in (1, 16384):
+        weights = np.zeros((1, columns), np.float32)
+        weights[0, 0] = first
+        weights[0, start:] = tiny
+        result = aq.quantize({"w": weights}, scheme="int4", group_size=group_size)
+        (row,) = result.quantized.to_pylist()
+        decoded = aq.to_numpy(aq.dequantize(result))["w"].astype(np.float64)
+        wide = weights.astype(np.float64)
+        squared_error = math.fsum((wide - decoded)[0] ** 2)
+        assert row["mse"] == pytest.approx(squared_error / columns, rel=reference.MSE_RELATIVE)
+        snr = 10 * math.log10(math.fsum(wide[0] ** 2) / squared_error)
+        assert row["snr_db"] == pytest.approx(snr, abs=reference.SNR_DB)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("scheme", ["int8", "int4", "int2"])
+def test_of_a_million_weights_seven_digits_are_true(
+    scheme: str, dtype: str, rng: np.random.Generator
+) -> None:
+    array = (0.02 * rng.standard_normal((1024, 1024))).astype(reference.DTYPES[dtype])
+    row = {"layer_name": "w", "data": array.tobytes(), "dtype": dtype, "shape": [1024, 1024]}
+    result = aq.quantize(binary_weights([row]), scheme=scheme)
+    decoded = aq.dequantize(result, dtype="F32").weights.to_pylist()[0]["data"]
+    error = array.astype(np.float64).reshape(-1) - np.frombuffer(decoded, np.float32)
+    (ours,) = result.quantized.to_pylist()
+    assert ours["mse"] == pytest.approx(math.fsum(error**2) / error.size, rel=1e-7)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("shape", [(5,), (3, 70), (2, 64), (1, 128), (7, 256), (40, 1)])
 @pytest.mark.parametrize("options", [{}, {"scheme": "int8"}, {"group_size": 32, "symmetric": True}])

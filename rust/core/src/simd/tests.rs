@@ -117,8 +117,13 @@ proptest! {
         tame: bool,
         name in prop::sample::select(vec!["int8", "int4", "int2"]),
         source in prop::sample::select(Float::ALL.to_vec()),
-        columns in prop_oneof![1usize..200, 500usize..3000, (1usize..8).prop_map(|n| 128 * n)],
-        group_size in prop_oneof![1usize..150, prop::sample::select(vec![32, 64, 128])],
+        columns in prop_oneof![
+            1usize..200,
+            500usize..3000,
+            (1usize..8).prop_map(|n| 128 * n),
+            (1usize..4).prop_map(|n| 1040 * n),
+        ],
+        group_size in prop_oneof![1usize..150, prop::sample::select(vec![32, 64, 128, 520, 1040])],
         symmetric: bool,
         scale_dtype in prop::sample::select(ScaleDtype::ALL.to_vec()),
     ) {

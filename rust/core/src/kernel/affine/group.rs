@@ -76,9 +76,10 @@ impl<L: Lanes> Errors<L> {
         self.settle();
         let max_abs_error = f64::from(self.largest());
         let [squared_error, squared] = self.errors.totals(&self.weights);
-        // The weights' squares never are: a simple group has none but zeros or one of some size. And
-        // where no error is known, all have been looked at.
-        let exact = squared == 0.0 || max_abs_error.max(known) == 0.0;
+        // Where no error was known before, all have been looked at. Where one was, weights whose
+        // squares are zero are zero, or so small that they add nothing to it. For the squares of all
+        // weights of a layer that is as true: some value is as large as a simple group's scale.
+        let exact = max_abs_error == 0.0 && (known == 0.0 || squared == 0.0);
         let sums = Sums { squared_error, squared, max_abs_error };
         (exact || !is_faint(squared_error)).then_some(sums)
     }
