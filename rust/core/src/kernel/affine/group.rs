@@ -118,7 +118,7 @@ impl<L: Lanes> Errors<L> {
         *self = errors;
     }
 
-    /// The codes of short parts that follow each other: the groups of a run, all simple, of which
+    /// The codes of whole parts that follow each other: the groups of a run, all simple, of which
     /// `part` make up each of them. All stays in registers until a part's sums are there.
     #[inline(always)]
     pub(super) fn parts<const CLAMP: bool>(
@@ -206,17 +206,6 @@ impl<L: Lanes> Errors<L> {
             self.settle();
         }
         self.pending += values.len();
-        self.encode::<CLAMP, TRACK>(vector, values, codes, along);
-    }
-
-    #[inline(always)]
-    fn encode<const CLAMP: bool, const TRACK: bool>(
-        &mut self,
-        vector: &Vector<L>,
-        values: &[[f32; LANES]],
-        codes: &mut [[u8; LANES]],
-        along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
-    ) {
         if let Some((next, out)) = along {
             let mut extremes = *out;
             for ((values, codes), next) in values.iter().zip(codes).zip(next) {

@@ -120,7 +120,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         // In memory between the loops, so that each has the registers to itself.
         std::hint::black_box(&mut errors);
         let mut run = Run::new();
-        // Whole parts, if many find place in a run.
+        // Whole parts, if they find place in a run.
         let short = groups.vectors > 0 && (1..=LANES).contains(&parts.part);
         let step = if short { LANES / parts.part * parts.part } else { LANES };
         for ranges in self.tile.ranges.chunks(step) {

@@ -27,6 +27,7 @@ pub(super) struct Kind {
 
 /// Sixteen groups, an array for each quantity so that the compiler computes it for all at once.
 pub(super) struct Run {
+    /// How many groups there are.
     pub(super) len: usize,
     pub(super) scale: [f32; LANES],
     pub(super) inverse: [f32; LANES],
