@@ -135,7 +135,7 @@ impl<L: Lanes> Errors<L> {
             let places = at * part..(at + 1) * part;
             errors.even::<CLAMP, true>(run, places, groups, along.as_deref_mut());
             ahead = errors.ahead;
-            sums.add(|known| errors.sums(known), Sums::default());
+            sums.add(&mut errors, Sums::default());
         }
         self.ahead = ahead;
     }

@@ -132,46 +132,42 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                 } else {
                     errors.parts::<false>(&run, part, &mut groups, &mut parts, beside);
                 }
-                self.write(&run, ranges.len());
-                if let Some(along) = &mut along {
-                    along.write(ranges.len());
-                }
-                continue;
-            }
-            let track = known.is_none_or(|known| run.may_exceed(known));
-            let way = (run.is_all_simple(), run.clamps(), track);
-            let mut from = 0;
-            while from < ranges.len() {
-                let places = from..ranges.len().min(from + parts.left);
-                from = places.end;
-                let count = places.len();
-                let beside = along.as_mut();
-                // Loops of their own: a call in one of them would push the sums out of registers.
-                match way {
-                    (true, false, false) => {
-                        errors.simple::<false, false>(&run, places, &mut groups, beside);
-                    }
-                    (true, false, true) => {
-                        errors.simple::<false, true>(&run, places, &mut groups, beside);
-                    }
-                    (true, true, false) => {
-                        errors.simple::<true, false>(&run, places, &mut groups, beside);
-                    }
-                    (true, true, true) => {
-                        errors.simple::<true, true>(&run, places, &mut groups, beside);
-                    }
-                    _ => {
-                        if let Some(along) = beside {
-                            along.groups(groups.vectors, places.clone());
+            } else {
+                let track = known.is_none_or(|known| run.may_exceed(known));
+                let way = (run.is_all_simple(), run.clamps(), track);
+                let mut from = 0;
+                while from < ranges.len() {
+                    let places = from..ranges.len().min(from + parts.left);
+                    from = places.end;
+                    let count = places.len();
+                    let beside = along.as_mut();
+                    // Loops of their own: a call in one of them would push the sums out of registers.
+                    match way {
+                        (true, false, false) => {
+                            errors.simple::<false, false>(&run, places, &mut groups, beside);
                         }
-                        let general = &mut parts.general;
-                        self.mixed(&mut run, ranges, places, &mut groups, general, &mut errors);
+                        (true, false, true) => {
+                            errors.simple::<false, true>(&run, places, &mut groups, beside);
+                        }
+                        (true, true, false) => {
+                            errors.simple::<true, false>(&run, places, &mut groups, beside);
+                        }
+                        (true, true, true) => {
+                            errors.simple::<true, true>(&run, places, &mut groups, beside);
+                        }
+                        _ => {
+                            if let Some(along) = beside {
+                                along.groups(groups.vectors, places.clone());
+                            }
+                            let general = &mut parts.general;
+                            self.mixed(&mut run, ranges, places, &mut groups, general, &mut errors);
+                        }
                     }
+                    parts.count(count, &mut errors);
                 }
-                parts.count(count, &mut errors);
-            }
-            if let (Some(known), true) = (&mut known, track) {
-                *known = known.max(errors.largest());
+                if let (Some(known), true) = (&mut known, track) {
+                    *known = known.max(errors.largest());
+                }
             }
             self.write(&run, ranges.len());
             if let Some(along) = &mut along {

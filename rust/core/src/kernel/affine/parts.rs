@@ -35,15 +35,15 @@ impl<'a> Parts<'a> {
             return;
         }
         let general = std::mem::take(&mut self.general);
-        self.add(|known| errors.sums(known), general);
+        self.add(errors, general);
         errors.begin();
     }
 
-    /// The sums of the part at hand, given the largest error known of it, and of its other groups.
+    /// The part at hand is done: add what its simple groups took, and its other ones.
     #[inline(always)]
-    pub(super) fn add(&mut self, sums: impl FnOnce(f64) -> Option<Sums>, general: Sums) {
+    pub(super) fn add<L: Lanes>(&mut self, errors: &mut Errors<L>, general: Sums) {
         let part = &mut self.sums[self.at];
-        if let Some(sums) = sums(part.max_abs_error) {
+        if let Some(sums) = errors.sums(part.max_abs_error) {
             *part += sums;
             *part += general;
         } else {
