@@ -3,10 +3,13 @@
 
 use std::hint::black_box;
 
-use arrowquant::dtype::ScaleDtype;
-use arrowquant::scheme::{self, Choice, Codes, Encoded, Grouping, Range, Scheme, Sums, Tile};
+use arrowquant::dtype::{Float, ScaleDtype};
+use arrowquant::scheme::{
+    self, Buffers, Choice, Codes, Encoded, Grouping, Range, Scheme, Sums, Tile, Values,
+};
 use arrowquant::simd::Level;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use half::bf16;
 
 const TILE: usize = 1 << 14;
 
@@ -14,11 +17,12 @@ struct Case {
     scheme: &'static dyn Scheme,
     grouping: Grouping,
     values: Vec<f32>,
+    halves: Vec<u8>,
     ranges: Vec<Range>,
     data: Vec<u8>,
     scales: Vec<f32>,
     zero_points: Vec<u8>,
-    buffer: Vec<u8>,
+    buffers: Buffers,
 }
 
 impl Case {
@@ -36,16 +40,21 @@ impl Case {
             scheme,
             grouping,
             ranges: values.chunks(group_size).map(range).collect(),
+            halves: values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
             values,
             data: vec![0; layout.data],
             scales: vec![0.0; layout.scales],
             zero_points: vec![0; layout.zero_points],
-            buffer: Vec::new(),
+            buffers: Buffers::default(),
         }
     }
 
-    fn encode(&mut self, level: Level) -> [Sums; 1] {
-        let Self { grouping, values, ranges, .. } = self;
+    fn encode(&mut self, level: Level, source: Float) -> [Sums; 1] {
+        let Self { grouping, values, halves, ranges, .. } = self;
+        let values = match source {
+            Float::BF16 => Values::Halves(source, halves),
+            _ => Values::Float32(values),
+        };
         let tile = Tile { grouping: *grouping, width: TILE, values, phase: 0, ranges, source: &[] };
         let out = Encoded {
             data: &mut self.data,
@@ -53,14 +62,14 @@ impl Case {
             zero_points: &mut self.zero_points,
         };
         let mut sums = [Sums::default()];
-        self.scheme.encode(level, &tile, out, &mut self.buffer, &mut sums, None);
+        self.scheme.encode(level, &tile, out, &mut self.buffers, &mut sums, None);
         sums
     }
 
     fn decode(&mut self, level: Level) {
         let Self { grouping, data, scales, zero_points, .. } = self;
         let codes = Codes { grouping: *grouping, width: TILE, phase: 0, data, scales, zero_points };
-        self.scheme.decode(level, &codes, &mut self.buffer, &mut self.values);
+        self.scheme.decode(level, &codes, &mut self.buffers.codes, &mut self.values);
     }
 }
 
@@ -69,12 +78,13 @@ fn kernels(criterion: &mut Criterion) {
         [("int4", 128, false), ("int8", 128, true), ("int4", 32, false), ("int2", 128, false)]
     {
         let mut case = Case::new(name, group_size, symmetric);
-        for verb in ["encode", "decode"] {
+        for verb in ["encode", "encode BF16", "decode"] {
             let mut group = criterion.benchmark_group(format!("{verb} {name} {group_size}"));
             group.throughput(Throughput::Elements(TILE as u64));
             for level in Level::available() {
                 group.bench_function(format!("{level:?}"), |bencher| match verb {
-                    "encode" => bencher.iter(|| black_box(case.encode(level))),
+                    "encode" => bencher.iter(|| black_box(case.encode(level, Float::F32))),
+                    "encode BF16" => bencher.iter(|| black_box(case.encode(level, Float::BF16))),
                     _ => bencher.iter(|| case.decode(level)),
                 });
             }

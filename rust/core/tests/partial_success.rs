@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{ArrayRef, LargeListArray, RecordBatch, StringArray, types::Float32Type};
 use arrowquant::scheme::{
-    Choice, Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile, find,
+    Buffers, Choice, Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile, find,
 };
 use arrowquant::simd::Level;
 use arrowquant::{Error, Monitor, Options, Plan, Quantizer, pool};
@@ -46,12 +46,13 @@ impl Scheme for Superstitious {
         level: Level,
         tile: &Tile<'_>,
         out: Encoded<'_>,
-        buffer: &mut Vec<u8>,
+        buffers: &mut Buffers,
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     ) {
-        assert!(!tile.values.contains(&13.0), "thirteen");
-        int8().encode(level, tile, out, buffer, sums, next);
+        let thirteen = tile.values.to_f32(level, &mut buffers.values).contains(&13.0);
+        assert!(!thirteen, "thirteen");
+        int8().encode(level, tile, out, buffers, sums, next);
     }
     fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {
         int8().decode(level, codes, buffer, values);

@@ -10,8 +10,7 @@ pub(crate) fn to_f32<L: Lanes>(lanes: L, source: Float, bytes: &[u8], values: &m
     match source {
         Float::F64 => map::<8>(bytes, values, |b| f64::from_le_bytes(b) as f32),
         Float::F32 => map::<4>(bytes, values, f32::from_le_bytes),
-        Float::F16 => halves(lanes, bytes, values),
-        Float::BF16 => map::<2>(bytes, values, |b| bf16_to_f32(u16::from_le_bytes(b))),
+        Float::F16 | Float::BF16 => halves(lanes, source, bytes, values),
         Float::F8E4M3 => map::<1>(bytes, values, |[b]| F8_E4M3[usize::from(b)]),
         Float::F8E5M2 => map::<1>(bytes, values, |[b]| f16_to_f32(u16::from(b) << 8)),
     }
@@ -25,9 +24,12 @@ pub(crate) fn is_exact<L: Lanes>(_: L, bytes: &[u8], values: &[f32]) -> bool {
     elements.iter().zip(values).map(same).fold(true, |all, same| all & same)
 }
 
-/// binary16, for which there are instructions.
+/// binary16, for which there are instructions, or bfloat16.
 #[inline(always)]
-fn halves<L: Lanes>(lanes: L, bytes: &[u8], values: &mut [f32]) {
+pub(crate) fn halves<L: Lanes>(lanes: L, source: Float, bytes: &[u8], values: &mut [f32]) {
+    if source == Float::BF16 {
+        return map::<2>(bytes, values, |b| bf16_to_f32(u16::from_le_bytes(b)));
+    }
     let (elements, _) = bytes.as_chunks::<2>();
     let (whole, rest) = elements.as_chunks::<LANES>();
     let (whole_values, rest_values) = values.as_chunks_mut::<LANES>();

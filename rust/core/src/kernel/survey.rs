@@ -2,12 +2,12 @@
 //! values are finite.
 
 mod along;
+mod halves;
 
-use super::convert;
-use crate::dtype::Float;
 use crate::scheme::Range;
 use crate::simd::{LANES, Lanes};
 pub(crate) use along::Along;
+pub(crate) use halves::{SHARE, survey_halves};
 
 /// The bits of infinity; those of a NaN are larger.
 const INFINITY: u32 = 0x7f80_0000;
@@ -44,38 +44,20 @@ pub(crate) fn survey<L: Lanes>(
     }
 }
 
-/// The same for 16-bit numbers, whose float32 values are written into `values` on the way.
-#[inline(always)]
-pub(crate) fn survey_halves<L: Lanes>(
-    lanes: L,
-    source: Float,
-    bytes: &[u8],
-    values: &mut [f32],
-    width: usize,
-    group_size: usize,
-    ranges: &mut [Range],
-) -> bool {
-    let (halves, _) = bytes.as_chunks::<2>();
-    let (halves, _) = halves.as_chunks::<LANES>();
-    match (source, group_size) {
-        _ if !width.is_multiple_of(group_size) => {}
-        (Float::BF16, 32) => return scan(lanes, Halves::<2, true>::new(halves, values), ranges),
-        (Float::BF16, 64) => return scan(lanes, Halves::<4, true>::new(halves, values), ranges),
-        (Float::BF16, 128) => return scan(lanes, Halves::<8, true>::new(halves, values), ranges),
-        (Float::F16, 32) => return scan(lanes, Halves::<2, false>::new(halves, values), ranges),
-        (Float::F16, 64) => return scan(lanes, Halves::<4, false>::new(halves, values), ranges),
-        (Float::F16, 128) => return scan(lanes, Halves::<8, false>::new(halves, values), ranges),
-        _ => {}
-    }
-    convert::to_f32(lanes, source, bytes, values);
-    survey(lanes, values, width, group_size, ranges)
-}
-
 /// The largest bits of positive and of negative values.
 pub(crate) type Extremes<L> = [<L as Lanes>::U32; 2];
 
 /// Groups that follow each other.
 trait Source<L: Lanes> {
+    /// The bits of infinity.
+    const INFINITY: u32 = INFINITY;
+
+    /// Sixteen values from their bits.
+    #[inline(always)]
+    fn values(_: L, bits: &[u32; LANES]) -> [f32; LANES] {
+        bits.map(f32::from_bits)
+    }
+
     /// Of the next group; zeros after the last.
     fn next(&mut self, lanes: L) -> Extremes<L>;
 }
@@ -127,41 +109,6 @@ impl<L: Lanes, const VECTORS: usize> Source<L> for Even<'_, VECTORS> {
     }
 }
 
-/// Groups of `VECTORS` vectors each of 16-bit numbers, and where their float32 values go.
-struct Halves<'a, const VECTORS: usize, const BF16: bool> {
-    halves: &'a [[[u8; 2]; LANES]],
-    values: &'a mut [[f32; LANES]],
-}
-
-impl<'a, const VECTORS: usize, const BF16: bool> Halves<'a, VECTORS, BF16> {
-    #[inline(always)]
-    fn new(halves: &'a [[[u8; 2]; LANES]], values: &'a mut [f32]) -> Self {
-        Self { halves, values: values.as_chunks_mut().0 }
-    }
-}
-
-impl<L: Lanes, const VECTORS: usize, const BF16: bool> Source<L> for Halves<'_, VECTORS, BF16> {
-    #[inline(always)]
-    fn next(&mut self, lanes: L) -> Extremes<L> {
-        let [mut high, mut low] = [lanes.zero_u32(); 2];
-        let values = std::mem::take(&mut self.values);
-        let (Some((halves, more)), Some((values, rest))) =
-            (self.halves.split_first_chunk::<VECTORS>(), values.split_first_chunk_mut::<VECTORS>())
-        else {
-            return [high, low];
-        };
-        (self.halves, self.values) = (more, rest);
-        for (halves, values) in halves.iter().zip(values) {
-            let vector = if BF16 { lanes.load_bf16(halves) } else { lanes.load_f16(halves) };
-            lanes.store(vector, values);
-            let bits = lanes.bits(vector);
-            high = lanes.max::<true>(high, bits);
-            low = lanes.max::<false>(low, bits);
-        }
-        [high, low]
-    }
-}
-
 #[inline(always)]
 fn extremes<L: Lanes>(
     lanes: L,
@@ -177,7 +124,7 @@ fn extremes<L: Lanes>(
 /// The ranges of all groups, up to sixteen of them together, since their lanes are compared
 /// together.
 #[inline(always)]
-fn scan<L: Lanes>(lanes: L, mut groups: impl Source<L>, ranges: &mut [Range]) -> bool {
+fn scan<L: Lanes, S: Source<L>>(lanes: L, mut groups: S, ranges: &mut [Range]) -> bool {
     let zero = lanes.zero_u32();
     let mut largest = [zero; 2];
     for ranges in ranges.chunks_mut(LANES) {
@@ -191,9 +138,9 @@ fn scan<L: Lanes>(lanes: L, mut groups: impl Source<L>, ranges: &mut [Range]) ->
             *high = lanes.quarter::<true>([high_a, high_b, high_c, high_d]);
             *low = lanes.quarter::<false>([low_a, low_b, low_c, low_d]);
         }
-        write(lanes, highs, lows, &mut largest, ranges);
+        write(lanes, highs, lows, &mut largest, S::values, ranges);
     }
-    are_finite(lanes, largest)
+    are_finite(lanes, largest, S::INFINITY)
 }
 
 /// The ranges of up to sixteen groups from their lanes' extremes, which are then part of `largest`.
@@ -203,6 +150,7 @@ fn write<L: Lanes>(
     highs: [L::U32; 4],
     lows: [L::U32; 4],
     largest: &mut Extremes<L>,
+    values: impl Fn(L, &[u32; LANES]) -> [f32; LANES],
     ranges: &mut [Range],
 ) {
     let (highs, lows) = (lanes.maxima::<true>(highs), lanes.maxima::<false>(lows));
@@ -215,14 +163,15 @@ fn write<L: Lanes>(
     for low in &mut low {
         *low = if *low > SIGN { *low } else { 0 };
     }
-    for ((range, high), low) in ranges.iter_mut().zip(high).zip(low) {
-        *range = Range { lo: f32::from_bits(low), hi: f32::from_bits(high) };
+    let (high, low) = (values(lanes, &high), values(lanes, &low));
+    for ((range, hi), lo) in ranges.iter_mut().zip(high).zip(low) {
+        *range = Range { lo, hi };
     }
 }
 
 #[inline(always)]
-fn are_finite<L: Lanes>(lanes: L, [positive, negative]: Extremes<L>) -> bool {
-    lanes.largest(positive) < INFINITY && lanes.largest(negative) < SIGN | INFINITY
+fn are_finite<L: Lanes>(lanes: L, [positive, negative]: Extremes<L>, infinity: u32) -> bool {
+    lanes.largest(positive) < infinity && lanes.largest(negative) < SIGN | infinity
 }
 
 /// The extremes with those of sixteen more values.

@@ -4,7 +4,7 @@ use super::piece::Stop;
 use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::metrics::Sums;
 use crate::layer::Job;
-use crate::scheme::{self, Codes, Encoded, Grouping, Next, Tile};
+use crate::scheme::{self, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Tile, Values};
 use crate::simd::{self, Level};
 use crate::tile::Place;
 
@@ -14,7 +14,7 @@ pub(super) struct Scratch {
     values: Vec<f32>,
     ranges: Vec<scheme::Range>,
     next_ranges: Vec<scheme::Range>,
-    buffer: Vec<u8>,
+    buffers: Buffers,
     touched: Touched,
 }
 
@@ -55,7 +55,7 @@ impl Scratch {
         out: Encoded<'_>,
         sums: &mut Sums,
     ) -> Result<Seen, Stop> {
-        let Self { values, ranges, next_ranges, buffer, touched } = self;
+        let Self { values, ranges, next_ranges, buffers, touched } = self;
         // Of wide groups the ranges are known, and the survey is only for what is not finite.
         let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
         let groups = if wide.is_some() { 1 } else { place.groups.len() };
@@ -75,12 +75,12 @@ impl Scratch {
         let (grouping, width, phase) = (job.grouping, place.width, place.phase);
         let tile = Tile { grouping, width, values, phase, ranges, source };
         if phase > 0 || job.source == Float::F64 {
-            touched.encode(level, (job, place), &tile, out, buffer, sums);
+            touched.encode(level, (job, place), &tile, out, buffers, sums);
             return Ok(None);
         }
         let next = next.filter(|_| wide.is_none());
         let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
-        job.scheme.encode(level, &tile, out, buffer, std::slice::from_mut(sums), next.as_mut());
+        job.scheme.encode(level, &tile, out, buffers, std::slice::from_mut(sums), next.as_mut());
         Ok(next.and_then(|next| next.finite))
     }
 
@@ -94,7 +94,7 @@ impl Scratch {
         out: Encoded<'_>,
         sums: &mut [Sums],
     ) -> Result<Seen, OneByOne> {
-        let Self { values, ranges, next_ranges, buffer, .. } = self;
+        let Self { values, ranges, next_ranges, buffers, .. } = self;
         let (grouping, width) = (job.grouping, job.grouping.columns);
         if seen.is_some() {
             std::mem::swap(ranges, next_ranges);
@@ -108,7 +108,7 @@ impl Scratch {
         let tile = Tile { grouping, width, values, phase: 0, ranges, source };
         sums.fill(Sums::default());
         let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
-        job.scheme.encode(level, &tile, out, buffer, sums, next.as_mut());
+        job.scheme.encode(level, &tile, out, buffers, sums, next.as_mut());
         Ok(next.and_then(|next| next.finite))
     }
 }
@@ -122,7 +122,7 @@ impl Touched {
         (job, place): (&Job, &Place),
         tile: &Tile<'_>,
         out: Encoded<'_>,
-        buffer: &mut Vec<u8>,
+        buffers: &mut Buffers,
         sums: &mut Sums,
     ) {
         let Self { scales, zero_points, decoded } = self;
@@ -133,13 +133,19 @@ impl Touched {
         let Encoded { data, scales: own_scales, zero_points: own_zero_points } = out;
         let mut narrow = [*sums];
         let all = Encoded { data: &mut *data, scales, zero_points };
-        job.scheme.encode(level, tile, all, buffer, &mut narrow, None);
+        job.scheme.encode(level, tile, all, buffers, &mut narrow, None);
         // Of numbers that float32 holds the sums are those that float32 has, to the bit.
-        if job.source == Float::F64 && !simd::is_exact(level, tile.source, tile.values) {
+        let exact = match tile.values {
+            Values::Float32(values) if job.source == Float::F64 => {
+                simd::is_exact(level, tile.source, values)
+            }
+            _ => true,
+        };
+        if !exact {
             let Tile { grouping, width, phase, .. } = *tile;
             let codes = Codes { grouping, width, phase, data, scales, zero_points };
             decoded.resize(tile.values.len(), 0.0);
-            job.scheme.decode(level, &codes, buffer, decoded);
+            job.scheme.decode(level, &codes, &mut buffers.codes, decoded);
             *sums += simd::sums_f64(level, tile.source, decoded);
         } else {
             [*sums] = narrow;
@@ -163,8 +169,7 @@ fn next_tile<'a>(
     Some(Next { values, ranges, finite: None })
 }
 
-/// The values as float32, their groups' ranges, unless they were seen before, and whether all are
-/// finite numbers.
+/// The values, their groups' ranges, unless they were seen before, and whether all are finite numbers.
 fn survey<'a>(
     level: Level,
     source: Float,
@@ -173,17 +178,14 @@ fn survey<'a>(
     width: usize,
     group_size: usize,
     ranges: &mut [scheme::Range],
-) -> (&'a [f32], bool) {
-    if let Some(finite) = seen {
-        return (float_values(level, source, bytes, buffer), finite);
-    }
-    if source.width() == 2 {
-        buffer.resize(bytes.len() / 2, 0.0);
-        let finite = simd::survey_halves(level, source, bytes, buffer, width, group_size, ranges);
-        return (buffer, finite);
+) -> (Values<'a>, bool) {
+    if source.width() == 2 && width.is_multiple_of(group_size) && group_size.is_multiple_of(PAIRS) {
+        let finite = simd::survey_halves(level, source, bytes, group_size, ranges);
+        return (Values::Halves(source, bytes), finite);
     }
     let values = float_values(level, source, bytes, buffer);
-    (values, simd::survey(level, values, width, group_size, ranges))
+    let find = || simd::survey(level, values, width, group_size, ranges);
+    (Values::Float32(values), seen.unwrap_or_else(find))
 }
 
 /// The values as float32: the source's own bytes where they are that, else converted into `buffer`.

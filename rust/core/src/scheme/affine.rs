@@ -1,6 +1,6 @@
 //! `int8`, `int4`, `int2`: affine integers, with scales and zero points beside the codes.
 
-use super::{Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile};
+use super::{Buffers, Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile};
 use crate::kernel::{affine, pack};
 use crate::simd::{self, Level};
 
@@ -54,11 +54,11 @@ impl Scheme for Affine {
         level: Level,
         tile: &Tile<'_>,
         out: Encoded<'_>,
-        buffer: &mut Vec<u8>,
+        buffers: &mut Buffers,
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     ) {
-        simd::encode_affine(level, self.bits, tile, out, buffer, sums, next);
+        simd::encode_affine(level, self.bits, tile, out, buffers, sums, next);
     }
 
     fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {

@@ -9,10 +9,10 @@ mod undecodable;
 
 use std::fmt::Debug;
 
-use crate::dtype::ScaleDtype;
+use crate::dtype::{Float, ScaleDtype};
 use crate::error::UnknownScheme;
 pub use crate::kernel::metrics::Sums;
-use crate::simd::Level;
+use crate::simd::{self, LANES, Level};
 
 /// Every scheme that encodes, in the order in which messages list them.
 pub static ALL: [&dyn Scheme; 3] = [&affine::INT8, &affine::INT4, &affine::INT2];
@@ -100,7 +100,53 @@ pub struct Range {
     pub hi: f32,
 }
 
-/// A piece of a tensor as float32 values: whole rows, or a stretch of one row.
+/// Values to encode.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// As float32.
+    Float32(&'a [f32]),
+    /// Little-endian binary16 or bfloat16 numbers as they lie in memory: as float32 they would take
+    /// more room than the first-level cache has, so groups are converted as they are encoded.
+    Halves(Float, &'a [u8]),
+}
+
+impl<'a> Values<'a> {
+    /// All of them as float32, in `buffer` if they are not that.
+    pub fn to_f32(self, level: Level, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        match self {
+            Self::Float32(values) => values,
+            Self::Halves(source, bytes) => {
+                buffer.resize(self.len(), 0.0);
+                simd::to_f32(level, source, bytes, buffer);
+                buffer
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Float32(values) => values.len(),
+            Self::Halves(_, bytes) => bytes.len() / 2,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Room to work in, used again for the next tile.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    /// A byte for each code.
+    pub codes: Vec<u8>,
+    /// Values of groups at hand.
+    pub values: Vec<f32>,
+}
+
+/// A piece of a tensor: whole rows, or a stretch of one row.
 #[derive(Clone, Copy, Debug)]
 pub struct Tile<'a> {
     /// How the tensor is grouped.
@@ -108,7 +154,7 @@ pub struct Tile<'a> {
     /// Elements of each of the tile's rows: all columns, or the stretch's length.
     pub width: usize,
     /// The values, row after row; a multiple of `width`.
-    pub values: &'a [f32],
+    pub values: Values<'a>,
     /// Elements of the stretch's first group that lie before it.
     pub phase: usize,
     /// The ranges of all groups touched, over all of each group's elements, row after row.
@@ -184,7 +230,7 @@ pub trait Scheme: Debug + Send + Sync {
     fn exact_scale(&self, range: Range, symmetric: bool) -> f64;
 
     /// Write a tile's codes and scales, and add its values and their errors to `sums`: one for all of
-    /// its rows, or one for each of several parts of equally many rows. `buffer` is there to work
+    /// its rows, or one for each of several parts of equally many rows. `buffers` are there to work
     /// in, and `next` to be looked at beforehand, or to be left alone.
     ///
     /// It can't fail: every value is finite, every scale fits the scale dtype.
@@ -193,7 +239,7 @@ pub trait Scheme: Debug + Send + Sync {
         level: Level,
         tile: &Tile<'_>,
         out: Encoded<'_>,
-        buffer: &mut Vec<u8>,
+        buffers: &mut Buffers,
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     );
@@ -209,3 +255,6 @@ pub trait Scheme: Debug + Send + Sync {
 /// Stretches of a row begin at multiples of this many elements: whole 32-bit words at any code
 /// width.
 pub const TILE_UNIT: usize = 32;
+
+/// Numbers of 16 bits that are looked at together.
+pub const PAIRS: usize = 2 * LANES;

@@ -1,7 +1,7 @@
 //! For tests: int8, whose decoder panics.
 
 use super::affine::INT8;
-use super::{Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile};
+use super::{Buffers, Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile};
 use crate::simd::Level;
 
 #[derive(Debug)]
@@ -34,11 +34,11 @@ impl Scheme for Undecodable {
         level: Level,
         tile: &Tile<'_>,
         out: Encoded<'_>,
-        buffer: &mut Vec<u8>,
+        buffers: &mut Buffers,
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     ) {
-        INT8.encode(level, tile, out, buffer, sums, next);
+        INT8.encode(level, tile, out, buffers, sums, next);
     }
     fn decode(&self, _: Level, _: &Codes<'_>, _: &mut Vec<u8>, _: &mut [f32]) {
         panic!("undecodable");

@@ -7,6 +7,9 @@
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
+/// The upper 16 bits of a lane.
+pub(super) const HIGH_HALF: u32 = 0xffff_0000;
+
 /// Sixteen-lane arithmetic with the instructions that a token stands for.
 pub(crate) trait Lanes: Copy {
     /// Sixteen float32.
@@ -37,6 +40,12 @@ pub(crate) trait Lanes: Copy {
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
     fn zero_u32(self) -> Self::U32;
+    /// Thirty-two numbers of 16 bits, two in each lane.
+    fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> Self::U32;
+    /// The larger ones of 32 numbers of 16 bits each, as int16 where `SIGNED`.
+    fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// The larger half of each lane, as its high half above zeros.
+    fn larger_half<const SIGNED: bool>(self, a: Self::U32) -> Self::U32;
     fn store_u32(self, numbers: Self::U32, out: &mut [u32; LANES]);
     fn bits(self, values: Self::F32) -> Self::U32;
     /// The larger of `largest` and the bits of the values' magnitudes; no value is a NaN.
@@ -164,6 +173,26 @@ impl Lanes for Portable {
     #[inline(always)]
     fn zero_u32(self) -> Self::U32 {
         [0; LANES]
+    }
+    #[inline(always)]
+    fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> Self::U32 {
+        let mut out = [0; LANES];
+        for (lane, [low, high]) in out.iter_mut().zip(halves.as_chunks::<2>().0) {
+            *lane =
+                u32::from(u16::from_le_bytes(*low)) | u32::from(u16::from_le_bytes(*high)) << 16;
+        }
+        out
+    }
+    #[inline(always)]
+    fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        each(a, b, |a, b| {
+            let low = larger::<SIGNED>(a << 16, b << 16) >> 16;
+            low | larger::<SIGNED>(a & HIGH_HALF, b & HIGH_HALF)
+        })
+    }
+    #[inline(always)]
+    fn larger_half<const SIGNED: bool>(self, a: Self::U32) -> Self::U32 {
+        a.map(|lane| larger::<SIGNED>(lane << 16, lane & HIGH_HALF))
     }
     #[inline(always)]
     fn store_u32(self, numbers: Self::U32, out: &mut [u32; LANES]) {

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
 use crate::kernel::{affine, convert, metrics, survey};
-use crate::scheme::{Codes, Encoded, Next, Range, Tile};
+use crate::scheme::{Buffers, Codes, Encoded, Next, Range, Tile};
 #[cfg(test)]
 pub(crate) use lanes::Portable;
 pub(crate) use lanes::{LANES, Lanes};
@@ -122,10 +122,7 @@ dispatch! {
 dispatch! {
     /// See [`survey::survey_halves`].
     survey_halves = survey::survey_halves,
-    (
-        source: Float, bytes: &[u8], values: &mut [f32], width: usize, group_size: usize,
-        ranges: &mut [Range]
-    ) -> bool
+    (source: Float, bytes: &[u8], group_size: usize, ranges: &mut [Range]) -> bool
 }
 dispatch! {
     /// See [`metrics::sums_f64`].
@@ -135,7 +132,7 @@ dispatch! {
     /// See [`affine::encode`].
     encode_affine = affine::encode,
     (
-        bits: u32, tile: &Tile<'_>, out: Encoded<'_>, codes: &mut Vec<u8>, sums: &mut [Sums],
+        bits: u32, tile: &Tile<'_>, out: Encoded<'_>, buffers: &mut Buffers, sums: &mut [Sums],
         next: Option<&mut Next<'_>>
     )
 }

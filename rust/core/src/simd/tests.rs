@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::squares::PRECISION;
-use crate::scheme::{self, Codes, Encoded, Grouping, Next, Range, Sums, Tile};
+use crate::scheme::{
+    self, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Range, Sums, Tile, Values,
+};
 use crate::simd::{self, Level};
 
 #[derive(Debug, PartialEq)]
@@ -44,14 +46,19 @@ fn everything(
     }
     let mut ranges = vec![Range::ZERO; rows * grouping.groups()];
     let finite = simd::survey(level, &values, columns, group_size, &mut ranges);
-    if source.width() == 2 {
-        let (mut on_the_way, mut same) = (vec![0.0; count], vec![Range::ZERO; ranges.len()]);
-        // Without the numbers that were replaced above.
-        let mut halves = vec![0; bytes.len()];
+    // Without the numbers that were replaced above.
+    let mut halves = vec![0; if source.width() == 2 { bytes.len() } else { 0 }];
+    if !halves.is_empty() {
         simd::from_f32(level, source, &values, &mut halves);
-        let (width, into) = (columns, &mut on_the_way);
-        let all = simd::survey_halves(level, source, &halves, into, width, group_size, &mut same);
-        assert_eq!((all, &same, bits(&on_the_way)), (finite, &ranges, bits(&values)));
+        if columns.is_multiple_of(group_size) && group_size.is_multiple_of(PAIRS) {
+            let survey = |halves: &[u8], ranges: &mut [Range]| {
+                simd::survey_halves(level, source, halves, group_size, ranges)
+            };
+            let mut same = vec![Range::ZERO; ranges.len()];
+            assert_eq!((survey(&halves, &mut same), &same), (finite, &ranges));
+            let all_finite = raw.iter().all(|value| value.is_finite());
+            assert_eq!(survey(&bytes[..halves.len()], &mut same), all_finite);
+        }
     }
     let layout = scheme.row_layout(&grouping);
     let mut data = vec![0; rows * layout.data];
@@ -61,14 +68,24 @@ fn everything(
     let parts = if rows.is_multiple_of(2) { rows / 2 } else { rows };
     let part = count / parts;
     let (values, ranges) = (values.as_slice(), ranges.as_slice());
-    let tile = Tile { grouping, width: columns, values, phase: 0, ranges, source: bytes };
+    let of_tile = Values::Float32(values);
+    let tile = Tile { grouping, width: columns, values: of_tile, phase: 0, ranges, source: bytes };
     let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
-    let (mut buffer, mut sums) = (Vec::new(), vec![Sums::default(); parts]);
+    let (mut buffers, mut sums) = (Buffers::default(), vec![Sums::default(); parts]);
     let (mut raw_ranges, mut on_the_way) = (ranges.to_vec(), ranges.to_vec());
     let raw_finite = simd::survey(level, &raw, columns, group_size, &mut raw_ranges);
     let mut next = Next { values: &raw, ranges: &mut on_the_way, finite: None };
-    scheme.encode(level, &tile, out, &mut buffer, &mut sums, Some(&mut next));
+    scheme.encode(level, &tile, out, &mut buffers, &mut sums, Some(&mut next));
     let found = next.finite;
+    if !halves.is_empty() {
+        let tile = Tile { values: Values::Halves(source, &halves), source: &halves, ..tile };
+        let (mut same, mut same_sums) = (vec![1; data.len()], vec![Sums::default(); parts]);
+        let (mut s, mut z) = (vec![0.0; scales.len()], vec![0; zero_points.len()]);
+        let out = Encoded { data: &mut same, scales: &mut s, zero_points: &mut z };
+        scheme.encode(level, &tile, out, &mut buffers, &mut same_sums, None);
+        assert_eq!((same, bits(&s), z), (data.clone(), bits(&scales), zero_points.clone()));
+        assert_eq!(same_sums, sums);
+    }
     if let Some(finite) = found {
         let ends = |ranges: &[Range]| -> Vec<[u32; 2]> {
             ranges.iter().map(|range| [range.lo, range.hi].map(f32::to_bits)).collect()
@@ -84,7 +101,7 @@ fn everything(
         zero_points: &zero_points,
     };
     let mut decoded = vec![0.0; count];
-    scheme.decode(level, &codes, &mut buffer, &mut decoded);
+    scheme.decode(level, &codes, &mut buffers.codes, &mut decoded);
     let mut narrowed = vec![0; bytes.len()];
     simd::from_f32(level, source, &decoded, &mut narrowed);
     // The sums are those of what is decoded, up to how they are rounded.

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{HIGH_HALF, LANES, Lanes};
 
 /// Stands for a CPU with AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +121,21 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn zero_u32(self) -> __m512i {
         cpu! { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> __m512i {
+        cpu! { _mm512_loadu_si512(halves.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn max_of_pairs<const SIGNED: bool>(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { if SIGNED { _mm512_max_epi16(a, b) } else { _mm512_max_epu16(a, b) } }
+    }
+    #[inline(always)]
+    fn larger_half<const SIGNED: bool>(self, a: __m512i) -> __m512i {
+        cpu! {
+            let high = _mm512_and_si512(a, _mm512_set1_epi32(HIGH_HALF as i32));
+            self.max::<SIGNED>(_mm512_slli_epi32::<16>(a), high)
+        }
     }
     #[inline(always)]
     fn store_u32(self, numbers: __m512i, out: &mut [u32; LANES]) {
@@ -290,6 +305,33 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn zero_u32(self) -> Self::U32 {
         cpu! { [_mm256_setzero_si256(); 2] }
+    }
+    #[inline(always)]
+    fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> Self::U32 {
+        cpu! {
+            let (low, high) = (halves.as_ptr(), halves[LANES..].as_ptr());
+            [_mm256_loadu_si256(low.cast()), _mm256_loadu_si256(high.cast())]
+        }
+    }
+    #[inline(always)]
+    fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        cpu! {
+            if SIGNED {
+                [_mm256_max_epi16(a[0], b[0]), _mm256_max_epi16(a[1], b[1])]
+            } else {
+                [_mm256_max_epu16(a[0], b[0]), _mm256_max_epu16(a[1], b[1])]
+            }
+        }
+    }
+    #[inline(always)]
+    fn larger_half<const SIGNED: bool>(self, [low, high]: Self::U32) -> Self::U32 {
+        cpu! {
+            let mask = _mm256_set1_epi32(HIGH_HALF as i32);
+            [
+                self.max8::<SIGNED>(_mm256_slli_epi32::<16>(low), _mm256_and_si256(low, mask)),
+                self.max8::<SIGNED>(_mm256_slli_epi32::<16>(high), _mm256_and_si256(high, mask)),
+            ]
+        }
     }
     #[inline(always)]
     fn store_u32(self, [low, high]: Self::U32, out: &mut [u32; LANES]) {

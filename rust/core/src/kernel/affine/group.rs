@@ -92,7 +92,7 @@ impl<L: Lanes> Errors<L> {
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_>,
+        groups: &mut Groups<'_, L>,
         along: Option<&mut Along<'_, L>>,
     ) {
         // A copy, which stays in registers from group to group.
@@ -125,7 +125,7 @@ impl<L: Lanes> Errors<L> {
         &mut self,
         run: &Run,
         part: usize,
-        groups: &mut Groups<'_>,
+        groups: &mut Groups<'_, L>,
         sums: &mut Parts<'_>,
         mut along: Option<&mut Along<'_, L>>,
     ) {
@@ -146,7 +146,7 @@ impl<L: Lanes> Errors<L> {
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_>,
+        groups: &mut Groups<'_, L>,
         along: Option<&mut Along<'_, L>>,
     ) {
         let vectors = groups.vectors;

@@ -2,8 +2,9 @@
 
 use std::ops::Range as Span;
 
-use crate::scheme::{Grouping, Tile};
-use crate::simd::LANES;
+use crate::kernel::convert;
+use crate::scheme::{Grouping, Tile, Values};
+use crate::simd::{LANES, Lanes};
 
 /// The places of a tile's groups, one after the other.
 pub(super) struct Spans {
@@ -37,17 +38,25 @@ impl Spans {
 }
 
 /// A tile's groups with their values and codes, as they are worked through.
-pub(super) struct Groups<'a> {
-    values: &'a [f32],
+pub(super) struct Groups<'a, L: Lanes> {
+    lanes: L,
+    values: Values<'a>,
+    /// Those of groups at hand, where they must be converted.
+    floats: &'a mut Vec<f32>,
     codes: &'a mut [u8],
     spans: Spans,
     /// Where all groups are as many whole vectors: how many; else zero.
     pub(super) vectors: usize,
 }
 
-impl<'a> Groups<'a> {
+impl<'a, L: Lanes> Groups<'a, L> {
     #[inline(always)]
-    pub(super) fn new(tile: &Tile<'a>, codes: &'a mut [u8]) -> Self {
+    pub(super) fn new(
+        lanes: L,
+        tile: &Tile<'a>,
+        floats: &'a mut Vec<f32>,
+        codes: &'a mut [u8],
+    ) -> Self {
         let group_size = tile.grouping.group_size;
         let even = group_size.is_multiple_of(LANES)
             && tile.width.is_multiple_of(group_size)
@@ -56,13 +65,13 @@ impl<'a> Groups<'a> {
         let (vectors, width) =
             if even { (group_size / LANES, tile.values.len()) } else { (0, tile.width) };
         let spans = Spans::new(&tile.grouping, width, tile.phase);
-        Self { values: tile.values, codes, spans, vectors }
+        Self { lanes, values: tile.values, floats, codes, spans, vectors }
     }
 
     #[inline(always)]
     pub(super) fn next(&mut self) -> (&[f32], &mut [u8]) {
         let span = self.spans.next();
-        (&self.values[span.clone()], &mut self.codes[span])
+        (floats(self.lanes, self.values, span.clone(), self.floats), &mut self.codes[span])
     }
 
     /// Of that many groups at once, where all have as many vectors.
@@ -71,6 +80,28 @@ impl<'a> Groups<'a> {
         let start = self.spans.column;
         self.spans.column += groups * self.spans.group_size;
         let span = start..self.spans.column;
-        (self.values[span.clone()].as_chunks().0, self.codes[span].as_chunks_mut().0)
+        let values = floats(self.lanes, self.values, span.clone(), self.floats);
+        (values.as_chunks().0, self.codes[span].as_chunks_mut().0)
+    }
+}
+
+/// Some of a tile's values as float32, in `buffer` if they are not that.
+#[inline(always)]
+pub(super) fn floats<'a, L: Lanes>(
+    lanes: L,
+    values: Values<'a>,
+    span: Span<usize>,
+    buffer: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    match values {
+        Values::Float32(values) => &values[span],
+        Values::Halves(source, bytes) => {
+            if buffer.len() < span.len() {
+                buffer.resize(span.len(), 0.0);
+            }
+            let floats = &mut buffer[..span.len()];
+            convert::halves(lanes, source, &bytes[2 * span.start..2 * span.end], floats);
+            floats
+        }
     }
 }

@@ -13,8 +13,8 @@ use std::ops::Range as Span;
 
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::kernel::survey::Along;
-use crate::scheme::{Codes, Encoded, Grouping, Next, Range, Tile};
+use crate::kernel::survey::{Along, SHARE};
+use crate::scheme::{Buffers, Codes, Encoded, Grouping, Next, Range, Tile, Values};
 use crate::simd::{LANES, Lanes};
 use group::{Ahead, Errors};
 use groups::{Groups, Spans};
@@ -37,11 +37,12 @@ pub(crate) fn encode<L: Lanes>(
     bits: u32,
     tile: &Tile<'_>,
     out: Encoded<'_>,
-    codes: &mut Vec<u8>,
+    buffers: &mut Buffers,
     sums: &mut [Sums],
     next: Option<&mut Next<'_>>,
 ) {
     let Encoded { data, scales, zero_points } = out;
+    let Buffers { codes, values } = buffers;
     let encoder = Encoder::new(lanes, bits, tile, data.as_ptr(), scales, zero_points);
     let in_place = bits == 8 && data.len() == tile.values.len();
     let bytes = if in_place {
@@ -51,11 +52,11 @@ pub(crate) fn encode<L: Lanes>(
         codes.resize(tile.values.len(), 0);
         codes.as_mut_slice()
     };
-    let faint = encoder.groups(bytes, sums, next);
+    let faint = encoder.groups(values, bytes, sums, next);
     if !faint.is_empty() {
         let Tile { grouping, width, phase, .. } = *tile;
         let codes = Codes { grouping, width, phase, data: bytes, scales, zero_points };
-        recount(bits, tile.values, &codes, &faint, sums);
+        recount(lanes, bits, tile.values, values, &codes, &faint, sums);
     }
     if !in_place {
         pack::pack_rows(codes, tile.width, bits, data);
@@ -92,12 +93,13 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     #[inline(always)]
     fn groups(
         mut self,
+        floats: &mut Vec<f32>,
         codes: &mut [u8],
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     ) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
-        let mut groups = Groups::new(self.tile, codes);
+        let mut groups = Groups::new(self.lanes, self.tile, floats, codes);
         let fits =
             |next: &&mut Next<'_>| groups.vectors >= FEWEST && next.values.len() == values.len();
         let mut next = next.filter(fits);
@@ -106,10 +108,13 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         // What is touched first is this tile, or the one behind it.
         let first = if along.is_some() { source.len() } else { 0 };
         let ahead = source.len().max(first + AHEAD);
+        let step = source.len() / values.len().max(1) * LANES;
+        // A share of halves is asked for when the next ones are surveyed.
+        let share = if matches!(values, Values::Halves(..)) { SHARE } else { usize::MAX };
         let ahead = Ahead {
-            source: source.as_ptr().wrapping_add(ahead),
+            source: source.as_ptr().wrapping_add(ahead + source.len() / share),
             behind: ahead - first - NEAR,
-            source_step: source.len() / values.len().max(1) * LANES,
+            source_step: step - step / share,
             out: self.out,
             out_step: self.kind.bits as usize * LANES / 8,
         };
@@ -188,7 +193,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         run: &mut Run,
         ranges: &[Range],
         places: Span<usize>,
-        groups: &mut Groups<'_>,
+        groups: &mut Groups<'_, L>,
         general: &mut Sums,
         errors: &mut Errors<L>,
     ) {
@@ -271,16 +276,17 @@ mod tests {
         survey(Portable, &later, 2048, 128, &mut expected);
         for finite in [true, false] {
             let ranges = ranges.as_slice();
-            let (values, phase, source) = (values.as_slice(), 0, [].as_slice());
+            let (values, phase) = (Values::Float32(&values), 0);
+            let source = [].as_slice();
             let tile = Tile { grouping, width: 2048, values, phase, ranges, source };
             let (mut data, mut scales, mut zero_points) = ([0; 1024], [0.0; 16], [0; 16]);
             let out =
                 Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
             let mut found = vec![Range::ZERO; 16];
             let mut next = Next { values: &later, ranges: &mut found, finite: None };
-            let (mut buffer, mut sums) = (Vec::new(), [Sums::default()]);
+            let (mut buffers, mut sums) = (Buffers::default(), [Sums::default()]);
             let some = Some(&mut next);
-            simd::encode_affine(Level::best(), 4, &tile, out, &mut buffer, &mut sums, some);
+            simd::encode_affine(Level::best(), 4, &tile, out, &mut buffers, &mut sums, some);
             assert_eq!(next.finite, Some(finite));
             assert!(!finite || found == expected);
             later[1000] = f32::NAN;
@@ -312,12 +318,13 @@ mod tests {
             survey(Portable, &values, width, group_size, &mut ranges);
             let grouping = Grouping { columns: width, group_size, symmetric, scale_dtype };
             let (ranges, values) = (ranges.as_slice(), values.as_slice());
-            let tile = Tile { grouping, width, values, phase: 0, ranges, source: &[] };
+            let of_tile = Values::Float32(values);
+            let tile = Tile { grouping, width, values: of_tile, phase: 0, ranges, source: &[] };
             let mut data = vec![0; pack::row_bytes(width, bits)];
             let (mut scales, mut zero_points) = (vec![0.0; groups], vec![0; groups]);
             let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
-            let (mut buffer, mut sums) = (Vec::new(), [Sums::default()]);
-            simd::encode_affine(Level::best(), bits, &tile, out, &mut buffer, &mut sums, None);
+            let (mut buffers, mut sums) = (Buffers::default(), [Sums::default()]);
+            simd::encode_affine(Level::best(), bits, &tile, out, &mut buffers, &mut sums, None);
             let mut codes = vec![0; width];
             pack::unpack_rows(&data, width, bits, &mut codes);
 

@@ -1,10 +1,10 @@
 //! The sums of layers that share a tile.
 
 use super::group::Errors;
-use super::groups::Spans;
+use super::groups::{Spans, floats};
 use super::zero_point;
 use crate::kernel::metrics::{self, Sums};
-use crate::scheme::Codes;
+use crate::scheme::{Codes, Values};
 use crate::simd::Lanes;
 
 /// The sums of a tile's parts, which have equally many groups.
@@ -55,9 +55,11 @@ impl<'a> Parts<'a> {
 
 /// Count the parts `faint`, which rise, anew: in float64. `codes` has a byte for each.
 #[inline(always)]
-pub(super) fn recount(
+pub(super) fn recount<L: Lanes>(
+    lanes: L,
     bits: u32,
-    values: &[f32],
+    values: Values<'_>,
+    buffer: &mut Vec<f32>,
     codes: &Codes<'_>,
     faint: &[usize],
     sums: &mut [Sums],
@@ -71,7 +73,8 @@ pub(super) fn recount(
             continue;
         }
         let zero = zero_point(bits, codes, group);
-        let (values, codes) = (&values[span.clone()], &codes.data[span]);
+        let codes = &codes.data[span.clone()];
+        let values = floats(lanes, values, span, buffer);
         sums[group / part] += metrics::sums(values, codes, |code| (f32::from(code) - zero) * scale);
         if (group + 1).is_multiple_of(part) {
             faint.next();

@@ -39,10 +39,11 @@ pub(super) struct Run {
     pub(super) reach: [f32; LANES],
     /// No error of the group is larger.
     bound: [f32; LANES],
-    /// 1 where the group is simple.
+    /// 1 where the group is simple, and whether all are.
     simple: [u32; LANES],
-    /// 1 where a value rounds to more than `reach`.
-    beyond: [u32; LANES],
+    all_simple: u32,
+    /// 1 where a value of any group rounds to more than `reach`.
+    clamps: u32,
 }
 
 impl Run {
@@ -57,7 +58,8 @@ impl Run {
             reach: [0.0; LANES],
             bound: [0.0; LANES],
             simple: [0; LANES],
-            beyond: [0; LANES],
+            all_simple: 0,
+            clamps: 0,
         }
     }
 
@@ -96,6 +98,7 @@ impl Run {
             ScaleDtype::F32 | ScaleDtype::BF16 => (LOWEST, HIGHEST),
         };
         let shift = 52 - dtype.fraction_bits();
+        let (mut all_simple, mut clamps) = (1, 0);
         for i in 0..LANES {
             let range = ranges[i];
             let exact = exact_scale(BITS, range, SYMMETRIC);
@@ -126,15 +129,19 @@ impl Run {
             self.shifted_zero[i] = zero + MAGIC;
             self.reach[i] = reach;
             self.bound[i] = if empty { 0.0 } else { farthest * scale };
-            self.simple[i] = u32::from((empty | usual) & near & (below <= zero));
-            self.beyond[i] = u32::from(beyond);
+            let simple = u32::from((empty | usual) & near & (below <= zero));
+            self.simple[i] = simple;
+            // While both are at hand: to read them back would wait for them to be written.
+            all_simple &= simple;
+            clamps |= u32::from(beyond);
         }
+        (self.all_simple, self.clamps) = (all_simple, clamps);
     }
 
     /// Whether any group has values to clamp.
     #[inline(always)]
     pub(super) fn clamps(&self) -> bool {
-        self.beyond.iter().fold(0, |any, beyond| any | beyond) > 0
+        self.clamps > 0
     }
 
     /// Whether an error larger than `largest` is possible in any simple group.
@@ -151,7 +158,7 @@ impl Run {
     /// Whether every group is; those that fill up a short run always are.
     #[inline(always)]
     pub(super) fn is_all_simple(&self) -> bool {
-        self.simple.iter().fold(1, |all, simple| all & simple) > 0
+        self.all_simple > 0
     }
 
     /// Take the long way for a group that is not simple.
