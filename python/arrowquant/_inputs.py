@@ -173,11 +173,12 @@ def mapping_to_table(
     """
     check_names(arrays)
     rows = [_row(name, array, problem(array)) for name, array in arrays.items()]
+    columns = _COLUMNS if all(row["error_code"] is None for row in rows) else _ALL_COLUMNS
     sizes = [row["bytes"].size for row in rows if row["bytes"] is not None]
     if max(sizes, default=0) > LARGEST_VIEW:
-        batches = [_batch([row], _large_binary) for row in rows]
+        batches = [_batch(columns, [row], _large_binary) for row in rows]
     else:
-        batches = [_batch(rows, _binary_view)]
+        batches = [_batch(columns, rows, _binary_view)]
     return pa.Table.from_batches(batches)
 
 
@@ -223,20 +224,20 @@ def _row(name: str, array: Any, problem: Problem) -> dict[str, Any]:
     return row | {"bytes": np.asarray(array).reshape(-1).view(np.uint8)}
 
 
-def _batch(rows: list[dict[str, Any]], data: Any) -> pa.RecordBatch:
-    def column(name: str, kind: pa.DataType) -> pa.Array:
-        return pa.array([row[name] for row in rows], kind)
+_COLUMNS = {
+    "layer_name": pa.string(),
+    "dtype": pa.string(),
+    "shape": pa.large_list(pa.int64()),
+}
+_ALL_COLUMNS = _COLUMNS | {"error_code": pa.string(), "error_message": pa.string()}
 
-    return pa.record_batch(
-        {
-            "layer_name": column("layer_name", pa.string()),
-            "dtype": column("dtype", pa.string()),
-            "shape": column("shape", pa.large_list(pa.int64())),
-            "data": data([row["bytes"] for row in rows]),
-            "error_code": column("error_code", pa.string()),
-            "error_message": column("error_message", pa.string()),
-        }
-    )
+
+def _batch(
+    columns: dict[str, pa.DataType], rows: list[dict[str, Any]], data: Any
+) -> pa.RecordBatch:
+    arrays = [pa.array([row[name] for row in rows], kind) for name, kind in columns.items()]
+    arrays.append(data([row["bytes"] for row in rows]))
+    return pa.RecordBatch.from_arrays(arrays, [*columns, "data"])
 
 
 _VIEW = np.dtype([("length", "<i4"), ("prefix", "V4"), ("buffer", "<i4"), ("offset", "<i4")])
@@ -262,7 +263,9 @@ def _binary_view(arrays: list[np.ndarray[Any, Any] | None]) -> pa.Array:
             raw[index, 4:8] = array[:4]
             views["buffer"][index] = len(buffers)
             buffers.append(pa.py_buffer(array))
-    valid = pa.array([array is not None for array in arrays], pa.bool_()).buffers()[1]
+    valid = None
+    if any(array is None for array in arrays):
+        valid = pa.array([array is not None for array in arrays], pa.bool_()).buffers()[1]
     return pa.Array.from_buffers(
         pa.binary_view(), len(arrays), [valid, pa.py_buffer(views), *buffers]
     )

@@ -37,7 +37,7 @@ class Options:
 
 def _check_integer(name: str, value: object) -> None:
     """NumPy's integers pass; a bool does not."""
-    if value is None:
+    if value is None or (type(value) is int and -(2**63) <= value < 2**63):
         return
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be int or None, got {value!r}.")

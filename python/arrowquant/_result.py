@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -16,19 +17,37 @@ def _table(tabular: Tabular) -> pa.Table:
     return tabular if isinstance(tabular, pa.Table) else pa.Table.from_batches([tabular])
 
 
-def _joined(batches: list[pa.RecordBatch], schema: Any) -> pa.Table:
-    """Batches as a table; they know their schema, unless there are none."""
-    return pa.Table.from_batches(batches, None if batches else pa.schema(schema))
-
-
 class _Pair:
     """A relation, its errors, and both as one relation for engines that take one table."""
 
     def __init__(self, batches: Any, schemas: Any, *, single: bool) -> None:
-        left, errors, failed = ([pa.record_batch(batch) for batch in kind] for kind in batches)
-        self._left: Tabular = left[0] if single else _joined(left, schemas[0])
-        self.errors: Tabular = errors[0] if single else _joined(errors, schemas[1])
-        self.failed: pa.Table = _joined(failed, schemas[2])
+        self._parts: Any = (batches, schemas, single)
+
+    # What nobody asks for is not turned into pyarrow's objects.
+    @cached_property
+    def _left(self) -> Tabular:
+        return self._tabular(0)
+
+    @cached_property
+    def errors(self) -> Tabular:
+        """The error table, row for row beside the relation."""
+        return self._tabular(1)
+
+    @cached_property
+    def failed(self) -> pa.Table:
+        """The failed rows alone, with what was asked of them and why they failed."""
+        return _table(self._tabular(2))
+
+    def _tabular(self, kind: int) -> Tabular:
+        parts, schemas, single = self._parts
+        batches = [pa.record_batch(batch) for batch in parts[kind]]
+        if single:
+            return batches[0]
+        return pa.Table.from_batches(batches, None if batches else pa.schema(schemas[kind]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what can be pickled: pyarrow's objects."""
+        return {"_left": self._left, "errors": self.errors, "failed": self.failed}
 
     @property
     def succeeded(self) -> pa.Table:
