@@ -226,8 +226,9 @@ impl Dequantizer {
             }
         }
         let tasks = into_tasks(items, |(_, _, out)| out.len());
+        let level = Level::best().for_output(spans.end());
         let decode = |(row, tiles, out): (usize, _, _)| {
-            let decoded = || self.piece(rows, row, &states[row], tiles, out);
+            let decoded = || self.piece(level, rows, (row, &states[row]), tiles, out);
             let wanted = !monitor.is_cancelled();
             wanted.then(|| panics::catch(decoded).err()).flatten().map(|panic| (row, panic))
         };
@@ -243,21 +244,19 @@ impl Dequantizer {
     /// Decode some tiles of a row, or copy a kept row.
     fn piece(
         &self,
+        level: Level,
         rows: &Rows,
-        row: usize,
-        state: &State<'_>,
+        (row, state): (usize, &State<'_>),
         tiles: std::ops::Range<usize>,
         out: &mut [u8],
     ) {
-        let level = Level::best();
         let Ok(Sound::Encoded { scheme, source, rows: tensor_rows, grouping }) = state.fate else {
-            out.copy_from_slice(rows.data(row).unwrap_or(&[]));
-            return;
+            return simd::copy(level, rows.data(row).unwrap_or(&[]), out);
         };
         let target = self.target(source);
         let tiling = Tiling::new(tensor_rows, grouping);
         let mut out = Carver::new(out);
-        let (mut values, mut buffer) = (Vec::new(), Vec::new());
+        let (mut values, mut buffer, mut narrow) = (Vec::new(), Vec::new(), Vec::new());
         let mut written = 0;
         for tile in tiles {
             let place = tiling.place(tile);
@@ -271,8 +270,10 @@ impl Dequantizer {
                 continue;
             }
             values.resize(place.elements.len(), 0f32);
-            scheme.decode(level, &codes.borrow(), &mut buffer, &mut values);
-            simd::from_f32(level, target, &values, out);
+            scheme.decode(level.for_output(0), &codes.borrow(), &mut buffer, &mut values);
+            narrow.resize(len, 0);
+            simd::from_f32(level, target, &values, &mut narrow);
+            simd::copy(level, &narrow, out);
         }
     }
 

@@ -9,4 +9,5 @@ pub(crate) mod convert;
 pub(crate) mod metrics;
 pub(crate) mod pack;
 pub(crate) mod squares;
+pub(crate) mod stream;
 pub(crate) mod survey;

@@ -7,6 +7,9 @@
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
+/// Bytes that memory is read and written by, on most machines.
+pub(crate) const LINE: usize = 64;
+
 /// The upper 16 bits of a lane.
 pub(super) const HIGH_HALF: u32 = 0xffff_0000;
 
@@ -65,6 +68,15 @@ pub(crate) trait Lanes: Copy {
     fn add_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64;
     /// The sum of the lanes of each: halves are added until one lane is left.
     fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2];
+
+    /// Whether [`Lanes::stream`] and [`Lanes::stream_f32`] write past the caches.
+    fn streams(self) -> bool;
+    /// Write a line, at a multiple of [`LINE`].
+    fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]);
+    /// The same of float32.
+    fn stream_f32(self, values: Self::F32, out: &mut [f32; LANES]);
+    /// After the last such write: whoever hears of it afterwards sees all of it.
+    fn fence(self);
 
     /// Ask for the line of memory at an address, which need not be one that can be read.
     fn prefetch(self, address: *const u8);
@@ -249,6 +261,20 @@ impl Lanes for Portable {
             sums[0]
         })
     }
+    #[inline(always)]
+    fn streams(self) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
+        *out = *line;
+    }
+    #[inline(always)]
+    fn stream_f32(self, values: Self::F32, out: &mut [f32; LANES]) {
+        self.store(values, out);
+    }
+    #[inline(always)]
+    fn fence(self) {}
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
     #[inline(always)]

@@ -19,15 +19,22 @@ use std::sync::OnceLock;
 
 use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
-use crate::kernel::{affine, convert, metrics, survey};
+use crate::kernel::{affine, convert, metrics, stream, survey};
 use crate::scheme::{Buffers, Codes, Encoded, Next, Range, Tile};
 #[cfg(test)]
 pub(crate) use lanes::Portable;
-pub(crate) use lanes::{LANES, Lanes};
+pub(crate) use lanes::{LANES, LINE, Lanes};
 
 /// Instructions that kernels may use. A value exists only where the CPU has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level(Kind);
+pub struct Level {
+    kind: Kind,
+    /// Whether what comes out is written past the caches.
+    streams: bool,
+}
+
+/// So many bytes are more than a core's own caches hold until somebody reads them.
+const STREAMED: usize = 1 << 22;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -40,7 +47,18 @@ enum Kind {
 
 impl Level {
     /// What the compilation target guarantees.
-    pub const BASELINE: Self = Self(Kind::Baseline);
+    pub const BASELINE: Self = Self::new(Kind::Baseline);
+
+    const fn new(kind: Kind) -> Self {
+        Self { kind, streams: false }
+    }
+
+    /// The same for decoding that puts out so many bytes. Many are written past the caches where the CPU
+    /// can: a line that is written in a cache is first read from memory, in vain.
+    #[must_use]
+    pub fn for_output(self, bytes: usize) -> Self {
+        Self { streams: bytes >= STREAMED, ..self }
+    }
 
     /// Every level of this CPU, the best last.
     pub fn available() -> Vec<Self> {
@@ -52,7 +70,7 @@ impl Level {
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c");
             if avx2 {
-                levels.push(Self(Kind::Avx2));
+                levels.push(Self::new(Kind::Avx2));
             }
             if avx2
                 && is_x86_feature_detected!("avx512f")
@@ -60,7 +78,7 @@ impl Level {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
             {
-                levels.push(Self(Kind::Avx512));
+                levels.push(Self::new(Kind::Avx512));
             }
         }
         levels
@@ -89,14 +107,14 @@ macro_rules! dispatch {
             fn avx512(lanes: x86::Avx512, $($arg: $type),*) $(-> $result)? {
                 $body(lanes, $($arg),*)
             }
-            match level.0 {
+            match level.kind {
                 Kind::Baseline => $body(lanes::Portable, $($arg),*),
                 // SAFETY: the level exists only where `Level::available` found these features.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx2 => unsafe { avx2(x86::Avx2::new(), $($arg),*) },
+                Kind::Avx2 => unsafe { avx2(x86::Avx2::new(level.streams), $($arg),*) },
                 // SAFETY: the level exists only where `Level::available` found these features.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512 => unsafe { avx512(x86::Avx512::new(), $($arg),*) },
+                Kind::Avx512 => unsafe { avx512(x86::Avx512::new(level.streams), $($arg),*) },
             }
         }
     };
@@ -123,6 +141,10 @@ dispatch! {
     /// See [`survey::survey_halves`].
     survey_halves = survey::survey_halves,
     (source: Float, bytes: &[u8], group_size: usize, ranges: &mut [Range]) -> bool
+}
+dispatch! {
+    /// See [`stream::copy`].
+    copy = stream::copy, (from: &[u8], to: &mut [u8])
 }
 dispatch! {
     /// See [`metrics::sums_f64`].

@@ -7,7 +7,7 @@ use crate::kernel::squares::PRECISION;
 use crate::scheme::{
     self, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Range, Sums, Tile, Values,
 };
-use crate::simd::{self, Level};
+use crate::simd::{self, LINE, Level};
 
 #[derive(Debug, PartialEq)]
 struct Everything {
@@ -102,6 +102,12 @@ fn everything(
     };
     let mut decoded = vec![0.0; count];
     scheme.decode(level, &codes, &mut buffers.codes, &mut decoded);
+    // Past the caches go whole lines only.
+    let mut room = vec![0.0; count + LINE / 4];
+    let at = room.as_ptr().align_offset(LINE);
+    let past = &mut room[at..][..count];
+    scheme.decode(level.for_output(usize::MAX), &codes, &mut buffers.codes, past);
+    assert_eq!(bits(past), bits(&decoded));
     let mut narrowed = vec![0; bytes.len()];
     simd::from_f32(level, source, &decoded, &mut narrowed);
     // The sums are those of what is decoded, up to how they are rounded.

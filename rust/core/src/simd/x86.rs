@@ -6,29 +6,33 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{HIGH_HALF, LANES, Lanes};
+use super::lanes::{HIGH_HALF, LANES, LINE, Lanes};
 
 /// Stands for a CPU with AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2 {
+    streams: bool,
+}
 
 /// Stands for a CPU with those and AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512 {
+    streams: bool,
+}
 
 impl Avx2 {
     /// # Safety
     /// The CPU has the features that the type stands for.
-    pub(super) unsafe fn new() -> Self {
-        Self(())
+    pub(super) unsafe fn new(streams: bool) -> Self {
+        Self { streams }
     }
 }
 
 impl Avx512 {
     /// # Safety
     /// The CPU has the features that the type stands for.
-    pub(super) unsafe fn new() -> Self {
-        Self(())
+    pub(super) unsafe fn new(streams: bool) -> Self {
+        Self { streams }
     }
 }
 
@@ -36,7 +40,7 @@ impl Avx512 {
 macro_rules! cpu {
     ($($body:tt)*) => {
         // SAFETY: whoever made `self` has seen that the CPU has these instructions; what is read
-        // and written through pointers are the sixteen elements of a borrowed array.
+        // and written through pointers are the elements of a borrowed array.
         unsafe { $($body)* }
     };
 }
@@ -195,6 +199,26 @@ impl Lanes for Avx512 {
             };
             totals_of_fours(four(a), four(b))
         }
+    }
+    #[inline(always)]
+    fn streams(self) -> bool {
+        self.streams
+    }
+    #[inline(always)]
+    fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
+        debug_assert!(out.as_ptr().addr().is_multiple_of(LINE));
+        cpu! {
+            _mm512_stream_si512(out.as_mut_ptr().cast(), _mm512_loadu_si512(line.as_ptr().cast()));
+        }
+    }
+    #[inline(always)]
+    fn stream_f32(self, values: __m512, out: &mut [f32; LANES]) {
+        debug_assert!(out.as_ptr().addr().is_multiple_of(LINE));
+        cpu! { _mm512_stream_ps(out.as_mut_ptr(), values) }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        cpu! { _mm_sfence() }
     }
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
@@ -409,6 +433,31 @@ impl Lanes for Avx2 {
             };
             totals_of_fours(four(a), four(b))
         }
+    }
+    #[inline(always)]
+    fn streams(self) -> bool {
+        self.streams
+    }
+    #[inline(always)]
+    fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
+        debug_assert!(out.as_ptr().addr().is_multiple_of(LINE));
+        let (from, to) = (line.as_ptr().cast::<__m256i>(), out.as_mut_ptr().cast::<__m256i>());
+        cpu! {
+            _mm256_stream_si256(to, _mm256_loadu_si256(from));
+            _mm256_stream_si256(to.add(1), _mm256_loadu_si256(from.add(1)));
+        }
+    }
+    #[inline(always)]
+    fn stream_f32(self, [low, high]: Self::F32, out: &mut [f32; LANES]) {
+        debug_assert!(out.as_ptr().addr().is_multiple_of(LINE));
+        cpu! {
+            _mm256_stream_ps(out.as_mut_ptr(), low);
+            _mm256_stream_ps(out[8..].as_mut_ptr(), high);
+        }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        cpu! { _mm_sfence() }
     }
     #[inline(always)]
     fn prefetch(self, address: *const u8) {

@@ -9,7 +9,7 @@ use super::run::Run;
 use crate::kernel::metrics::{self, Sums};
 use crate::kernel::squares::{SETTLE, Squares, is_faint};
 use crate::kernel::survey::{self, Along, Extremes};
-use crate::simd::{LANES, Lanes};
+use crate::simd::{LANES, LINE, Lanes};
 
 /// Sums over a part's simple groups, in lanes.
 #[derive(Clone, Copy)]
@@ -301,18 +301,23 @@ fn encode(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) {
 #[inline(always)]
 pub(super) fn decode<L: Lanes>(lanes: L, scale: f32, zero: f32, codes: &[u8], values: &mut [f32]) {
     let (scale, zero) = (lanes.splat(scale), lanes.splat(zero));
-    let decode = |codes: &[u8; LANES], values: &mut [f32; LANES]| {
-        lanes.store(lanes.mul(lanes.sub(lanes.load_u8(codes), zero), scale), values);
-    };
+    let decode = |codes: &[u8; LANES]| lanes.mul(lanes.sub(lanes.load_u8(codes), zero), scale);
     let (whole, rest) = codes.as_chunks::<LANES>();
+    let streams = lanes.streams() && values.as_ptr().addr().is_multiple_of(LINE);
     let (whole_values, rest_values) = values.as_chunks_mut::<LANES>();
-    for (codes, values) in whole.iter().zip(whole_values) {
-        decode(codes, values);
+    if streams {
+        for (codes, values) in whole.iter().zip(whole_values) {
+            lanes.stream_f32(decode(codes), values);
+        }
+    } else {
+        for (codes, values) in whole.iter().zip(whole_values) {
+            lanes.store(decode(codes), values);
+        }
     }
     if !rest.is_empty() {
         let (mut padded, mut padded_values) = ([0; LANES], [0.0; LANES]);
         padded[..rest.len()].copy_from_slice(rest);
-        decode(&padded, &mut padded_values);
+        lanes.store(decode(&padded), &mut padded_values);
         rest_values.copy_from_slice(&padded_values[..rest.len()]);
     }
 }
