@@ -66,6 +66,9 @@ pub struct Dequantized {
     pub failed: RecordBatch,
 }
 
+/// Smaller pieces of output are not worth writing past the caches.
+const STREAMED_PIECE: usize = 1 << 16;
+
 /// Dequantizes the batches of one stream.
 #[derive(Debug)]
 pub struct Dequantizer {
@@ -227,10 +230,15 @@ impl Dequantizer {
         }
         let tasks = into_tasks(items, |(_, _, out)| out.len());
         let level = Level::best().for_output(spans.end());
-        let decode = |(row, tiles, out): (usize, _, _)| {
+        let decode = |(row, tiles, out): (usize, _, &mut [u8])| {
+            // Short rows leave lines that only a neighbour completes.
+            let level = if out.len() < STREAMED_PIECE { level.for_output(0) } else { level };
             let decoded = || self.piece(level, rows, (row, &states[row]), tiles, out);
             let wanted = !monitor.is_cancelled();
-            wanted.then(|| panics::catch(decoded).err()).flatten().map(|panic| (row, panic))
+            let panic = wanted.then(|| panics::catch(decoded).err()).flatten();
+            // Once a piece, also one that was not finished.
+            simd::fence(level);
+            panic.map(|panic| (row, panic))
         };
         let panicked: Panicked = pool.install(|| {
             tasks.into_par_iter().with_max_len(1).flatten_iter().filter_map(decode).collect()

@@ -66,13 +66,18 @@ pub fn with_threads(threads: usize) -> Result<Arc<ThreadPool>, CallError> {
 /// and Ray set for their workers), else as many as this process may run on.
 ///
 /// # Errors
-/// `asked` or ARROWQUANT_NUM_THREADS is not a positive number. OMP_NUM_THREADS is not ours to
-/// complain about: its first number counts, and anything else is passed over.
+/// `asked` or ARROWQUANT_NUM_THREADS is not a positive number, or more than a pool can have.
+/// OMP_NUM_THREADS is not ours to complain about: its first number counts, and anything else is
+/// passed over.
 pub fn thread_count(asked: Option<i64>) -> Result<usize, CallError> {
-    let positive = |text: &str| text.trim().parse::<usize>().ok().filter(|&count| count > 0);
+    let most = rayon::max_num_threads();
+    let possible = |count: &usize| (1..=most).contains(count);
+    let positive = |text: &str| text.trim().parse::<usize>().ok().filter(possible);
     if let Some(asked) = asked {
         return positive(&asked.to_string()).ok_or_else(|| {
-            CallError::Threads(format!("threads must be a positive number, got {asked}."))
+            let why =
+                if asked > 0 { format!(" A pool has {most} at most.") } else { String::new() };
+            CallError::Threads(format!("threads must be a positive number, got {asked}.{why}"))
         });
     }
     if let Ok(own) = std::env::var("ARROWQUANT_NUM_THREADS") {
@@ -98,9 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn counts_below_one_are_refused() {
+    fn counts_that_no_pool_has_are_refused() {
         assert!(thread_count(Some(0)).is_err());
         assert!(thread_count(Some(-1)).is_err());
+        assert!(thread_count(Some(1 << 40)).is_err());
         assert_eq!(thread_count(Some(5)).unwrap(), 5);
     }
 }

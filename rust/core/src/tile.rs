@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use crate::scheme::{Grouping, Scheme, TILE_UNIT};
 
-/// Elements of a tile: its float32 values and codes stay in the second-level cache from the moment
-/// its ranges are found until it is encoded, and what comes once a tile weighs little. Larger groups
+/// Elements of a tile: its values, 16-bit ones as they are, and its codes stay in the second-level cache
+/// from the moment its ranges are found until it is encoded, and what comes once a tile weighs little. Larger groups
 /// take two passes over memory.
 pub(crate) const TILE: usize = 1 << 14;
 

@@ -2,8 +2,8 @@
 
 use crate::simd::{LINE, Lanes};
 
-/// Copy, past the caches where `lanes` do that; lines that `to` has only a part of are copied as
-/// usual.
+/// Copy, past the caches where `lanes` do that, and then [`fence`] must follow; lines that `to` has
+/// only a part of are copied as usual.
 #[inline(always)]
 pub(crate) fn copy<L: Lanes>(lanes: L, from: &[u8], to: &mut [u8]) {
     if !lanes.streams() {
@@ -19,7 +19,14 @@ pub(crate) fn copy<L: Lanes>(lanes: L, from: &[u8], to: &mut [u8]) {
         lanes.stream(from, line);
     }
     rest.copy_from_slice(from_rest);
-    lanes.fence();
+}
+
+/// See [`Lanes::fence`].
+#[inline(always)]
+pub(crate) fn fence<L: Lanes>(lanes: L) {
+    if lanes.streams() {
+        lanes.fence();
+    }
 }
 
 #[cfg(test)]

@@ -71,11 +71,11 @@ pub(crate) trait Lanes: Copy {
 
     /// Whether [`Lanes::stream`] and [`Lanes::stream_f32`] write past the caches.
     fn streams(self) -> bool;
-    /// Write a line, at a multiple of [`LINE`].
+    /// Write a line past the caches, if it lies at a multiple of [`LINE`]; else as any other.
     fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]);
     /// The same of float32.
     fn stream_f32(self, values: Self::F32, out: &mut [f32; LANES]);
-    /// After the last such write: whoever hears of it afterwards sees all of it.
+    /// To come after the last such write of a task: whoever hears of the task afterwards sees all of it.
     fn fence(self);
 
     /// Ask for the line of memory at an address, which need not be one that can be read.

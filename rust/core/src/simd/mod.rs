@@ -54,7 +54,8 @@ impl Level {
     }
 
     /// The same for decoding that puts out so many bytes. Many are written past the caches where the CPU
-    /// can: a line that is written in a cache is first read from memory, in vain.
+    /// can: a line that is written in a cache is first read from memory, in vain. Whoever decodes with
+    /// such a level ends with [`fence`].
     #[must_use]
     pub fn for_output(self, bytes: usize) -> Self {
         Self { streams: bytes >= STREAMED, ..self }
@@ -145,6 +146,10 @@ dispatch! {
 dispatch! {
     /// See [`stream::copy`].
     copy = stream::copy, (from: &[u8], to: &mut [u8])
+}
+dispatch! {
+    /// See [`stream::fence`].
+    fence = stream::fence, ()
 }
 dispatch! {
     /// See [`metrics::sums_f64`].

@@ -206,14 +206,18 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
-        debug_assert!(out.as_ptr().addr().is_multiple_of(LINE));
+        if !out.as_ptr().addr().is_multiple_of(LINE) {
+            return out.copy_from_slice(line);
+        }
         cpu! {
             _mm512_stream_si512(out.as_mut_ptr().cast(), _mm512_loadu_si512(line.as_ptr().cast()));
         }
     }
     #[inline(always)]
     fn stream_f32(self, values: __m512, out: &mut [f32; LANES]) {
-        debug_assert!(out.as_ptr().addr().is_multiple_of(LINE));
+        if !out.as_ptr().addr().is_multiple_of(LINE) {
+            return self.store(values, out);
+        }
         cpu! { _mm512_stream_ps(out.as_mut_ptr(), values) }
     }
     #[inline(always)]
@@ -440,7 +444,9 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
-        debug_assert!(out.as_ptr().addr().is_multiple_of(LINE));
+        if !out.as_ptr().addr().is_multiple_of(LINE) {
+            return out.copy_from_slice(line);
+        }
         let (from, to) = (line.as_ptr().cast::<__m256i>(), out.as_mut_ptr().cast::<__m256i>());
         cpu! {
             _mm256_stream_si256(to, _mm256_loadu_si256(from));
@@ -449,7 +455,9 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn stream_f32(self, [low, high]: Self::F32, out: &mut [f32; LANES]) {
-        debug_assert!(out.as_ptr().addr().is_multiple_of(LINE));
+        if !out.as_ptr().addr().is_multiple_of(LINE) {
+            return self.store([low, high], out);
+        }
         cpu! {
             _mm256_stream_ps(out.as_mut_ptr(), low);
             _mm256_stream_ps(out[8..].as_mut_ptr(), high);

@@ -9,7 +9,7 @@ use super::run::Run;
 use crate::kernel::metrics::{self, Sums};
 use crate::kernel::squares::{SETTLE, Squares, is_faint};
 use crate::kernel::survey::{self, Along, Extremes};
-use crate::simd::{LANES, LINE, Lanes};
+use crate::simd::{LANES, Lanes};
 
 /// Sums over a part's simple groups, in lanes.
 #[derive(Clone, Copy)]
@@ -303,9 +303,8 @@ pub(super) fn decode<L: Lanes>(lanes: L, scale: f32, zero: f32, codes: &[u8], va
     let (scale, zero) = (lanes.splat(scale), lanes.splat(zero));
     let decode = |codes: &[u8; LANES]| lanes.mul(lanes.sub(lanes.load_u8(codes), zero), scale);
     let (whole, rest) = codes.as_chunks::<LANES>();
-    let streams = lanes.streams() && values.as_ptr().addr().is_multiple_of(LINE);
     let (whole_values, rest_values) = values.as_chunks_mut::<LANES>();
-    if streams {
+    if lanes.streams() {
         for (codes, values) in whole.iter().zip(whole_values) {
             lanes.stream_f32(decode(codes), values);
         }

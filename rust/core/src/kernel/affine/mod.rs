@@ -254,9 +254,6 @@ pub(crate) fn decode<L: Lanes>(
         let (span, zero) = (spans.next(), zero_point(bits, tile, at));
         group::decode(lanes, *scale, zero, &codes[span.clone()], &mut values[span]);
     }
-    if lanes.streams() {
-        lanes.fence();
-    }
 }
 
 #[cfg(test)]
