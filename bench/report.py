@@ -33,8 +33,8 @@ SECTIONS = {
         "In memory",
         "The core on a layer of 4096x14336, metrics on, beside a program that reads the weights "
         "and writes as many bytes as come out, through the caches or past them (the faster one), "
-        "with as many threads, taking turns: `of_limit` is the median of the ratios. `vectors` are "
-        "as many layers of one short row.",
+        "with as many threads, taking turns: `of_limit` is the median of the ratios. `times_f32`: "
+        "weights a second beside those of float32, in turns. `vectors`: layers of one short row.",
     ),
     "peers": (
         "Peers",

@@ -230,6 +230,7 @@ fn main() {
         case("int8 symmetric", "int8", Some(true), -1),
     ];
     let numbers = values(ROWS * COLUMNS);
+    let float32 = layer("F32", Buffer::from_vec(numbers.clone()));
     let mut figures = Vec::new();
     for dtype in dtypes {
         let source = Buffer::from_vec(bytes(dtype, &numbers));
@@ -241,13 +242,19 @@ fn main() {
                 let of = compare(rounds, threads, &source, written, || {
                     quantize(&batch, case, threads);
                 });
-                let what = json!({"what": "quantize", "dtype": dtype, "case": case.name,
+                let mut what = json!({"what": "quantize", "dtype": dtype, "case": case.name,
                     "group_size": case.group_size, "threads": threads});
+                if dtype != "F32" {
+                    // As many weights, so the times' ratio is that of weights a second.
+                    let time = |batch| seconds(|| quantize(batch, case, threads));
+                    let pairs = (0..rounds).map(|_| time(&float32) / time(&batch)).collect();
+                    what["times_f32"] = json!(median(pairs));
+                }
                 report(&mut figures, what, source.len(), numbers.len(), of);
             }
         }
     }
-    let batch = layer("F32", Buffer::from_vec(numbers.clone()));
+    let batch = float32;
     for case in [&cases[0], &cases[3]].into_iter().filter(|_| wanted("dequantize")) {
         for threads in [1, 2] {
             let quantized = quantize(&batch, case, threads);
