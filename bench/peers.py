@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -111,9 +112,11 @@ def run(*, quick: bool) -> list[Figure]:
     for package, cases in PEERS.items():
         try:
             importlib.import_module(package)
-        except ImportError:
+            found = list(cases(array))
+        except ImportError as error:
+            print(f"{package} is left out: {error}", file=sys.stderr)
             continue
-        for name, scheme, group_size, theirs in cases(array):
+        for name, scheme, group_size, theirs in found:
 
             def ours(scheme: str = scheme, group_size: int = group_size) -> Any:
                 return aq.quantize({"w": array}, scheme=scheme, group_size=group_size, threads=1)
