@@ -189,3 +189,37 @@ def test_to_numpy_of_sliced_and_bfloat16_tables() -> None:
     assert arrays["b"].dtype == ml_dtypes.bfloat16
     assert pc.equal(table["data"][0], table["data"][1]).as_py()
     assert (arrays["b"] == array).all()
+
+
+def _decoded(row: dict[str, Any], bits: int) -> Any:
+    """The values of a quantized row in groups of 128, by NumPy."""
+    *rest, columns = row["shape"]
+    rows, groups = math.prod(rest), -(-columns // 128)
+    packed = np.frombuffer(row["data"], np.uint8).reshape(rows, -1)
+    if bits == 4:
+        packed = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, -1)
+
+    def spread(numbers: Any) -> Any:
+        return np.repeat(np.reshape(numbers, (rows, groups)), 128, axis=1)[:, :columns]
+
+    zero = 2 ** (bits - 1) if row["is_symmetric"] else spread(row["zero_points"])
+    codes = packed[:, :columns].astype(np.float32) - np.float32(zero)
+    return codes * spread(np.array(row["scales"], np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("scheme", ["int4", "int8", "none"])
+def test_much_output(dtype: str, scheme: str) -> None:
+    """From 4 MiB on it is written past the caches, in whole lines as far as rows allow."""
+    rng = np.random.default_rng(5)
+    shapes = [(700, 2048), (1, 100), (333, 1001), (3, 64), (17, 40_000), (64,)]
+    layers = {
+        f"layer.{at}": rng.standard_normal(shape, np.float32).astype(NUMPY[dtype])
+        for at, shape in enumerate(shapes)
+    }
+    quantized = aq.quantize(layers, scheme=scheme).quantized
+    back = aq.dequantize(quantized).weights["data"].to_pylist()
+    assert sum(map(len, back)) >= 1 << 22
+    for row, found, array in zip(quantized.to_pylist(), back, layers.values(), strict=True):
+        expected = array if scheme == "none" else _decoded(row, int(scheme[-1]))
+        assert found == expected.astype(array.dtype).tobytes(), array.shape

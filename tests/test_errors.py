@@ -239,6 +239,19 @@ def test_the_exception_survives_pickling() -> None:
     assert (str(copy), copy.failed) == (str(caught.value), caught.value.failed)
 
 
+@pytest.mark.parametrize("single", [False, True])
+def test_results_survive_pickling(single: bool) -> None:
+    weights: Any = binary_weights([_row(), _row(layer_name="bad", dtype="I32")])
+    if single:
+        (weights,) = weights.to_batches()
+    result = aq.quantize(weights, continue_on_error=True)
+    copy = pickle.loads(pickle.dumps(result))
+    assert (copy.quantized, copy.errors) == (result.quantized, result.errors)
+    assert (copy.failed, copy.succeeded) == (result.failed, result.succeeded)
+    assert copy.failed.num_rows == len(copy) - 1 == 1
+    assert isinstance(copy.quantized, pa.RecordBatch if single else pa.Table)
+
+
 @pytest.mark.parametrize("scheme", ["int4", "none"])
 def test_nulls_among_elements(scheme: str) -> None:
     lists = [[1.0, 2.0], [1.0, None, None, 4.0], None, [5.0]]
