@@ -279,9 +279,13 @@ impl Dequantizer {
             }
             values.resize(place.elements.len(), 0f32);
             scheme.decode(level.for_output(0), &codes.borrow(), &mut buffer, &mut values);
-            narrow.resize(len, 0);
-            simd::from_f32(level, target, &values, &mut narrow);
-            simd::copy(level, &narrow, out);
+            if level.streams() {
+                narrow.resize(len, 0);
+                simd::from_f32(level, target, &values, &mut narrow);
+                simd::copy(level, &narrow, out);
+            } else {
+                simd::from_f32(level, target, &values, out);
+            }
         }
     }
 

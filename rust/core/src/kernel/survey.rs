@@ -54,8 +54,8 @@ trait Source<L: Lanes> {
 
     /// Sixteen values from their bits.
     #[inline(always)]
-    fn values(_: L, bits: &[u32; LANES]) -> [f32; LANES] {
-        bits.map(f32::from_bits)
+    fn values(lanes: L, bits: &[u32; LANES]) -> [f32; LANES] {
+        floats(lanes, bits)
     }
 
     /// Of the next group; zeros after the last.
@@ -167,6 +167,11 @@ fn write<L: Lanes>(
     for ((range, hi), lo) in ranges.iter_mut().zip(high).zip(low) {
         *range = Range { lo, hi };
     }
+}
+
+#[inline(always)]
+fn floats<L: Lanes>(_: L, bits: &[u32; LANES]) -> [f32; LANES] {
+    bits.map(f32::from_bits)
 }
 
 #[inline(always)]

@@ -61,6 +61,11 @@ impl Level {
         Self { streams: bytes >= STREAMED, ..self }
     }
 
+    /// Whether what is decoded is written past the caches.
+    pub(crate) fn streams(self) -> bool {
+        self.streams
+    }
+
     /// Every level of this CPU, the best last.
     pub fn available() -> Vec<Self> {
         #[allow(unused_mut, reason = "only x86-64 has more than one")]

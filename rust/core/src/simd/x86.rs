@@ -45,6 +45,32 @@ macro_rules! cpu {
     };
 }
 
+/// What both sets of instructions do alike with memory.
+macro_rules! memory {
+    () => {
+        #[inline(always)]
+        fn streams(self) -> bool {
+            self.streams
+        }
+        #[inline(always)]
+        fn fence(self) {
+            cpu! { _mm_sfence() }
+        }
+        #[inline(always)]
+        fn prefetch(self, address: *const u8) {
+            cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_near(self, address: *const u8) {
+            cpu! { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_write(self, address: *const u8) {
+            cpu! { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
+        }
+    };
+}
+
 const MAGNITUDE: i32 = 0x7fff_ffff;
 
 /// The last halvings of [`Lanes::total`].
@@ -200,10 +226,7 @@ impl Lanes for Avx512 {
             totals_of_fours(four(a), four(b))
         }
     }
-    #[inline(always)]
-    fn streams(self) -> bool {
-        self.streams
-    }
+    memory! {}
     #[inline(always)]
     fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
         if !out.as_ptr().addr().is_multiple_of(LINE) {
@@ -219,22 +242,6 @@ impl Lanes for Avx512 {
             return self.store(values, out);
         }
         cpu! { _mm512_stream_ps(out.as_mut_ptr(), values) }
-    }
-    #[inline(always)]
-    fn fence(self) {
-        cpu! { _mm_sfence() }
-    }
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
-    }
-    #[inline(always)]
-    fn prefetch_near(self, address: *const u8) {
-        cpu! { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-    #[inline(always)]
-    fn prefetch_write(self, address: *const u8) {
-        cpu! { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
     }
 }
 
@@ -438,10 +445,7 @@ impl Lanes for Avx2 {
             totals_of_fours(four(a), four(b))
         }
     }
-    #[inline(always)]
-    fn streams(self) -> bool {
-        self.streams
-    }
+    memory! {}
     #[inline(always)]
     fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
         if !out.as_ptr().addr().is_multiple_of(LINE) {
@@ -462,22 +466,6 @@ impl Lanes for Avx2 {
             _mm256_stream_ps(out.as_mut_ptr(), low);
             _mm256_stream_ps(out[8..].as_mut_ptr(), high);
         }
-    }
-    #[inline(always)]
-    fn fence(self) {
-        cpu! { _mm_sfence() }
-    }
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        cpu! { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
-    }
-    #[inline(always)]
-    fn prefetch_near(self, address: *const u8) {
-        cpu! { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-    #[inline(always)]
-    fn prefetch_write(self, address: *const u8) {
-        cpu! { _mm_prefetch::<_MM_HINT_ET0>(address.cast()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range as Span;
 
-use super::{Extremes, INFINITY, are_finite, extremes, write};
+use super::{Extremes, INFINITY, are_finite, extremes, floats, write};
 use crate::scheme::Range;
 use crate::simd::{LANES, Lanes};
 
@@ -60,8 +60,7 @@ impl<'a, L: Lanes> Along<'a, L> {
         let (ranges, rest) = std::mem::take(&mut self.ranges).split_at_mut(count);
         self.ranges = rest;
         // Groups left from before were counted then.
-        let values = |_, bits: &[u32; LANES]| bits.map(f32::from_bits);
-        write(lanes, highs, lows, &mut self.largest, values, ranges);
+        write(lanes, highs, lows, &mut self.largest, floats, ranges);
     }
 
     /// Whether all values were finite.
