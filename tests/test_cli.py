@@ -36,6 +36,26 @@ def broken(tmp_path: Path) -> Path:
     return path
 
 
+def test_help_loads_no_heavy_library() -> None:
+    code = """
+import runpy, sys
+sys.argv = ["arrowquant", "--help"]
+try:
+    runpy.run_module("arrowquant", run_name="__main__")
+finally:
+    print(*({"numpy", "pyarrow"} & sys.modules.keys()), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "quantize" in done.stdout
+    assert done.stderr == "\n"
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="'arrowquant' has no attribute 'quantise'"):
+        aq.quantise  # noqa: B018
+    assert set(aq.__all__) <= set(dir(aq))
+
+
 def test_the_main_job(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.parquet"
     done = run("quantize", checkpoint, "-o", out)

@@ -12,25 +12,24 @@ comes out exactly once: quantized, kept as it was, or with the reason why not.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from arrowquant._core import __version__
-from arrowquant._dequantize import dequantize, dequantize_stream
-from arrowquant._errors import CheckpointStoppedError, QuantizationError, QuantizationWarning
-from arrowquant._layers import LayerDict
-from arrowquant._numpy import to_numpy
-from arrowquant._parquet import write_parquet
-from arrowquant._plan import plan
-from arrowquant._quantize import quantize, quantize_stream
-from arrowquant._result import DequantizationResult, QuantizationResult
-from arrowquant._safetensors import write_safetensors
-from arrowquant._scan import Scan, scan
-from arrowquant._stream import QuantizationStream
-from arrowquant._v2 import ArrowQuantV2
-
 if TYPE_CHECKING:
     from arrowquant._checkpoint.dataset import Dataset
     from arrowquant._checkpoint.quantize import quantize_checkpoint
     from arrowquant._checkpoint.verify import Verification, verify
+    from arrowquant._core import __version__
+    from arrowquant._dequantize import dequantize, dequantize_stream
+    from arrowquant._errors import CheckpointStoppedError, QuantizationError, QuantizationWarning
     from arrowquant._export import export
+    from arrowquant._layers import LayerDict
+    from arrowquant._numpy import to_numpy
+    from arrowquant._parquet import write_parquet
+    from arrowquant._plan import plan
+    from arrowquant._quantize import quantize, quantize_stream
+    from arrowquant._result import DequantizationResult, QuantizationResult
+    from arrowquant._safetensors import write_safetensors
+    from arrowquant._scan import Scan, scan
+    from arrowquant._stream import QuantizationStream
+    from arrowquant._v2 import ArrowQuantV2
 
 __all__ = [
     "ArrowQuantV2",
@@ -60,20 +59,48 @@ __all__ = [
 ]
 
 
-_LATER = {
-    "Dataset": "arrowquant._checkpoint.dataset",
-    "Verification": "arrowquant._checkpoint.verify",
-    "export": "arrowquant._export",
-    "quantize_checkpoint": "arrowquant._checkpoint.quantize",
-    "verify": "arrowquant._checkpoint.verify",
+_MODULES = {
+    "ArrowQuantV2": "_v2",
+    "CheckpointStoppedError": "_errors",
+    "Dataset": "_checkpoint.dataset",
+    "DequantizationResult": "_result",
+    "LayerDict": "_layers",
+    "QuantizationError": "_errors",
+    "QuantizationResult": "_result",
+    "QuantizationStream": "_stream",
+    "QuantizationWarning": "_errors",
+    "Scan": "_scan",
+    "Verification": "_checkpoint.verify",
+    "__version__": "_core",
+    "dequantize": "_dequantize",
+    "dequantize_stream": "_dequantize",
+    "export": "_export",
+    "plan": "_plan",
+    "quantize": "_quantize",
+    "quantize_checkpoint": "_checkpoint.quantize",
+    "quantize_stream": "_quantize",
+    "scan": "_scan",
+    "to_numpy": "_numpy",
+    "verify": "_checkpoint.verify",
+    "write_parquet": "_parquet",
+    "write_safetensors": "_safetensors",
 }
 _ENGINES = {"duckdb", "polars", "ray", "spark"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is slow to import, and modules for engines, when they are asked for."""
-    if name in _LATER:
-        return getattr(importlib.import_module(_LATER[name]), name)
+    """Import a name's module, or one for an engine, when it is asked for (PEP 562).
+
+    The command line's help needs neither NumPy nor pyarrow, which are slow to import.
+    """
     if name in _ENGINES:
         return importlib.import_module(f"arrowquant.{name}")
-    raise AttributeError(f"module 'arrowquant' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'arrowquant' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"arrowquant.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_ENGINES])
