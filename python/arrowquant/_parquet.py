@@ -7,14 +7,11 @@ import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from arrowquant import _core
 from arrowquant._result import QuantizationResult
@@ -35,8 +32,8 @@ _FAILED_FIRST += ("is_symmetric", *_ERRORS)
 def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
     """Write the good rows to `path` and the failed ones to `<stem>.failed.parquet` beside it.
 
-    Each batch becomes a row group. Both files are written under temporary names and synced; the
-    failed rows, also when there are none, are renamed into place first.
+    Each batch becomes a row group, small ones together. Both files are written under temporary
+    names and synced; the failed rows, also when there are none, are renamed into place first.
 
     Args:
         quantized: An `aq.quantize` result, a stream, or the one relation in any Arrow object.
@@ -46,7 +43,8 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
         QuantizationError: A row of a stream failed and its `continue_on_error` was off; nothing
             is written.
         OSError: A file can't be written.
-        ValueError: A layer is larger than a Parquet cell can be, 2 GiB.
+        ValueError: A layer is larger than a Parquet cell can be, 2 GiB; or Parquet has no type for
+            a carried column.
     """
     batches, schema = _one_relation(quantized)
     good = pa.schema([f for f in schema if f.name not in _ERRORS], schema.metadata)
@@ -117,7 +115,7 @@ class AtomicParquet:
         self.path, self.failed_path = Path(path), Path(failed)
         self._temporary = _temporary_beside(self.path)
         try:
-            self._writer = pq.ParquetWriter(self._temporary, schema, **_layout(schema))
+            self._writer = _core.ParquetWriter(self._temporary, schema)
         except BaseException:
             self._temporary.unlink(missing_ok=True)
             raise
@@ -128,26 +126,17 @@ class AtomicParquet:
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Begin to write one row group, once the one before it is written.
+        """Begin to write a batch, once the one before it is written.
 
         Raises:
             OSError: The one before it could not be written.
-            ValueError: A layer is larger than a Parquet cell can be.
+            ValueError: A layer in the one before it is larger than a Parquet cell can be.
         """
-        if batch.num_rows == 0:
-            return
-        _check_cells(batch)
         self._wait()
-        table = pa.Table.from_batches(_pages(batch))
         try:
-            self._writing = self._thread.submit(self._write, table)
+            self._writing = self._thread.submit(self._writer.write, batch)
         except RuntimeError:  # The interpreter is ending, and starts no more threads.
-            self._write(table)
-
-    def _write(self, table: pa.Table) -> None:
-        self._writer.write_table(table, row_group_size=table.num_rows)
-        # Three copies of each page are made on the way, which the allocator would keep.
-        pa.default_memory_pool().release_unused()
+            self._writer.write(batch)
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
@@ -157,10 +146,13 @@ class AtomicParquet:
     def commit(self, failed: pa.Table) -> None:
         """Sync both files and give them their names, the failed rows' first."""
         self._wait()
-        self._writer.close()
+        self._writer.finish()
         _sync(self._temporary)
         with replacing(self.failed_path) as temporary:
-            pq.write_table(failed, temporary)
+            writer = _core.ParquetWriter(temporary, failed.schema)
+            for batch in failed.to_batches():
+                writer.write(batch)
+            writer.finish()
         self._temporary.replace(self.path)
         _sync(self.path.parent)
 
@@ -171,71 +163,8 @@ class AtomicParquet:
         trace: TracebackType | None,
     ) -> None:
         """Leave no temporary file."""
-        try:
-            self._thread.shutdown()
-            self._writer.close()
-        except OSError:
-            if error is None:
-                raise
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-
-def _layout(schema: pa.Schema) -> dict[str, Any]:
-    """How columns are encoded: codes as they are, scales by byte planes, the rest by dictionary.
-
-    A dictionary of codes or floats costs much time and saves nothing; zero points have few values.
-    """
-    plain = {"data": "data", "scales": "scales.list.element"}
-    leaves = [leaf for field in schema for leaf in _leaves(field)]
-    return {
-        "use_dictionary": [leaf for leaf in leaves if leaf not in plain.values()],
-        "column_encoding": {
-            leaf: "PLAIN" if leaf == "data" else "BYTE_STREAM_SPLIT"
-            for leaf in plain.values()
-            if leaf in leaves
-        },
-        "compression": {leaf: "NONE" if leaf == "data" else "ZSTD" for leaf in leaves},
-        "write_statistics": [leaf for leaf in leaves if leaf != "data"],
-        "store_schema": True,
-    }
-
-
-def _leaves(field: pa.Field, prefix: str = "") -> Iterator[str]:
-    """Parquet's names of a column's leaves."""
-    name, kind = prefix + field.name, field.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        yield from _leaves(pa.field("element", kind.value_type), f"{name}.list.")
-    elif pa.types.is_struct(kind):
-        for child in kind:
-            yield from _leaves(child, f"{name}.")
-    else:
-        yield name
-
-
-def _pages(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-    """The batch in slices of 1 MiB of codes, or of one row.
-
-    Parquet's writer ends a page at 1 MiB, but looks only after 1,024 rows or at the end of a slice:
-    pages of large rows would be put together in memory, up to the 2 GiB that a page can't exceed.
-    """
-    data = batch["data"]  # large_binary; Arrow's own functions take 30 MB when first used
-    offsets = np.frombuffer(data.buffers()[1], np.int64)[data.offset :][: len(data)]
-    cuts = [0, *(np.flatnonzero(np.diff(offsets >> 20)) + 1).tolist(), batch.num_rows]
-    return [batch.slice(start, end - start) for start, end in pairwise(cuts)]
-
-
-def _check_cells(batch: pa.RecordBatch) -> None:
-    largest = 2**31 - 1
-    if batch["data"].nbytes <= largest:
-        return
-    for name, cell in zip(batch["layer_name"], batch["data"], strict=True):
-        size = cell.as_buffer().size if cell.is_valid else 0
-        if size > largest:
-            raise ValueError(
-                f"layer '{name}' takes {size:,} bytes, but a Parquet cell holds at most "
-                f"{largest:,}. Split the layer on its rows, or write Arrow IPC."
-            )
+        self._thread.shutdown()
+        self._temporary.unlink(missing_ok=True)
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -4,6 +4,7 @@
 //! while the caller's thread looks after signals and progress.
 
 mod errors;
+mod memory;
 mod options;
 mod run;
 
@@ -11,6 +12,7 @@ mod compare;
 mod dequantize;
 mod export;
 mod ffi;
+mod parquet;
 mod plan;
 mod quantize;
 mod safetensors;
@@ -21,11 +23,6 @@ use std::collections::HashMap;
 use arrowquant::{ErrorCode, relation, scheme};
 use pyo3::prelude::*;
 use pyo3_arrow::PyRecordBatch;
-
-/// Large vectors of a row each, which a batch makes and drops, come from memory that is touched
-/// already; the system's allocator gives it back and faults it in anew, page by page.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[pymodule]
 mod _core {
@@ -39,6 +36,8 @@ mod _core {
     use crate::export::{compressed_tensors, compressed_tensors_specs};
     #[pymodule_export]
     use crate::ffi::plain_errors;
+    #[pymodule_export]
+    use crate::parquet::ParquetWriter;
     #[pymodule_export]
     use crate::plan::plan;
     #[pymodule_export]

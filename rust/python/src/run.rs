@@ -85,6 +85,17 @@ fn interrupt<T>(_: Python<'_>, _: &thread::JoinHandle<T>) -> PyResult<()> {
     Ok(())
 }
 
+/// Run `job` on this thread, with the GIL released.
+pub(crate) fn here<T: Send>(
+    py: Python<'_>,
+    job: impl FnOnce() -> Result<T, Error> + Send,
+) -> PyResult<T> {
+    match py.detach(|| panics::catch(job)) {
+        Ok(result) => result.map_err(|error| errors::raise(py, error)),
+        Err(panic) => Err(errors::panic(&panic)),
+    }
+}
+
 /// Run `job` and wait for it. `callback(finished, layer_name, fraction, bytes)` is called on this
 /// thread; its exception, or that of a signal handler, cancels the job and is raised.
 pub(crate) fn run<T: Send + 'static>(

@@ -87,6 +87,27 @@ pub enum CallError {
         /// Why, and what to do.
         why: String,
     },
+    /// A column of a type that Parquet has nothing for.
+    #[error("column '{column}' has type {found}, which Parquet can't hold. Cast it or drop it.")]
+    NotStorable {
+        /// The column's name.
+        column: String,
+        /// Its type.
+        found: String,
+    },
+    /// A row of more bytes than a Parquet page can be.
+    #[error(
+        "layer '{layer}' takes {bytes} bytes, but a Parquet cell holds at most {largest}. Split \
+         the layer on its rows, or write Arrow IPC."
+    )]
+    CellTooLarge {
+        /// The layer's name.
+        layer: String,
+        /// What it takes.
+        bytes: usize,
+        /// What there is room for.
+        largest: usize,
+    },
     /// A file that can't be read or written.
     #[error("{path}: {why}")]
     File {
