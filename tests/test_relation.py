@@ -154,11 +154,11 @@ def test_list_views_of_data_are_refused_with_the_fix() -> None:
 
 def test_a_mapping_is_read_where_it_lies() -> None:
     """The views' buffers are the arrays' memory."""
-    from arrowquant._inputs import mapping_to_table
+    from arrowquant._inputs import as_table, mapping_to_table
 
     arrays = {name: VALUES[row].copy() for row, name in enumerate(NAMES)}
     arrays["short"] = np.ones(3, np.float32)  # up to 12 bytes lie in the view itself
-    table = mapping_to_table(arrays)
+    table = as_table(mapping_to_table(arrays))
     (chunk,) = table["data"].chunks
     addresses = [buffer.address for buffer in chunk.buffers()[2:]]
     assert addresses == [arrays[name].ctypes.data for name in NAMES]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-LARGEST_VIEW = 2**31 - 1
-"""A binary view's length is an int32."""
+from arrowquant import _core
 
 
 class ArrowStreamExportable(Protocol):
@@ -119,9 +119,11 @@ def named(batch: pa.RecordBatch, names: pa.Array) -> pa.RecordBatch:
 
 def is_sized(weights: Any) -> bool:
     """Whether all of it is at hand, so that reading it twice costs nothing."""
-    frame = type(weights).__module__.partition(".")[0] in {"polars", "pandas"}
-    return isinstance(weights, (pa.Table, pa.RecordBatch)) or (
-        frame and type(weights).__name__ == "DataFrame"
+    module, name = type(weights).__module__.partition(".")[0], type(weights).__name__
+    return (
+        isinstance(weights, (pa.Table, pa.RecordBatch))
+        or (module in {"polars", "pandas"} and name == "DataFrame")
+        or (module == "arro3" and name in {"Table", "RecordBatch"})
     )
 
 
@@ -163,7 +165,7 @@ def check_names(arrays: Mapping[str, Any]) -> None:
 
 def mapping_to_table(
     arrays: Mapping[str, Any], problem: Callable[[Any], Problem] = array_problem
-) -> pa.Table:
+) -> ArrowStreamExportable:
     """Return the weights relation of named arrays, without a copy of their elements.
 
     An object for which `problem` gives an error code and a reason has null data and that error.
@@ -172,16 +174,12 @@ def mapping_to_table(
         TypeError: A name is no string.
     """
     check_names(arrays)
-    rows = [_row(name, array, problem(array)) for name, array in arrays.items()]
-    columns = _COLUMNS if all(row["error_code"] is None for row in rows) else _ALL_COLUMNS
-    sizes = [row["bytes"].size for row in rows if row["bytes"] is not None]
-    if max(sizes, default=0) > LARGEST_VIEW:
-        batches = [_batch(columns, [row], _large_binary) for row in rows]
-    else:
-        batches = [_batch(columns, rows, _binary_view)]
-    return pa.Table.from_batches(batches)
+    layers = [_named(name, array, problem(array)) for name, array in arrays.items()]
+    weights: ArrowStreamExportable = _core.named_weights(layers)
+    return weights
 
 
+@functools.cache
 def safetensors_dtype(dtype: np.dtype[Any]) -> str | None:
     """safetensors' name of a NumPy or ml_dtypes type; None where it has none."""
     return DTYPES.get(dtype.name)
@@ -210,71 +208,23 @@ DTYPES = {
 }
 
 
-def _row(name: str, array: Any, problem: Problem) -> dict[str, Any]:
-    row: dict[str, Any] = {"layer_name": name, "dtype": None, "shape": None, "bytes": None}
-    row |= {"error_code": None, "error_message": None}
+class _Named(NamedTuple):
+    """A layer as the core reads it."""
+
+    layer_name: str
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    bytes: np.ndarray[Any, Any] | None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+def _named(name: str, array: Any, problem: Problem) -> _Named:
+    dtype = shape = None
     if isinstance(array, np.ndarray):
-        row["shape"] = list(array.shape)
-        row["dtype"] = safetensors_dtype(array.dtype) or array.dtype.name
-    if problem is not None:
-        code, reason = problem
-        known = " ".join(str(row[key]) for key in ("dtype", "shape") if row[key] is not None)
-        layer = f"layer '{name}' ({known})" if known else f"layer '{name}'"
-        return row | {"error_code": code, "error_message": f"{layer}: {reason}"}
-    return row | {"bytes": np.asarray(array).reshape(-1).view(np.uint8)}
-
-
-_COLUMNS = {
-    "layer_name": pa.string(),
-    "dtype": pa.string(),
-    "shape": pa.large_list(pa.int64()),
-}
-_ALL_COLUMNS = _COLUMNS | {"error_code": pa.string(), "error_message": pa.string()}
-
-
-def _batch(
-    columns: dict[str, pa.DataType], rows: list[dict[str, Any]], data: Any
-) -> pa.RecordBatch:
-    arrays = [pa.array([row[name] for row in rows], kind) for name, kind in columns.items()]
-    arrays.append(data([row["bytes"] for row in rows]))
-    return pa.RecordBatch.from_arrays(arrays, [*columns, "data"])
-
-
-_VIEW = np.dtype([("length", "<i4"), ("prefix", "V4"), ("buffer", "<i4"), ("offset", "<i4")])
-_INLINE = 12
-"""Views this short hold their bytes themselves."""
-
-
-def _binary_view(arrays: list[np.ndarray[Any, Any] | None]) -> pa.Array:
-    """One view a row, each into a buffer of its own: the array's memory.
-
-    Layout: https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-view-layout
-    """
-    views = np.zeros(len(arrays), _VIEW)
-    raw = views.view(np.uint8).reshape(len(arrays), _VIEW.itemsize)
-    buffers: list[pa.Buffer] = []
-    for index, array in enumerate(arrays):
-        if array is None:
-            continue
-        views["length"][index] = array.size
-        if array.size <= _INLINE:
-            raw[index, 4 : 4 + array.size] = array
-        else:
-            raw[index, 4:8] = array[:4]
-            views["buffer"][index] = len(buffers)
-            buffers.append(pa.py_buffer(array))
-    valid = None
-    if any(array is None for array in arrays):
-        valid = pa.array([array is not None for array in arrays], pa.bool_()).buffers()[1]
-    return pa.Array.from_buffers(
-        pa.binary_view(), len(arrays), [valid, pa.py_buffer(views), *buffers]
-    )
-
-
-def _large_binary(arrays: list[np.ndarray[Any, Any] | None]) -> pa.Array:
-    """One row, whose bytes are the array's memory."""
-    (array,) = arrays
-    if array is None:
-        return pa.nulls(1, pa.large_binary())
-    offsets = pa.py_buffer(np.array([0, array.size], "<i8"))
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
+        dtype, shape = safetensors_dtype(array.dtype) or array.dtype.name, array.shape
+    if problem is None:
+        return _Named(name, dtype, shape, np.asarray(array).reshape(-1).view(np.uint8))
+    code, reason = problem
+    layer = f"layer '{name}'" if shape is None else f"layer '{name}' ({dtype} {list(shape)})"
+    return _Named(name, dtype, shape, None, code, f"{layer}: {reason}")

@@ -12,6 +12,7 @@ mod compare;
 mod dequantize;
 mod export;
 mod ffi;
+mod numpy;
 mod parquet;
 mod plan;
 mod quantize;
@@ -36,6 +37,8 @@ mod _core {
     use crate::export::{compressed_tensors, compressed_tensors_specs};
     #[pymodule_export]
     use crate::ffi::plain_errors;
+    #[pymodule_export]
+    use crate::numpy::named_weights;
     #[pymodule_export]
     use crate::parquet::ParquetWriter;
     #[pymodule_export]
