@@ -7,7 +7,6 @@ pub(crate) mod row;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -295,7 +294,7 @@ impl Dequantizer {
         states: &[State<'_>],
         data: Values<u8>,
     ) -> Result<Dequantized, ArrowError> {
-        let names = cast(&rows.names, &DataType::Utf8)?;
+        let names = rows.names.utf8()?;
         let dtypes = states.iter().map(|state| state.described.dtype);
         let shapes = states.iter().map(|state| state.described.shape.as_deref());
         let mut columns: Vec<ArrayRef> = vec![

@@ -9,6 +9,7 @@ use glob::Pattern;
 use crate::dtype::ScaleDtype;
 use crate::error::{CallError, Error, InvalidGroupSize, RowError, UnknownScheme};
 use crate::relation::columns::{self, Finder};
+use crate::relation::text::Text;
 use crate::relation::weights::Weights;
 use crate::scheme::{self, Choice};
 
@@ -109,18 +110,18 @@ fn plan_rows(batches: &[RecordBatch]) -> Result<Vec<(String, PlanRow)>, Error> {
         let finder = Finder::new(&schema, "Plans");
         let column = |index: usize| batch.column(index);
         let name = finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?;
-        let names = columns::text(column(name))?;
-        let schemes = finder.text("scheme")?.map(|i| columns::text(column(i))).transpose()?;
+        let names = Text::try_new(column(name))?;
+        let schemes = finder.text("scheme")?.map(|i| Text::try_new(column(i))).transpose()?;
         let sizes =
             finder.integer("group_size")?.map(|i| columns::integer(column(i))).transpose()?;
         let symmetries =
             finder.boolean("is_symmetric")?.map(|i| columns::boolean(column(i))).transpose()?;
         for row in 0..batch.num_rows() {
-            let Some(name) = columns::text_at(Some(&names), row) else {
+            let Some(name) = names.get(row) else {
                 continue;
             };
             let planned = PlanRow {
-                scheme: columns::text_at(schemes.as_ref(), row).map(str::to_owned),
+                scheme: schemes.as_ref().and_then(|rows| rows.get(row)).map(str::to_owned),
                 group_size: columns::integer_at(sizes.as_ref(), row),
                 symmetric: columns::boolean_at(symmetries.as_ref(), row),
             };

@@ -1,6 +1,6 @@
 //! Reading the quantized relation, row by row, believing nothing that it says.
 
-use arrow_array::{ArrayRef, BooleanArray, Int64Array, LargeStringArray, RecordBatch};
+use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema};
 
 use crate::dtype::{Float, ScaleDtype};
@@ -11,6 +11,7 @@ use crate::relation::columns::{self, Carried, Finder, list_item};
 use crate::relation::errors::{Earlier, EarlierSchema};
 use crate::relation::quantized::RESERVED;
 use crate::relation::shapes::Shapes;
+use crate::relation::text::Text;
 use crate::scheme::{self, Choice, Codes, Grouping, Scheme};
 use crate::tile::{Place, Tiling};
 
@@ -64,16 +65,16 @@ impl Columns {
     pub(crate) fn bind(&self, batch: &RecordBatch) -> Result<Rows, ArrowError> {
         let column = |index: usize| batch.column(index);
         Ok(Rows {
-            names: columns::text(column(self.name))?,
-            dtypes: columns::text(column(self.dtype))?,
+            names: Text::try_new(column(self.name))?,
+            dtypes: Text::try_new(column(self.dtype))?,
             shapes: Shapes::try_new(column(self.shape))?,
-            schemes: columns::text(column(self.scheme))?,
+            schemes: Text::try_new(column(self.scheme))?,
             group_sizes: columns::integer(column(self.group_size))?,
             symmetries: columns::boolean(column(self.is_symmetric))?,
             data: Bytes::try_new(column(self.data))?,
             scales: Bytes::try_new(column(self.scales))?,
             zero_points: Bytes::try_new(column(self.zero_points))?,
-            scale_dtypes: self.scale_dtype.map(|i| columns::text(column(i))).transpose()?,
+            scale_dtypes: self.scale_dtype.map(|i| Text::try_new(column(i))).transpose()?,
             layer_shapes: self.layer_shape.map(|i| Shapes::try_new(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
@@ -106,16 +107,16 @@ fn buffer(
 
 /// A batch of the quantized relation.
 pub(crate) struct Rows {
-    pub(crate) names: LargeStringArray,
-    dtypes: LargeStringArray,
+    pub(crate) names: Text,
+    dtypes: Text,
     shapes: Shapes,
-    schemes: LargeStringArray,
+    schemes: Text,
     group_sizes: Int64Array,
     symmetries: BooleanArray,
     data: Option<Bytes>,
     scales: Option<Bytes>,
     zero_points: Option<Bytes>,
-    scale_dtypes: Option<LargeStringArray>,
+    scale_dtypes: Option<Text>,
     layer_shapes: Option<Shapes>,
     earlier: Option<Earlier>,
     pub(crate) carried: Vec<ArrayRef>,
@@ -136,7 +137,7 @@ fn invalid(why: impl Into<String>) -> RowError {
 
 impl Rows {
     pub(crate) fn name(&self, row: usize) -> Option<&str> {
-        columns::text_at(Some(&self.names), row)
+        self.names.get(row)
     }
 
     pub(crate) fn data(&self, row: usize) -> Option<&[u8]> {
@@ -164,7 +165,7 @@ impl Rows {
     pub(crate) fn check(&self, row: usize) -> (Described<'_>, Result<Sound, RowError>) {
         let shape = self.shapes.get(row);
         let described = Described {
-            dtype: columns::text_at(Some(&self.dtypes), row),
+            dtype: self.dtypes.get(row),
             shape: shape.as_ref().ok().map(|shape| Shape::Given(shape)),
         };
         if let Some(error) = self.earlier.as_ref().and_then(|earlier| earlier.get(row)) {
@@ -181,7 +182,7 @@ impl Rows {
         shape: Result<&[i64], RowError>,
     ) -> Result<Sound, RowError> {
         let data = self.data(row).ok_or_else(|| invalid("data is null"))?;
-        let scheme = columns::text_at(Some(&self.schemes), row);
+        let scheme = self.schemes.get(row);
         let scheme = scheme.ok_or_else(|| invalid("scheme is null"))?;
         let choice = scheme::find(scheme).map_err(|error| invalid(error.to_string()))?;
         let Choice::Encode(scheme) = choice else {
@@ -247,7 +248,7 @@ impl Rows {
             .ok_or_else(|| invalid("is_symmetric is null"))?;
         // What scales were rounded to does not matter for decoding, but a name that is none is a
         // sign of damage.
-        let scale_dtype = match columns::text_at(self.scale_dtypes.as_ref(), row) {
+        let scale_dtype = match self.scale_dtypes.as_ref().and_then(|rows| rows.get(row)) {
             Some(name) => ScaleDtype::from_name(name)
                 .ok_or_else(|| invalid(format!("scale_dtype '{name}' is unknown")))?,
             None => ScaleDtype::F32,

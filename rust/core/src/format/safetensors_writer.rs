@@ -6,13 +6,14 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use arrow_array::{Array, RecordBatch};
+use arrow_array::RecordBatch;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use tempfile::NamedTempFile;
 
 use crate::error::{CallError, Error};
 use crate::relation::bytes::Bytes;
 use crate::relation::columns;
+use crate::relation::text::Text;
 
 /// A tensor to be written: name, dtype, shape.
 #[derive(Clone, Debug)]
@@ -119,11 +120,11 @@ impl SafetensorsWriter {
                 found: format!("{:?}", batch.schema().fields()),
             })
         };
-        let names = columns::text(column("layer_name")?)?;
+        let names = Text::try_new(column("layer_name")?)?;
         let data = Bytes::try_new(column("data")?)?;
         let offsets = batch.column_by_name("part_offset").map(columns::integer).transpose()?;
         for row in 0..names.len() {
-            let name = columns::text_at(Some(&names), row).unwrap_or_default();
+            let name = names.get(row).unwrap_or_default();
             let bytes = data.as_ref().and_then(|data| data.get(row)).unwrap_or_default();
             let offset = columns::integer_at(offsets.as_ref(), row).unwrap_or(0);
             self.write_part(name, u64::try_from(offset).unwrap_or(0), bytes)?;

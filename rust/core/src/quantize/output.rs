@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow_array::ArrayRef;
 use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder};
+use arrow_array::{ArrayRef, Float64Array};
+use arrow_buffer::NullBufferBuilder;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
@@ -36,11 +37,12 @@ pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Colu
         // A row that is kept has no sums, and no error.
         &|| {
             metric(rows, sums, |layer, sums| {
-                Some(layer.job().map_or(0.0, |job| sums.mse(job.elements())))
+                let count = layer.job().map_or(1, Job::elements);
+                move |at| sums[at].mse(count)
             })
         },
-        &|| metric(rows, sums, |_, sums| Some(sums.max_abs_error)),
-        &|| metric(rows, sums, |_, sums| sums.snr_db()),
+        &|| metric(rows, sums, |_, sums| move |at| sums[at].max_abs_error),
+        &|| signal_to_noise(rows, sums),
     ];
     let columns: Vec<ArrayRef> = if rows.len() < SPREAD {
         columns.iter().map(|column| column()).collect()
@@ -73,14 +75,37 @@ fn described<'a>(
     rows.runs().map(|(run, fate)| (fate.described(), run.len()))
 }
 
+/// A number of each good row's sums; `of` is given those of a run of rows.
 #[inline(always)]
-fn metric(rows: &Rows<'_>, sums: &[Sums], of: impl Fn(&Layer, &Sums) -> Option<f64>) -> ArrayRef {
+fn metric<'a, F: Fn(usize) -> f64>(
+    rows: &'a Rows<'_>,
+    sums: &'a [Sums],
+    of: impl Fn(&Layer, &'a [Sums]) -> F,
+) -> ArrayRef {
+    let mut values = Vec::with_capacity(rows.len());
+    let mut valid = NullBufferBuilder::new(rows.len());
+    for (run, fate) in rows.runs() {
+        let (end, count) = (run.end, run.len());
+        match fate.kind() {
+            Some(kind) => {
+                values.extend((0..count).map(of(&kind.layer, &sums[run])));
+                valid.append_n_non_nulls(count);
+            }
+            None => {
+                values.resize(end, 0.0);
+                valid.append_n_nulls(count);
+            }
+        }
+    }
+    Arc::new(Float64Array::new(values.into(), valid.finish()))
+}
+
+/// Null where a row has no noise.
+fn signal_to_noise(rows: &Rows<'_>, sums: &[Sums]) -> ArrayRef {
     let mut column = Float64Builder::with_capacity(rows.len());
     for (run, fate) in rows.runs() {
         match fate.kind() {
-            Some(kind) => {
-                sums[run].iter().for_each(|sums| column.append_option(of(&kind.layer, sums)));
-            }
+            Some(_) => sums[run].iter().for_each(|sums| column.append_option(sums.snr_db())),
             None => column.append_nulls(run.len()),
         }
     }

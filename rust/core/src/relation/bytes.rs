@@ -1,5 +1,7 @@
 //! The bytes of each row of a column, without a copy of them.
 
+use std::ops::Range;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, UInt8Type};
 use arrow_array::{Array, ArrayRef, BinaryViewArray, OffsetSizeTrait};
@@ -7,6 +9,7 @@ use arrow_buffer::{Buffer, NullBuffer};
 use arrow_schema::{ArrowError, DataType};
 
 use super::columns::list_item;
+use super::repeats::is_even;
 use crate::dtype::Float;
 
 /// What the bytes of a column mean.
@@ -149,6 +152,26 @@ impl Bytes {
             Storage::Views(views) => {
                 let length = |row: usize| views.views()[row] as u32;
                 length(row) == length(row - 1)
+            }
+        }
+    }
+
+    /// Whether these rows all have as many bytes, and nothing in the column is null.
+    pub(crate) fn repeats_over(&self, rows: &Range<usize>) -> bool {
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.null_count() > 0) {
+            return false;
+        }
+        match &self.storage {
+            Storage::Cut { spans, item_nulls: None, .. } => match spans {
+                Spans::I32(offsets) => is_even(&offsets[rows.start..=rows.end]),
+                Spans::I64(offsets) => is_even(&offsets[rows.start..=rows.end]),
+                Spans::Fixed(_) => true,
+            },
+            Storage::Cut { .. } => false,
+            Storage::Views(views) => {
+                let views = &views.views()[rows.clone()];
+                let first = views.first().map(|view| *view as u32);
+                views.iter().fold(true, |even, view| even & (Some(*view as u32) == first))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, UInt64Type};
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, LargeStringArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
 
@@ -153,17 +153,6 @@ impl Carried {
     }
 }
 
-/// A text column as large_utf8. Offsets, views and UTF-8 that come from outside may be anything,
-/// and are checked.
-pub fn text(column: &ArrayRef) -> Result<LargeStringArray, ArrowError> {
-    if column.is_empty() {
-        // Its first offset may still point into values that were not sent along.
-        return Ok(LargeStringArray::new_null(0));
-    }
-    column.to_data().validate_full()?;
-    Ok(cast(column, &DataType::LargeUtf8)?.as_string::<i64>().clone())
-}
-
 /// An integer column as int64; what is beyond its range becomes its largest value.
 pub fn integer(column: &ArrayRef) -> Result<Int64Array, ArrowError> {
     if let Some(unsigned) = column.as_primitive_opt::<UInt64Type>() {
@@ -180,11 +169,6 @@ pub fn boolean(column: &ArrayRef) -> Result<BooleanArray, ArrowError> {
 /// The type of the `shape` column.
 pub fn shape_type() -> DataType {
     DataType::LargeList(Arc::new(Field::new_list_field(DataType::Int64, true)))
-}
-
-/// Row `row` of a text column; `None` where null or where there is no such column.
-pub fn text_at(column: Option<&LargeStringArray>, row: usize) -> Option<&str> {
-    column.filter(|values| values.is_valid(row)).map(|values| values.value(row))
 }
 
 /// Row `row` of an integer column.

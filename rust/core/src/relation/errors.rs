@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::columns::{self, Finder};
 use super::failed::Failed;
+use super::text::Text;
 use crate::error::{CallError, RowError};
 
 /// The error relation's fields after `row_index` and `layer_name`.
@@ -86,8 +87,8 @@ impl EarlierSchema {
     pub(crate) fn bind(&self, batch: &RecordBatch) -> Result<Earlier, ArrowError> {
         let column = |index: usize| batch.column(index);
         Ok(Earlier {
-            codes: columns::text(column(self.code))?,
-            messages: self.message.map(|i| columns::text(column(i))).transpose()?,
+            codes: Text::try_new(column(self.code))?,
+            messages: self.message.map(|i| Text::try_new(column(i))).transpose()?,
             elements: self.element.map(|i| columns::integer(column(i))).transpose()?,
             counts: self.count.map(|i| columns::integer(column(i))).transpose()?,
         })
@@ -96,8 +97,8 @@ impl EarlierSchema {
 
 /// Errors that rows came in with.
 pub(crate) struct Earlier {
-    codes: LargeStringArray,
-    messages: Option<LargeStringArray>,
+    codes: Text,
+    messages: Option<Text>,
     elements: Option<Int64Array>,
     counts: Option<Int64Array>,
 }
@@ -108,8 +109,8 @@ impl Earlier {
     }
 
     pub(crate) fn get(&self, row: usize) -> Option<RowError> {
-        let code = columns::text_at(Some(&self.codes), row)?.to_owned();
-        let message = columns::text_at(self.messages.as_ref(), row);
+        let code = self.codes.get(row)?.to_owned();
+        let message = self.messages.as_ref().and_then(|rows| rows.get(row));
         Some(RowError::Earlier {
             message: message.unwrap_or("failed in an earlier step").to_owned(),
             element: columns::integer_at(self.elements.as_ref(), row),

@@ -5,7 +5,9 @@ pub mod columns;
 pub mod errors;
 pub mod failed;
 pub mod quantized;
+mod repeats;
 pub mod shapes;
+pub(crate) mod text;
 pub mod weights;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! The `shape` column, as it comes in.
 
+use std::ops::Range;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, LargeListArray};
@@ -7,6 +9,7 @@ use arrow_cast::cast;
 use arrow_schema::ArrowError;
 
 use super::columns::shape_type;
+use super::repeats::spans_repeat;
 use crate::error::RowError;
 
 /// A list column of integers, read as int64; numbers that don't fit are as good as null.
@@ -25,6 +28,14 @@ impl Shapes {
         let rows = cast(column, &shape_type())?.as_list::<i64>().clone();
         let dimensions = rows.values().as_primitive::<Int64Type>().clone();
         Ok(Self { rows, dimensions })
+    }
+
+    /// Whether these rows all have the same shape, and no null in it.
+    pub(crate) fn repeats_over(&self, rows: &Range<usize>) -> bool {
+        let offsets = &self.rows.value_offsets()[rows.start..=rows.end];
+        self.rows.null_count() == 0
+            && self.dimensions.null_count() == 0
+            && spans_repeat(offsets, self.dimensions.values())
     }
 
     /// The shape in row `row`.

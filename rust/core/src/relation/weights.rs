@@ -1,12 +1,15 @@
 //! The weights relation: what comes in.
 
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, LargeStringArray, RecordBatch};
+use std::ops::Range;
+
+use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema};
 use rayon::ThreadPool;
 
 use super::bytes::{Bytes, Element};
 use super::columns::{self, Carried, Finder};
 use super::shapes::Shapes;
+use super::text::Text;
 use super::{errors, quantized};
 use crate::error::{CallError, RowError};
 use crate::pool::join;
@@ -95,10 +98,10 @@ impl WeightsSchema {
         pool: Option<&ThreadPool>,
     ) -> Result<Weights, ArrowError> {
         let column = |index: usize| batch.column(index);
-        let text = |index: Option<usize>| index.map(|i| columns::text(column(i))).transpose();
+        let text = |index: Option<usize>| index.map(|i| Text::try_new(column(i))).transpose();
         let (names, (dtypes, shapes)) = join(
             pool,
-            || columns::text(column(self.name)),
+            || Text::try_new(column(self.name)),
             || (text(self.dtype), self.shape.map(|i| Shapes::try_new(column(i))).transpose()),
         );
         Ok(Weights {
@@ -195,19 +198,19 @@ fn element_of(data_type: &DataType) -> Result<Element, CallError> {
 
 /// A batch of weights, read row by row.
 pub struct Weights {
-    names: LargeStringArray,
+    names: Text,
     /// The name column as it came.
     named: ArrayRef,
     data: Option<Bytes>,
     /// What the data column holds.
     pub(crate) element: Option<Element>,
     shapes: Option<Shapes>,
-    dtypes: Option<LargeStringArray>,
-    schemes: Option<LargeStringArray>,
+    dtypes: Option<Text>,
+    schemes: Option<Text>,
     group_sizes: Option<Int64Array>,
     symmetries: Option<BooleanArray>,
     earlier: Option<errors::Earlier>,
-    source_files: Option<LargeStringArray>,
+    source_files: Option<Text>,
     parts: Option<Parts>,
     /// The carried columns, as they came.
     pub carried: Vec<ArrayRef>,
@@ -218,7 +221,7 @@ pub struct Weights {
 impl Weights {
     /// The layer's name.
     pub fn name(&self, row: usize) -> Option<&str> {
-        columns::text_at(Some(&self.names), row)
+        self.names.get(row)
     }
 
     /// All names as utf8; the column itself where it is that.
@@ -232,11 +235,23 @@ impl Weights {
         let before = row - 1;
         self.parts.is_none()
             && self.earlier.as_ref().is_none_or(|earlier| earlier.is_good(row))
-            && self.names.is_valid(row)
+            && !self.names.is_null(row)
             && self.data.as_ref().is_some_and(|data| data.repeats(row))
             && self.shapes.as_ref().is_none_or(|shapes| shapes.get(row) == shapes.get(before))
             && self.dtypes.as_ref().is_none_or(|_| self.dtype(row) == self.dtype(before))
             && (!self.has_plan() || self.plan(row) == self.plan(before))
+    }
+
+    /// Whether [`Self::repeats`] holds for all of these rows but the first, as far as that is seen at
+    /// a glance.
+    pub(crate) fn repeats_over(&self, rows: &Range<usize>) -> bool {
+        self.parts.is_none()
+            && self.earlier.is_none()
+            && !self.has_plan()
+            && self.names.is_whole()
+            && self.data.as_ref().is_some_and(|data| data.repeats_over(rows))
+            && self.shapes.as_ref().is_none_or(|shapes| shapes.repeats_over(rows))
+            && self.dtypes.as_ref().is_none_or(|dtypes| dtypes.repeats_over(rows))
     }
 
     fn has_plan(&self) -> bool {
@@ -260,12 +275,12 @@ impl Weights {
 
     /// The dtype column's value.
     pub fn dtype(&self, row: usize) -> Option<&str> {
-        columns::text_at(self.dtypes.as_ref(), row)
+        self.dtypes.as_ref().and_then(|rows| rows.get(row))
     }
 
     /// The file that the row came from, for messages.
     pub fn source_file(&self, row: usize) -> Option<&str> {
-        columns::text_at(self.source_files.as_ref(), row)
+        self.source_files.as_ref().and_then(|rows| rows.get(row))
     }
 
     /// Which part of which layer the row is, where it says so.
@@ -276,7 +291,7 @@ impl Weights {
     /// The row's own plan: scheme, group size, symmetry.
     pub fn plan(&self, row: usize) -> (Option<&str>, Option<i64>, Option<bool>) {
         (
-            columns::text_at(self.schemes.as_ref(), row),
+            self.schemes.as_ref().and_then(|rows| rows.get(row)),
             columns::integer_at(self.group_sizes.as_ref(), row),
             columns::boolean_at(self.symmetries.as_ref(), row),
         )
