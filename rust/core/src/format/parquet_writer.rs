@@ -31,8 +31,9 @@ const LEAST: usize = 1 << 20;
 const GROUPS: usize = 1 << 12;
 /// So many bytes are handed to the operating system at once, in which case it takes larger pages.
 const AT_ONCE: usize = 1 << 18;
-/// A column of so many values takes some megabytes while it is encoded.
+/// A column of so many values, or a slice of so many bytes, takes some megabytes while it is encoded.
 const MANY: i64 = 1 << 14;
+const LARGE: usize = 1 << 17;
 
 /// A Parquet file in the making.
 pub struct ParquetWriter {
@@ -74,7 +75,7 @@ impl ParquetWriter {
         Ok(Self { path, file, columns, fields, waiting, waiting_bytes: 0, freed })
     }
 
-    /// Have `freed` called whenever a column is written, which takes some megabytes for a moment: an
+    /// Have `freed` called whenever some megabytes were let go that encoding took for a moment: an
     /// allocator may keep them where nobody asks for them back.
     #[must_use]
     pub fn when_freed(self, freed: impl Fn() + Send + 'static) -> Self {
@@ -154,7 +155,7 @@ fn group(
             let chunk = Chunk::new(&pages);
             group.append_column(&chunk, chunk.description(Arc::clone(column))?)?;
         } else {
-            for writer in encode(field, arrays, &mut writers)? {
+            for writer in encode(field, arrays, &mut writers, freed)? {
                 let chunk = writer.close()?;
                 let is_large = chunk.close().metadata.num_values() >= MANY;
                 chunk.append_to_row_group(&mut group)?;
@@ -172,6 +173,7 @@ fn encode<'a>(
     field: &Field,
     arrays: impl Iterator<Item = &'a ArrayRef>,
     writers: &mut impl Iterator<Item = ArrowColumnWriter>,
+    freed: &dyn Fn(),
 ) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
     let mut used: Vec<ArrowColumnWriter> = Vec::new();
     for array in arrays {
@@ -179,8 +181,11 @@ fn encode<'a>(
         if used.is_empty() {
             used.extend(writers.take(leaves.len()));
         }
-        for (writer, leaf) in used.iter_mut().zip(&leaves) {
-            writer.write(leaf)?;
+        for (writer, leaf) in used.iter_mut().zip(leaves) {
+            writer.write(&leaf)?;
+        }
+        if array.to_data().get_slice_memory_size()? >= LARGE {
+            freed();
         }
     }
     Ok(used)

@@ -115,6 +115,6 @@ pub(super) fn check_storable(field: &Field) -> Result<(), ParquetError> {
     let columns = ArrowRowGroupWriterFactory::new(&file, Arc::new(schema));
     let array = new_null_array(field.data_type(), 1);
     let mut writers = columns.create_column_writers(0)?.into_iter();
-    encode(&field, [&array].into_iter(), &mut writers)?;
+    encode(&field, [&array].into_iter(), &mut writers, &|| ())?;
     Ok(())
 }
