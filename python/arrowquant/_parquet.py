@@ -50,14 +50,14 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
     good = pa.schema([f for f in schema if f.name not in _ERRORS], schema.metadata)
     with AtomicParquet(path, failed_path(path), good) as writer:
         failed = []
+        knows_failed = isinstance(quantized, (QuantizationResult, QuantizationStream))
         for batch in batches:
             writer.write(pa.record_batch(_core.select(batch, batch, False)).select(good.names))
-            failed.append(pa.record_batch(_core.select(batch, batch, True)))
-        if isinstance(quantized, (QuantizationResult, QuantizationStream)):
-            table = quantized.failed
-        else:
-            table = _failed_of(pa.Table.from_batches(failed, schema))
-        writer.commit(table)
+            if not knows_failed:
+                bad = pa.record_batch(_core.select(batch, batch, True))
+                failed += [bad] if bad.num_rows else []
+        one = pa.Table.from_batches(failed, schema)
+        writer.commit(quantized.failed if knows_failed else _failed_of(one))
 
 
 def _one_relation(quantized: Any) -> tuple[Iterable[pa.RecordBatch], pa.Schema]:

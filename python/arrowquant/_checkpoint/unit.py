@@ -157,7 +157,7 @@ class _Attempt:
                 done += _core.weight_bytes(some)
                 self._check_unchanged()
                 good = self._apart(good, bad)
-                self._failed.append(bad)
+                self._failed += [bad] if bad.num_rows else []
                 writer.write(good)
                 self.written += good.num_rows
 
