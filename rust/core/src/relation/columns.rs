@@ -1,7 +1,7 @@
 //! Finding columns by name, checking their types, and reading the small ones.
 //!
-//! Names, shapes and options are cast to one type each; only `data` must not be copied, and
-//! [`super::bytes`] sees to that.
+//! Shapes and options are cast to one type each. [`super::text`] reads text, and [`super::bytes`]
+//! `data`, which must not be copied.
 
 use std::collections::HashMap;
 use std::sync::Arc;

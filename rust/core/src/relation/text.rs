@@ -1,5 +1,6 @@
 //! Text columns, as they come in.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -58,7 +59,7 @@ impl Text {
     }
 
     /// Whether these rows all have the same text.
-    pub(crate) fn repeats_over(&self, rows: &std::ops::Range<usize>) -> bool {
+    pub(crate) fn repeats_over(&self, rows: &Range<usize>) -> bool {
         self.is_whole()
             && match self {
                 Self::Small(all) => {

@@ -106,7 +106,6 @@ impl WeightsSchema {
         );
         Ok(Weights {
             names: names?,
-            named: column(self.name).clone(),
             data: match self.data {
                 Some((index, _)) => Bytes::try_new(column(index))?,
                 None => None,
@@ -199,8 +198,6 @@ fn element_of(data_type: &DataType) -> Result<Element, CallError> {
 /// A batch of weights, read row by row.
 pub struct Weights {
     names: Text,
-    /// The name column as it came.
-    named: ArrayRef,
     data: Option<Bytes>,
     /// What the data column holds.
     pub(crate) element: Option<Element>,
@@ -226,7 +223,7 @@ impl Weights {
 
     /// All names as utf8; the column itself where it is that.
     pub(crate) fn utf8_names(&self) -> Result<ArrayRef, ArrowError> {
-        arrow_cast::cast(&self.named, &DataType::Utf8)
+        self.names.utf8()
     }
 
     /// Whether a row says the same of itself as the good one before it, name and values aside.
