@@ -9,5 +9,6 @@ pub(crate) mod convert;
 pub(crate) mod metrics;
 pub(crate) mod pack;
 pub(crate) mod squares;
+pub(crate) mod stored;
 pub(crate) mod stream;
 pub(crate) mod survey;

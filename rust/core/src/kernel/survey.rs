@@ -2,15 +2,13 @@
 //! values are finite.
 
 mod along;
-mod halves;
 
-use crate::scheme::Range;
+use super::stored::{BFloat16, Float16, Float32, Stored};
+use crate::dtype::Float;
+use crate::scheme::{Range, Values};
 use crate::simd::{LANES, Lanes};
 pub(crate) use along::Along;
-pub(crate) use halves::{SHARE, survey_halves};
 
-/// The bits of infinity; those of a NaN are larger.
-const INFINITY: u32 = 0x7f80_0000;
 const SIGN: u32 = 0x8000_0000;
 
 /// The range of every group of `values`, rows of `width` elements, into `ranges`, row after row;
@@ -29,18 +27,46 @@ pub(crate) fn survey<L: Lanes>(
     group_size: usize,
     ranges: &mut [Range],
 ) -> bool {
-    if !width.is_multiple_of(group_size) {
-        return scan(lanes, Groups { values, width, left: width, group_size }, ranges);
+    if width.is_multiple_of(group_size) && group_size.is_multiple_of(LANES) {
+        // Without rests it makes no difference where rows end.
+        return survey_lines::<L, Float32>(lanes, Values::Float32(values), group_size, ranges);
     }
-    // The usual sizes have loops of their own, and without rests it makes no difference where rows
-    // end.
-    let (vectors, _) = values.as_chunks::<LANES>();
-    let width = values.len();
-    match group_size {
-        32 => scan(lanes, Even::<2> { vectors }, ranges),
-        64 => scan(lanes, Even::<4> { vectors }, ranges),
-        128 => scan(lanes, Even::<8> { vectors }, ranges),
-        _ => scan(lanes, Groups { values, width, left: width, group_size }, ranges),
+    scan(lanes, Groups { values, width, left: width, group_size }, ranges)
+}
+
+/// The same for binary16 or bfloat16 numbers, in groups of `group_size`, a multiple of
+/// [`crate::scheme::PAIRS`], whichever row they are of.
+#[inline(always)]
+pub(crate) fn survey_halves<L: Lanes>(
+    lanes: L,
+    source: Float,
+    bytes: &[u8],
+    group_size: usize,
+    ranges: &mut [Range],
+) -> bool {
+    let values = Values::Halves(source, bytes);
+    if source == Float::BF16 {
+        survey_lines::<L, BFloat16>(lanes, values, group_size, ranges)
+    } else {
+        survey_lines::<L, Float16>(lanes, values, group_size, ranges)
+    }
+}
+
+#[inline(always)]
+fn survey_lines<L: Lanes, S: Stored>(
+    lanes: L,
+    values: Values<'_>,
+    group_size: usize,
+    ranges: &mut [Range],
+) -> bool {
+    let lines = S::lines(values);
+    // The usual sizes have loops of their own.
+    match group_size / (S::VECTORS * LANES) {
+        count @ 1 => scan(lanes, Lines::<S, 1> { lines, count }, ranges),
+        count @ 2 => scan(lanes, Lines::<S, 2> { lines, count }, ranges),
+        count @ 4 => scan(lanes, Lines::<S, 4> { lines, count }, ranges),
+        count @ 8 => scan(lanes, Lines::<S, 8> { lines, count }, ranges),
+        count => scan(lanes, Lines::<S, 0> { lines, count }, ranges),
     }
 }
 
@@ -49,14 +75,8 @@ pub(crate) type Extremes<L> = [<L as Lanes>::U32; 2];
 
 /// Groups that follow each other.
 trait Source<L: Lanes> {
-    /// The bits of infinity.
-    const INFINITY: u32 = INFINITY;
-
-    /// Sixteen values from their bits.
-    #[inline(always)]
-    fn values(lanes: L, bits: &[u32; LANES]) -> [f32; LANES] {
-        floats(lanes, bits)
-    }
+    /// What their weights are.
+    type Stored: Stored;
 
     /// Of the next group; zeros after the last.
     fn next(&mut self, lanes: L) -> Extremes<L>;
@@ -71,6 +91,8 @@ struct Groups<'a> {
 }
 
 impl<L: Lanes> Source<L> for Groups<'_> {
+    type Stored = Float32;
+
     #[inline(always)]
     fn next(&mut self, lanes: L) -> Extremes<L> {
         let (group, values) =
@@ -81,42 +103,44 @@ impl<L: Lanes> Source<L> for Groups<'_> {
             self.left = self.width;
         }
         let (vectors, rest) = group.as_chunks::<LANES>();
-        let extremes = extremes(lanes, vectors, [lanes.zero_u32(); 2]);
+        let extremes = extremes::<L, Float32>(lanes, vectors, [lanes.zero_u32(); 2]);
         if rest.is_empty() {
             return extremes;
         }
         // Zeros belong to every range.
         let mut padded = [[0.0; LANES]];
         padded[0][..rest.len()].copy_from_slice(rest);
-        self::extremes(lanes, &padded, extremes)
+        self::extremes::<L, Float32>(lanes, &padded, extremes)
     }
 }
 
-/// Groups of `VECTORS` vectors each.
-struct Even<'a, const VECTORS: usize> {
-    vectors: &'a [[f32; LANES]],
+/// Groups of `count` lines; of `COUNT`, where that is not zero.
+struct Lines<'a, S: Stored, const COUNT: usize> {
+    lines: &'a [S::Line],
+    count: usize,
 }
 
-impl<L: Lanes, const VECTORS: usize> Source<L> for Even<'_, VECTORS> {
+impl<L: Lanes, S: Stored, const COUNT: usize> Source<L> for Lines<'_, S, COUNT> {
+    type Stored = S;
+
     #[inline(always)]
     fn next(&mut self, lanes: L) -> Extremes<L> {
-        let zeros = [lanes.zero_u32(); 2];
-        let Some((group, vectors)) = self.vectors.split_first_chunk::<VECTORS>() else {
-            return zeros;
-        };
-        self.vectors = vectors;
-        extremes(lanes, group, zeros)
+        let count = if COUNT == 0 { self.count } else { COUNT };
+        let (group, lines) = self.lines.split_at(count.min(self.lines.len()));
+        self.lines = lines;
+        extremes::<L, S>(lanes, group, [lanes.zero_u32(); 2])
     }
 }
 
+/// The extremes with those of some lines more.
 #[inline(always)]
-fn extremes<L: Lanes>(
+fn extremes<L: Lanes, S: Stored>(
     lanes: L,
-    vectors: &[[f32; LANES]],
+    lines: &[S::Line],
     mut extremes: Extremes<L>,
 ) -> Extremes<L> {
-    for vector in vectors {
-        extremes = extend(lanes, extremes, vector);
+    for line in lines {
+        extremes = S::extend(lanes, extremes, line);
     }
     extremes
 }
@@ -135,25 +159,38 @@ fn scan<L: Lanes, S: Source<L>>(lanes: L, mut groups: S, ranges: &mut [Range]) -
             let [high_b, low_b] = groups.next(lanes);
             let [high_c, low_c] = groups.next(lanes);
             let [high_d, low_d] = groups.next(lanes);
-            *high = lanes.quarter::<true>([high_a, high_b, high_c, high_d]);
-            *low = lanes.quarter::<false>([low_a, low_b, low_c, low_d]);
+            *high = quarter::<L, S::Stored, true>(lanes, [high_a, high_b, high_c, high_d]);
+            *low = quarter::<L, S::Stored, false>(lanes, [low_a, low_b, low_c, low_d]);
         }
-        write(lanes, highs, lows, &mut largest, S::values, ranges);
+        write::<L, S::Stored>(lanes, highs, lows, &mut largest, ranges);
     }
-    are_finite(lanes, largest, S::INFINITY)
+    are_finite::<L, S::Stored>(lanes, largest)
+}
+
+#[inline(always)]
+fn quarter<L: Lanes, S: Stored, const SIGNED: bool>(lanes: L, vectors: [L::U32; 4]) -> L::U32 {
+    if S::PAIRS {
+        lanes.quarter::<SIGNED, true>(vectors)
+    } else {
+        lanes.quarter::<SIGNED, false>(vectors)
+    }
 }
 
 /// The ranges of up to sixteen groups from their lanes' extremes, which are then part of `largest`.
 #[inline(always)]
-fn write<L: Lanes>(
+fn write<L: Lanes, S: Stored>(
     lanes: L,
     highs: [L::U32; 4],
     lows: [L::U32; 4],
     largest: &mut Extremes<L>,
-    values: impl Fn(L, &[u32; LANES]) -> [f32; LANES],
     ranges: &mut [Range],
 ) {
-    let (highs, lows) = (lanes.maxima::<true>(highs), lanes.maxima::<false>(lows));
+    let [highs, lows] = if S::PAIRS {
+        [lanes.maxima::<true, true>(highs), lanes.maxima::<false, true>(lows)]
+    } else {
+        [lanes.maxima::<true, false>(highs), lanes.maxima::<false, false>(lows)]
+    };
+    let [highs, lows] = S::finish(lanes, [highs, lows]);
     let [positive, negative] = *largest;
     *largest = [lanes.max::<false>(positive, highs), lanes.max::<false>(negative, lows)];
     let (mut high, mut low) = ([0; LANES], [0; LANES]);
@@ -163,31 +200,15 @@ fn write<L: Lanes>(
     for low in &mut low {
         *low = if *low > SIGN { *low } else { 0 };
     }
-    let (high, low) = (values(lanes, &high), values(lanes, &low));
+    let (high, low) = (S::values(lanes, &high), S::values(lanes, &low));
     for ((range, hi), lo) in ranges.iter_mut().zip(high).zip(low) {
         *range = Range { lo, hi };
     }
 }
 
 #[inline(always)]
-fn floats<L: Lanes>(_: L, bits: &[u32; LANES]) -> [f32; LANES] {
-    bits.map(f32::from_bits)
-}
-
-#[inline(always)]
-fn are_finite<L: Lanes>(lanes: L, [positive, negative]: Extremes<L>, infinity: u32) -> bool {
-    lanes.largest(positive) < infinity && lanes.largest(negative) < SIGN | infinity
-}
-
-/// The extremes with those of sixteen more values.
-#[inline(always)]
-pub(crate) fn extend<L: Lanes>(
-    lanes: L,
-    [high, low]: Extremes<L>,
-    values: &[f32; LANES],
-) -> Extremes<L> {
-    let bits = lanes.bits(lanes.load(values));
-    [lanes.max::<true>(high, bits), lanes.max::<false>(low, bits)]
+fn are_finite<L: Lanes, S: Stored>(lanes: L, [positive, negative]: Extremes<L>) -> bool {
+    lanes.largest(positive) < S::INFINITY && lanes.largest(negative) < SIGN | S::INFINITY
 }
 
 impl Range {

@@ -105,9 +105,8 @@ pub struct Range {
 pub enum Values<'a> {
     /// As float32.
     Float32(&'a [f32]),
-    /// Little-endian binary16 or bfloat16 numbers as they lie in memory: as float32 they would take
-    /// more room than the first-level cache has, so groups are converted as they are encoded. They come
-    /// so where all groups are as many whole [`PAIRS`].
+    /// Little-endian binary16 or bfloat16 numbers as they lie in memory, to be converted as they are
+    /// encoded. They come so where all groups are as many whole [`PAIRS`].
     Halves(Float, &'a [u8]),
 }
 

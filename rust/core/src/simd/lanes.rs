@@ -41,6 +41,9 @@ pub(crate) trait Lanes: Copy {
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a² + b`, rounded once.
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a − b·c`, where the product is a float32 number: then it makes no difference whether it is
+    /// rounded.
+    fn sub_exact(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
 
     fn zero_u32(self) -> Self::U32;
     /// Thirty-two numbers of 16 bits, two in each lane.
@@ -56,10 +59,11 @@ pub(crate) trait Lanes: Copy {
     /// The larger one, as int32 where `SIGNED`.
     fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// The largest lanes of four vectors, on the way to [`Lanes::maxima`]: reducing sixteen vectors
-    /// together takes a quarter of the shuffles that reducing each does.
-    fn quarter<const SIGNED: bool>(self, vectors: [Self::U32; 4]) -> Self::U32;
+    /// together takes a quarter of the shuffles that reducing each does. Where `PAIRS`, the halves of
+    /// each lane are numbers of their own.
+    fn quarter<const SIGNED: bool, const PAIRS: bool>(self, vectors: [Self::U32; 4]) -> Self::U32;
     /// Lane `i` is the largest of vector `i`, for the sixteen vectors that went into `quarters`.
-    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> Self::U32;
+    fn maxima<const SIGNED: bool, const PAIRS: bool>(self, quarters: [Self::U32; 4]) -> Self::U32;
     /// The largest lane.
     fn largest(self, a: Self::U32) -> u32;
 
@@ -127,6 +131,12 @@ fn larger<const SIGNED: bool>(a: u32, b: u32) -> u32 {
     if SIGNED { (a as i32).max(b as i32) as u32 } else { a.max(b) }
 }
 
+#[inline(always)]
+fn larger_of_pairs<const SIGNED: bool>(a: u32, b: u32) -> u32 {
+    let low = larger::<SIGNED>(a << 16, b << 16) >> 16;
+    low | larger::<SIGNED>(a & HIGH_HALF, b & HIGH_HALF)
+}
+
 impl Lanes for Portable {
     type F32 = [f32; LANES];
     type U32 = [u32; LANES];
@@ -183,6 +193,10 @@ impl Lanes for Portable {
         each(a, b, square_plus)
     }
     #[inline(always)]
+    fn sub_exact(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        self.sub(a, self.mul(b, c))
+    }
+    #[inline(always)]
     fn zero_u32(self) -> Self::U32 {
         [0; LANES]
     }
@@ -197,10 +211,7 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
-        each(a, b, |a, b| {
-            let low = larger::<SIGNED>(a << 16, b << 16) >> 16;
-            low | larger::<SIGNED>(a & HIGH_HALF, b & HIGH_HALF)
-        })
+        each(a, b, larger_of_pairs::<SIGNED>)
     }
     #[inline(always)]
     fn larger_half<const SIGNED: bool>(self, a: Self::U32) -> Self::U32 {
@@ -223,15 +234,16 @@ impl Lanes for Portable {
         each(a, b, larger::<SIGNED>)
     }
     #[inline(always)]
-    fn quarter<const SIGNED: bool>(self, vectors: [Self::U32; 4]) -> Self::U32 {
+    fn quarter<const SIGNED: bool, const PAIRS: bool>(self, vectors: [Self::U32; 4]) -> Self::U32 {
+        let larger = if PAIRS { larger_of_pairs::<SIGNED> } else { larger::<SIGNED> };
         let mut out = [0; LANES];
         for (out, vector) in out.iter_mut().zip(vectors) {
-            *out = vector[1..].iter().fold(vector[0], |a, &b| larger::<SIGNED>(a, b));
+            *out = vector[1..].iter().fold(vector[0], |a, &b| larger(a, b));
         }
         out
     }
     #[inline(always)]
-    fn maxima<const SIGNED: bool>(self, quarters: [Self::U32; 4]) -> Self::U32 {
+    fn maxima<const SIGNED: bool, const PAIRS: bool>(self, quarters: [Self::U32; 4]) -> Self::U32 {
         let mut out = [0; LANES];
         for (four, quarter) in out.as_chunks_mut::<4>().0.iter_mut().zip(quarters) {
             four.copy_from_slice(&quarter[..4]);

@@ -8,7 +8,8 @@ use super::parts::Parts;
 use super::run::Run;
 use crate::kernel::metrics::{self, Sums};
 use crate::kernel::squares::{SETTLE, Squares, is_faint};
-use crate::kernel::survey::{self, Along, Extremes};
+use crate::kernel::stored::{Float32, Stored};
+use crate::kernel::survey::{Along, Extremes};
 use crate::simd::{LANES, Lanes};
 
 /// Sums over a part's simple groups, in lanes.
@@ -86,31 +87,32 @@ impl<L: Lanes> Errors<L> {
 
     /// The codes of simple groups that follow each other: of `run`, those at `places`. Values are
     /// clamped only where `CLAMP`, and the largest error is looked for only where `TRACK`. Groups
-    /// of whole vectors only can have others surveyed along with them.
+    /// of whole lines only can have others surveyed along with them.
     #[inline(always)]
-    pub(super) fn simple<const CLAMP: bool, const TRACK: bool>(
+    pub(super) fn simple<S: Stored, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_, L>,
+        groups: &mut Groups<'_, L, S>,
         along: Option<&mut Along<'_, L>>,
     ) {
         // A copy, which stays in registers from group to group.
         let mut errors = *self;
-        if groups.vectors > 0 {
-            errors.even::<CLAMP, TRACK>(run, places, groups, along);
+        if groups.lines > 0 {
+            errors.even::<S, CLAMP, TRACK>(run, places, groups, along);
         } else {
             for at in places {
                 let vector = Vector::new(self.lanes, run, at);
                 let (values, codes) = groups.next();
                 let (whole, rest) = values.as_chunks::<LANES>();
                 let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
-                errors.group::<CLAMP, TRACK>(&vector, whole, whole_codes, None);
+                errors.group::<Float32, CLAMP, TRACK>(&vector, whole, whole_codes, None);
                 if !rest.is_empty() {
                     // Zeros have no error.
                     let (mut padded, mut padded_codes) = ([[0.0; LANES]], [[0; LANES]]);
                     padded[0][..rest.len()].copy_from_slice(rest);
-                    errors.vectors::<CLAMP, TRACK>(&vector, &padded, &mut padded_codes, None);
+                    let codes = &mut padded_codes;
+                    errors.vectors::<Float32, CLAMP, TRACK>(&vector, &padded, codes, None);
                     rest_codes.copy_from_slice(&padded_codes[0][..rest.len()]);
                 }
             }
@@ -121,11 +123,11 @@ impl<L: Lanes> Errors<L> {
     /// The codes of whole parts that follow each other: the groups of a run, all simple, of which
     /// `part` make up each of them. All stays in registers until a part's sums are there.
     #[inline(always)]
-    pub(super) fn parts<const CLAMP: bool>(
+    pub(super) fn parts<S: Stored, const CLAMP: bool>(
         &mut self,
         run: &Run,
         part: usize,
-        groups: &mut Groups<'_, L>,
+        groups: &mut Groups<'_, L, S>,
         sums: &mut Parts<'_>,
         mut along: Option<&mut Along<'_, L>>,
     ) {
@@ -133,94 +135,106 @@ impl<L: Lanes> Errors<L> {
         for at in 0..run.len / part {
             let mut errors = Self::new(self.lanes, ahead);
             let places = at * part..(at + 1) * part;
-            errors.even::<CLAMP, true>(run, places, groups, along.as_deref_mut());
+            errors.even::<S, CLAMP, true>(run, places, groups, along.as_deref_mut());
             ahead = errors.ahead;
             sums.add(&mut errors, Sums::default());
         }
         self.ahead = ahead;
     }
 
-    /// The codes of groups of equally many whole vectors.
+    /// The codes of groups of equally many whole lines.
     #[inline(always)]
-    fn even<const CLAMP: bool, const TRACK: bool>(
+    fn even<S: Stored, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_, L>,
+        groups: &mut Groups<'_, L, S>,
         along: Option<&mut Along<'_, L>>,
     ) {
-        let vectors = groups.vectors;
+        let lines = groups.lines;
         let (values, codes) = groups.next_even(places.len());
-        let values = values.chunks_exact(vectors).zip(codes.chunks_exact_mut(vectors));
+        let values = values.chunks_exact(lines).zip(codes.chunks_exact_mut(lines * S::VECTORS));
         if let Some(along) = along {
-            let (next, extremes) = along.next(vectors, places.clone());
-            let next = next.chunks_exact(vectors).zip(extremes);
+            let (next, extremes) = along.next(lines, places.clone());
+            let next = next.chunks_exact(lines).zip(extremes);
             for (at, ((values, codes), next)) in places.zip(values.zip(next)) {
                 let vector = Vector::new(self.lanes, run, at);
-                self.group::<CLAMP, TRACK>(&vector, values, codes, Some(next));
+                self.group::<S, CLAMP, TRACK>(&vector, values, codes, Some(next));
             }
         } else {
             for (at, (values, codes)) in places.zip(values) {
                 let vector = Vector::new(self.lanes, run, at);
-                self.group::<CLAMP, TRACK>(&vector, values, codes, None);
+                self.group::<S, CLAMP, TRACK>(&vector, values, codes, None);
             }
         }
     }
 
     /// A group's codes; along with them, the extremes of another one.
     #[inline(always)]
-    fn group<const CLAMP: bool, const TRACK: bool>(
+    fn group<S: Stored, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         vector: &Vector<L>,
-        mut values: &[[f32; LANES]],
+        mut values: &[S::Line],
         mut codes: &mut [[u8; LANES]],
         mut along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
     ) {
         if let Some((_, out)) = &mut along {
             **out = [self.lanes.zero_u32(); 2];
         }
-        while values.len() > SETTLE {
-            let (these, rest) = values.split_at(SETTLE);
+        let most = SETTLE / S::VECTORS;
+        while values.len() > most {
+            let (these, rest) = values.split_at(most);
             let (these_codes, rest_codes) = codes.split_at_mut(SETTLE);
             let beside = along.as_mut().map(|(next, out)| {
-                let (these_next, rest_next) = next.split_at(SETTLE);
+                let (these_next, rest_next) = next.split_at(most);
                 *next = rest_next;
                 (these_next, &mut **out)
             });
-            self.vectors::<CLAMP, TRACK>(vector, these, these_codes, beside);
+            self.vectors::<S, CLAMP, TRACK>(vector, these, these_codes, beside);
             (values, codes) = (rest, rest_codes);
         }
-        self.vectors::<CLAMP, TRACK>(vector, values, codes, along);
+        self.vectors::<S, CLAMP, TRACK>(vector, values, codes, along);
     }
 
-    /// At most [`SETTLE`] vectors of a group.
+    /// Lines of a group, at most [`SETTLE`] vectors.
     #[inline(always)]
-    fn vectors<const CLAMP: bool, const TRACK: bool>(
+    fn vectors<S: Stored, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         vector: &Vector<L>,
-        values: &[[f32; LANES]],
+        values: &[S::Line],
         codes: &mut [[u8; LANES]],
         along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
     ) {
-        if self.pending + values.len() > SETTLE {
+        if self.pending + codes.len() > SETTLE {
             self.settle();
         }
-        self.pending += values.len();
+        self.pending += codes.len();
+        let lines = values.iter().zip(codes.chunks_exact_mut(S::VECTORS));
         if let Some((next, out)) = along {
             let mut extremes = *out;
-            for ((values, codes), next) in values.iter().zip(codes).zip(next) {
-                self.ahead.fetch(self.lanes);
-                extremes = survey::extend(self.lanes, extremes, next);
-                let sums = (&mut self.errors, &mut self.weights, &mut self.largest);
-                vector.encode::<CLAMP, TRACK>(values, codes, sums);
+            for ((line, codes), next) in lines.zip(next) {
+                extremes = Float32::extend(self.lanes, extremes, next);
+                self.line::<S, CLAMP, TRACK>(vector, line, codes);
             }
             *out = extremes;
-            return;
+        } else {
+            for (line, codes) in lines {
+                self.line::<S, CLAMP, TRACK>(vector, line, codes);
+            }
         }
-        for (values, codes) in values.iter().zip(codes) {
-            self.ahead.fetch(self.lanes);
+    }
+
+    #[inline(always)]
+    fn line<S: Stored, const CLAMP: bool, const TRACK: bool>(
+        &mut self,
+        vector: &Vector<L>,
+        line: &S::Line,
+        codes: &mut [[u8; LANES]],
+    ) {
+        self.ahead.fetch(self.lanes);
+        for (weights, codes) in S::vectors(line).iter().zip(codes) {
             let sums = (&mut self.errors, &mut self.weights, &mut self.largest);
-            vector.encode::<CLAMP, TRACK>(values, codes, sums);
+            vector.encode::<CLAMP, TRACK>(S::load(self.lanes, weights), codes, sums);
         }
     }
 
@@ -239,6 +253,8 @@ struct Vector<L: Lanes> {
     inverse: L::F32,
     reach: L::F32,
     zero: u32,
+    /// See [`Run::exact`].
+    exact: bool,
 }
 
 impl<L: Lanes> Vector<L> {
@@ -251,27 +267,31 @@ impl<L: Lanes> Vector<L> {
             reach: lanes.splat(run.reach[at]),
             // Its low byte is the integer.
             zero: run.shifted_zero[at].to_bits(),
+            exact: run.exact,
         }
     }
 
     #[inline(always)]
     fn encode<const CLAMP: bool, const TRACK: bool>(
         &self,
-        values: &[f32; LANES],
+        values: L::F32,
         codes: &mut [u8; LANES],
         (errors, weights, largest): (&mut Squares<L>, &mut Squares<L>, &mut L::U32),
     ) {
         let lanes = self.lanes;
         let magic = lanes.splat(MAGIC);
-        let values = lanes.load(values);
         let scaled = lanes.mul(values, self.inverse);
         // `reach` is an integer, so clamping before rounding is clamping after it.
         let scaled = if CLAMP { lanes.min(scaled, self.reach) } else { scaled };
         let shifted = lanes.add(scaled, magic);
-        let decoded = lanes.mul(lanes.sub(shifted, magic), self.scale);
+        let rounded = lanes.sub(shifted, magic);
         // The shifted number's low bits are the rounded one's, in two's complement.
         lanes.store_low_bytes(lanes.bits(shifted), self.zero, codes);
-        let error = lanes.sub(values, decoded);
+        let error = if self.exact {
+            lanes.sub_exact(values, rounded, self.scale)
+        } else {
+            lanes.sub(values, lanes.mul(rounded, self.scale))
+        };
         if TRACK {
             *largest = lanes.max_magnitude(*largest, error);
         }

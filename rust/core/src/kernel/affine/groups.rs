@@ -1,8 +1,10 @@
 //! Where the groups of a tile lie.
 
+use std::marker::PhantomData;
 use std::ops::Range as Span;
 
 use crate::kernel::convert;
+use crate::kernel::stored::Stored;
 use crate::scheme::{Grouping, Tile, Values};
 use crate::simd::{LANES, Lanes};
 
@@ -38,18 +40,19 @@ impl Spans {
 }
 
 /// A tile's groups with their values and codes, as they are worked through.
-pub(super) struct Groups<'a, L: Lanes> {
+pub(super) struct Groups<'a, L: Lanes, S: Stored> {
     lanes: L,
     values: Values<'a>,
     /// Those of groups at hand, where they must be converted.
     floats: &'a mut Vec<f32>,
     codes: &'a mut [u8],
     spans: Spans,
-    /// Where all groups are as many whole vectors: how many; else zero.
-    pub(super) vectors: usize,
+    stored: PhantomData<S>,
+    /// Where all groups are as many whole lines: how many; else zero.
+    pub(super) lines: usize,
 }
 
-impl<'a, L: Lanes> Groups<'a, L> {
+impl<'a, L: Lanes, S: Stored> Groups<'a, L, S> {
     #[inline(always)]
     pub(super) fn new(
         lanes: L,
@@ -58,14 +61,16 @@ impl<'a, L: Lanes> Groups<'a, L> {
         codes: &'a mut [u8],
     ) -> Self {
         let group_size = tile.grouping.group_size;
-        let even = group_size.is_multiple_of(LANES)
+        let line = S::VECTORS * LANES;
+        let even = group_size.is_multiple_of(line)
             && tile.width.is_multiple_of(group_size)
             && tile.phase == 0;
         // Then it makes no difference where a row ends.
-        let (vectors, width) =
-            if even { (group_size / LANES, tile.values.len()) } else { (0, tile.width) };
+        let (lines, width) =
+            if even { (group_size / line, tile.values.len()) } else { (0, tile.width) };
         let spans = Spans::new(&tile.grouping, width, tile.phase);
-        Self { lanes, values: tile.values, floats, codes, spans, vectors }
+        let stored = PhantomData;
+        Self { lanes, values: tile.values, floats, codes, spans, stored, lines }
     }
 
     #[inline(always)]
@@ -74,14 +79,14 @@ impl<'a, L: Lanes> Groups<'a, L> {
         (floats(self.lanes, self.values, span.clone(), self.floats), &mut self.codes[span])
     }
 
-    /// Of that many groups at once, where all have as many vectors.
+    /// The lines of that many groups at once, where all have as many, and their vectors of codes.
     #[inline(always)]
-    pub(super) fn next_even(&mut self, groups: usize) -> (&[[f32; LANES]], &mut [[u8; LANES]]) {
+    pub(super) fn next_even(&mut self, groups: usize) -> (&'a [S::Line], &mut [[u8; LANES]]) {
         let start = self.spans.column;
         self.spans.column += groups * self.spans.group_size;
         let span = start..self.spans.column;
-        let values = floats(self.lanes, self.values, span.clone(), self.floats);
-        (values.as_chunks().0, self.codes[span].as_chunks_mut().0)
+        let line = S::VECTORS * LANES;
+        (&S::lines(self.values)[start / line..span.end / line], self.codes[span].as_chunks_mut().0)
     }
 }
 

@@ -11,9 +11,11 @@ mod run;
 
 use std::ops::Range as Span;
 
+use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::kernel::survey::{Along, SHARE};
+use crate::kernel::stored::{BFloat16, Float16, Float32, Stored};
+use crate::kernel::survey::Along;
 use crate::scheme::{Buffers, Codes, Encoded, Grouping, Next, Range, Tile, Values};
 use crate::simd::{LANES, Lanes};
 use group::{Ahead, Errors};
@@ -52,7 +54,11 @@ pub(crate) fn encode<L: Lanes>(
         codes.resize(tile.values.len(), 0);
         codes.as_mut_slice()
     };
-    let faint = encoder.groups(values, bytes, sums, next);
+    let faint = match tile.values {
+        Values::Float32(_) => encoder.groups::<Float32>(values, bytes, sums, next),
+        Values::Halves(Float::BF16, _) => encoder.groups::<BFloat16>(values, bytes, sums, next),
+        Values::Halves(..) => encoder.groups::<Float16>(values, bytes, sums, next),
+    };
     if !faint.is_empty() {
         let Tile { grouping, width, phase, .. } = *tile;
         let codes = Codes { grouping, width, phase, data: bytes, scales, zero_points };
@@ -91,7 +97,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     /// Write the code of every value, a byte each, and the scales. Returns the parts whose sums must
     /// be counted in another way.
     #[inline(always)]
-    fn groups(
+    fn groups<S: Stored>(
         mut self,
         floats: &mut Vec<f32>,
         codes: &mut [u8],
@@ -99,24 +105,22 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         next: Option<&mut Next<'_>>,
     ) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
-        let mut groups = Groups::new(self.lanes, self.tile, floats, codes);
-        let fits =
-            |next: &&mut Next<'_>| groups.vectors >= FEWEST && next.values.len() == values.len();
+        let mut groups = Groups::<L, S>::new(self.lanes, self.tile, floats, codes);
+        let alike = S::ALONG && groups.lines * S::VECTORS >= FEWEST;
+        let fits = |next: &&mut Next<'_>| alike && next.values.len() == values.len();
         let mut next = next.filter(fits);
         let mut along =
             next.as_mut().map(|next| Along::new(self.lanes, next.values, &mut *next.ranges));
         // What is touched first is this tile, or the one behind it.
         let first = if along.is_some() { source.len() } else { 0 };
         let ahead = source.len().max(first + AHEAD);
-        let step = source.len() / values.len().max(1) * LANES;
-        // A share of halves is asked for when the next ones are surveyed.
-        let share = if matches!(values, Values::Halves(..)) { SHARE } else { usize::MAX };
+        let step = source.len() / values.len().max(1) * LANES * S::VECTORS;
         let ahead = Ahead {
-            source: source.as_ptr().wrapping_add(ahead + source.len() / share),
+            source: source.as_ptr().wrapping_add(ahead),
             behind: ahead - first - NEAR,
-            source_step: step - step / share,
+            source_step: step,
             out: self.out,
-            out_step: self.kind.bits as usize * LANES / 8,
+            out_step: self.kind.bits as usize * LANES * S::VECTORS / 8,
         };
         // Of a layer whose largest error is known so far, only larger ones are looked for.
         let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };
@@ -126,16 +130,16 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         std::hint::black_box(&mut errors);
         let mut run = Run::new();
         // Whole parts, if they find place in a run.
-        let short = groups.vectors > 0 && (1..=LANES).contains(&parts.part);
+        let short = groups.lines > 0 && (1..=LANES).contains(&parts.part);
         let step = if short { LANES / parts.part * parts.part } else { LANES };
         for ranges in self.tile.ranges.chunks(step) {
             run.set(self.kind, ranges);
             if short && run.is_all_simple() {
                 let (part, beside) = (parts.part, along.as_mut());
                 if run.clamps() {
-                    errors.parts::<true>(&run, part, &mut groups, &mut parts, beside);
+                    errors.parts::<S, true>(&run, part, &mut groups, &mut parts, beside);
                 } else {
-                    errors.parts::<false>(&run, part, &mut groups, &mut parts, beside);
+                    errors.parts::<S, false>(&run, part, &mut groups, &mut parts, beside);
                 }
             } else {
                 let track = known.is_none_or(|known| run.may_exceed(known));
@@ -149,20 +153,20 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                     // Loops of their own: a call in one of them would push the sums out of registers.
                     match way {
                         (true, false, false) => {
-                            errors.simple::<false, false>(&run, places, &mut groups, beside);
+                            errors.simple::<S, false, false>(&run, places, &mut groups, beside);
                         }
                         (true, false, true) => {
-                            errors.simple::<false, true>(&run, places, &mut groups, beside);
+                            errors.simple::<S, false, true>(&run, places, &mut groups, beside);
                         }
                         (true, true, false) => {
-                            errors.simple::<true, false>(&run, places, &mut groups, beside);
+                            errors.simple::<S, true, false>(&run, places, &mut groups, beside);
                         }
                         (true, true, true) => {
-                            errors.simple::<true, true>(&run, places, &mut groups, beside);
+                            errors.simple::<S, true, true>(&run, places, &mut groups, beside);
                         }
                         _ => {
                             if let Some(along) = beside {
-                                along.groups(groups.vectors, places.clone());
+                                along.groups(groups.lines, places.clone());
                             }
                             let general = &mut parts.general;
                             self.mixed(&mut run, ranges, places, &mut groups, general, &mut errors);
@@ -188,18 +192,18 @@ impl<'a, L: Lanes> Encoder<'a, L> {
 
     /// Groups of a run not all of which are simple.
     #[inline(always)]
-    fn mixed(
+    fn mixed<S: Stored>(
         &self,
         run: &mut Run,
         ranges: &[Range],
         places: Span<usize>,
-        groups: &mut Groups<'_, L>,
+        groups: &mut Groups<'_, L, S>,
         general: &mut Sums,
         errors: &mut Errors<L>,
     ) {
         for at in places {
             if run.is_simple(at) {
-                errors.simple::<true, true>(run, at..at + 1, groups, None);
+                errors.simple::<S, true, true>(run, at..at + 1, groups, None);
             } else {
                 let group = run.general(self.kind, at, ranges[at]);
                 let (values, codes) = groups.next();

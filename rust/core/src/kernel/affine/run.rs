@@ -39,6 +39,9 @@ pub(super) struct Run {
     pub(super) reach: [f32; LANES],
     /// No error of the group is larger.
     bound: [f32; LANES],
+    /// Whether every product of a rounded value, of at most 8 bits and a sign, and a scale is a float32
+    /// number: a scale of 8 or 11 significant bits leaves room for it in 24.
+    pub(super) exact: bool,
     /// 1 where the group is simple, and whether all are.
     simple: [u32; LANES],
     all_simple: u32,
@@ -57,6 +60,7 @@ impl Run {
             shifted_zero: [0.0; LANES],
             reach: [0.0; LANES],
             bound: [0.0; LANES],
+            exact: false,
             simple: [0; LANES],
             all_simple: 0,
             clamps: 0,
@@ -67,6 +71,7 @@ impl Run {
     #[inline(always)]
     pub(super) fn set(&mut self, kind: Kind, ranges: &[Range]) {
         self.len = ranges.len();
+        self.exact = kind.scale_dtype != ScaleDtype::F32;
         let mut padded = [Range::ZERO; LANES];
         let sixteen = <&[Range; LANES]>::try_from(ranges).unwrap_or_else(|_| {
             padded[..ranges.len()].copy_from_slice(ranges);

@@ -2,7 +2,8 @@
 
 use std::ops::Range as Span;
 
-use super::{Extremes, INFINITY, are_finite, extremes, floats, write};
+use super::{Extremes, are_finite, extremes, write};
+use crate::kernel::stored::Float32;
 use crate::scheme::Range;
 use crate::simd::{LANES, Lanes};
 
@@ -43,7 +44,7 @@ impl<'a, L: Lanes> Along<'a, L> {
         let lanes = self.lanes;
         let (these, out) = self.next(vectors, groups);
         for (group, out) in these.chunks_exact(vectors).zip(out) {
-            *out = extremes(lanes, group, [lanes.zero_u32(); 2]);
+            *out = extremes::<L, Float32>(lanes, group, [lanes.zero_u32(); 2]);
         }
     }
 
@@ -54,18 +55,18 @@ impl<'a, L: Lanes> Along<'a, L> {
         let (mut highs, mut lows) = ([lanes.zero_u32(); 4], [lanes.zero_u32(); 4]);
         for (at, four) in groups.as_chunks::<4>().0.iter().enumerate() {
             let [[high_a, low_a], [high_b, low_b], [high_c, low_c], [high_d, low_d]] = *four;
-            highs[at] = lanes.quarter::<true>([high_a, high_b, high_c, high_d]);
-            lows[at] = lanes.quarter::<false>([low_a, low_b, low_c, low_d]);
+            highs[at] = lanes.quarter::<true, false>([high_a, high_b, high_c, high_d]);
+            lows[at] = lanes.quarter::<false, false>([low_a, low_b, low_c, low_d]);
         }
         let (ranges, rest) = std::mem::take(&mut self.ranges).split_at_mut(count);
         self.ranges = rest;
         // Groups left from before were counted then.
-        write(lanes, highs, lows, &mut self.largest, floats, ranges);
+        write::<L, Float32>(lanes, highs, lows, &mut self.largest, ranges);
     }
 
     /// Whether all values were finite.
     #[inline(always)]
     pub(crate) fn finite(&self) -> bool {
-        are_finite(self.lanes, self.largest, INFINITY)
+        are_finite::<L, Float32>(self.lanes, self.largest)
     }
 }

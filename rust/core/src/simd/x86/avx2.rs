@@ -1,0 +1,256 @@
+//! [`Lanes`] with AVX2: two registers a vector.
+
+use std::arch::x86_64::*;
+
+use super::totals_of_fours;
+use crate::simd::lanes::{HIGH_HALF, LANES, LINE, Lanes};
+
+const MAGNITUDE: i32 = 0x7fff_ffff;
+
+/// Stands for a CPU with AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::simd) struct Avx2 {
+    streams: bool,
+}
+
+impl Avx2 {
+    /// # Safety
+    /// The CPU has the features that the type stands for.
+    pub(in crate::simd) unsafe fn new(streams: bool) -> Self {
+        Self { streams }
+    }
+}
+
+impl Lanes for Avx2 {
+    type F32 = [__m256; 2];
+    type U32 = [__m256i; 2];
+    type F64 = [__m256d; 4];
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::F32 {
+        cpu! { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values[8..].as_ptr())] }
+    }
+    #[inline(always)]
+    fn store(self, [low, high]: Self::F32, out: &mut [f32; LANES]) {
+        cpu! {
+            _mm256_storeu_ps(out.as_mut_ptr(), low);
+            _mm256_storeu_ps(out[8..].as_mut_ptr(), high);
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
+        cpu! {
+            let low = _mm_loadu_si128(halves.as_ptr().cast());
+            let high = _mm_loadu_si128(halves[8..].as_ptr().cast());
+            [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+        }
+    }
+    #[inline(always)]
+    fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
+        cpu! {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(halves.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(halves[8..].as_ptr().cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32 {
+        cpu! {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let high = _mm_unpackhi_epi64(bytes, bytes);
+            let (low, high) = (_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(high));
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+        }
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
+        cpu! {
+            let addend = _mm256_set1_epi32(addend as i32);
+            let low = _mm256_set1_epi32(0xff);
+            let a = _mm256_and_si256(_mm256_add_epi32(numbers[0], addend), low);
+            let b = _mm256_and_si256(_mm256_add_epi32(numbers[1], addend), low);
+            let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b));
+            let high = _mm256_extracti128_si256::<1>(words);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), high);
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+    }
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F32 {
+        cpu! { [_mm256_set1_ps(value); 2] }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_fmadd_ps(a[0], a[0], b[0]), _mm256_fmadd_ps(a[1], a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn sub_exact(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_fnmadd_ps(b[0], c[0], a[0]), _mm256_fnmadd_ps(b[1], c[1], a[1])] }
+    }
+    #[inline(always)]
+    fn zero_u32(self) -> Self::U32 {
+        cpu! { [_mm256_setzero_si256(); 2] }
+    }
+    #[inline(always)]
+    fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> Self::U32 {
+        cpu! {
+            let (low, high) = (halves.as_ptr(), halves[LANES..].as_ptr());
+            [_mm256_loadu_si256(low.cast()), _mm256_loadu_si256(high.cast())]
+        }
+    }
+    #[inline(always)]
+    fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        [self.max16::<SIGNED>(a[0], b[0]), self.max16::<SIGNED>(a[1], b[1])]
+    }
+    #[inline(always)]
+    fn larger_half<const SIGNED: bool>(self, [low, high]: Self::U32) -> Self::U32 {
+        cpu! {
+            let mask = _mm256_set1_epi32(HIGH_HALF as i32);
+            [
+                self.max8::<SIGNED>(_mm256_slli_epi32::<16>(low), _mm256_and_si256(low, mask)),
+                self.max8::<SIGNED>(_mm256_slli_epi32::<16>(high), _mm256_and_si256(high, mask)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn store_u32(self, [low, high]: Self::U32, out: &mut [u32; LANES]) {
+        cpu! {
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), low);
+            _mm256_storeu_si256(out[8..].as_mut_ptr().cast(), high);
+        }
+    }
+    #[inline(always)]
+    fn bits(self, values: Self::F32) -> Self::U32 {
+        cpu! { [_mm256_castps_si256(values[0]), _mm256_castps_si256(values[1])] }
+    }
+    #[inline(always)]
+    fn max_magnitude(self, largest: Self::U32, values: Self::F32) -> Self::U32 {
+        let [low, high] = self.bits(values);
+        cpu! {
+            let mask = _mm256_set1_epi32(MAGNITUDE);
+            let magnitudes = [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)];
+            self.max::<false>(largest, magnitudes)
+        }
+    }
+    #[inline(always)]
+    fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        [self.max8::<SIGNED>(a[0], b[0]), self.max8::<SIGNED>(a[1], b[1])]
+    }
+    #[inline(always)]
+    fn quarter<const SIGNED: bool, const PAIRS: bool>(self, vectors: [Self::U32; 4]) -> Self::U32 {
+        let [[a, e], [b, f], [c, g], [d, h]] = vectors;
+        let (a, b) = (self.larger8::<SIGNED, PAIRS>(a, e), self.larger8::<SIGNED, PAIRS>(b, f));
+        let (c, d) = (self.larger8::<SIGNED, PAIRS>(c, g), self.larger8::<SIGNED, PAIRS>(d, h));
+        cpu! {
+            let ab = self.larger8::<SIGNED, PAIRS>(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = self.larger8::<SIGNED, PAIRS>(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            let low = _mm256_unpacklo_epi64(ab, cd);
+            [self.larger8::<SIGNED, PAIRS>(low, _mm256_unpackhi_epi64(ab, cd)), _mm256_setzero_si256()]
+        }
+    }
+    #[inline(always)]
+    fn maxima<const SIGNED: bool, const PAIRS: bool>(self, quarters: [Self::U32; 4]) -> Self::U32 {
+        let [[a, _], [b, _], [c, _], [d, _]] = quarters;
+        [self.halves::<SIGNED, PAIRS>(a, b), self.halves::<SIGNED, PAIRS>(c, d)]
+    }
+    #[inline(always)]
+    fn largest(self, [low, high]: Self::U32) -> u32 {
+        let mut lanes = [0u32; 8];
+        let larger = self.max8::<false>(low, high);
+        cpu! { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), larger) }
+        lanes.into_iter().fold(0, u32::max)
+    }
+    #[inline(always)]
+    fn zero_f64(self) -> Self::F64 {
+        cpu! { [_mm256_setzero_pd(); 4] }
+    }
+    #[inline(always)]
+    fn add_wide(self, sums: Self::F64, [low, high]: Self::F32) -> Self::F64 {
+        cpu! {
+            let quarters = [
+                _mm256_castps256_ps128(low),
+                _mm256_extractf128_ps::<1>(low),
+                _mm256_castps256_ps128(high),
+                _mm256_extractf128_ps::<1>(high),
+            ];
+            let mut out = sums;
+            for (sum, quarter) in out.iter_mut().zip(quarters) {
+                *sum = _mm256_add_pd(*sum, _mm256_cvtps_pd(quarter));
+            }
+            out
+        }
+    }
+    #[inline(always)]
+    fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2] {
+        cpu! {
+            let four = |[a, b, c, d]: Self::F64| {
+                _mm256_add_pd(_mm256_add_pd(a, c), _mm256_add_pd(b, d))
+            };
+            totals_of_fours(four(a), four(b))
+        }
+    }
+    memory! {}
+    #[inline(always)]
+    fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
+        if !out.as_ptr().addr().is_multiple_of(LINE) {
+            return out.copy_from_slice(line);
+        }
+        let (from, to) = (line.as_ptr().cast::<__m256i>(), out.as_mut_ptr().cast::<__m256i>());
+        cpu! {
+            _mm256_stream_si256(to, _mm256_loadu_si256(from));
+            _mm256_stream_si256(to.add(1), _mm256_loadu_si256(from.add(1)));
+        }
+    }
+    #[inline(always)]
+    fn stream_f32(self, [low, high]: Self::F32, out: &mut [f32; LANES]) {
+        if !out.as_ptr().addr().is_multiple_of(LINE) {
+            return self.store([low, high], out);
+        }
+        cpu! {
+            _mm256_stream_ps(out.as_mut_ptr(), low);
+            _mm256_stream_ps(out[8..].as_mut_ptr(), high);
+        }
+    }
+}
+
+impl Avx2 {
+    /// The larger of the low and the high halves of both.
+    #[inline(always)]
+    fn halves<const SIGNED: bool, const PAIRS: bool>(self, a: __m256i, b: __m256i) -> __m256i {
+        cpu! {
+            let low = _mm256_permute2x128_si256::<0x20>(a, b);
+            self.larger8::<SIGNED, PAIRS>(low, _mm256_permute2x128_si256::<0x31>(a, b))
+        }
+    }
+    #[inline(always)]
+    fn larger8<const SIGNED: bool, const PAIRS: bool>(self, a: __m256i, b: __m256i) -> __m256i {
+        if PAIRS { self.max16::<SIGNED>(a, b) } else { self.max8::<SIGNED>(a, b) }
+    }
+    #[inline(always)]
+    fn max16<const SIGNED: bool>(self, a: __m256i, b: __m256i) -> __m256i {
+        cpu! { if SIGNED { _mm256_max_epi16(a, b) } else { _mm256_max_epu16(a, b) } }
+    }
+    #[inline(always)]
+    fn max8<const SIGNED: bool>(self, a: __m256i, b: __m256i) -> __m256i {
+        cpu! { if SIGNED { _mm256_max_epi32(a, b) } else { _mm256_max_epu32(a, b) } }
+    }
+}

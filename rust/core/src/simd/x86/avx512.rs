@@ -1,0 +1,195 @@
+//! [`Lanes`] with AVX-512: a register a vector.
+
+use std::arch::x86_64::*;
+
+use super::totals_of_fours;
+use crate::simd::lanes::{HIGH_HALF, LANES, LINE, Lanes};
+
+/// Stands for a CPU with AVX2, FMA, F16C and AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::simd) struct Avx512 {
+    streams: bool,
+}
+
+impl Avx512 {
+    /// # Safety
+    /// The CPU has the features that the type stands for.
+    pub(in crate::simd) unsafe fn new(streams: bool) -> Self {
+        Self { streams }
+    }
+}
+
+impl Lanes for Avx512 {
+    type F32 = __m512;
+    type U32 = __m512i;
+    type F64 = [__m512d; 2];
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> __m512 {
+        cpu! { _mm512_loadu_ps(values.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, values: __m512, out: &mut [f32; LANES]) {
+        cpu! { _mm512_storeu_ps(out.as_mut_ptr(), values) }
+    }
+    #[inline(always)]
+    fn load_f16(self, halves: &[[u8; 2]; LANES]) -> __m512 {
+        cpu! { _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> __m512 {
+        cpu! {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(halves.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn load_u8(self, bytes: &[u8; LANES]) -> __m512 {
+        cpu! { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, numbers: __m512i, addend: u32, out: &mut [u8; LANES]) {
+        cpu! {
+            let sums = _mm512_add_epi32(numbers, _mm512_set1_epi32(addend as i32));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(sums));
+        }
+    }
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        cpu! { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn add_square(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_fmadd_ps(a, a, b) }
+    }
+    #[inline(always)]
+    fn sub_exact(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        cpu! { _mm512_fnmadd_ps(b, c, a) }
+    }
+    #[inline(always)]
+    fn zero_u32(self) -> __m512i {
+        cpu! { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> __m512i {
+        cpu! { _mm512_loadu_si512(halves.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn max_of_pairs<const SIGNED: bool>(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { if SIGNED { _mm512_max_epi16(a, b) } else { _mm512_max_epu16(a, b) } }
+    }
+    #[inline(always)]
+    fn larger_half<const SIGNED: bool>(self, a: __m512i) -> __m512i {
+        cpu! {
+            let high = _mm512_and_si512(a, _mm512_set1_epi32(HIGH_HALF as i32));
+            self.max::<SIGNED>(_mm512_slli_epi32::<16>(a), high)
+        }
+    }
+    #[inline(always)]
+    fn store_u32(self, numbers: __m512i, out: &mut [u32; LANES]) {
+        cpu! { _mm512_storeu_si512(out.as_mut_ptr().cast(), numbers) }
+    }
+    #[inline(always)]
+    fn bits(self, values: __m512) -> __m512i {
+        cpu! { _mm512_castps_si512(values) }
+    }
+    #[inline(always)]
+    fn max_magnitude(self, largest: __m512i, values: __m512) -> __m512i {
+        // The larger of both magnitudes, without a sign.
+        cpu! {
+            let largest = _mm512_castsi512_ps(largest);
+            _mm512_castps_si512(_mm512_range_ps::<0b1011>(largest, values))
+        }
+    }
+    #[inline(always)]
+    fn max<const SIGNED: bool>(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { if SIGNED { _mm512_max_epi32(a, b) } else { _mm512_max_epu32(a, b) } }
+    }
+    #[inline(always)]
+    fn quarter<const SIGNED: bool, const PAIRS: bool>(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        cpu! {
+            let ab = self.larger::<SIGNED, PAIRS>(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = self.larger::<SIGNED, PAIRS>(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            self.larger::<SIGNED, PAIRS>(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+        }
+    }
+    #[inline(always)]
+    fn maxima<const SIGNED: bool, const PAIRS: bool>(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
+        let (ab, cd) = (self.halves::<SIGNED, PAIRS>(a, b), self.halves::<SIGNED, PAIRS>(c, d));
+        self.halves::<SIGNED, PAIRS>(ab, cd)
+    }
+    #[inline(always)]
+    fn largest(self, a: __m512i) -> u32 {
+        cpu! { _mm512_reduce_max_epu32(a) }
+    }
+    #[inline(always)]
+    fn zero_f64(self) -> Self::F64 {
+        cpu! { [_mm512_setzero_pd(); 2] }
+    }
+    #[inline(always)]
+    fn add_wide(self, [low, high]: Self::F64, values: __m512) -> Self::F64 {
+        cpu! {
+            let a = _mm512_cvtps_pd(_mm512_castps512_ps256(values));
+            let b = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(values));
+            [_mm512_add_pd(low, a), _mm512_add_pd(high, b)]
+        }
+    }
+    #[inline(always)]
+    fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2] {
+        cpu! {
+            let four = |[low, high]: Self::F64| {
+                let eight = _mm512_add_pd(low, high);
+                _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd::<1>(eight))
+            };
+            totals_of_fours(four(a), four(b))
+        }
+    }
+    memory! {}
+    #[inline(always)]
+    fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
+        if !out.as_ptr().addr().is_multiple_of(LINE) {
+            return out.copy_from_slice(line);
+        }
+        cpu! {
+            _mm512_stream_si512(out.as_mut_ptr().cast(), _mm512_loadu_si512(line.as_ptr().cast()));
+        }
+    }
+    #[inline(always)]
+    fn stream_f32(self, values: __m512, out: &mut [f32; LANES]) {
+        if !out.as_ptr().addr().is_multiple_of(LINE) {
+            return self.store(values, out);
+        }
+        cpu! { _mm512_stream_ps(out.as_mut_ptr(), values) }
+    }
+}
+
+impl Avx512 {
+    #[inline(always)]
+    fn larger<const SIGNED: bool, const PAIRS: bool>(self, a: __m512i, b: __m512i) -> __m512i {
+        if PAIRS { self.max_of_pairs::<SIGNED>(a, b) } else { self.max::<SIGNED>(a, b) }
+    }
+    /// The larger of the even and the odd quarters of both.
+    #[inline(always)]
+    fn halves<const SIGNED: bool, const PAIRS: bool>(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! {
+            let even = _mm512_shuffle_i32x4::<0x88>(a, b);
+            self.larger::<SIGNED, PAIRS>(even, _mm512_shuffle_i32x4::<0xdd>(a, b))
+        }
+    }
+}
