@@ -132,18 +132,21 @@ def test_long_rows_and_wide_groups_are_the_references(
     assert ours["mse"] == pytest.approx(theirs.mse, rel=reference.MSE_RELATIVE)
 
 
-@pytest.mark.parametrize("group", [32, 64, 128, 512])
+@pytest.mark.parametrize("group", [32, 64, 128, 512, 2048])
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, False), (8, True), (2, False)])
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
 def test_layers_of_many_tiles_are_the_references(
-    bits: int, symmetric: bool, group: int, rng: np.random.Generator
+    dtype: str, bits: int, symmetric: bool, group: int, rng: np.random.Generator
 ) -> None:
     """Tiles are surveyed while the one before is encoded; some hold numbers unlike weights."""
     array = rng.standard_normal((70, 4096)).astype(np.float32)
-    for row, factor in ((9, 0.0), (30, 1e-42), (31, 1e30), (50, 1e-20)):
+    huge = 1e4 if dtype == "F16" else 1e30
+    for row, factor in ((9, 0.0), (30, 1e-42), (31, huge), (50, 1e-20)):
         array[row, 1000:3000] *= np.float32(factor)
+    array = array.astype(NUMPY[dtype])
     data, shape = array.tobytes(), list(array.shape)
-    theirs = reference.quantize(data, "F32", shape, bits, group, symmetric)
-    ours = one(data, "F32", shape, scheme=f"int{bits}", symmetric=symmetric, group_size=group)
+    theirs = reference.quantize(data, dtype, shape, bits, group, symmetric)
+    ours = one(data, dtype, shape, scheme=f"int{bits}", symmetric=symmetric, group_size=group)
     assert ours["data"] == theirs.data
     assert np.array(ours["scales"], np.float32).tobytes() == theirs.scales.tobytes()
     points = None if theirs.zero_points is None else theirs.zero_points.tolist()

@@ -15,9 +15,6 @@ pub(crate) trait Stored {
     type Line: 'static;
     /// Vectors in a line.
     const VECTORS: usize;
-    /// Whether the next tile is surveyed beside the encoding of one: of 16 bits each, whose encoding
-    /// seldom waits for memory, weights are surveyed faster on their own.
-    const ALONG: bool;
     /// Whether a lane of extremes is two numbers, until they are finished.
     const PAIRS: bool;
     /// The bits of infinity in finished extremes.
@@ -48,7 +45,6 @@ impl Stored for Float32 {
     type Weight = f32;
     type Line = [f32; LANES];
     const VECTORS: usize = 1;
-    const ALONG: bool = true;
     const PAIRS: bool = false;
     const INFINITY: u32 = 0x7f80_0000;
 
@@ -122,7 +118,6 @@ impl<H: Half> Stored for Halves<H> {
     type Weight = [u8; 2];
     type Line = [[u8; 2]; PAIRS];
     const VECTORS: usize = PAIRS / LANES;
-    const ALONG: bool = false;
     const PAIRS: bool = true;
     const INFINITY: u32 = H::INFINITY;
 

@@ -106,7 +106,8 @@ pub enum Values<'a> {
     /// As float32.
     Float32(&'a [f32]),
     /// Little-endian binary16 or bfloat16 numbers as they lie in memory, to be converted as they are
-    /// encoded. They come so where all groups are as many whole [`PAIRS`].
+    /// encoded. They come so where all groups are as many whole [`PAIRS`], and in tiles of as many that
+    /// a group reaches over.
     Halves(Float, &'a [u8]),
 }
 

@@ -62,7 +62,8 @@ pub(crate) trait Lanes: Copy {
     /// together takes a quarter of the shuffles that reducing each does. Where `PAIRS`, the halves of
     /// each lane are numbers of their own.
     fn quarter<const SIGNED: bool, const PAIRS: bool>(self, vectors: [Self::U32; 4]) -> Self::U32;
-    /// Lane `i` is the largest of vector `i`, for the sixteen vectors that went into `quarters`.
+    /// Lane `i` is the largest of vector `i`, for the sixteen vectors that went into `quarters`; where
+    /// `PAIRS`, the largest of its low halves and the largest of its high ones.
     fn maxima<const SIGNED: bool, const PAIRS: bool>(self, quarters: [Self::U32; 4]) -> Self::U32;
     /// The largest lane.
     fn largest(self, a: Self::U32) -> u32;

@@ -145,8 +145,9 @@ proptest! {
             500usize..3000,
             (1usize..8).prop_map(|n| 128 * n),
             (1usize..4).prop_map(|n| 1040 * n),
+            Just(1056usize),
         ],
-        group_size in prop_oneof![1usize..150, prop::sample::select(vec![32, 64, 128, 520, 1040])],
+        group_size in prop_oneof![1usize..150, prop::sample::select(vec![32, 64, 128, 520, 1040, 1056])],
         symmetric: bool,
         scale_dtype in prop::sample::select(ScaleDtype::ALL.to_vec()),
     ) {

@@ -40,13 +40,14 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
+    /// For as many vectors, which lie in one line of source memory.
     #[inline(always)]
-    fn fetch<L: Lanes>(&mut self, lanes: L) {
+    fn fetch<L: Lanes>(&mut self, lanes: L, vectors: usize) {
         lanes.prefetch(self.source);
         lanes.prefetch_near(self.source.wrapping_sub(self.behind));
         lanes.prefetch_write(self.out);
-        self.source = self.source.wrapping_add(self.source_step);
-        self.out = self.out.wrapping_add(self.out_step);
+        self.source = self.source.wrapping_add(vectors * self.source_step);
+        self.out = self.out.wrapping_add(vectors * self.out_step);
     }
 }
 
@@ -231,7 +232,7 @@ impl<L: Lanes> Errors<L> {
         line: &S::Line,
         codes: &mut [[u8; LANES]],
     ) {
-        self.ahead.fetch(self.lanes);
+        self.ahead.fetch(self.lanes, S::VECTORS);
         for (weights, codes) in S::vectors(line).iter().zip(codes) {
             let sums = (&mut self.errors, &mut self.weights, &mut self.largest);
             vector.encode::<CLAMP, TRACK>(S::load(self.lanes, weights), codes, sums);

@@ -106,21 +106,21 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     ) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
         let mut groups = Groups::<L, S>::new(self.lanes, self.tile, floats, codes);
-        let alike = S::ALONG && groups.lines * S::VECTORS >= FEWEST;
-        let fits = |next: &&mut Next<'_>| alike && next.values.len() == values.len();
+        // Encoding seldom waits for memory where a line holds more than a vector.
+        let pays = S::VECTORS == 1 && groups.lines >= FEWEST;
+        let fits = |next: &&mut Next<'_>| pays && next.values.len() == values.len();
         let mut next = next.filter(fits);
         let mut along =
             next.as_mut().map(|next| Along::new(self.lanes, next.values, &mut *next.ranges));
         // What is touched first is this tile, or the one behind it.
         let first = if along.is_some() { source.len() } else { 0 };
         let ahead = source.len().max(first + AHEAD);
-        let step = source.len() / values.len().max(1) * LANES * S::VECTORS;
         let ahead = Ahead {
             source: source.as_ptr().wrapping_add(ahead),
             behind: ahead - first - NEAR,
-            source_step: step,
+            source_step: source.len() / values.len().max(1) * LANES,
             out: self.out,
-            out_step: self.kind.bits as usize * LANES * S::VECTORS / 8,
+            out_step: self.kind.bits as usize * LANES / 8,
         };
         // Of a layer whose largest error is known so far, only larger ones are looked for.
         let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };

@@ -39,7 +39,7 @@ pub(super) struct Run {
     pub(super) reach: [f32; LANES],
     /// No error of the group is larger.
     bound: [f32; LANES],
-    /// Whether every product of a rounded value, of at most 8 bits and a sign, and a scale is a float32
+    /// Whether, in simple groups, every product of a rounded value, of at most 8 bits and a sign, and a scale is a float32
     /// number: a scale of 8 or 11 significant bits leaves room for it in 24.
     pub(super) exact: bool,
     /// 1 where the group is simple, and whether all are.

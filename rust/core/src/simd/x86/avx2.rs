@@ -161,10 +161,12 @@ impl Lanes for Avx2 {
         let (a, b) = (self.larger8::<SIGNED, PAIRS>(a, e), self.larger8::<SIGNED, PAIRS>(b, f));
         let (c, d) = (self.larger8::<SIGNED, PAIRS>(c, g), self.larger8::<SIGNED, PAIRS>(d, h));
         cpu! {
-            let ab = self.larger8::<SIGNED, PAIRS>(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let cd = self.larger8::<SIGNED, PAIRS>(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-            let low = _mm256_unpacklo_epi64(ab, cd);
-            [self.larger8::<SIGNED, PAIRS>(low, _mm256_unpackhi_epi64(ab, cd)), _mm256_setzero_si256()]
+            let (low, high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let ab = self.larger8::<SIGNED, PAIRS>(low, high);
+            let (low, high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            let cd = self.larger8::<SIGNED, PAIRS>(low, high);
+            let (low, high) = (_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+            [self.larger8::<SIGNED, PAIRS>(low, high), _mm256_setzero_si256()]
         }
     }
     #[inline(always)]

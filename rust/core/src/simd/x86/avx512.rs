@@ -124,9 +124,12 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn quarter<const SIGNED: bool, const PAIRS: bool>(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
         cpu! {
-            let ab = self.larger::<SIGNED, PAIRS>(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let cd = self.larger::<SIGNED, PAIRS>(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            self.larger::<SIGNED, PAIRS>(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+            let (low, high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let ab = self.larger::<SIGNED, PAIRS>(low, high);
+            let (low, high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            let cd = self.larger::<SIGNED, PAIRS>(low, high);
+            let (low, high) = (_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            self.larger::<SIGNED, PAIRS>(low, high)
         }
     }
     #[inline(always)]
