@@ -87,20 +87,20 @@ impl<L: Lanes> Errors<L> {
     }
 
     /// The codes of simple groups that follow each other: of `run`, those at `places`. Values are
-    /// clamped only where `CLAMP`, and the largest error is looked for only where `TRACK`. Groups
-    /// of whole lines only can have others surveyed along with them.
+    /// clamped only where `CLAMP`, and the largest error is looked for only where `TRACK`. Only
+    /// where groups are `EVEN` can others be surveyed along with them.
     #[inline(always)]
-    pub(super) fn simple<S: Stored, const CLAMP: bool, const TRACK: bool>(
+    pub(super) fn simple<S: Stored, const EVEN: bool, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_, L, S>,
+        groups: &mut Groups<'_, L, S, EVEN>,
         along: Option<&mut Along<'_, L>>,
     ) {
         // A copy, which stays in registers from group to group.
         let mut errors = *self;
-        if groups.lines > 0 {
-            errors.even::<S, CLAMP, TRACK>(run, places, groups, along);
+        if EVEN {
+            errors.even::<S, EVEN, CLAMP, TRACK>(run, places, groups, along);
         } else {
             for at in places {
                 let vector = Vector::new(self.lanes, run, at);
@@ -124,11 +124,11 @@ impl<L: Lanes> Errors<L> {
     /// The codes of whole parts that follow each other: the groups of a run, all simple, of which
     /// `part` make up each of them. All stays in registers until a part's sums are there.
     #[inline(always)]
-    pub(super) fn parts<S: Stored, const CLAMP: bool>(
+    pub(super) fn parts<S: Stored, const EVEN: bool, const CLAMP: bool>(
         &mut self,
         run: &Run,
         part: usize,
-        groups: &mut Groups<'_, L, S>,
+        groups: &mut Groups<'_, L, S, EVEN>,
         sums: &mut Parts<'_>,
         mut along: Option<&mut Along<'_, L>>,
     ) {
@@ -136,7 +136,7 @@ impl<L: Lanes> Errors<L> {
         for at in 0..run.len / part {
             let mut errors = Self::new(self.lanes, ahead);
             let places = at * part..(at + 1) * part;
-            errors.even::<S, CLAMP, true>(run, places, groups, along.as_deref_mut());
+            errors.even::<S, EVEN, CLAMP, true>(run, places, groups, along.as_deref_mut());
             ahead = errors.ahead;
             sums.add(&mut errors, Sums::default());
         }
@@ -145,17 +145,19 @@ impl<L: Lanes> Errors<L> {
 
     /// The codes of groups of equally many whole lines.
     #[inline(always)]
-    fn even<S: Stored, const CLAMP: bool, const TRACK: bool>(
+    fn even<S: Stored, const EVEN: bool, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_, L, S>,
+        groups: &mut Groups<'_, L, S, EVEN>,
         along: Option<&mut Along<'_, L>>,
     ) {
         let lines = groups.lines;
         let (values, codes) = groups.next_even(places.len());
         let values = values.chunks_exact(lines).zip(codes.chunks_exact_mut(lines * S::VECTORS));
-        if let Some(along) = along {
+        if const { S::VECTORS == 1 }
+            && let Some(along) = along
+        {
             let (next, extremes) = along.next(lines, places.clone());
             let next = next.chunks_exact(lines).zip(extremes);
             for (at, ((values, codes), next)) in places.zip(values.zip(next)) {
@@ -175,26 +177,22 @@ impl<L: Lanes> Errors<L> {
     fn group<S: Stored, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         vector: &Vector<L>,
-        mut values: &[S::Line],
-        mut codes: &mut [[u8; LANES]],
-        mut along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
+        values: &[S::Line],
+        codes: &mut [[u8; LANES]],
+        along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
     ) {
-        if let Some((_, out)) = &mut along {
-            **out = [self.lanes.zero_u32(); 2];
+        let codes = codes.chunks_mut(SETTLE);
+        let pieces = values.chunks(SETTLE / S::VECTORS).zip(codes);
+        if let Some((next, out)) = along {
+            *out = [self.lanes.zero_u32(); 2];
+            for ((values, codes), next) in pieces.zip(next.chunks(SETTLE)) {
+                self.vectors::<S, CLAMP, TRACK>(vector, values, codes, Some((next, out)));
+            }
+        } else {
+            for (values, codes) in pieces {
+                self.vectors::<S, CLAMP, TRACK>(vector, values, codes, None);
+            }
         }
-        let most = SETTLE / S::VECTORS;
-        while values.len() > most {
-            let (these, rest) = values.split_at(most);
-            let (these_codes, rest_codes) = codes.split_at_mut(SETTLE);
-            let beside = along.as_mut().map(|(next, out)| {
-                let (these_next, rest_next) = next.split_at(most);
-                *next = rest_next;
-                (these_next, &mut **out)
-            });
-            self.vectors::<S, CLAMP, TRACK>(vector, these, these_codes, beside);
-            (values, codes) = (rest, rest_codes);
-        }
-        self.vectors::<S, CLAMP, TRACK>(vector, values, codes, along);
     }
 
     /// Lines of a group, at most [`SETTLE`] vectors.

@@ -39,8 +39,18 @@ impl Spans {
     }
 }
 
-/// A tile's groups with their values and codes, as they are worked through.
-pub(super) struct Groups<'a, L: Lanes, S: Stored> {
+/// How many whole lines each of a tile's groups is, where all are as many; else zero.
+#[inline(always)]
+pub(super) fn lines<S: Stored>(tile: &Tile<'_>) -> usize {
+    let (group_size, line) = (tile.grouping.group_size, S::VECTORS * LANES);
+    let even =
+        group_size.is_multiple_of(line) && tile.width.is_multiple_of(group_size) && tile.phase == 0;
+    if even { group_size / line } else { 0 }
+}
+
+/// A tile's groups with their values and codes, as they are worked through. Where `EVEN`, all are
+/// [`lines`] of what they are stored as.
+pub(super) struct Groups<'a, L: Lanes, S: Stored, const EVEN: bool> {
     lanes: L,
     values: Values<'a>,
     /// Those of groups at hand, where they must be converted.
@@ -48,11 +58,11 @@ pub(super) struct Groups<'a, L: Lanes, S: Stored> {
     codes: &'a mut [u8],
     spans: Spans,
     stored: PhantomData<S>,
-    /// Where all groups are as many whole lines: how many; else zero.
+    /// See [`lines`].
     pub(super) lines: usize,
 }
 
-impl<'a, L: Lanes, S: Stored> Groups<'a, L, S> {
+impl<'a, L: Lanes, S: Stored, const EVEN: bool> Groups<'a, L, S, EVEN> {
     #[inline(always)]
     pub(super) fn new(
         lanes: L,
@@ -60,14 +70,9 @@ impl<'a, L: Lanes, S: Stored> Groups<'a, L, S> {
         floats: &'a mut Vec<f32>,
         codes: &'a mut [u8],
     ) -> Self {
-        let group_size = tile.grouping.group_size;
-        let line = S::VECTORS * LANES;
-        let even = group_size.is_multiple_of(line)
-            && tile.width.is_multiple_of(group_size)
-            && tile.phase == 0;
-        // Then it makes no difference where a row ends.
-        let (lines, width) =
-            if even { (group_size / line, tile.values.len()) } else { (0, tile.width) };
+        let lines = if EVEN { lines::<S>(tile) } else { 0 };
+        // Where groups are even, it makes no difference where a row ends.
+        let width = if EVEN { tile.values.len() } else { tile.width };
         let spans = Spans::new(&tile.grouping, width, tile.phase);
         let stored = PhantomData;
         Self { lanes, values: tile.values, floats, codes, spans, stored, lines }
@@ -79,7 +84,7 @@ impl<'a, L: Lanes, S: Stored> Groups<'a, L, S> {
         (floats(self.lanes, self.values, span.clone(), self.floats), &mut self.codes[span])
     }
 
-    /// The lines of that many groups at once, where all have as many, and their vectors of codes.
+    /// The lines of that many groups at once, and their vectors of codes.
     #[inline(always)]
     pub(super) fn next_even(&mut self, groups: usize) -> (&'a [S::Line], &mut [[u8; LANES]]) {
         let start = self.spans.column;

@@ -9,17 +9,15 @@ mod parameters;
 mod parts;
 mod run;
 
-use std::ops::Range as Span;
-
 use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
 use crate::kernel::stored::{BFloat16, Float16, Float32, Stored};
 use crate::kernel::survey::Along;
-use crate::scheme::{Buffers, Codes, Encoded, Grouping, Next, Range, Tile, Values};
+use crate::scheme::{Buffers, Codes, Encoded, Grouping, Next, Tile, Values};
 use crate::simd::{LANES, Lanes};
 use group::{Ahead, Errors};
-use groups::{Groups, Spans};
+use groups::{Groups, Spans, lines};
 pub(crate) use parameters::exact_scale;
 use parts::{Parts, recount};
 use run::{Kind, Run};
@@ -55,9 +53,17 @@ pub(crate) fn encode<L: Lanes>(
         codes.as_mut_slice()
     };
     let faint = match tile.values {
-        Values::Float32(_) => encoder.groups::<Float32>(values, bytes, sums, next),
-        Values::Halves(Float::BF16, _) => encoder.groups::<BFloat16>(values, bytes, sums, next),
-        Values::Halves(..) => encoder.groups::<Float16>(values, bytes, sums, next),
+        Values::Float32(_) if lines::<Float32>(tile) > 0 => {
+            encoder.groups::<Float32, true>(values, bytes, sums, next)
+        }
+        // Encoding seldom waits for memory where a line holds more than a vector.
+        Values::Halves(Float::BF16, _) if lines::<BFloat16>(tile) > 0 => {
+            encoder.groups::<BFloat16, true>(values, bytes, sums, None)
+        }
+        Values::Halves(Float::F16, _) if lines::<Float16>(tile) > 0 => {
+            encoder.groups::<Float16, true>(values, bytes, sums, None)
+        }
+        _ => encoder.groups::<Float32, false>(values, bytes, sums, None),
     };
     if !faint.is_empty() {
         let Tile { grouping, width, phase, .. } = *tile;
@@ -95,9 +101,9 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     }
 
     /// Write the code of every value, a byte each, and the scales. Returns the parts whose sums must
-    /// be counted in another way.
+    /// be counted in another way. Where `EVEN`, groups are whole lines.
     #[inline(always)]
-    fn groups<S: Stored>(
+    fn groups<S: Stored, const EVEN: bool>(
         mut self,
         floats: &mut Vec<f32>,
         codes: &mut [u8],
@@ -105,9 +111,8 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         next: Option<&mut Next<'_>>,
     ) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
-        let mut groups = Groups::<L, S>::new(self.lanes, self.tile, floats, codes);
-        // Encoding seldom waits for memory where a line holds more than a vector.
-        let pays = S::VECTORS == 1 && groups.lines >= FEWEST;
+        let mut groups = Groups::<L, S, EVEN>::new(self.lanes, self.tile, floats, codes);
+        let pays = groups.lines >= FEWEST;
         let fits = |next: &&mut Next<'_>| pays && next.values.len() == values.len();
         let mut next = next.filter(fits);
         let mut along =
@@ -130,47 +135,55 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         std::hint::black_box(&mut errors);
         let mut run = Run::new();
         // Whole parts, if they find place in a run.
-        let short = groups.lines > 0 && (1..=LANES).contains(&parts.part);
+        let short = EVEN && (1..=LANES).contains(&parts.part);
         let step = if short { LANES / parts.part * parts.part } else { LANES };
         for ranges in self.tile.ranges.chunks(step) {
             run.set(self.kind, ranges);
             if short && run.is_all_simple() {
                 let (part, beside) = (parts.part, along.as_mut());
                 if run.clamps() {
-                    errors.parts::<S, true>(&run, part, &mut groups, &mut parts, beside);
+                    errors.parts::<S, EVEN, true>(&run, part, &mut groups, &mut parts, beside);
                 } else {
-                    errors.parts::<S, false>(&run, part, &mut groups, &mut parts, beside);
+                    errors.parts::<S, EVEN, false>(&run, part, &mut groups, &mut parts, beside);
                 }
             } else {
-                let track = known.is_none_or(|known| run.may_exceed(known));
-                let way = (run.is_all_simple(), run.clamps(), track);
+                // Of a run with other groups in it, `clamps` and `may_exceed` say nothing.
+                let mixed = !run.is_all_simple();
+                let clamps = mixed || run.clamps();
+                let track = mixed || known.is_none_or(|known| run.may_exceed(known));
                 let mut from = 0;
                 while from < ranges.len() {
-                    let places = from..ranges.len().min(from + parts.left);
+                    let mut places = from..ranges.len().min(from + parts.left);
+                    if mixed {
+                        places.end = from + run.simple_first(places.clone()).max(1);
+                    }
                     from = places.end;
                     let count = places.len();
                     let beside = along.as_mut();
-                    // Loops of their own: a call in one of them would push the sums out of registers.
-                    match way {
-                        (true, false, false) => {
-                            errors.simple::<S, false, false>(&run, places, &mut groups, beside);
-                        }
-                        (true, false, true) => {
-                            errors.simple::<S, false, true>(&run, places, &mut groups, beside);
-                        }
-                        (true, true, false) => {
-                            errors.simple::<S, true, false>(&run, places, &mut groups, beside);
-                        }
-                        (true, true, true) => {
-                            errors.simple::<S, true, true>(&run, places, &mut groups, beside);
-                        }
-                        _ => {
-                            if let Some(along) = beside {
-                                along.groups(groups.lines, places.clone());
+                    if run.is_simple(places.start) {
+                        let (run, groups) = (&run, &mut groups);
+                        // Loops of their own: a call in one would push the sums out of registers.
+                        match (clamps, track) {
+                            (false, false) => {
+                                errors.simple::<S, EVEN, false, false>(run, places, groups, beside);
                             }
-                            let general = &mut parts.general;
-                            self.mixed(&mut run, ranges, places, &mut groups, general, &mut errors);
+                            (false, true) => {
+                                errors.simple::<S, EVEN, false, true>(run, places, groups, beside);
+                            }
+                            (true, false) => {
+                                errors.simple::<S, EVEN, true, false>(run, places, groups, beside);
+                            }
+                            (true, true) => {
+                                errors.simple::<S, EVEN, true, true>(run, places, groups, beside);
+                            }
                         }
+                    } else {
+                        if let Some(along) = beside {
+                            along.groups(groups.lines, places.clone());
+                        }
+                        let group = run.general(self.kind, places.start, ranges[places.start]);
+                        let (values, codes) = groups.next();
+                        parts.general += group::general(self.kind.bits, &group, values, codes);
                     }
                     parts.count(count, &mut errors);
                 }
@@ -188,28 +201,6 @@ impl<'a, L: Lanes> Encoder<'a, L> {
             next.finite = finite;
         }
         parts.faint
-    }
-
-    /// Groups of a run not all of which are simple.
-    #[inline(always)]
-    fn mixed<S: Stored>(
-        &self,
-        run: &mut Run,
-        ranges: &[Range],
-        places: Span<usize>,
-        groups: &mut Groups<'_, L, S>,
-        general: &mut Sums,
-        errors: &mut Errors<L>,
-    ) {
-        for at in places {
-            if run.is_simple(at) {
-                errors.simple::<S, true, true>(run, at..at + 1, groups, None);
-            } else {
-                let group = run.general(self.kind, at, ranges[at]);
-                let (values, codes) = groups.next();
-                *general += group::general(self.kind.bits, &group, values, codes);
-            }
-        }
     }
 
     #[inline(always)]
@@ -265,6 +256,7 @@ mod tests {
     use super::*;
     use crate::dtype::ScaleDtype;
     use crate::kernel::survey::survey;
+    use crate::scheme::Range;
     use crate::simd::{self, Level, Portable};
     use proptest::prelude::*;
 

@@ -3,6 +3,8 @@
 //! Nearly all groups of real weights are: their codes and errors then come from a short loop. The
 //! others take the long way round in [`super::group`], to the same definition.
 
+use std::ops::Range as Span;
+
 use super::parameters::{MAGIC, Parameters, exact_scale, parameters, power_of_two, round};
 use crate::dtype::ScaleDtype;
 use crate::scheme::Range;
@@ -39,8 +41,8 @@ pub(super) struct Run {
     pub(super) reach: [f32; LANES],
     /// No error of the group is larger.
     bound: [f32; LANES],
-    /// Whether, in simple groups, every product of a rounded value, of at most 8 bits and a sign, and a scale is a float32
-    /// number: a scale of 8 or 11 significant bits leaves room for it in 24.
+    /// Whether, in simple groups, every product of a rounded value, of at most 8 bits and a sign, and
+    /// a scale is a float32 number: a scale of 8 or 11 significant bits leaves room for it in 24.
     pub(super) exact: bool,
     /// 1 where the group is simple, and whether all are.
     simple: [u32; LANES],
@@ -158,6 +160,12 @@ impl Run {
     #[inline(always)]
     pub(super) fn is_simple(&self, group: usize) -> bool {
         self.simple[group] > 0
+    }
+
+    /// How many groups are simple before one is not, of those at `places`.
+    #[inline(always)]
+    pub(super) fn simple_first(&self, places: Span<usize>) -> usize {
+        self.simple[places].iter().take_while(|simple| **simple > 0).count()
     }
 
     /// Whether every group is; those that fill up a short run always are.
