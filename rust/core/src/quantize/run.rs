@@ -17,7 +17,7 @@ use crate::monitor::Monitor;
 use crate::pool::{SPREAD, join};
 use crate::relation::quantized::{Payload, Spans, Values};
 use crate::scheme::RowLayout;
-use crate::simd::Level;
+use crate::simd::{self, Level};
 
 /// Encode or copy all good rows and sum up what it took; rows whose values are bad become failed
 /// ones.
@@ -117,7 +117,7 @@ fn first_round(
     shared: &Shared<'_>,
     pool: &ThreadPool,
 ) -> Result<Left, Error> {
-    let level = Level::best();
+    let level = Level::best().for_output(payload.data.values.len());
     let wide = wide_ranges(rows, None, pool, level, shared.monitor);
     let tasks = tasks(rows, sums, payload, &wide);
     for task in &tasks {
@@ -126,9 +126,15 @@ fn first_round(
             Task::Rows { first, sums, .. } => shared.expect(*first..first + sums.len()),
         }
     }
-    let work = |task: Task<'_>| match task {
-        Task::Piece(item) => vec![finish(item, level, shared, rows.weights)],
-        Task::Rows { first, sums, cutter } => finish_rows(rows, first, sums, cutter, level, shared),
+    let work = |task: Task<'_>| {
+        let outcomes = match task {
+            Task::Piece(item) => vec![finish(item, level, shared, rows.weights)],
+            Task::Rows { first, sums, cutter } => {
+                finish_rows(rows, first, sums, cutter, level, shared)
+            }
+        };
+        simd::fence(level);
+        outcomes
     };
     let outcomes = spread(pool, tasks, work);
     settle(rows, sums, outcomes, pool, shared.monitor)

@@ -145,7 +145,7 @@ impl Touched {
             let Tile { grouping, width, phase, .. } = *tile;
             let codes = Codes { grouping, width, phase, data, scales, zero_points };
             decoded.resize(tile.values.len(), 0.0);
-            job.scheme.decode(level, &codes, &mut buffers.codes, decoded);
+            job.scheme.decode(level.for_output(0), &codes, &mut buffers.codes, decoded);
             *sums += simd::sums_f64(level, tile.source, decoded);
         } else {
             [*sums] = narrow;

@@ -32,6 +32,8 @@ pub(crate) trait Lanes: Copy {
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32;
     /// The low bytes of `numbers + addend`.
     fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]);
+    /// The same past the caches where [`Lanes::streams`], if `out` lies at a multiple of its size.
+    fn stream_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]);
     fn splat(self, value: f32) -> Self::F32;
 
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -74,7 +76,7 @@ pub(crate) trait Lanes: Copy {
     /// The sum of the lanes of each: halves are added until one lane is left.
     fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2];
 
-    /// Whether [`Lanes::stream`] and [`Lanes::stream_f32`] write past the caches.
+    /// Whether [`Lanes::stream`] and the others of that name write past the caches.
     fn streams(self) -> bool;
     /// Write a line past the caches, if it lies at a multiple of [`LINE`]; else as any other.
     fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]);
@@ -168,6 +170,10 @@ impl Lanes for Portable {
         for lane in 0..LANES {
             out[lane] = numbers[lane].wrapping_add(addend) as u8;
         }
+    }
+    #[inline(always)]
+    fn stream_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
+        self.store_low_bytes(numbers, addend, out);
     }
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {

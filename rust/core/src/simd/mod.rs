@@ -53,15 +53,15 @@ impl Level {
         Self { kind, streams: false }
     }
 
-    /// The same for decoding that puts out so many bytes. Many are written past the caches where the CPU
-    /// can: a line that is written in a cache is first read from memory, in vain. Whoever decodes with
-    /// such a level ends with [`fence`].
+    /// The same for work that puts out so many bytes. Many are written past the caches where the CPU can
+    /// and where it was seen to pay: a line that is written in a cache is first read from memory, in
+    /// vain. Whoever works with such a level ends with [`fence`].
     #[must_use]
     pub fn for_output(self, bytes: usize) -> Self {
         Self { streams: bytes >= STREAMED, ..self }
     }
 
-    /// Whether what is decoded is written past the caches.
+    /// Whether what comes out is written past the caches.
     pub(crate) fn streams(self) -> bool {
         self.streams
     }

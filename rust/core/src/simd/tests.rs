@@ -79,12 +79,19 @@ fn everything(
     let found = next.finite;
     if !halves.is_empty() {
         let tile = Tile { values: Values::Halves(source, &halves), source: &halves, ..tile };
-        let (mut same, mut same_sums) = (vec![1; data.len()], vec![Sums::default(); parts]);
-        let (mut s, mut z) = (vec![0.0; scales.len()], vec![0; zero_points.len()]);
-        let out = Encoded { data: &mut same, scales: &mut s, zero_points: &mut z };
-        scheme.encode(level, &tile, out, &mut buffers, &mut same_sums, None);
-        assert_eq!((same, bits(&s), z), (data.clone(), bits(&scales), zero_points.clone()));
-        assert_eq!(same_sums, sums);
+        // Past the caches go aligned vectors only.
+        let past = level.for_output(usize::MAX);
+        for (level, beside) in [(level, 0), (past, 0), (past, 4)] {
+            let mut room = vec![1; data.len() + LINE + beside];
+            let at = room.as_ptr().align_offset(LINE) + beside;
+            let same = &mut room[at..][..data.len()];
+            let mut same_sums = vec![Sums::default(); parts];
+            let (mut s, mut z) = (vec![0.0; scales.len()], vec![0; zero_points.len()]);
+            let out = Encoded { data: &mut *same, scales: &mut s, zero_points: &mut z };
+            scheme.encode(level, &tile, out, &mut buffers, &mut same_sums, None);
+            assert_eq!((&*same, bits(&s), z), (&*data, bits(&scales), zero_points.clone()));
+            assert_eq!(same_sums, sums);
+        }
     }
     if let Some(finite) = found {
         let ends = |ranges: &[Range]| -> Vec<[u32; 2]> {

@@ -37,15 +37,20 @@ pub(super) struct Ahead {
     pub(super) behind: usize,
     pub(super) out: *const u8,
     pub(super) out_step: usize,
+    /// Whether codes are not packed but go to the output at once, past the caches: then none of its
+    /// memory is wanted.
+    pub(super) past: bool,
 }
 
 impl Ahead {
     /// For as many vectors, which lie in one line of source memory.
     #[inline(always)]
-    fn fetch<L: Lanes>(&mut self, lanes: L, vectors: usize) {
+    fn fetch<L: Lanes>(&mut self, lanes: L, vectors: usize, past: bool) {
         lanes.prefetch(self.source);
         lanes.prefetch_near(self.source.wrapping_sub(self.behind));
-        lanes.prefetch_write(self.out);
+        if !past {
+            lanes.prefetch_write(self.out);
+        }
         self.source = self.source.wrapping_add(vectors * self.source_step);
         self.out = self.out.wrapping_add(vectors * self.out_step);
     }
@@ -230,10 +235,12 @@ impl<L: Lanes> Errors<L> {
         line: &S::Line,
         codes: &mut [[u8; LANES]],
     ) {
-        self.ahead.fetch(self.lanes, S::VECTORS);
+        // Beside float32 weights it does not pay.
+        let past = const { S::VECTORS > 1 } && self.ahead.past;
+        self.ahead.fetch(self.lanes, S::VECTORS, past);
         for (weights, codes) in S::vectors(line).iter().zip(codes) {
             let sums = (&mut self.errors, &mut self.weights, &mut self.largest);
-            vector.encode::<CLAMP, TRACK>(S::load(self.lanes, weights), codes, sums);
+            vector.encode::<S, CLAMP, TRACK>(weights, (codes, past), sums);
         }
     }
 
@@ -271,13 +278,14 @@ impl<L: Lanes> Vector<L> {
     }
 
     #[inline(always)]
-    fn encode<const CLAMP: bool, const TRACK: bool>(
+    fn encode<S: Stored, const CLAMP: bool, const TRACK: bool>(
         &self,
-        values: L::F32,
-        codes: &mut [u8; LANES],
-        (errors, weights, largest): (&mut Squares<L>, &mut Squares<L>, &mut L::U32),
+        weights: &[S::Weight; LANES],
+        (codes, past): (&mut [u8; LANES], bool),
+        (errors, squares, largest): (&mut Squares<L>, &mut Squares<L>, &mut L::U32),
     ) {
         let lanes = self.lanes;
+        let values = S::load(lanes, weights);
         let magic = lanes.splat(MAGIC);
         let scaled = lanes.mul(values, self.inverse);
         // `reach` is an integer, so clamping before rounding is clamping after it.
@@ -285,8 +293,13 @@ impl<L: Lanes> Vector<L> {
         let shifted = lanes.add(scaled, magic);
         let rounded = lanes.sub(shifted, magic);
         // The shifted number's low bits are the rounded one's, in two's complement.
-        lanes.store_low_bytes(lanes.bits(shifted), self.zero, codes);
-        let error = if self.exact {
+        if past {
+            lanes.stream_low_bytes(lanes.bits(shifted), self.zero, codes);
+        } else {
+            lanes.store_low_bytes(lanes.bits(shifted), self.zero, codes);
+        }
+        // Asked of 16-bit weights only, whose scales mostly are: for others it would be one more loop.
+        let error = if const { S::VECTORS > 1 } && self.exact {
             lanes.sub_exact(values, rounded, self.scale)
         } else {
             lanes.sub(values, lanes.mul(rounded, self.scale))
@@ -295,7 +308,7 @@ impl<L: Lanes> Vector<L> {
             *largest = lanes.max_magnitude(*largest, error);
         }
         errors.add(error);
-        weights.add(values);
+        squares.add(values);
     }
 }
 

@@ -43,10 +43,11 @@ pub(crate) fn encode<L: Lanes>(
 ) {
     let Encoded { data, scales, zero_points } = out;
     let Buffers { codes, values } = buffers;
-    let encoder = Encoder::new(lanes, bits, tile, data.as_ptr(), scales, zero_points);
+    // A code a byte and no padding: the codes are the data.
     let in_place = bits == 8 && data.len() == tile.values.len();
+    let out = (data.as_ptr(), in_place && lanes.streams());
+    let encoder = Encoder::new(lanes, bits, tile, out, scales, zero_points);
     let bytes = if in_place {
-        // A code a byte and no padding: the codes are the data.
         &mut *data
     } else {
         codes.resize(tile.values.len(), 0);
@@ -79,8 +80,8 @@ pub(crate) fn encode<L: Lanes>(
 struct Encoder<'a, L: Lanes> {
     kind: Kind,
     tile: &'a Tile<'a>,
-    /// Where the packed codes will go.
-    out: *const u8,
+    /// Where the packed codes will go, and whether codes go there at once, past the caches.
+    out: (*const u8, bool),
     scales: &'a mut [f32],
     zero_points: &'a mut [u8],
     lanes: L,
@@ -92,7 +93,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         lanes: L,
         bits: u32,
         tile: &'a Tile<'a>,
-        out: *const u8,
+        out: (*const u8, bool),
         scales: &'a mut [f32],
         zero_points: &'a mut [u8],
     ) -> Self {
@@ -124,8 +125,9 @@ impl<'a, L: Lanes> Encoder<'a, L> {
             source: source.as_ptr().wrapping_add(ahead),
             behind: ahead - first - NEAR,
             source_step: source.len() / values.len().max(1) * LANES,
-            out: self.out,
+            out: self.out.0,
             out_step: self.kind.bits as usize * LANES / 8,
+            past: self.out.1,
         };
         // Of a layer whose largest error is known so far, only larger ones are looked for.
         let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };

@@ -67,16 +67,14 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
-        cpu! {
-            let addend = _mm256_set1_epi32(addend as i32);
-            let low = _mm256_set1_epi32(0xff);
-            let a = _mm256_and_si256(_mm256_add_epi32(numbers[0], addend), low);
-            let b = _mm256_and_si256(_mm256_add_epi32(numbers[1], addend), low);
-            let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b));
-            let high = _mm256_extracti128_si256::<1>(words);
-            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), high);
-            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        cpu! { _mm_storeu_si128(out.as_mut_ptr().cast(), self.low_bytes(numbers, addend)) }
+    }
+    #[inline(always)]
+    fn stream_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
+        if !out.as_ptr().addr().is_multiple_of(LANES) {
+            return self.store_low_bytes(numbers, addend, out);
         }
+        cpu! { _mm_stream_si128(out.as_mut_ptr().cast(), self.low_bytes(numbers, addend)) }
     }
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -235,6 +233,18 @@ impl Lanes for Avx2 {
 }
 
 impl Avx2 {
+    #[inline(always)]
+    fn low_bytes(self, numbers: [__m256i; 2], addend: u32) -> __m128i {
+        cpu! {
+            let addend = _mm256_set1_epi32(addend as i32);
+            let low = _mm256_set1_epi32(0xff);
+            let a = _mm256_and_si256(_mm256_add_epi32(numbers[0], addend), low);
+            let b = _mm256_and_si256(_mm256_add_epi32(numbers[1], addend), low);
+            let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b));
+            let high = _mm256_extracti128_si256::<1>(words);
+            _mm_packus_epi16(_mm256_castsi256_si128(words), high)
+        }
+    }
     /// The larger of the low and the high halves of both.
     #[inline(always)]
     fn halves<const SIGNED: bool, const PAIRS: bool>(self, a: __m256i, b: __m256i) -> __m256i {

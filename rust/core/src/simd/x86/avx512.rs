@@ -49,10 +49,14 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn store_low_bytes(self, numbers: __m512i, addend: u32, out: &mut [u8; LANES]) {
-        cpu! {
-            let sums = _mm512_add_epi32(numbers, _mm512_set1_epi32(addend as i32));
-            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(sums));
+        cpu! { _mm_storeu_si128(out.as_mut_ptr().cast(), self.low_bytes(numbers, addend)) }
+    }
+    #[inline(always)]
+    fn stream_low_bytes(self, numbers: __m512i, addend: u32, out: &mut [u8; LANES]) {
+        if !out.as_ptr().addr().is_multiple_of(LANES) {
+            return self.store_low_bytes(numbers, addend, out);
         }
+        cpu! { _mm_stream_si128(out.as_mut_ptr().cast(), self.low_bytes(numbers, addend)) }
     }
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -183,6 +187,13 @@ impl Lanes for Avx512 {
 }
 
 impl Avx512 {
+    #[inline(always)]
+    fn low_bytes(self, numbers: __m512i, addend: u32) -> __m128i {
+        cpu! {
+            let sums = _mm512_add_epi32(numbers, _mm512_set1_epi32(addend as i32));
+            _mm512_cvtepi32_epi8(sums)
+        }
+    }
     #[inline(always)]
     fn larger<const SIGNED: bool, const PAIRS: bool>(self, a: __m512i, b: __m512i) -> __m512i {
         if PAIRS { self.max_of_pairs::<SIGNED>(a, b) } else { self.max::<SIGNED>(a, b) }
