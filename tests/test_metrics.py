@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -136,3 +137,26 @@ def test_a_bad_layer_among_others_is_found_and_leaves_them_as_they_are(
     ]
     others = [row for row in result.quantized.to_pylist() if row["row_index"] != bad]
     assert others == good[:bad] + good[bad + 1 :]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_large_batch_gives_what_its_layers_give_alone(
+    dtype: Any, threads: int, rng: np.random.Generator
+) -> None:
+    """From 4 MiB on int8 codes are written past the caches, where they lie at multiples of 16."""
+    shapes = [(1600, 1024), (1, 36), (700, 2048), (3, 64), (1900, 1056), (64,)]
+    layers = {
+        f"layer.{at}": rng.standard_normal(shape, np.float32).astype(dtype)
+        for at, shape in enumerate(shapes)
+    }
+    layers["layer.2"][350, 9] = np.nan
+    options: dict[str, Any] = {"scheme": "int8", "continue_on_error": True}
+    together = aq.quantize(layers, threads=threads, **options)
+    assert sum(array.size for array in layers.values()) >= 1 << 22
+    assert together.failed["layer_name"].to_pylist() == ["layer.2"]
+    rows = together.quantized.to_pylist()
+    for index, (name, array) in enumerate(layers.items()):
+        (alone,) = aq.quantize({name: array}, **options).quantized.to_pylist()
+        assert rows[index] == alone | {"row_index": index}
+    assert len(rows) == len(layers)
