@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder};
 use arrow_array::{ArrayRef, Float64Array};
-use arrow_buffer::NullBufferBuilder;
+use arrow_buffer::{BooleanBuffer, NullBuffer, NullBufferBuilder};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
@@ -24,6 +24,7 @@ pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Colu
         )
     };
     let columns: [&(dyn Fn() -> ArrayRef + Sync); 10] = [
+        &|| signal_to_noise(rows, sums),
         &|| text_of_runs(described(rows).map(|(said, count)| (said.dtype, count)), rows.len()),
         &|| {
             let shapes = described(rows).map(|(said, count)| (said.shape, count));
@@ -42,14 +43,13 @@ pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Colu
             })
         },
         &|| metric(rows, sums, |_, sums| move |at| sums[at].max_abs_error),
-        &|| signal_to_noise(rows, sums),
     ];
     let columns: Vec<ArrayRef> = if rows.len() < SPREAD {
         columns.iter().map(|column| column()).collect()
     } else {
         pool.install(|| columns.par_iter().with_max_len(1).map(|column| column()).collect())
     };
-    let Ok([dtypes, shapes, schemes, group_sizes, symmetries, scale_dtypes, bits, mse, max, snr]) =
+    let Ok([snr, dtypes, shapes, schemes, group_sizes, symmetries, scale_dtypes, bits, mse, max]) =
         <[ArrayRef; 10]>::try_from(columns)
     else {
         unreachable!("ten columns")
@@ -100,16 +100,23 @@ fn metric<'a, F: Fn(usize) -> f64>(
     Arc::new(Float64Array::new(values.into(), valid.finish()))
 }
 
-/// Null where a row has no noise.
+/// Null where a row has no noise. A logarithm for each row is more than all other columns take, so
+/// many are spread once more, over the pool that this runs on.
 fn signal_to_noise(rows: &Rows<'_>, sums: &[Sums]) -> ArrayRef {
-    let mut column = Float64Builder::with_capacity(rows.len());
+    let decibels = |sums: &Sums| sums.snr_db().unwrap_or(f64::NAN);
+    let mut values: Vec<f64> = if rows.len() < SPREAD {
+        sums.iter().map(decibels).collect()
+    } else {
+        sums.par_iter().with_min_len(SPREAD / 4).map(decibels).collect()
+    };
     for (run, fate) in rows.runs() {
-        match fate.kind() {
-            Some(_) => sums[run].iter().for_each(|sums| column.append_option(sums.snr_db())),
-            None => column.append_nulls(run.len()),
+        if fate.kind().is_none() {
+            values[run].fill(f64::NAN);
         }
     }
-    Arc::new(column.finish())
+    let valid = BooleanBuffer::collect_bool(values.len(), |row| !values[row].is_nan());
+    let nulls = Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0);
+    Arc::new(Float64Array::new(values.into(), nulls))
 }
 
 fn group_sizes(rows: &Rows<'_>) -> ArrayRef {

@@ -39,9 +39,9 @@ pub(crate) struct Entry {
 /// The four `error_` columns of `rows` rows, of which those at the given places failed; places rise.
 pub(crate) fn error_columns(rows: usize, failed: &[Failed<'_>]) -> [ArrayRef; 4] {
     if failed.is_empty() {
-        let text = || Arc::new(StringArray::new_null(rows));
-        let number = || Arc::new(Int64Array::new_null(rows));
-        return [text(), text(), number(), number()];
+        let text: ArrayRef = Arc::new(StringArray::new_null(rows));
+        let number: ArrayRef = Arc::new(Int64Array::new_null(rows));
+        return [Arc::clone(&text), text, Arc::clone(&number), number];
     }
     let mut entries: Vec<Option<&Entry>> = vec![None; rows];
     for failed in failed {

@@ -223,8 +223,7 @@ pub(crate) fn text_of_runs<'a>(
     if let Some((Some(first), _)) = runs.clone().next()
         && runs.clone().all(|(value, _)| value == Some(first))
     {
-        let offsets = OffsetBuffer::<i32>::from_repeated_length(first.len(), rows);
-        return Arc::new(StringArray::new(offsets, first.repeat(rows).into_bytes().into(), None));
+        return Arc::new(StringArray::new_repeated(first, rows));
     }
     let mut column = StringBuilder::with_capacity(rows, 0);
     runs.for_each(|(value, count)| (0..count).for_each(|_| column.append_option(value)));
