@@ -51,11 +51,12 @@ impl Case {
 
     fn encode(&mut self, level: Level, source: Float) -> [Sums; 1] {
         let Self { grouping, values, halves, ranges, .. } = self;
-        let values = match source {
-            Float::BF16 => Values::Halves(source, halves),
-            _ => Values::Float32(values),
+        let (values, scale_dtype) = match source {
+            Float::BF16 => (Values::Halves(source, halves), ScaleDtype::BF16),
+            _ => (Values::Float32(values), ScaleDtype::F32),
         };
-        let tile = Tile { grouping: *grouping, width: TILE, values, phase: 0, ranges, source: &[] };
+        let grouping = Grouping { scale_dtype, ..*grouping };
+        let tile = Tile { grouping, width: TILE, values, phase: 0, ranges, source: &[] };
         let out = Encoded {
             data: &mut self.data,
             scales: &mut self.scales,

@@ -22,8 +22,9 @@ pub(crate) fn pack_rows(codes: &[u8], width: usize, bits: u32, out: &mut [u8]) {
     }
 }
 
+/// Pack codes into as many bytes as they take, and zeros.
 #[inline(always)]
-fn pack(codes: &[u8], bits: u32, out: &mut [u8]) {
+pub(crate) fn pack(codes: &[u8], bits: u32, out: &mut [u8]) {
     // Codes that share a byte are read as one number, whose parts are shifted together; what is
     // above the low byte is dropped. The compiler makes vectors of this.
     match bits {

@@ -9,9 +9,7 @@ use crate::simd::{LANES, Lanes};
 
 /// A type of weights that kernels read without converting them beforehand.
 pub(crate) trait Stored {
-    /// One weight.
-    type Weight: 'static;
-    /// Those in a line of memory.
+    /// The weights in a line of memory.
     type Line: 'static;
     /// Vectors in a line.
     const VECTORS: usize;
@@ -23,11 +21,19 @@ pub(crate) trait Stored {
     /// The lines of values that have this type; of any others none.
     fn lines(values: Values<'_>) -> &[Self::Line];
 
-    /// The vectors of a line.
-    fn vectors(line: &Self::Line) -> &[[Self::Weight; LANES]];
+    /// One of a line's vectors as float32.
+    fn vector<L: Lanes>(lanes: L, line: &Self::Line, at: usize) -> L::F32;
 
-    /// Sixteen weights as float32.
-    fn load<L: Lanes>(lanes: L, weights: &[Self::Weight; LANES]) -> L::F32;
+    /// Write a line's codes: for each of its vectors, `numbers + addend`. A byte each or, where `PACK`
+    /// and all are below 16, half a byte, the first of two in the lower one. Past the caches where
+    /// `past` and where it pays.
+    fn write<L: Lanes, const PACK: bool>(
+        lanes: L,
+        numbers: [L::U32; 2],
+        addend: u32,
+        codes: &mut [[u8; LANES]],
+        past: bool,
+    );
 
     /// The extremes with those of a line more.
     fn extend<L: Lanes>(lanes: L, extremes: Extremes<L>, line: &Self::Line) -> Extremes<L>;
@@ -42,7 +48,6 @@ pub(crate) trait Stored {
 pub(crate) enum Float32 {}
 
 impl Stored for Float32 {
-    type Weight = f32;
     type Line = [f32; LANES];
     const VECTORS: usize = 1;
     const PAIRS: bool = false;
@@ -53,12 +58,22 @@ impl Stored for Float32 {
         if let Values::Float32(values) = values { values.as_chunks().0 } else { &[] }
     }
     #[inline(always)]
-    fn vectors(line: &Self::Line) -> &[[f32; LANES]] {
-        std::slice::from_ref(line)
+    fn vector<L: Lanes>(lanes: L, line: &Self::Line, _: usize) -> L::F32 {
+        lanes.load(line)
     }
     #[inline(always)]
-    fn load<L: Lanes>(lanes: L, weights: &[f32; LANES]) -> L::F32 {
-        lanes.load(weights)
+    fn write<L: Lanes, const PACK: bool>(
+        lanes: L,
+        [numbers, _]: [L::U32; 2],
+        addend: u32,
+        codes: &mut [[u8; LANES]],
+        _: bool,
+    ) {
+        const { assert!(!PACK, "a line of float32 has one vector") };
+        // Past the caches it does not pay beside float32 weights.
+        if let [codes] = codes {
+            lanes.store_u8(lanes.low_bytes(numbers, addend), codes);
+        }
     }
     #[inline(always)]
     fn extend<L: Lanes>(lanes: L, [high, low]: Extremes<L>, line: &Self::Line) -> Extremes<L> {
@@ -89,6 +104,15 @@ pub(crate) trait Half: 'static {
     const INFINITY: u32;
 
     fn load<L: Lanes>(lanes: L, halves: &[[u8; 2]; LANES]) -> L::F32;
+
+    /// See [`Stored::vector`].
+    fn vector<L: Lanes>(lanes: L, line: &[[u8; 2]; PAIRS], at: usize) -> L::F32;
+
+    /// `numbers + addend` for the vectors of a line, all below 256, in the line's order.
+    fn bytes<L: Lanes>(lanes: L, numbers: [L::U32; 2], addend: u32) -> L::Bytes;
+
+    /// The same of numbers below 16, two in each byte.
+    fn nibbles<L: Lanes>(lanes: L, numbers: [L::U32; 2], addend: u32) -> L::U8;
 }
 
 pub(crate) enum Brain {}
@@ -102,6 +126,20 @@ impl Half for Brain {
     fn load<L: Lanes>(lanes: L, halves: &[[u8; 2]; LANES]) -> L::F32 {
         lanes.load_bf16(halves)
     }
+    // Every other weight is in one vector: half of a float32 each, and neighbours' codes in one lane.
+    #[inline(always)]
+    fn vector<L: Lanes>(lanes: L, line: &[[u8; 2]; PAIRS], at: usize) -> L::F32 {
+        let pairs = lanes.load_pairs(line);
+        if at == 0 { lanes.low_bf16(pairs) } else { lanes.high_bf16(pairs) }
+    }
+    #[inline(always)]
+    fn bytes<L: Lanes>(lanes: L, [even, odd]: [L::U32; 2], addend: u32) -> L::Bytes {
+        lanes.low_words(lanes.add_shifted::<8>(even, odd), addend.wrapping_mul(0x101))
+    }
+    #[inline(always)]
+    fn nibbles<L: Lanes>(lanes: L, [even, odd]: [L::U32; 2], addend: u32) -> L::U8 {
+        lanes.low_bytes(lanes.add_shifted::<4>(even, odd), addend.wrapping_mul(0x11))
+    }
 }
 
 impl Half for Binary {
@@ -112,10 +150,21 @@ impl Half for Binary {
     fn load<L: Lanes>(lanes: L, halves: &[[u8; 2]; LANES]) -> L::F32 {
         lanes.load_f16(halves)
     }
+    #[inline(always)]
+    fn vector<L: Lanes>(lanes: L, line: &[[u8; 2]; PAIRS], at: usize) -> L::F32 {
+        lanes.load_f16(&line.as_chunks().0[at])
+    }
+    #[inline(always)]
+    fn bytes<L: Lanes>(lanes: L, numbers: [L::U32; 2], addend: u32) -> L::Bytes {
+        lanes.bytes(numbers, addend)
+    }
+    #[inline(always)]
+    fn nibbles<L: Lanes>(lanes: L, numbers: [L::U32; 2], addend: u32) -> L::U8 {
+        lanes.nibbles(numbers, addend)
+    }
 }
 
 impl<H: Half> Stored for Halves<H> {
-    type Weight = [u8; 2];
     type Line = [[u8; 2]; PAIRS];
     const VECTORS: usize = PAIRS / LANES;
     const PAIRS: bool = true;
@@ -129,12 +178,26 @@ impl<H: Half> Stored for Halves<H> {
         }
     }
     #[inline(always)]
-    fn vectors(line: &Self::Line) -> &[[[u8; 2]; LANES]] {
-        line.as_chunks().0
+    fn vector<L: Lanes>(lanes: L, line: &Self::Line, at: usize) -> L::F32 {
+        H::vector(lanes, line, at)
     }
     #[inline(always)]
-    fn load<L: Lanes>(lanes: L, weights: &[[u8; 2]; LANES]) -> L::F32 {
-        H::load(lanes, weights)
+    fn write<L: Lanes, const PACK: bool>(
+        lanes: L,
+        numbers: [L::U32; 2],
+        addend: u32,
+        codes: &mut [[u8; LANES]],
+        past: bool,
+    ) {
+        if PACK {
+            let [codes] = codes else { return };
+            let nibbles = H::nibbles(lanes, numbers, addend);
+            if past { lanes.stream_u8(nibbles, codes) } else { lanes.store_u8(nibbles, codes) }
+        } else {
+            let Some(codes) = codes.as_flattened_mut().first_chunk_mut() else { return };
+            let bytes = H::bytes(lanes, numbers, addend);
+            if past { lanes.stream_bytes(bytes, codes) } else { lanes.store_bytes(bytes, codes) }
+        }
     }
     #[inline(always)]
     fn extend<L: Lanes>(lanes: L, [high, low]: Extremes<L>, line: &Self::Line) -> Extremes<L> {

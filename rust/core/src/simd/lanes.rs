@@ -21,6 +21,10 @@ pub(crate) trait Lanes: Copy {
     type U32: Copy;
     /// Sixteen float64.
     type F64: Copy;
+    /// Sixteen uint8.
+    type U8: Copy;
+    /// Thirty-two uint8.
+    type Bytes: Copy;
 
     fn load(self, values: &[f32; LANES]) -> Self::F32;
     fn store(self, values: Self::F32, out: &mut [f32; LANES]);
@@ -31,9 +35,21 @@ pub(crate) trait Lanes: Copy {
     /// Bytes as float32.
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32;
     /// The low bytes of `numbers + addend`.
-    fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]);
+    fn low_bytes(self, numbers: Self::U32, addend: u32) -> Self::U8;
+    /// `numbers + addend` of both, all of the first before the second's. All are below 256.
+    fn bytes(self, numbers: [Self::U32; 2], addend: u32) -> Self::Bytes;
+    /// The same of numbers below 16, two in each byte: the first of two in its lower half.
+    fn nibbles(self, numbers: [Self::U32; 2], addend: u32) -> Self::U8;
+    /// The low two bytes of `numbers + addend`, the lowest first.
+    fn low_words(self, numbers: Self::U32, addend: u32) -> Self::Bytes;
+    /// `a + b·2^BITS`, modulo 2^32.
+    fn add_shifted<const BITS: u32>(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    fn store_u8(self, bytes: Self::U8, out: &mut [u8; LANES]);
     /// The same past the caches where [`Lanes::streams`], if `out` lies at a multiple of its size.
-    fn stream_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]);
+    fn stream_u8(self, bytes: Self::U8, out: &mut [u8; LANES]);
+    fn store_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]);
+    /// See [`Lanes::stream_u8`].
+    fn stream_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]);
     fn splat(self, value: f32) -> Self::F32;
 
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -50,6 +66,10 @@ pub(crate) trait Lanes: Copy {
     fn zero_u32(self) -> Self::U32;
     /// Thirty-two numbers of 16 bits, two in each lane.
     fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> Self::U32;
+    /// The lower halves of lanes, which are bfloat16 numbers, as float32.
+    fn low_bf16(self, pairs: Self::U32) -> Self::F32;
+    /// The upper halves.
+    fn high_bf16(self, pairs: Self::U32) -> Self::F32;
     /// The larger ones of 32 numbers of 16 bits each, as int16 where `SIGNED`.
     fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// The larger half of each lane, as its high half above zeros.
@@ -144,6 +164,8 @@ impl Lanes for Portable {
     type F32 = [f32; LANES];
     type U32 = [u32; LANES];
     type F64 = [f64; LANES];
+    type U8 = [u8; LANES];
+    type Bytes = [u8; 2 * LANES];
 
     #[inline(always)]
     fn load(self, values: &[f32; LANES]) -> Self::F32 {
@@ -166,14 +188,53 @@ impl Lanes for Portable {
         bytes.map(f32::from)
     }
     #[inline(always)]
-    fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
-        for lane in 0..LANES {
-            out[lane] = numbers[lane].wrapping_add(addend) as u8;
-        }
+    fn low_bytes(self, numbers: Self::U32, addend: u32) -> Self::U8 {
+        numbers.map(|number| number.wrapping_add(addend) as u8)
     }
     #[inline(always)]
-    fn stream_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
-        self.store_low_bytes(numbers, addend, out);
+    fn bytes(self, numbers: [Self::U32; 2], addend: u32) -> Self::Bytes {
+        let mut out = [0; 2 * LANES];
+        for (byte, number) in out.iter_mut().zip(numbers.as_flattened()) {
+            *byte = number.wrapping_add(addend) as u8;
+        }
+        out
+    }
+    #[inline(always)]
+    fn nibbles(self, numbers: [Self::U32; 2], addend: u32) -> Self::U8 {
+        let mut out = [0; LANES];
+        for (byte, pair) in out.iter_mut().zip(numbers.as_flattened().as_chunks::<2>().0) {
+            let [first, second] = pair.map(|number| number.wrapping_add(addend));
+            *byte = (first | second << 4) as u8;
+        }
+        out
+    }
+    #[inline(always)]
+    fn low_words(self, numbers: Self::U32, addend: u32) -> Self::Bytes {
+        let mut out = [0; 2 * LANES];
+        for (word, number) in out.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
+            *word = (number.wrapping_add(addend) as u16).to_le_bytes();
+        }
+        out
+    }
+    #[inline(always)]
+    fn add_shifted<const BITS: u32>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        each(a, b, |a, b| a.wrapping_add(b << BITS))
+    }
+    #[inline(always)]
+    fn store_u8(self, bytes: Self::U8, out: &mut [u8; LANES]) {
+        *out = bytes;
+    }
+    #[inline(always)]
+    fn stream_u8(self, bytes: Self::U8, out: &mut [u8; LANES]) {
+        self.store_u8(bytes, out);
+    }
+    #[inline(always)]
+    fn store_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]) {
+        *out = bytes;
+    }
+    #[inline(always)]
+    fn stream_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]) {
+        self.store_bytes(bytes, out);
     }
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -215,6 +276,14 @@ impl Lanes for Portable {
                 u32::from(u16::from_le_bytes(*low)) | u32::from(u16::from_le_bytes(*high)) << 16;
         }
         out
+    }
+    #[inline(always)]
+    fn low_bf16(self, pairs: Self::U32) -> Self::F32 {
+        pairs.map(|pair| f32::from_bits(pair << 16))
+    }
+    #[inline(always)]
+    fn high_bf16(self, pairs: Self::U32) -> Self::F32 {
+        pairs.map(|pair| f32::from_bits(pair & HIGH_HALF))
     }
     #[inline(always)]
     fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {

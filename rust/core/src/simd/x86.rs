@@ -15,9 +15,31 @@ macro_rules! cpu {
     };
 }
 
-/// What both sets of instructions do alike with memory.
-macro_rules! memory {
+/// What both sets of instructions do alike: with sixteen bytes, and with memory.
+macro_rules! common {
     () => {
+        #[inline(always)]
+        fn store_u8(self, bytes: __m128i, out: &mut [u8; LANES]) {
+            cpu! { _mm_storeu_si128(out.as_mut_ptr().cast(), bytes) }
+        }
+        #[inline(always)]
+        fn stream_u8(self, bytes: __m128i, out: &mut [u8; LANES]) {
+            if !out.as_ptr().addr().is_multiple_of(LANES) {
+                return self.store_u8(bytes, out);
+            }
+            cpu! { _mm_stream_si128(out.as_mut_ptr().cast(), bytes) }
+        }
+        #[inline(always)]
+        fn store_bytes(self, bytes: __m256i, out: &mut [u8; 2 * LANES]) {
+            cpu! { _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes) }
+        }
+        #[inline(always)]
+        fn stream_bytes(self, bytes: __m256i, out: &mut [u8; 2 * LANES]) {
+            if !out.as_ptr().addr().is_multiple_of(2 * LANES) {
+                return self.store_bytes(bytes, out);
+            }
+            cpu! { _mm256_stream_si256(out.as_mut_ptr().cast(), bytes) }
+        }
         #[inline(always)]
         fn streams(self) -> bool {
             self.streams

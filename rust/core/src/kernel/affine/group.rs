@@ -37,8 +37,7 @@ pub(super) struct Ahead {
     pub(super) behind: usize,
     pub(super) out: *const u8,
     pub(super) out_step: usize,
-    /// Whether codes are not packed but go to the output at once, past the caches: then none of its
-    /// memory is wanted.
+    /// Whether codes go to the output past the caches: then none of its memory is wanted.
     pub(super) past: bool,
 }
 
@@ -95,30 +94,36 @@ impl<L: Lanes> Errors<L> {
     /// clamped only where `CLAMP`, and the largest error is looked for only where `TRACK`. Only
     /// where groups are `EVEN` can others be surveyed along with them.
     #[inline(always)]
-    pub(super) fn simple<S: Stored, const EVEN: bool, const CLAMP: bool, const TRACK: bool>(
+    pub(super) fn simple<
+        S: Stored,
+        const EVEN: bool,
+        const PACK: bool,
+        const CLAMP: bool,
+        const TRACK: bool,
+    >(
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_, L, S, EVEN>,
+        groups: &mut Groups<'_, L, S, EVEN, PACK>,
         along: Option<&mut Along<'_, L>>,
     ) {
         // A copy, which stays in registers from group to group.
         let mut errors = *self;
         if EVEN {
-            errors.even::<S, EVEN, CLAMP, TRACK>(run, places, groups, along);
+            errors.even::<S, EVEN, PACK, CLAMP, TRACK>(run, places, groups, along);
         } else {
             for at in places {
                 let vector = Vector::new(self.lanes, run, at);
                 let (values, codes) = groups.next();
                 let (whole, rest) = values.as_chunks::<LANES>();
                 let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
-                errors.group::<Float32, CLAMP, TRACK>(&vector, whole, whole_codes, None);
+                errors.group::<Float32, false, CLAMP, TRACK>(&vector, whole, whole_codes, None);
                 if !rest.is_empty() {
                     // Zeros have no error.
                     let (mut padded, mut padded_codes) = ([[0.0; LANES]], [[0; LANES]]);
                     padded[0][..rest.len()].copy_from_slice(rest);
                     let codes = &mut padded_codes;
-                    errors.vectors::<Float32, CLAMP, TRACK>(&vector, &padded, codes, None);
+                    errors.vectors::<Float32, false, CLAMP, TRACK>(&vector, &padded, codes, None);
                     rest_codes.copy_from_slice(&padded_codes[0][..rest.len()]);
                 }
             }
@@ -129,11 +134,11 @@ impl<L: Lanes> Errors<L> {
     /// The codes of whole parts that follow each other: the groups of a run, all simple, of which
     /// `part` make up each of them. All stays in registers until a part's sums are there.
     #[inline(always)]
-    pub(super) fn parts<S: Stored, const EVEN: bool, const CLAMP: bool>(
+    pub(super) fn parts<S: Stored, const EVEN: bool, const PACK: bool, const CLAMP: bool>(
         &mut self,
         run: &Run,
         part: usize,
-        groups: &mut Groups<'_, L, S, EVEN>,
+        groups: &mut Groups<'_, L, S, EVEN, PACK>,
         sums: &mut Parts<'_>,
         mut along: Option<&mut Along<'_, L>>,
     ) {
@@ -141,7 +146,7 @@ impl<L: Lanes> Errors<L> {
         for at in 0..run.len / part {
             let mut errors = Self::new(self.lanes, ahead);
             let places = at * part..(at + 1) * part;
-            errors.even::<S, EVEN, CLAMP, true>(run, places, groups, along.as_deref_mut());
+            errors.even::<S, EVEN, PACK, CLAMP, true>(run, places, groups, along.as_deref_mut());
             ahead = errors.ahead;
             sums.add(&mut errors, Sums::default());
         }
@@ -150,16 +155,17 @@ impl<L: Lanes> Errors<L> {
 
     /// The codes of groups of equally many whole lines.
     #[inline(always)]
-    fn even<S: Stored, const EVEN: bool, const CLAMP: bool, const TRACK: bool>(
+    fn even<S: Stored, const EVEN: bool, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_, L, S, EVEN>,
+        groups: &mut Groups<'_, L, S, EVEN, PACK>,
         along: Option<&mut Along<'_, L>>,
     ) {
         let lines = groups.lines;
         let (values, codes) = groups.next_even(places.len());
-        let values = values.chunks_exact(lines).zip(codes.chunks_exact_mut(lines * S::VECTORS));
+        let code_vectors = lines * vectors_of_codes::<S, PACK>();
+        let values = values.chunks_exact(lines).zip(codes.chunks_exact_mut(code_vectors));
         if const { S::VECTORS == 1 }
             && let Some(along) = along
         {
@@ -167,81 +173,114 @@ impl<L: Lanes> Errors<L> {
             let next = next.chunks_exact(lines).zip(extremes);
             for (at, ((values, codes), next)) in places.zip(values.zip(next)) {
                 let vector = Vector::new(self.lanes, run, at);
-                self.group::<S, CLAMP, TRACK>(&vector, values, codes, Some(next));
+                self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, Some(next));
             }
         } else {
             for (at, (values, codes)) in places.zip(values) {
                 let vector = Vector::new(self.lanes, run, at);
-                self.group::<S, CLAMP, TRACK>(&vector, values, codes, None);
+                self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, None);
             }
         }
     }
 
     /// A group's codes; along with them, the extremes of another one.
     #[inline(always)]
-    fn group<S: Stored, const CLAMP: bool, const TRACK: bool>(
+    fn group<S: Stored, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         vector: &Vector<L>,
         values: &[S::Line],
         codes: &mut [[u8; LANES]],
         along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
     ) {
-        let codes = codes.chunks_mut(SETTLE);
-        let pieces = values.chunks(SETTLE / S::VECTORS).zip(codes);
+        let lines = SETTLE / S::VECTORS;
+        let codes = codes.chunks_mut(lines * vectors_of_codes::<S, PACK>());
+        let pieces = values.chunks(lines).zip(codes);
         if let Some((next, out)) = along {
             *out = [self.lanes.zero_u32(); 2];
             for ((values, codes), next) in pieces.zip(next.chunks(SETTLE)) {
-                self.vectors::<S, CLAMP, TRACK>(vector, values, codes, Some((next, out)));
+                self.vectors::<S, PACK, CLAMP, TRACK>(vector, values, codes, Some((next, out)));
             }
         } else {
             for (values, codes) in pieces {
-                self.vectors::<S, CLAMP, TRACK>(vector, values, codes, None);
+                self.vectors::<S, PACK, CLAMP, TRACK>(vector, values, codes, None);
             }
         }
     }
 
     /// Lines of a group, at most [`SETTLE`] vectors.
     #[inline(always)]
-    fn vectors<S: Stored, const CLAMP: bool, const TRACK: bool>(
+    fn vectors<S: Stored, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         vector: &Vector<L>,
         values: &[S::Line],
         codes: &mut [[u8; LANES]],
         along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
     ) {
-        if self.pending + codes.len() > SETTLE {
+        let count = values.len() * S::VECTORS;
+        if self.pending + count > SETTLE {
             self.settle();
         }
-        self.pending += codes.len();
-        let lines = values.iter().zip(codes.chunks_exact_mut(S::VECTORS));
+        self.pending += count;
+        let codes = codes.chunks_exact_mut(vectors_of_codes::<S, PACK>());
+        let lines = values.iter().zip(codes);
         if let Some((next, out)) = along {
             let mut extremes = *out;
             for ((line, codes), next) in lines.zip(next) {
                 extremes = Float32::extend(self.lanes, extremes, next);
-                self.line::<S, CLAMP, TRACK>(vector, line, codes);
+                self.line::<S, PACK, CLAMP, TRACK>(vector, line, codes);
             }
             *out = extremes;
         } else {
             for (line, codes) in lines {
-                self.line::<S, CLAMP, TRACK>(vector, line, codes);
+                self.line::<S, PACK, CLAMP, TRACK>(vector, line, codes);
             }
         }
     }
 
     #[inline(always)]
-    fn line<S: Stored, const CLAMP: bool, const TRACK: bool>(
+    fn line<S: Stored, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
         &mut self,
         vector: &Vector<L>,
         line: &S::Line,
         codes: &mut [[u8; LANES]],
     ) {
-        // Beside float32 weights it does not pay.
+        let lanes = self.lanes;
         let past = const { S::VECTORS > 1 } && self.ahead.past;
-        self.ahead.fetch(self.lanes, S::VECTORS, past);
-        for (weights, codes) in S::vectors(line).iter().zip(codes) {
-            let sums = (&mut self.errors, &mut self.weights, &mut self.largest);
-            vector.encode::<S, CLAMP, TRACK>(weights, (codes, past), sums);
+        self.ahead.fetch(lanes, S::VECTORS, past);
+        let mut numbers = [lanes.zero_u32(); 2];
+        for (at, numbers) in numbers.iter_mut().enumerate().take(S::VECTORS) {
+            let values = S::vector(lanes, line, at);
+            *numbers = self.vector::<S, PACK, CLAMP, TRACK>(vector, values);
         }
+        S::write::<L, PACK>(lanes, numbers, vector.zero, codes, past);
+    }
+
+    /// Sixteen weights: numbers that are their codes when [`Vector::zero`] is added.
+    #[inline(always)]
+    fn vector<S: Stored, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
+        &mut self,
+        vector: &Vector<L>,
+        values: L::F32,
+    ) -> L::U32 {
+        let lanes = self.lanes;
+        let magic = lanes.splat(MAGIC);
+        let scaled = lanes.mul(values, vector.inverse);
+        // `reach` is an integer, so clamping before rounding is clamping after it.
+        let scaled = if CLAMP { lanes.min(scaled, vector.reach) } else { scaled };
+        let shifted = lanes.add(scaled, magic);
+        let rounded = lanes.sub(shifted, magic);
+        // Asked of 16-bit weights only, whose scales mostly are: for others it would be one more loop.
+        let error = if const { PACK } || (const { S::VECTORS > 1 } && vector.exact) {
+            lanes.sub_exact(values, rounded, vector.scale)
+        } else {
+            lanes.sub(values, lanes.mul(rounded, vector.scale))
+        };
+        if TRACK {
+            self.largest = lanes.max_magnitude(self.largest, error);
+        }
+        self.errors.add(error);
+        self.weights.add(values);
+        lanes.bits(shifted)
     }
 
     #[inline(always)]
@@ -252,9 +291,13 @@ impl<L: Lanes> Errors<L> {
     }
 }
 
+/// Vectors of codes that a line becomes.
+const fn vectors_of_codes<S: Stored, const PACK: bool>() -> usize {
+    if PACK { S::VECTORS / 2 } else { S::VECTORS }
+}
+
 /// What every vector of a simple group is multiplied by and where its codes end.
 struct Vector<L: Lanes> {
-    lanes: L,
     scale: L::F32,
     inverse: L::F32,
     reach: L::F32,
@@ -267,48 +310,13 @@ impl<L: Lanes> Vector<L> {
     #[inline(always)]
     fn new(lanes: L, run: &Run, at: usize) -> Self {
         Self {
-            lanes,
             scale: lanes.splat(run.scale[at]),
             inverse: lanes.splat(run.inverse[at]),
             reach: lanes.splat(run.reach[at]),
-            // Its low byte is the integer.
-            zero: run.shifted_zero[at].to_bits(),
+            // The bits of two numbers with [`MAGIC`] in them are too many by twice those of `MAGIC`.
+            zero: run.shifted_zero[at].to_bits().wrapping_sub(2 * MAGIC.to_bits()),
             exact: run.exact,
         }
-    }
-
-    #[inline(always)]
-    fn encode<S: Stored, const CLAMP: bool, const TRACK: bool>(
-        &self,
-        weights: &[S::Weight; LANES],
-        (codes, past): (&mut [u8; LANES], bool),
-        (errors, squares, largest): (&mut Squares<L>, &mut Squares<L>, &mut L::U32),
-    ) {
-        let lanes = self.lanes;
-        let values = S::load(lanes, weights);
-        let magic = lanes.splat(MAGIC);
-        let scaled = lanes.mul(values, self.inverse);
-        // `reach` is an integer, so clamping before rounding is clamping after it.
-        let scaled = if CLAMP { lanes.min(scaled, self.reach) } else { scaled };
-        let shifted = lanes.add(scaled, magic);
-        let rounded = lanes.sub(shifted, magic);
-        // The shifted number's low bits are the rounded one's, in two's complement.
-        if past {
-            lanes.stream_low_bytes(lanes.bits(shifted), self.zero, codes);
-        } else {
-            lanes.store_low_bytes(lanes.bits(shifted), self.zero, codes);
-        }
-        // Asked of 16-bit weights only, whose scales mostly are: for others it would be one more loop.
-        let error = if const { S::VECTORS > 1 } && self.exact {
-            lanes.sub_exact(values, rounded, self.scale)
-        } else {
-            lanes.sub(values, lanes.mul(rounded, self.scale))
-        };
-        if TRACK {
-            *largest = lanes.max_magnitude(*largest, error);
-        }
-        errors.add(error);
-        squares.add(values);
     }
 }
 

@@ -3,8 +3,11 @@
 use std::marker::PhantomData;
 use std::ops::Range as Span;
 
-use crate::kernel::convert;
-use crate::kernel::stored::Stored;
+use super::group;
+use super::parameters::Parameters;
+use crate::kernel::metrics::Sums;
+use crate::kernel::stored::{BFloat16, Stored};
+use crate::kernel::{convert, pack};
 use crate::scheme::{Grouping, Tile, Values};
 use crate::simd::{LANES, Lanes};
 
@@ -48,40 +51,64 @@ pub(super) fn lines<S: Stored>(tile: &Tile<'_>) -> usize {
     if even { group_size / line } else { 0 }
 }
 
+/// Whether a tile has 16-bit weights in groups of whole lines.
+#[inline(always)]
+pub(super) fn even_halves(tile: &Tile<'_>) -> bool {
+    // Lines of both types have equally many weights.
+    matches!(tile.values, Values::Halves(..)) && lines::<BFloat16>(tile) > 0
+}
+
 /// A tile's groups with their values and codes, as they are worked through. Where `EVEN`, all are
-/// [`lines`] of what they are stored as.
-pub(super) struct Groups<'a, L: Lanes, S: Stored, const EVEN: bool> {
+/// [`lines`] of what they are stored as. Codes are a byte each or, where `PACK`, half a byte.
+pub(super) struct Groups<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> {
     lanes: L,
     values: Values<'a>,
     /// Those of groups at hand, where they must be converted.
     floats: &'a mut Vec<f32>,
     codes: &'a mut [u8],
+    /// Room for codes that are packed later.
+    loose: &'a mut [u8],
     spans: Spans,
     stored: PhantomData<S>,
     /// See [`lines`].
     pub(super) lines: usize,
 }
 
-impl<'a, L: Lanes, S: Stored, const EVEN: bool> Groups<'a, L, S, EVEN> {
+impl<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> Groups<'a, L, S, EVEN, PACK> {
     #[inline(always)]
     pub(super) fn new(
         lanes: L,
         tile: &Tile<'a>,
         floats: &'a mut Vec<f32>,
-        codes: &'a mut [u8],
+        (codes, loose): (&'a mut [u8], &'a mut [u8]),
     ) -> Self {
         let lines = if EVEN { lines::<S>(tile) } else { 0 };
         // Where groups are even, it makes no difference where a row ends.
         let width = if EVEN { tile.values.len() } else { tile.width };
         let spans = Spans::new(&tile.grouping, width, tile.phase);
         let stored = PhantomData;
-        Self { lanes, values: tile.values, floats, codes, spans, stored, lines }
+        Self { lanes, values: tile.values, floats, codes, loose, spans, stored, lines }
     }
 
     #[inline(always)]
     pub(super) fn next(&mut self) -> (&[f32], &mut [u8]) {
         let span = self.spans.next();
         (floats(self.lanes, self.values, span.clone(), self.floats), &mut self.codes[span])
+    }
+
+    /// The codes of the next group in the long way, and what they took.
+    #[inline(always)]
+    pub(super) fn general(&mut self, bits: u32, group: &Parameters) -> Sums {
+        if !PACK {
+            let (values, codes) = self.next();
+            return group::general(bits, group, values, codes);
+        }
+        let span = self.spans.next();
+        let (packed, codes) = (span.start / 2..span.end / 2, &mut self.loose[..span.len()]);
+        let values = floats(self.lanes, self.values, span, self.floats);
+        let sums = group::general(bits, group, values, codes);
+        pack::pack(codes, bits, &mut self.codes[packed]);
+        sums
     }
 
     /// The lines of that many groups at once, and their vectors of codes.
@@ -91,7 +118,9 @@ impl<'a, L: Lanes, S: Stored, const EVEN: bool> Groups<'a, L, S, EVEN> {
         self.spans.column += groups * self.spans.group_size;
         let span = start..self.spans.column;
         let line = S::VECTORS * LANES;
-        (&S::lines(self.values)[start / line..span.end / line], self.codes[span].as_chunks_mut().0)
+        let lines = &S::lines(self.values)[start / line..span.end / line];
+        let codes = if PACK { span.start / 2..span.end / 2 } else { span };
+        (lines, self.codes[codes].as_chunks_mut().0)
     }
 }
 

@@ -9,7 +9,7 @@ mod parameters;
 mod parts;
 mod run;
 
-use crate::dtype::Float;
+use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
 use crate::kernel::stored::{BFloat16, Float16, Float32, Stored};
@@ -17,7 +17,7 @@ use crate::kernel::survey::Along;
 use crate::scheme::{Buffers, Codes, Encoded, Grouping, Next, Tile, Values};
 use crate::simd::{LANES, Lanes};
 use group::{Ahead, Errors};
-use groups::{Groups, Spans, lines};
+use groups::{Groups, Spans, even_halves, lines};
 pub(crate) use parameters::exact_scale;
 use parts::{Parts, recount};
 use run::{Kind, Run};
@@ -45,33 +45,49 @@ pub(crate) fn encode<L: Lanes>(
     let Buffers { codes, values } = buffers;
     // A code a byte and no padding: the codes are the data.
     let in_place = bits == 8 && data.len() == tile.values.len();
-    let out = (data.as_ptr(), in_place && lanes.streams());
+    // Codes of 4 bits of a line of 16-bit weights are a vector. Scales of float32 are too rare beside
+    // them for loops of their own.
+    let packed = bits == 4 && even_halves(tile) && tile.grouping.scale_dtype != ScaleDtype::F32;
+    let out = (data.as_ptr(), (in_place || packed) && lanes.streams());
     let encoder = Encoder::new(lanes, bits, tile, out, scales, zero_points);
-    let bytes = if in_place {
-        &mut *data
-    } else {
+    if !in_place {
         codes.resize(tile.values.len(), 0);
-        codes.as_mut_slice()
+    }
+    let (bytes, beside) = match (in_place, packed) {
+        (true, _) => (&mut *data, &mut [][..]),
+        (_, true) => (&mut *data, codes.as_mut_slice()),
+        _ => (codes.as_mut_slice(), &mut [][..]),
     };
+    let places = (bytes, beside);
     let faint = match tile.values {
         Values::Float32(_) if lines::<Float32>(tile) > 0 => {
-            encoder.groups::<Float32, true>(values, bytes, sums, next)
+            encoder.groups::<Float32, true, false>(values, places, sums, next)
         }
         // Encoding seldom waits for memory where a line holds more than a vector.
-        Values::Halves(Float::BF16, _) if lines::<BFloat16>(tile) > 0 => {
-            encoder.groups::<BFloat16, true>(values, bytes, sums, None)
+        Values::Halves(Float::BF16, _) if packed => {
+            encoder.groups::<BFloat16, true, true>(values, places, sums, None)
         }
-        Values::Halves(Float::F16, _) if lines::<Float16>(tile) > 0 => {
-            encoder.groups::<Float16, true>(values, bytes, sums, None)
+        Values::Halves(Float::BF16, _) if even_halves(tile) => {
+            encoder.groups::<BFloat16, true, false>(values, places, sums, None)
         }
-        _ => encoder.groups::<Float32, false>(values, bytes, sums, None),
+        Values::Halves(Float::F16, _) if packed => {
+            encoder.groups::<Float16, true, true>(values, places, sums, None)
+        }
+        Values::Halves(Float::F16, _) if even_halves(tile) => {
+            encoder.groups::<Float16, true, false>(values, places, sums, None)
+        }
+        _ => encoder.groups::<Float32, false, false>(values, places, sums, None),
     };
     if !faint.is_empty() {
+        if packed {
+            pack::unpack_rows(data, tile.width, bits, codes);
+        }
         let Tile { grouping, width, phase, .. } = *tile;
+        let bytes = if in_place { &*data } else { codes.as_slice() };
         let codes = Codes { grouping, width, phase, data: bytes, scales, zero_points };
         recount(lanes, bits, tile.values, values, &codes, &faint, sums);
     }
-    if !in_place {
+    if !in_place && !packed {
         pack::pack_rows(codes, tile.width, bits, data);
     }
 }
@@ -80,7 +96,7 @@ pub(crate) fn encode<L: Lanes>(
 struct Encoder<'a, L: Lanes> {
     kind: Kind,
     tile: &'a Tile<'a>,
-    /// Where the packed codes will go, and whether codes go there at once, past the caches.
+    /// Where the codes go in the end, and whether they go there at once, past the caches.
     out: (*const u8, bool),
     scales: &'a mut [f32],
     zero_points: &'a mut [u8],
@@ -101,18 +117,19 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         Self { kind: Kind { bits, symmetric, scale_dtype }, tile, out, scales, zero_points, lanes }
     }
 
-    /// Write the code of every value, a byte each, and the scales. Returns the parts whose sums must
-    /// be counted in another way. Where `EVEN`, groups are whole lines.
+    /// Write the code of every value and the scales. Returns the parts whose sums must be counted in
+    /// another way. Where `EVEN`, groups are whole lines. Where `PACK`, codes of 4 bits are packed, and
+    /// the second of `codes` is room for those of a group; else they are a byte each.
     #[inline(always)]
-    fn groups<S: Stored, const EVEN: bool>(
+    fn groups<S: Stored, const EVEN: bool, const PACK: bool>(
         mut self,
         floats: &mut Vec<f32>,
-        codes: &mut [u8],
+        codes: (&mut [u8], &mut [u8]),
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     ) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
-        let mut groups = Groups::<L, S, EVEN>::new(self.lanes, self.tile, floats, codes);
+        let mut groups = Groups::<L, S, EVEN, PACK>::new(self.lanes, self.tile, floats, codes);
         let pays = groups.lines >= FEWEST;
         let fits = |next: &&mut Next<'_>| pays && next.values.len() == values.len();
         let mut next = next.filter(fits);
@@ -144,9 +161,21 @@ impl<'a, L: Lanes> Encoder<'a, L> {
             if short && run.is_all_simple() {
                 let (part, beside) = (parts.part, along.as_mut());
                 if run.clamps() {
-                    errors.parts::<S, EVEN, true>(&run, part, &mut groups, &mut parts, beside);
+                    errors.parts::<S, EVEN, PACK, true>(
+                        &run,
+                        part,
+                        &mut groups,
+                        &mut parts,
+                        beside,
+                    );
                 } else {
-                    errors.parts::<S, EVEN, false>(&run, part, &mut groups, &mut parts, beside);
+                    errors.parts::<S, EVEN, PACK, false>(
+                        &run,
+                        part,
+                        &mut groups,
+                        &mut parts,
+                        beside,
+                    );
                 }
             } else {
                 // Of a run with other groups in it, `clamps` and `may_exceed` say nothing.
@@ -167,16 +196,24 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                         // Loops of their own: a call in one would push the sums out of registers.
                         match (clamps, track) {
                             (false, false) => {
-                                errors.simple::<S, EVEN, false, false>(run, places, groups, beside);
+                                errors.simple::<S, EVEN, PACK, false, false>(
+                                    run, places, groups, beside,
+                                );
                             }
                             (false, true) => {
-                                errors.simple::<S, EVEN, false, true>(run, places, groups, beside);
+                                errors.simple::<S, EVEN, PACK, false, true>(
+                                    run, places, groups, beside,
+                                );
                             }
                             (true, false) => {
-                                errors.simple::<S, EVEN, true, false>(run, places, groups, beside);
+                                errors.simple::<S, EVEN, PACK, true, false>(
+                                    run, places, groups, beside,
+                                );
                             }
                             (true, true) => {
-                                errors.simple::<S, EVEN, true, true>(run, places, groups, beside);
+                                errors.simple::<S, EVEN, PACK, true, true>(
+                                    run, places, groups, beside,
+                                );
                             }
                         }
                     } else {
@@ -184,8 +221,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                             along.groups(groups.lines, places.clone());
                         }
                         let group = run.general(self.kind, places.start, ranges[places.start]);
-                        let (values, codes) = groups.next();
-                        parts.general += group::general(self.kind.bits, &group, values, codes);
+                        parts.general += groups.general(self.kind.bits, &group);
                     }
                     parts.count(count, &mut errors);
                 }
@@ -256,7 +292,6 @@ pub(crate) fn decode<L: Lanes>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::ScaleDtype;
     use crate::kernel::survey::survey;
     use crate::scheme::Range;
     use crate::simd::{self, Level, Portable};

@@ -25,6 +25,8 @@ impl Lanes for Avx2 {
     type F32 = [__m256; 2];
     type U32 = [__m256i; 2];
     type F64 = [__m256d; 4];
+    type U8 = __m128i;
+    type Bytes = __m256i;
 
     #[inline(always)]
     fn load(self, values: &[f32; LANES]) -> Self::F32 {
@@ -66,15 +68,50 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn store_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
-        cpu! { _mm_storeu_si128(out.as_mut_ptr().cast(), self.low_bytes(numbers, addend)) }
+    fn low_bytes(self, numbers: [__m256i; 2], addend: u32) -> __m128i {
+        cpu! {
+            let addend = _mm256_set1_epi32(addend as i32);
+            let low = _mm256_set1_epi32(0xff);
+            let a = _mm256_and_si256(_mm256_add_epi32(numbers[0], addend), low);
+            let b = _mm256_and_si256(_mm256_add_epi32(numbers[1], addend), low);
+            let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b));
+            let high = _mm256_extracti128_si256::<1>(words);
+            _mm_packus_epi16(_mm256_castsi256_si128(words), high)
+        }
     }
     #[inline(always)]
-    fn stream_low_bytes(self, numbers: Self::U32, addend: u32, out: &mut [u8; LANES]) {
-        if !out.as_ptr().addr().is_multiple_of(LANES) {
-            return self.store_low_bytes(numbers, addend, out);
+    fn bytes(self, [low, high]: [Self::U32; 2], addend: u32) -> __m256i {
+        cpu! { _mm256_set_m128i(self.low_bytes(high, addend), self.low_bytes(low, addend)) }
+    }
+    #[inline(always)]
+    fn low_words(self, numbers: Self::U32, addend: u32) -> __m256i {
+        cpu! {
+            let addend = _mm256_set1_epi32(addend as i32);
+            let low = _mm256_set1_epi32(0xffff);
+            let a = _mm256_and_si256(_mm256_add_epi32(numbers[0], addend), low);
+            let b = _mm256_and_si256(_mm256_add_epi32(numbers[1], addend), low);
+            _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b))
         }
-        cpu! { _mm_stream_si128(out.as_mut_ptr().cast(), self.low_bytes(numbers, addend)) }
+    }
+    #[inline(always)]
+    fn add_shifted<const BITS: u32>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        cpu! {
+            let bits = _mm_cvtsi32_si128(BITS as i32);
+            [
+                _mm256_add_epi32(a[0], _mm256_sll_epi32(b[0], bits)),
+                _mm256_add_epi32(a[1], _mm256_sll_epi32(b[1], bits)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn nibbles(self, [low, high]: [Self::U32; 2], addend: u32) -> __m128i {
+        let (low, high) = (self.low_bytes(low, addend), self.low_bytes(high, addend));
+        cpu! {
+            // Each pair of bytes, times 1 and 16.
+            let weights = _mm_set1_epi16(0x1001);
+            let low = _mm_maddubs_epi16(low, weights);
+            _mm_packus_epi16(low, _mm_maddubs_epi16(high, weights))
+        }
     }
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
@@ -113,6 +150,25 @@ impl Lanes for Avx2 {
         cpu! {
             let (low, high) = (halves.as_ptr(), halves[LANES..].as_ptr());
             [_mm256_loadu_si256(low.cast()), _mm256_loadu_si256(high.cast())]
+        }
+    }
+    #[inline(always)]
+    fn low_bf16(self, pairs: Self::U32) -> Self::F32 {
+        cpu! {
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[0])),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn high_bf16(self, pairs: Self::U32) -> Self::F32 {
+        cpu! {
+            let high = _mm256_set1_epi32(HIGH_HALF as i32);
+            [
+                _mm256_castsi256_ps(_mm256_and_si256(pairs[0], high)),
+                _mm256_castsi256_ps(_mm256_and_si256(pairs[1], high)),
+            ]
         }
     }
     #[inline(always)]
@@ -208,7 +264,7 @@ impl Lanes for Avx2 {
             totals_of_fours(four(a), four(b))
         }
     }
-    memory! {}
+    common! {}
     #[inline(always)]
     fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
         if !out.as_ptr().addr().is_multiple_of(LINE) {
@@ -233,18 +289,6 @@ impl Lanes for Avx2 {
 }
 
 impl Avx2 {
-    #[inline(always)]
-    fn low_bytes(self, numbers: [__m256i; 2], addend: u32) -> __m128i {
-        cpu! {
-            let addend = _mm256_set1_epi32(addend as i32);
-            let low = _mm256_set1_epi32(0xff);
-            let a = _mm256_and_si256(_mm256_add_epi32(numbers[0], addend), low);
-            let b = _mm256_and_si256(_mm256_add_epi32(numbers[1], addend), low);
-            let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packus_epi32(a, b));
-            let high = _mm256_extracti128_si256::<1>(words);
-            _mm_packus_epi16(_mm256_castsi256_si128(words), high)
-        }
-    }
     /// The larger of the low and the high halves of both.
     #[inline(always)]
     fn halves<const SIGNED: bool, const PAIRS: bool>(self, a: __m256i, b: __m256i) -> __m256i {

@@ -23,6 +23,8 @@ impl Lanes for Avx512 {
     type F32 = __m512;
     type U32 = __m512i;
     type F64 = [__m512d; 2];
+    type U8 = __m128i;
+    type Bytes = __m256i;
 
     #[inline(always)]
     fn load(self, values: &[f32; LANES]) -> __m512 {
@@ -48,15 +50,41 @@ impl Lanes for Avx512 {
         cpu! { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
     }
     #[inline(always)]
-    fn store_low_bytes(self, numbers: __m512i, addend: u32, out: &mut [u8; LANES]) {
-        cpu! { _mm_storeu_si128(out.as_mut_ptr().cast(), self.low_bytes(numbers, addend)) }
+    fn low_bytes(self, numbers: __m512i, addend: u32) -> __m128i {
+        cpu! {
+            let sums = _mm512_add_epi32(numbers, _mm512_set1_epi32(addend as i32));
+            _mm512_cvtepi32_epi8(sums)
+        }
     }
     #[inline(always)]
-    fn stream_low_bytes(self, numbers: __m512i, addend: u32, out: &mut [u8; LANES]) {
-        if !out.as_ptr().addr().is_multiple_of(LANES) {
-            return self.store_low_bytes(numbers, addend, out);
+    fn bytes(self, numbers: [__m512i; 2], addend: u32) -> __m256i {
+        cpu! {
+            let words = self.words(numbers, addend);
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+            let bytes = _mm512_packus_epi16(words, words);
+            _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, bytes))
         }
-        cpu! { _mm_stream_si128(out.as_mut_ptr().cast(), self.low_bytes(numbers, addend)) }
+    }
+    #[inline(always)]
+    fn low_words(self, numbers: __m512i, addend: u32) -> __m256i {
+        cpu! {
+            let sums = _mm512_add_epi32(numbers, _mm512_set1_epi32(addend as i32));
+            _mm512_cvtepi32_epi16(sums)
+        }
+    }
+    #[inline(always)]
+    fn add_shifted<const BITS: u32>(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { _mm512_add_epi32(a, _mm512_slli_epi32::<BITS>(b)) }
+    }
+    #[inline(always)]
+    fn nibbles(self, numbers: [__m512i; 2], addend: u32) -> __m128i {
+        cpu! {
+            // Of two neighbours, one times 1 and one times 16.
+            let words = self.words(numbers, addend);
+            let pairs = _mm512_madd_epi16(words, _mm512_set1_epi32(0x0010_0001));
+            let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+            _mm_shuffle_epi8(_mm512_cvtepi32_epi8(pairs), order)
+        }
     }
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -93,6 +121,17 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> __m512i {
         cpu! { _mm512_loadu_si512(halves.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn low_bf16(self, pairs: __m512i) -> __m512 {
+        cpu! { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)) }
+    }
+    #[inline(always)]
+    fn high_bf16(self, pairs: __m512i) -> __m512 {
+        cpu! {
+            let high = _mm512_set1_epi32(HIGH_HALF as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(pairs, high))
+        }
     }
     #[inline(always)]
     fn max_of_pairs<const SIGNED: bool>(self, a: __m512i, b: __m512i) -> __m512i {
@@ -167,7 +206,7 @@ impl Lanes for Avx512 {
             totals_of_fours(four(a), four(b))
         }
     }
-    memory! {}
+    common! {}
     #[inline(always)]
     fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]) {
         if !out.as_ptr().addr().is_multiple_of(LINE) {
@@ -187,11 +226,13 @@ impl Lanes for Avx512 {
 }
 
 impl Avx512 {
+    /// `numbers + addend`, below 2^16: four of the first vector and four of the second by turns.
     #[inline(always)]
-    fn low_bytes(self, numbers: __m512i, addend: u32) -> __m128i {
+    fn words(self, [first, second]: [__m512i; 2], addend: u32) -> __m512i {
         cpu! {
-            let sums = _mm512_add_epi32(numbers, _mm512_set1_epi32(addend as i32));
-            _mm512_cvtepi32_epi8(sums)
+            let addend = _mm512_set1_epi32(addend as i32);
+            let (first, second) = (_mm512_add_epi32(first, addend), _mm512_add_epi32(second, addend));
+            _mm512_packus_epi32(first, second)
         }
     }
     #[inline(always)]
