@@ -94,7 +94,7 @@ def test_of_a_million_weights_seven_digits_are_true(
     assert ours["mse"] == pytest.approx(math.fsum(error**2) / error.size, rel=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("shape", [(5,), (3, 70), (2, 64), (1, 128), (7, 256), (40, 1)])
 @pytest.mark.parametrize("options", [{}, {"scheme": "int8"}, {"group_size": 32, "symmetric": True}])
 def test_a_layer_among_others_has_the_figures_that_it_has_alone(
@@ -107,7 +107,7 @@ def test_a_layer_among_others_has_the_figures_that_it_has_alone(
         weights = (spread * rng.standard_normal(shape)).astype(dtype)
         if index % 7 == 0:
             weights.flat[0] *= dtype(40)
-        names = {np.float32: "F32", np.float16: "F16"}
+        names = {np.float32: "F32", np.float16: "F16", ml_dtypes.bfloat16: "BF16"}
         return {"data": weights.tobytes(), "dtype": names[dtype], "shape": list(shape)}
 
     rows = [{"layer_name": f"l{index}"} | layer(index) for index in range(150)]
@@ -140,23 +140,26 @@ def test_a_bad_layer_among_others_is_found_and_leaves_them_as_they_are(
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(("scheme", "times"), [("int8", 1), ("int4", 2)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_large_batch_gives_what_its_layers_give_alone(
-    dtype: Any, threads: int, rng: np.random.Generator
+    dtype: Any, threads: int, scheme: str, times: int, rng: np.random.Generator
 ) -> None:
-    """From 4 MiB on int8 codes are written past the caches, where they lie at multiples of 16."""
-    shapes = [(1600, 1024), (1, 36), (700, 2048), (3, 64), (1900, 1056), (64,)]
+    """From 4 MiB on codes are written past the caches, where they lie at multiples of 16 bytes."""
+    rows = [(1600, 1024), (1, 36), (700, 2048), (3, 64), (1900, 1056)]
+    shapes: list[tuple[int, ...]] = [(times * count, columns) for count, columns in rows]
+    shapes.append((64,))
     layers = {
         f"layer.{at}": rng.standard_normal(shape, np.float32).astype(dtype)
         for at, shape in enumerate(shapes)
     }
     layers["layer.2"][350, 9] = np.nan
-    options: dict[str, Any] = {"scheme": "int8", "continue_on_error": True}
+    options: dict[str, Any] = {"scheme": scheme, "continue_on_error": True}
     together = aq.quantize(layers, threads=threads, **options)
-    assert sum(array.size for array in layers.values()) >= 1 << 22
+    assert sum(array.size for array in layers.values()) >= times << 22
     assert together.failed["layer_name"].to_pylist() == ["layer.2"]
-    rows = together.quantized.to_pylist()
+    found = together.quantized.to_pylist()
     for index, (name, array) in enumerate(layers.items()):
         (alone,) = aq.quantize({name: array}, **options).quantized.to_pylist()
-        assert rows[index] == alone | {"row_index": index}
-    assert len(rows) == len(layers)
+        assert found[index] == alone | {"row_index": index}
+    assert len(found) == len(layers)

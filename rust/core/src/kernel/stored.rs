@@ -17,6 +17,8 @@ pub(crate) trait Stored {
     const PAIRS: bool;
     /// The bits of infinity in finished extremes.
     const INFINITY: u32;
+    /// Whether codes are made of rounded numbers as integers, or of a float's low bits.
+    const INTEGERS: bool;
 
     /// The lines of values that have this type; of any others none.
     fn lines(values: Values<'_>) -> &[Self::Line];
@@ -24,9 +26,9 @@ pub(crate) trait Stored {
     /// One of a line's vectors as float32.
     fn vector<L: Lanes>(lanes: L, line: &Self::Line, at: usize) -> L::F32;
 
-    /// Write a line's codes: for each of its vectors, `numbers + addend`. A byte each or, where `PACK`
-    /// and all are below 16, half a byte, the first of two in the lower one. Past the caches where
-    /// `past` and where it pays.
+    /// Write a line's codes: for each of its vectors, `numbers + addend`, below 256. A byte each or,
+    /// where `PACK` and all are below 16, half a byte, the first of two in the lower one. Past the
+    /// caches where `past` and where it pays.
     fn write<L: Lanes, const PACK: bool>(
         lanes: L,
         numbers: [L::U32; 2],
@@ -52,6 +54,7 @@ impl Stored for Float32 {
     const VECTORS: usize = 1;
     const PAIRS: bool = false;
     const INFINITY: u32 = 0x7f80_0000;
+    const INTEGERS: bool = false;
 
     #[inline(always)]
     fn lines(values: Values<'_>) -> &[Self::Line] {
@@ -102,6 +105,8 @@ pub(crate) trait Half: 'static {
     const DTYPE: Float;
     /// See [`Stored::INFINITY`].
     const INFINITY: u32;
+    /// See [`Stored::INTEGERS`].
+    const INTEGERS: bool;
 
     fn load<L: Lanes>(lanes: L, halves: &[[u8; 2]; LANES]) -> L::F32;
 
@@ -121,6 +126,7 @@ pub(crate) enum Binary {}
 impl Half for Brain {
     const DTYPE: Float = Float::BF16;
     const INFINITY: u32 = 0x7f80_0000;
+    const INTEGERS: bool = false;
 
     #[inline(always)]
     fn load<L: Lanes>(lanes: L, halves: &[[u8; 2]; LANES]) -> L::F32 {
@@ -145,6 +151,7 @@ impl Half for Brain {
 impl Half for Binary {
     const DTYPE: Float = Float::F16;
     const INFINITY: u32 = 0x7c00_0000;
+    const INTEGERS: bool = true;
 
     #[inline(always)]
     fn load<L: Lanes>(lanes: L, halves: &[[u8; 2]; LANES]) -> L::F32 {
@@ -169,6 +176,7 @@ impl<H: Half> Stored for Halves<H> {
     const VECTORS: usize = PAIRS / LANES;
     const PAIRS: bool = true;
     const INFINITY: u32 = H::INFINITY;
+    const INTEGERS: bool = H::INTEGERS;
 
     #[inline(always)]
     fn lines(values: Values<'_>) -> &[Self::Line] {
@@ -190,11 +198,13 @@ impl<H: Half> Stored for Halves<H> {
         past: bool,
     ) {
         if PACK {
-            let [codes] = codes else { return };
+            let [codes] = codes else { unreachable!("a line's packed codes are a vector") };
             let nibbles = H::nibbles(lanes, numbers, addend);
             if past { lanes.stream_u8(nibbles, codes) } else { lanes.store_u8(nibbles, codes) }
         } else {
-            let Some(codes) = codes.as_flattened_mut().first_chunk_mut() else { return };
+            let Some(codes) = codes.as_flattened_mut().first_chunk_mut() else {
+                unreachable!("a line's codes are two vectors")
+            };
             let bytes = H::bytes(lanes, numbers, addend);
             if past { lanes.stream_bytes(bytes, codes) } else { lanes.store_bytes(bytes, codes) }
         }

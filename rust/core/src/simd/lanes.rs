@@ -10,6 +10,10 @@ pub(crate) const LANES: usize = 16;
 /// Bytes that memory is read and written by, on most machines.
 pub(crate) const LINE: usize = 64;
 
+/// Adding and subtracting this rounds a float32 below 2^22 in magnitude to an integer, ties to
+/// even: the sum's last bit weighs one. Its low mantissa bits then are that integer's.
+pub(crate) const MAGIC: f32 = 12_582_912.0;
+
 /// The upper 16 bits of a lane.
 pub(super) const HIGH_HALF: u32 = 0xffff_0000;
 
@@ -36,9 +40,10 @@ pub(crate) trait Lanes: Copy {
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32;
     /// The low bytes of `numbers + addend`.
     fn low_bytes(self, numbers: Self::U32, addend: u32) -> Self::U8;
-    /// `numbers + addend` of both, all of the first before the second's. All are below 256.
+    /// `numbers + addend` of both, all of the first before the second's. Numbers are int32 of 9 bits
+    /// and a sign, sums below 256.
     fn bytes(self, numbers: [Self::U32; 2], addend: u32) -> Self::Bytes;
-    /// The same of numbers below 16, two in each byte: the first of two in its lower half.
+    /// The same of sums below 16, two in each byte: the first of two in its lower half.
     fn nibbles(self, numbers: [Self::U32; 2], addend: u32) -> Self::U8;
     /// The low two bytes of `numbers + addend`, the lowest first.
     fn low_words(self, numbers: Self::U32, addend: u32) -> Self::Bytes;
@@ -51,6 +56,8 @@ pub(crate) trait Lanes: Copy {
     /// See [`Lanes::stream_u8`].
     fn stream_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]);
     fn splat(self, value: f32) -> Self::F32;
+    /// The nearest integers, of two the even one, as int32 and as float32; of magnitudes below 2^22.
+    fn round(self, values: Self::F32) -> (Self::U32, Self::F32);
 
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -239,6 +246,12 @@ impl Lanes for Portable {
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]
+    }
+    #[inline(always)]
+    fn round(self, values: Self::F32) -> (Self::U32, Self::F32) {
+        let shifted = values.map(|value| value + MAGIC);
+        let integers = shifted.map(|shifted| shifted.to_bits().wrapping_sub(MAGIC.to_bits()));
+        (integers, shifted.map(|shifted| shifted - MAGIC))
     }
     #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {

@@ -23,7 +23,7 @@ use crate::kernel::{affine, convert, metrics, stream, survey};
 use crate::scheme::{Buffers, Codes, Encoded, Next, Range, Tile};
 #[cfg(test)]
 pub(crate) use lanes::Portable;
-pub(crate) use lanes::{LANES, LINE, Lanes};
+pub(crate) use lanes::{LANES, LINE, Lanes, MAGIC};
 
 /// Instructions that kernels may use. A value exists only where the CPU has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

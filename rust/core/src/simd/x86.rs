@@ -35,10 +35,12 @@ macro_rules! common {
         }
         #[inline(always)]
         fn stream_bytes(self, bytes: __m256i, out: &mut [u8; 2 * LANES]) {
-            if !out.as_ptr().addr().is_multiple_of(2 * LANES) {
-                return self.store_bytes(bytes, out);
+            if out.as_ptr().addr().is_multiple_of(2 * LANES) {
+                cpu! { _mm256_stream_si256(out.as_mut_ptr().cast(), bytes) }
+            } else if let ([low, high], []) = out.as_chunks_mut() {
+                self.stream_u8(cpu! { _mm256_castsi256_si128(bytes) }, low);
+                self.stream_u8(cpu! { _mm256_extracti128_si256::<1>(bytes) }, high);
             }
-            cpu! { _mm256_stream_si256(out.as_mut_ptr().cast(), bytes) }
         }
         #[inline(always)]
         fn streams(self) -> bool {

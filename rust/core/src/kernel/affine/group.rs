@@ -28,7 +28,7 @@ pub(super) struct Errors<L: Lanes> {
 }
 
 /// Where memory is that will be wanted soon, and how far that moves for each vector: the source to
-/// come, and the output that the codes at hand will be packed into.
+/// come, and the output that the codes at hand go into, now or when they are packed.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     pub(super) source: *const u8,
@@ -113,7 +113,7 @@ impl<L: Lanes> Errors<L> {
             errors.even::<S, EVEN, PACK, CLAMP, TRACK>(run, places, groups, along);
         } else {
             for at in places {
-                let vector = Vector::new(self.lanes, run, at);
+                let vector = Vector::new::<Float32>(self.lanes, run, at);
                 let (values, codes) = groups.next();
                 let (whole, rest) = values.as_chunks::<LANES>();
                 let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
@@ -172,12 +172,12 @@ impl<L: Lanes> Errors<L> {
             let (next, extremes) = along.next(lines, places.clone());
             let next = next.chunks_exact(lines).zip(extremes);
             for (at, ((values, codes), next)) in places.zip(values.zip(next)) {
-                let vector = Vector::new(self.lanes, run, at);
+                let vector = Vector::new::<S>(self.lanes, run, at);
                 self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, Some(next));
             }
         } else {
             for (at, (values, codes)) in places.zip(values) {
-                let vector = Vector::new(self.lanes, run, at);
+                let vector = Vector::new::<S>(self.lanes, run, at);
                 self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, None);
             }
         }
@@ -263,13 +263,20 @@ impl<L: Lanes> Errors<L> {
         values: L::F32,
     ) -> L::U32 {
         let lanes = self.lanes;
-        let magic = lanes.splat(MAGIC);
         let scaled = lanes.mul(values, vector.inverse);
         // `reach` is an integer, so clamping before rounding is clamping after it.
         let scaled = if CLAMP { lanes.min(scaled, vector.reach) } else { scaled };
-        let shifted = lanes.add(scaled, magic);
-        let rounded = lanes.sub(shifted, magic);
-        // Asked of 16-bit weights only, whose scales mostly are: for others it would be one more loop.
+        let (numbers, rounded) = if const { S::INTEGERS } {
+            lanes.round(scaled)
+        } else {
+            let magic = lanes.splat(MAGIC);
+            let shifted = lanes.add(scaled, magic);
+            // Its low bits are the rounded number's, in two's complement.
+            (lanes.bits(shifted), lanes.sub(shifted, magic))
+        };
+        // Asked of 16-bit weights only, whose scales mostly are, and where codes are packed always: for
+        // others it would be one more loop.
+        debug_assert!(!PACK || vector.exact);
         let error = if const { PACK } || (const { S::VECTORS > 1 } && vector.exact) {
             lanes.sub_exact(values, rounded, vector.scale)
         } else {
@@ -280,7 +287,7 @@ impl<L: Lanes> Errors<L> {
         }
         self.errors.add(error);
         self.weights.add(values);
-        lanes.bits(shifted)
+        numbers
     }
 
     #[inline(always)]
@@ -301,6 +308,7 @@ struct Vector<L: Lanes> {
     scale: L::F32,
     inverse: L::F32,
     reach: L::F32,
+    /// What makes codes of numbers.
     zero: u32,
     /// See [`Run::exact`].
     exact: bool,
@@ -308,13 +316,15 @@ struct Vector<L: Lanes> {
 
 impl<L: Lanes> Vector<L> {
     #[inline(always)]
-    fn new(lanes: L, run: &Run, at: usize) -> Self {
+    fn new<S: Stored>(lanes: L, run: &Run, at: usize) -> Self {
+        let magic = MAGIC.to_bits();
+        // That of zero has `MAGIC` in it, and so have numbers that are no integers.
+        let many = if S::INTEGERS { magic } else { 2 * magic };
         Self {
             scale: lanes.splat(run.scale[at]),
             inverse: lanes.splat(run.inverse[at]),
             reach: lanes.splat(run.reach[at]),
-            // The bits of two numbers with [`MAGIC`] in them are too many by twice those of `MAGIC`.
-            zero: run.shifted_zero[at].to_bits().wrapping_sub(2 * MAGIC.to_bits()),
+            zero: run.shifted_zero[at].to_bits().wrapping_sub(many),
             exact: run.exact,
         }
     }

@@ -66,7 +66,7 @@ pub(super) struct Groups<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: 
     /// Those of groups at hand, where they must be converted.
     floats: &'a mut Vec<f32>,
     codes: &'a mut [u8],
-    /// Room for codes that are packed later.
+    /// Room for the codes of a group before they are packed.
     loose: &'a mut [u8],
     spans: Spans,
     stored: PhantomData<S>,

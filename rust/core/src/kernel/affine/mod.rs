@@ -48,17 +48,18 @@ pub(crate) fn encode<L: Lanes>(
     // Codes of 4 bits of a line of 16-bit weights are a vector. Scales of float32 are too rare beside
     // them for loops of their own.
     let packed = bits == 4 && even_halves(tile) && tile.grouping.scale_dtype != ScaleDtype::F32;
-    let out = (data.as_ptr(), (in_place || packed) && lanes.streams());
+    // Past the caches go aligned vectors only.
+    let aligned = data.as_ptr().addr().is_multiple_of(LANES);
+    let out = (data.as_ptr(), (in_place || packed) && aligned && lanes.streams());
     let encoder = Encoder::new(lanes, bits, tile, out, scales, zero_points);
     if !in_place {
         codes.resize(tile.values.len(), 0);
     }
-    let (bytes, beside) = match (in_place, packed) {
+    let places = match (in_place, packed) {
         (true, _) => (&mut *data, &mut [][..]),
         (_, true) => (&mut *data, codes.as_mut_slice()),
         _ => (codes.as_mut_slice(), &mut [][..]),
     };
-    let places = (bytes, beside);
     let faint = match tile.values {
         Values::Float32(_) if lines::<Float32>(tile) > 0 => {
             encoder.groups::<Float32, true, false>(values, places, sums, next)
@@ -79,6 +80,10 @@ pub(crate) fn encode<L: Lanes>(
         _ => encoder.groups::<Float32, false, false>(values, places, sums, None),
     };
     if !faint.is_empty() {
+        // What went past the caches is read.
+        if lanes.streams() {
+            lanes.fence();
+        }
         if packed {
             pack::unpack_rows(data, tile.width, bits, codes);
         }
@@ -118,8 +123,8 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     }
 
     /// Write the code of every value and the scales. Returns the parts whose sums must be counted in
-    /// another way. Where `EVEN`, groups are whole lines. Where `PACK`, codes of 4 bits are packed, and
-    /// the second of `codes` is room for those of a group; else they are a byte each.
+    /// another way. Where `EVEN`, groups are whole lines. Where `PACK`, scales have 16 bits and codes 4, which
+    /// are packed, and the second of `codes` is room for those of a group; else they are a byte each.
     #[inline(always)]
     fn groups<S: Stored, const EVEN: bool, const PACK: bool>(
         mut self,

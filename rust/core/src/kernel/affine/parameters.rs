@@ -2,10 +2,7 @@
 
 use crate::dtype::ScaleDtype;
 use crate::scheme::Range;
-
-/// Adding and subtracting this rounds a float32 below 2^22 in magnitude to an integer, ties to
-/// even: the sum's last bit weighs one. Its low mantissa bits then are that integer's.
-pub(super) const MAGIC: f32 = 12_582_912.0;
+pub(super) use crate::simd::MAGIC;
 
 /// Where `1/scale` leaves these bounds, group and scale are first multiplied by a power of two.
 const LARGEST_INVERSE: f32 = power_of_two(100);

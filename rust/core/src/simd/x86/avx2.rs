@@ -118,6 +118,13 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_set1_ps(value); 2] }
     }
     #[inline(always)]
+    fn round(self, values: Self::F32) -> (Self::U32, Self::F32) {
+        cpu! {
+            let integers = [_mm256_cvtps_epi32(values[0]), _mm256_cvtps_epi32(values[1])];
+            (integers, [_mm256_cvtepi32_ps(integers[0]), _mm256_cvtepi32_ps(integers[1])])
+        }
+    }
+    #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         cpu! { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
     }

@@ -59,7 +59,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn bytes(self, numbers: [__m512i; 2], addend: u32) -> __m256i {
         cpu! {
-            let words = self.words(numbers, addend);
+            let words = _mm512_add_epi16(self.words(numbers), _mm512_set1_epi16(addend as i16));
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
             let bytes = _mm512_packus_epi16(words, words);
             _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, bytes))
@@ -80,15 +80,23 @@ impl Lanes for Avx512 {
     fn nibbles(self, numbers: [__m512i; 2], addend: u32) -> __m128i {
         cpu! {
             // Of two neighbours, one times 1 and one times 16.
-            let words = self.words(numbers, addend);
-            let pairs = _mm512_madd_epi16(words, _mm512_set1_epi32(0x0010_0001));
+            let weights = _mm512_set1_epi32(0x0010_0001);
+            let pairs = _mm512_madd_epi16(self.words(numbers), weights);
             let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-            _mm_shuffle_epi8(_mm512_cvtepi32_epi8(pairs), order)
+            let bytes = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(pairs), order);
+            _mm_add_epi8(bytes, _mm_set1_epi8(addend.wrapping_mul(0x11) as i8))
         }
     }
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         cpu! { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn round(self, values: __m512) -> (__m512i, __m512) {
+        cpu! {
+            let integers = _mm512_cvtps_epi32(values);
+            (integers, _mm512_cvtepi32_ps(integers))
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -226,14 +234,10 @@ impl Lanes for Avx512 {
 }
 
 impl Avx512 {
-    /// `numbers + addend`, below 2^16: four of the first vector and four of the second by turns.
+    /// int32 as int16: four of the first vector and four of the second by turns.
     #[inline(always)]
-    fn words(self, [first, second]: [__m512i; 2], addend: u32) -> __m512i {
-        cpu! {
-            let addend = _mm512_set1_epi32(addend as i32);
-            let (first, second) = (_mm512_add_epi32(first, addend), _mm512_add_epi32(second, addend));
-            _mm512_packus_epi32(first, second)
-        }
+    fn words(self, [first, second]: [__m512i; 2]) -> __m512i {
+        cpu! { _mm512_packs_epi32(first, second) }
     }
     #[inline(always)]
     fn larger<const SIGNED: bool, const PAIRS: bool>(self, a: __m512i, b: __m512i) -> __m512i {
