@@ -100,8 +100,8 @@ fn metric<'a, F: Fn(usize) -> f64>(
     Arc::new(Float64Array::new(values.into(), valid.finish()))
 }
 
-/// Null where a row failed or has no noise. A logarithm for each row is more than all other columns take, so
-/// many are spread once more, over the pool that this runs on.
+/// Null where a row failed or has no noise. A logarithm for each row takes longer than any other
+/// column does, so many are spread once more, over the pool that this runs on.
 fn signal_to_noise(rows: &Rows<'_>, sums: &[Sums]) -> ArrayRef {
     let decibels = |sums: &Sums| sums.snr_db().unwrap_or(f64::NAN);
     let mut values: Vec<f64> = if rows.len() < SPREAD {

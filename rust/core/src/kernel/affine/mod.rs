@@ -123,8 +123,9 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     }
 
     /// Write the code of every value and the scales. Returns the parts whose sums must be counted in
-    /// another way. Where `EVEN`, groups are whole lines. Where `PACK`, scales have 16 bits and codes 4, which
-    /// are packed, and the second of `codes` is room for those of a group; else they are a byte each.
+    /// another way. Where `EVEN`, groups are whole lines. Where `PACK`, scales have 16 bits and codes
+    /// have 4 and are packed, and the second of `codes` is room for those of a group; else codes are
+    /// a byte each.
     #[inline(always)]
     fn groups<S: Stored, const EVEN: bool, const PACK: bool>(
         mut self,
