@@ -12,3 +12,4 @@ pub(crate) mod squares;
 pub(crate) mod stored;
 pub(crate) mod stream;
 pub(crate) mod survey;
+pub(crate) mod together;

@@ -10,6 +10,7 @@ use crate::kernel::metrics::{self, Sums};
 use crate::kernel::squares::{SETTLE, Squares, is_faint};
 use crate::kernel::stored::{Float32, Stored};
 use crate::kernel::survey::{Along, Extremes};
+use crate::kernel::together::together;
 use crate::simd::{LANES, Lanes};
 
 /// Sums over a part's simple groups, in lanes.
@@ -165,18 +166,23 @@ impl<L: Lanes> Errors<L> {
         let lines = groups.lines;
         let (values, codes) = groups.next_even(places.len());
         let code_vectors = lines * vectors_of_codes::<S, PACK>();
-        let values = values.chunks_exact(lines).zip(codes.chunks_exact_mut(code_vectors));
+        let (values, codes) = (values.chunks_exact(lines), codes.chunks_exact_mut(code_vectors));
         if const { S::VECTORS == 1 }
             && let Some(along) = along
         {
             let (next, extremes) = along.next(lines, places.clone());
             let next = next.chunks_exact(lines).zip(extremes);
-            for (at, ((values, codes), next)) in places.zip(values.zip(next)) {
+            for (at, ((values, codes), next)) in places.zip(values.zip(codes).zip(next)) {
                 let vector = Vector::new::<S>(self.lanes, run, at);
                 self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, Some(next));
             }
+        } else if const { S::VECTORS == 1 } {
+            for (at, (values, codes)) in places.zip(values.zip(codes)) {
+                let vector = Vector::new::<S>(self.lanes, run, at);
+                self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, None);
+            }
         } else {
-            for (at, (values, codes)) in places.zip(values) {
+            for (at, (values, codes)) in places.zip(together(values, codes)) {
                 let vector = Vector::new::<S>(self.lanes, run, at);
                 self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, None);
             }
@@ -194,14 +200,18 @@ impl<L: Lanes> Errors<L> {
     ) {
         let lines = SETTLE / S::VECTORS;
         let codes = codes.chunks_mut(lines * vectors_of_codes::<S, PACK>());
-        let pieces = values.chunks(lines).zip(codes);
+        let values = values.chunks(lines);
         if let Some((next, out)) = along {
             *out = [self.lanes.zero_u32(); 2];
-            for ((values, codes), next) in pieces.zip(next.chunks(SETTLE)) {
+            for ((values, codes), next) in values.zip(codes).zip(next.chunks(SETTLE)) {
                 self.vectors::<S, PACK, CLAMP, TRACK>(vector, values, codes, Some((next, out)));
             }
+        } else if const { S::VECTORS == 1 } {
+            for (values, codes) in values.zip(codes) {
+                self.vectors::<S, PACK, CLAMP, TRACK>(vector, values, codes, None);
+            }
         } else {
-            for (values, codes) in pieces {
+            for (values, codes) in together(values, codes) {
                 self.vectors::<S, PACK, CLAMP, TRACK>(vector, values, codes, None);
             }
         }
