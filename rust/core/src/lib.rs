@@ -29,6 +29,7 @@ pub mod quantize;
 pub mod relation;
 pub mod scheme;
 pub mod simd;
+pub mod temporary;
 mod tile;
 
 pub use dequantize::Dequantizer;

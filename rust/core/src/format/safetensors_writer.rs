@@ -1,19 +1,18 @@
 //! Writing safetensors tensor by tensor, in any order, without holding the model.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use tempfile::NamedTempFile;
 
 use crate::error::{CallError, Error};
 use crate::relation::bytes::Bytes;
 use crate::relation::columns;
 use crate::relation::text::Text;
+use crate::temporary::{self, Temporary};
 
 /// A tensor to be written: name, dtype, shape.
 #[derive(Clone, Debug)]
@@ -30,7 +29,7 @@ pub struct TensorSpec {
 #[derive(Debug)]
 pub struct SafetensorsWriter {
     path: PathBuf,
-    file: NamedTempFile,
+    file: Temporary,
     /// The tensors that are not written to their ends yet.
     missing: HashMap<String, Missing>,
 }
@@ -118,11 +117,13 @@ impl SafetensorsWriter {
                 column: name,
                 expected: "text and binary",
                 found: format!("{:?}", batch.schema().fields()),
+                hint: String::new(),
             })
         };
         let names = Text::try_new(column("layer_name")?)?;
         let data = Bytes::try_new(column("data")?)?;
-        let offsets = batch.column_by_name("part_offset").map(columns::integer).transpose()?;
+        let offsets = batch.column_by_name("part_offset");
+        let offsets = offsets.map(|column| columns::integer(column, "part_offset")).transpose()?;
         for row in 0..names.len() {
             let name = names.get(row).unwrap_or_default();
             let bytes = data.as_ref().and_then(|data| data.get(row)).unwrap_or_default();
@@ -144,7 +145,7 @@ impl SafetensorsWriter {
         if missing.is_whole() {
             self.missing.remove(name);
         }
-        let file = self.file.as_file_mut();
+        let file = self.file.file();
         file.seek(SeekFrom::Start(at))?;
         file.write_all(bytes)?;
         Ok(())
@@ -159,11 +160,7 @@ impl SafetensorsWriter {
             let why = format!("layer '{name}' was announced but not written to its end");
             return Err(CallError::File { path: self.path.display().to_string(), why }.into());
         }
-        self.file.as_file().sync_all()?;
-        self.file.persist(&self.path).map_err(|error| error.error)?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-        Ok(())
+        Ok(self.file.commit()?)
     }
 }
 
@@ -183,19 +180,12 @@ fn info(tensor: &TensorSpec, at: usize) -> Result<TensorInfo, String> {
 }
 
 /// A temporary file beside `path` with the header written and its final length.
-fn begin(path: &Path, header: &[u8], length: u64) -> io::Result<NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".arrowquant-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As any new file, less what the umask takes; temporary files are private otherwise.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
-    file.as_file().set_len(length)?;
+fn begin(path: &Path, header: &[u8], length: u64) -> io::Result<Temporary> {
+    temporary::remove_abandoned(path)?;
+    let mut temporary = Temporary::beside(path)?;
+    let file = temporary.file();
+    file.set_len(length)?;
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header)?;
-    Ok(file)
+    Ok(temporary)
 }
