@@ -32,11 +32,30 @@ pub enum Error {
     },
     /// The source of the stream failed, or Arrow did.
     #[error(transparent)]
-    Arrow(#[from] ArrowError),
+    Arrow(ArrowError),
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
     /// Reading or writing failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+/// A wrong call that is found out where Arrow's errors are expected.
+impl From<CallError> for ArrowError {
+    fn from(error: CallError) -> Self {
+        Self::ExternalError(Box::new(error))
+    }
+}
+
+impl From<ArrowError> for Error {
+    fn from(error: ArrowError) -> Self {
+        match error {
+            ArrowError::ExternalError(source) => match source.downcast::<CallError>() {
+                Ok(error) => Self::Call(*error),
+                Err(source) => Self::Arrow(ArrowError::ExternalError(source)),
+            },
+            other => Self::Arrow(other),
+        }
+    }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use arrow_array::RecordBatch;
+use arrow_schema::Schema;
 use glob::Pattern;
 
 use crate::dtype::ScaleDtype;
@@ -102,6 +103,19 @@ impl Plan {
     }
 }
 
+/// Refuse a schema that no plan can have.
+///
+/// # Errors
+/// A column is missing or has a type that can't be.
+pub fn check_plan(schema: &Schema) -> Result<(), CallError> {
+    let finder = Finder::new(schema, "Plans");
+    finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?;
+    finder.text("scheme")?;
+    finder.integer("group_size")?;
+    finder.boolean("is_symmetric")?;
+    Ok(())
+}
+
 /// The rows of a plan with their names, in order; those without a name are left out.
 fn plan_rows(batches: &[RecordBatch]) -> Result<Vec<(String, PlanRow)>, Error> {
     let mut rows = Vec::new();
@@ -113,7 +127,8 @@ fn plan_rows(batches: &[RecordBatch]) -> Result<Vec<(String, PlanRow)>, Error> {
         let names = Text::try_new(column(name))?;
         let schemes = finder.text("scheme")?.map(|i| Text::try_new(column(i))).transpose()?;
         let sizes =
-            finder.integer("group_size")?.map(|i| columns::integer(column(i))).transpose()?;
+            finder.integer("group_size")?.map(|i| columns::integer(column(i), "group_size"));
+        let sizes = sizes.transpose()?;
         let symmetries =
             finder.boolean("is_symmetric")?.map(|i| columns::boolean(column(i))).transpose()?;
         for row in 0..batch.num_rows() {

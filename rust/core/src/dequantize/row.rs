@@ -9,6 +9,7 @@ use crate::layer::{Described, Shape, check_shape, element_product};
 use crate::relation::bytes::Bytes;
 use crate::relation::columns::{self, Carried, Finder, list_item};
 use crate::relation::errors::{Earlier, EarlierSchema};
+use crate::relation::exact;
 use crate::relation::quantized::RESERVED;
 use crate::relation::shapes::Shapes;
 use crate::relation::text::Text;
@@ -16,8 +17,9 @@ use crate::scheme::{self, Choice, Codes, Grouping, Scheme};
 use crate::tile::{Place, Tiling};
 
 const DATA: &str = "binary, large_binary or binary_view";
-const SCALES: &str = "a list, large_list or fixed_size_list of float32";
-const ZERO_POINTS: &str = "a list, large_list or fixed_size_list of uint8";
+const SCALES: &str =
+    "a list, large_list or fixed_size_list of float32, or of float64 of the same values";
+const ZERO_POINTS: &str = "a list, large_list or fixed_size_list of any integer type";
 
 /// Where the columns of a quantized relation are.
 #[derive(Clone, Debug)]
@@ -50,10 +52,10 @@ impl Columns {
             is_symmetric: required("is_symmetric", "boolean", finder.boolean("is_symmetric")?)?,
             data: buffer(schema, &finder, "data", DATA, is_binary)?,
             scales: buffer(schema, &finder, "scales", SCALES, |found| {
-                list_item(found) == Some(&DataType::Float32)
+                matches!(list_item(found), Some(DataType::Float32 | DataType::Float64))
             })?,
             zero_points: buffer(schema, &finder, "zero_points", ZERO_POINTS, |found| {
-                list_item(found) == Some(&DataType::UInt8)
+                list_item(found).is_some_and(DataType::is_integer)
             })?,
             scale_dtype: finder.text("scale_dtype")?,
             layer_shape: finder.shape("layer_shape").ok().flatten(),
@@ -69,11 +71,14 @@ impl Columns {
             dtypes: Text::try_new(column(self.dtype))?,
             shapes: Shapes::try_new(column(self.shape))?,
             schemes: Text::try_new(column(self.scheme))?,
-            group_sizes: columns::integer(column(self.group_size))?,
+            group_sizes: columns::integer(column(self.group_size), "group_size")?,
             symmetries: columns::boolean(column(self.is_symmetric))?,
             data: Bytes::try_new(column(self.data))?,
-            scales: Bytes::try_new(column(self.scales))?,
-            zero_points: Bytes::try_new(column(self.zero_points))?,
+            scales: Bytes::try_new(&exact::float32_lists(column(self.scales), "scales")?)?,
+            zero_points: Bytes::try_new(&exact::uint8_lists(
+                column(self.zero_points),
+                "zero_points",
+            )?)?,
             scale_dtypes: self.scale_dtype.map(|i| Text::try_new(column(i))).transpose()?,
             layer_shapes: self.layer_shape.map(|i| Shapes::try_new(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,

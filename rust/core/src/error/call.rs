@@ -6,7 +6,7 @@ use super::option::{InvalidGroupSize, UnknownScheme};
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// A required column is missing.
-    #[error("{relation} need a column '{column}' ({expected}); found {found}.")]
+    #[error("{relation} need a column '{column}' ({expected}); found {found}.{hint}")]
     MissingColumn {
         /// The relation that needs it.
         relation: &'static str,
@@ -16,6 +16,8 @@ pub enum CallError {
         expected: &'static str,
         /// The columns there are.
         found: String,
+        /// What to do, where a column seems to be meant.
+        hint: String,
     },
     /// A column's type can't be what its name says.
     #[error("column '{column}' has type {found}, expected {expected}.{hint}")]
@@ -29,6 +31,31 @@ pub enum CallError {
         /// What to do, where there is something special to say.
         hint: &'static str,
     },
+    /// Rows that are null as a whole, of a column that can't be null.
+    #[error(
+        "the stream has null structs, but column '{column}' ({found}) can't be null. Filter these \
+         rows out."
+    )]
+    NullStructs {
+        /// The column's name.
+        column: String,
+        /// Its type.
+        found: String,
+    },
+    /// A batch that is not of the stream's schema.
+    #[error("a batch has other columns than its stream: ({found}) instead of ({expected}).")]
+    SchemaChanged {
+        /// The stream's columns.
+        expected: String,
+        /// The batch's.
+        found: String,
+    },
+    /// Weights that are a quantized relation.
+    #[error(
+        "the relation is quantized already. Decode it first, with aq.dequantize, or quantize its \
+         source."
+    )]
+    AlreadyQuantized,
     /// Two columns whose names are equal without case.
     #[error("columns '{0}' and '{1}' are given twice. Rename or drop one.")]
     DuplicateColumn(String, String),
@@ -57,6 +84,18 @@ pub enum CallError {
          them, or give the plan as columns of the weights."
     )]
     PlanContradicts(String),
+    /// A number that would be another one in the type that its column must have.
+    #[error(
+        "column '{column}' has {value}, which would change in the type it needs. Cast it to {cast}."
+    )]
+    NotExact {
+        /// The column's name.
+        column: &'static str,
+        /// The number.
+        value: String,
+        /// The type to cast it to, as SQL calls it.
+        cast: &'static str,
+    },
     /// A file of a newer format than this version reads.
     #[error(
         "the relation has format '{0}', newer than the '1' that this version reads. \

@@ -135,6 +135,8 @@ pub enum RowError {
         element: Option<i64>,
         /// Its `error_count`.
         count: Option<i64>,
+        /// Whether nobody has been told of it yet.
+        is_new: bool,
     },
 }
 
@@ -187,11 +189,14 @@ impl RowError {
         matches!(self, Self::Earlier { .. })
     }
 
-    /// The error is reported by an exception where rows must not fail. One that came in was
-    /// reported before; but that a source can't be read is seen here for the first time.
+    /// The error is reported by an exception where rows must not fail. One of an earlier step was
+    /// reported there; but a source that can't be read, or a value that is no weights, is met here
+    /// for the first time.
     pub fn raises(&self) -> bool {
         match self {
-            Self::Earlier { code, .. } => code == ErrorCode::SourceUnreadable.as_str(),
+            Self::Earlier { code, is_new, .. } => {
+                *is_new || code == ErrorCode::SourceUnreadable.as_str()
+            }
             _ => true,
         }
     }

@@ -93,7 +93,8 @@ pub fn specs(layer: &Layer) -> Result<Vec<TensorSpec>, String> {
 /// A row can't be decoded, or is a part that the format's words cross.
 pub fn tensors(batch: &RecordBatch) -> Result<RecordBatch, Error> {
     let rows = Columns::try_new(&batch.schema())?.bind(batch)?;
-    let offsets = batch.column_by_name("part_offset").map(crate::relation::columns::integer);
+    let offsets = batch.column_by_name("part_offset");
+    let offsets = offsets.map(|column| crate::relation::columns::integer(column, "part_offset"));
     let offsets = offsets.transpose()?;
     let mut out = Out::default();
     for row in 0..rows.len {

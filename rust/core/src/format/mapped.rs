@@ -14,13 +14,14 @@ use std::time::SystemTime;
 use arrow_buffer::Buffer;
 use memmap2::Mmap;
 
-/// A file that is read once, and must not change meanwhile.
+/// A file that is read once, and must not change meanwhile; or bytes that somebody gave.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     path: PathBuf,
     size: u64,
     modified: Option<SystemTime>,
     mapping: Option<Buffer>,
+    is_given: bool,
 }
 
 impl Source {
@@ -34,7 +35,19 @@ impl Source {
             size: metadata.len(),
             modified: modified(&metadata),
             mapping,
+            is_given: false,
         })
+    }
+
+    /// Bytes in memory, which messages call `name`.
+    pub(crate) fn given(name: &Path, bytes: Buffer) -> Self {
+        Self {
+            path: name.to_owned(),
+            size: bytes.len() as u64,
+            modified: None,
+            mapping: Some(bytes),
+            is_given: true,
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -68,9 +81,10 @@ impl Source {
 
     /// Whether the file at the path is still the one that was opened, by size and time.
     pub(crate) fn is_unchanged(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|metadata| {
-            metadata.len() == self.size && modified(&metadata) == self.modified
-        })
+        self.is_given
+            || std::fs::metadata(&self.path).is_ok_and(|metadata| {
+                metadata.len() == self.size && modified(&metadata) == self.modified
+            })
     }
 }
 

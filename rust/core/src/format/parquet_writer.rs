@@ -21,6 +21,7 @@ use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 
 use crate::error::{CallError, Error};
+use crate::panics;
 use codes::{Chunk, LARGEST};
 use layout::is_codes;
 use slices::slices;
@@ -47,20 +48,31 @@ pub struct ParquetWriter {
     freed: Box<dyn Fn() + Send>,
 }
 
+/// The fields of `schema` as they are in Parquet.
+///
+/// # Errors
+/// Parquet can't hold a column of such a type.
+pub fn check_storable(schema: &Schema) -> Result<Fields, CallError> {
+    let fields: Fields = schema.fields().iter().map(layout::as_in_parquet).collect();
+    for (field, given) in fields.iter().zip(schema.fields()) {
+        // The library panics on some types.
+        let storable = panics::catch(|| layout::check_storable(field).is_ok());
+        if storable != Ok(true) {
+            let (column, found) = (field.name().clone(), given.data_type().to_string());
+            return Err(CallError::NotStorable { column, found });
+        }
+    }
+    Ok(fields)
+}
+
 impl ParquetWriter {
     /// Begin to write batches of `schema` into the existing file at `path`.
     ///
     /// # Errors
     /// Parquet can't hold a column of such a type, or the file can't be written.
     pub fn create(path: &Path, schema: &Schema) -> Result<Self, Error> {
-        let fields: Fields = schema.fields().iter().map(layout::as_in_parquet).collect();
+        let fields = check_storable(schema)?;
         let named = Arc::new(Schema::new_with_metadata(fields.clone(), schema.metadata().clone()));
-        for (field, given) in fields.iter().zip(schema.fields()) {
-            layout::check_storable(field).map_err(|_| CallError::NotStorable {
-                column: field.name().clone(),
-                found: given.data_type().to_string(),
-            })?;
-        }
         let fail = |error| failure(path, error);
         let parquet = ArrowSchemaConverter::new().convert(&named).map_err(fail)?;
         let mut properties = layout::properties(schema);

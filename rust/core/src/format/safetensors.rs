@@ -4,6 +4,7 @@
 //! Source of the format: <https://github.com/huggingface/safetensors#format>. Headers are parsed
 //! and checked by the safetensors crate.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,9 @@ use crate::relation::quantized::shapes;
 
 /// Layers are put together in batches of about this many bytes; a larger layer is a batch alone.
 const BATCH_BYTES: u64 = 64 << 20;
+
+/// How a git-lfs pointer begins: `version https://git-lfs…`.
+const LFS_POINTER: &[u8; 8] = b"version ";
 
 /// The format's limit.
 const LARGEST_HEADER: u64 = 100_000_000;
@@ -79,9 +83,24 @@ impl SafetensorsFile {
     /// # Errors
     /// The file can't be read or its header contradicts itself; the message names the file.
     pub fn open(path: &Path, mmap: bool, part_bytes: u64) -> Result<Self, CallError> {
-        let fail = |why: String| CallError::File { path: path.display().to_string(), why };
-        let source = Source::open(path, mmap).map_err(|error| fail(error.to_string()))?;
-        let (data_start, header) = read_header(&source).map_err(fail)?;
+        let source = Source::open(path, mmap).map_err(|error| CallError::File {
+            path: path.display().to_string(),
+            why: error.to_string(),
+        })?;
+        Self::read(source, part_bytes)
+    }
+
+    /// The same of a file's bytes in memory, which messages call `name`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn given(name: &Path, bytes: Buffer, part_bytes: u64) -> Result<Self, CallError> {
+        Self::read(Source::given(name, bytes), part_bytes)
+    }
+
+    fn read(source: Source, part_bytes: u64) -> Result<Self, CallError> {
+        let (data_start, header) = read_header(&source)
+            .map_err(|why| CallError::File { path: source.path().display().to_string(), why })?;
         let tensors = tensors(data_start, &header).into_iter();
         let tensors = tensors.flat_map(|tensor| tensor.cut(part_bytes)).collect();
         Ok(Self { tensors: Arc::new(tensors), source })
@@ -139,6 +158,13 @@ fn read_header(source: &Source) -> Result<(u64, Metadata), String> {
     let length = read(8)?;
     let length: [u8; 8] = length.as_slice().try_into().map_err(|_| "no header".to_owned())?;
     let length = u64::from_le_bytes(length);
+    if &length.to_le_bytes() == LFS_POINTER {
+        return Err(
+            "is a git-lfs pointer, not the file itself. Run `git lfs pull` to fetch it, or \
+                    download the file anew."
+                .to_owned(),
+        );
+    }
     let Some(end) = length.checked_add(8).filter(|&end| end <= size) else {
         return Err(format!("the header claims {length} bytes, but the file has {size}. {ADVICE}"));
     };
@@ -270,10 +296,11 @@ impl SafetensorsReader {
             return Ok(());
         }
         let path = self.file.source.path().display();
-        Err(ArrowError::ExternalError(
-            format!("source_unreadable: {path} changed while it was read. Start again on a file that nobody writes to.")
-                .into(),
-        ))
+        let text = format!(
+            "source_unreadable: {path} changed while it was read. Start again on a file that \
+             nobody writes to."
+        );
+        Err(ArrowError::IoError(text.clone(), io::Error::other(text)))
     }
 }
 

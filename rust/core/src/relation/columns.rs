@@ -7,19 +7,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int64Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
 
+use super::exact::{self, holds_integers};
 use crate::error::CallError;
 
 /// `text` in the contract: any utf8 type, or a dictionary of one.
 pub const TEXT: &str = "utf8, large_utf8, utf8_view or a dictionary of these";
-/// Any integer type.
-pub const INTEGER: &str = "any integer type";
+/// Any type of whole numbers.
+pub const INTEGER: &str = "any integer type, or floats or decimals without fractions";
 /// What a `shape` column may be.
-pub const SHAPE: &str = "a list of any integer type";
+pub const SHAPE: &str = "a list of any integer type, or of floats or decimals without fractions";
 
 fn is_text(data_type: &DataType) -> bool {
     match data_type {
@@ -53,6 +53,11 @@ impl<'a> Finder<'a> {
         Self { schema, relation }
     }
 
+    /// Whether the schema's metadata has that key.
+    pub(crate) fn has_metadata(&self, key: &str) -> bool {
+        self.schema.metadata().contains_key(key)
+    }
+
     fn optional(
         &self,
         column: &'static str,
@@ -76,9 +81,9 @@ impl<'a> Finder<'a> {
         self.optional(column, TEXT, is_text)
     }
 
-    /// An integer column, if it is there.
+    /// A column of whole numbers, if it is there.
     pub fn integer(&self, column: &'static str) -> Result<Option<usize>, CallError> {
-        self.optional(column, INTEGER, DataType::is_integer)
+        self.optional(column, INTEGER, holds_integers)
     }
 
     /// A boolean column, if it is there.
@@ -89,7 +94,7 @@ impl<'a> Finder<'a> {
     /// A column of lists of integers, if it is there.
     pub fn shape(&self, column: &'static str) -> Result<Option<usize>, CallError> {
         self.optional(column, SHAPE, |found| {
-            list_item(found).is_some_and(|item| item.is_integer() || *item == DataType::Null)
+            list_item(found).is_some_and(|item| holds_integers(item) || *item == DataType::Null)
         })
     }
 
@@ -105,9 +110,30 @@ impl<'a> Finder<'a> {
             column,
             expected,
             found: quoted_names(self.schema),
+            hint: self.elsewhere(column),
         })
     }
+
+    /// What to say of a column that is there and called as other tools call this one.
+    fn elsewhere(&self, column: &str) -> String {
+        let known = ELSEWHERE.iter().find(|(ours, _)| *ours == column);
+        let theirs = known.map_or(&[] as &[&str], |(_, theirs)| theirs);
+        let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        let mut found = names.filter(|name| theirs.contains(&name.to_lowercase().as_str()));
+        found.next().map_or(String::new(), |name| format!(" Rename '{name}' to '{column}'."))
+    }
 }
+
+/// Our columns, and what other tools call them.
+const ELSEWHERE: [(&str, &[&str]); 4] = [
+    (
+        "layer_name",
+        &["layer", "name", "tensor", "tensor_name", "weight_name", "pattern", "module", "key"],
+    ),
+    ("data", &["weights", "weight", "values", "value", "tensor", "embedding", "vector", "array"]),
+    ("shape", &["dims", "dimensions", "size"]),
+    ("dtype", &["type", "data_type", "kind"]),
+];
 
 fn quoted_names(schema: &Schema) -> String {
     let names: Vec<_> = schema.fields().iter().map(|field| format!("'{}'", field.name())).collect();
@@ -153,12 +179,12 @@ impl Carried {
     }
 }
 
-/// An integer column as int64; what is beyond its range becomes its largest value.
-pub fn integer(column: &ArrayRef) -> Result<Int64Array, ArrowError> {
-    if let Some(unsigned) = column.as_primitive_opt::<UInt64Type>() {
-        return Ok(unsigned.unary(|value| i64::try_from(value).unwrap_or(i64::MAX)));
-    }
-    Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+/// A column of whole numbers as int64; what is unsigned and beyond its range becomes the largest.
+///
+/// # Errors
+/// A fraction, or a float or decimal beyond int64's range.
+pub fn integer(column: &ArrayRef, name: &'static str) -> Result<Int64Array, ArrowError> {
+    exact::int64(column, name)
 }
 
 /// A boolean column.

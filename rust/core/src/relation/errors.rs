@@ -61,9 +61,14 @@ pub(crate) fn error_columns_of<'a>(
     [Arc::new(codes), Arc::new(messages), Arc::new(elements), Arc::new(counts)]
 }
 
+/// Schema metadata key of a relation whose errors nobody has been told of: it was made in this
+/// call, of objects some of which are no weights.
+pub const NEW_ERRORS_KEY: &str = "arrowquant.new_errors";
+
 /// Where the error columns of an earlier step are.
 #[derive(Clone, Debug)]
 pub(crate) struct EarlierSchema {
+    is_new: bool,
     code: usize,
     message: Option<usize>,
     element: Option<usize>,
@@ -77,6 +82,7 @@ impl EarlierSchema {
             return Ok(None);
         };
         Ok(Some(Self {
+            is_new: finder.has_metadata(NEW_ERRORS_KEY),
             code,
             message: finder.text("error_message")?,
             element: finder.integer("error_element")?,
@@ -87,16 +93,21 @@ impl EarlierSchema {
     pub(crate) fn bind(&self, batch: &RecordBatch) -> Result<Earlier, ArrowError> {
         let column = |index: usize| batch.column(index);
         Ok(Earlier {
+            is_new: self.is_new,
             codes: Text::try_new(column(self.code))?,
             messages: self.message.map(|i| Text::try_new(column(i))).transpose()?,
-            elements: self.element.map(|i| columns::integer(column(i))).transpose()?,
-            counts: self.count.map(|i| columns::integer(column(i))).transpose()?,
+            elements: self
+                .element
+                .map(|i| columns::integer(column(i), "error_element"))
+                .transpose()?,
+            counts: self.count.map(|i| columns::integer(column(i), "error_count")).transpose()?,
         })
     }
 }
 
 /// Errors that rows came in with.
 pub(crate) struct Earlier {
+    is_new: bool,
     codes: Text,
     messages: Option<Text>,
     elements: Option<Int64Array>,
@@ -116,6 +127,7 @@ impl Earlier {
             element: columns::integer_at(self.elements.as_ref(), row),
             count: columns::integer_at(self.counts.as_ref(), row),
             code,
+            is_new: self.is_new,
         })
     }
 }

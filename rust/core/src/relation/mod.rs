@@ -3,7 +3,9 @@
 pub mod bytes;
 pub mod columns;
 pub mod errors;
+pub(crate) mod exact;
 pub mod failed;
+pub mod gather;
 pub mod quantized;
 mod repeats;
 pub mod shapes;
@@ -12,8 +14,8 @@ pub mod weights;
 
 use std::sync::Arc;
 
-use arrow_arith::boolean::{is_not_null, is_null};
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow_buffer::BooleanBuffer;
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 
@@ -57,8 +59,13 @@ pub fn select(
         column: "error_code",
         expected: columns::TEXT,
         found: "none such".to_owned(),
+        hint: String::new(),
     })?;
-    let wanted = if failed { is_not_null(codes)? } else { is_null(codes)? };
+    let good = match codes.logical_nulls() {
+        Some(nulls) => !nulls.inner(),
+        None => BooleanBuffer::new_unset(codes.len()),
+    };
+    let wanted = BooleanArray::new(if failed { !&good } else { good }, None);
     if wanted.true_count() == batch.num_rows() {
         return Ok(batch.clone());
     }

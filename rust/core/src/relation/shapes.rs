@@ -5,10 +5,9 @@ use std::ops::Range;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, LargeListArray};
-use arrow_cast::cast;
 use arrow_schema::ArrowError;
 
-use super::columns::shape_type;
+use super::exact;
 use super::repeats::spans_repeat;
 use crate::error::RowError;
 
@@ -19,13 +18,14 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    /// The shapes in a list column of any integer type.
+    /// The shapes in a list column of whole numbers.
     ///
     /// # Errors
-    /// Offsets are invalid: those that come from outside may be anything, and are checked.
+    /// Offsets are invalid: those that come from outside may be anything, and are checked. Or a
+    /// number is no int64.
     pub fn try_new(column: &ArrayRef) -> Result<Self, ArrowError> {
         column.to_data().validate_full()?;
-        let rows = cast(column, &shape_type())?.as_list::<i64>().clone();
+        let rows = exact::int64_lists(column, "shape")?;
         let dimensions = rows.values().as_primitive::<Int64Type>().clone();
         Ok(Self { rows, dimensions })
     }

@@ -70,6 +70,9 @@ impl WeightsSchema {
     /// The same for a relation whose `data` may have been left out, as for a plan.
     pub fn without_data(schema: &Schema) -> Result<Self, CallError> {
         let finder = Finder::new(schema, "Weights");
+        if ["row_index", "scales", "zero_points"].iter().all(|name| schema.index_of(name).is_ok()) {
+            return Err(CallError::AlreadyQuantized);
+        }
         let carried = Carried::try_new(schema, &CONSUMED, &quantized::RESERVED)?;
         Ok(Self {
             name: finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?,
@@ -114,7 +117,10 @@ impl WeightsSchema {
             shapes: shapes?,
             dtypes: dtypes?,
             schemes: text(self.scheme)?,
-            group_sizes: self.group_size.map(|i| columns::integer(column(i))).transpose()?,
+            group_sizes: self
+                .group_size
+                .map(|i| columns::integer(column(i), "group_size"))
+                .transpose()?,
             symmetries: self.is_symmetric.map(|i| columns::boolean(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             source_files: text(self.source_file)?,
@@ -146,8 +152,8 @@ impl PartSchema {
     fn bind(self, batch: &RecordBatch) -> Result<Parts, ArrowError> {
         let column = |index: usize| batch.column(index);
         Ok(Parts {
-            indices: columns::integer(column(self.index))?,
-            offsets: columns::integer(column(self.offset))?,
+            indices: columns::integer(column(self.index), "part_index")?,
+            offsets: columns::integer(column(self.offset), "part_offset")?,
             layer_shapes: Shapes::try_new(column(self.layer_shape))?,
         })
     }

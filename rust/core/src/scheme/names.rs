@@ -1,74 +1,89 @@
-//! What other tools call our schemes, for the message about a name that is none of ours.
+//! What other tools call our schemes and theirs, for the message about a name that is none of ours.
 
-/// Our name, and names of other tools for about the same thing, in lower case without `-` and `_`.
-const ALIASES: &[(&str, &[&str])] = &[
+/// Our name, and names of other tools for the same thing, as [`plain`] has them.
+const SAME: &[(&str, &[&str])] = &[
     (
         "int4",
         &[
             "w4a16",
             "w4a16asym",
-            "q4",
-            "q40",
-            "q41",
-            "q4k",
-            "q4km",
-            "q4ks",
             "4bit",
             "4bits",
             "4",
+            "q4",
             "uint4",
             "u4",
             "i4",
-            "awq",
-            "gptq",
             "int4wo",
             "int4weightonly",
-            "bnb4bit",
         ],
     ),
     (
         "int8",
-        &[
-            "w8a16",
-            "w8a8",
-            "q8",
-            "q80",
-            "q81",
-            "8bit",
-            "8bits",
-            "8",
-            "uint8",
-            "u8",
-            "i8",
-            "int8wo",
-            "int8weightonly",
-            "llmint8",
-            "bnb8bit",
-        ],
+        &["w8a16", "8bit", "8bits", "8", "q8", "uint8", "u8", "i8", "int8wo", "int8weightonly"],
     ),
-    ("int2", &["w2a16", "q2", "q2k", "2bit", "2bits", "2", "uint2", "u2", "i2", "int2wo"]),
+    ("int2", &["w2a16", "2bit", "2bits", "2", "q2", "uint2", "u2", "i2", "int2wo"]),
     (
         super::NONE,
         &[
-            "keep", "skip", "fp32", "f32", "fp16", "f16", "bf16", "bfloat16", "float16", "float32",
-            "",
+            "keep", "skip", "ignore", "fp32", "f32", "fp16", "f16", "bf16", "bfloat16", "float16",
+            "float32", "",
         ],
     ),
 ];
 
-/// ` 'q4' of other tools is called 'int4' here.`, or nothing.
+/// Other tools' formats that none of ours is: how their names begin, what they are, and who writes
+/// them.
+const OTHERS: &[(&[&str], &str, &str)] = &[
+    (
+        &[
+            "q20", "q2k", "q3", "q40", "q41", "q4k", "q50", "q51", "q5k", "q6k", "q80", "q81",
+            "q8k", "iq", "tq",
+        ],
+        "a GGUF type",
+        "llama.cpp's llama-quantize writes it",
+    ),
+    (
+        &["gptq", "awq", "autoround"],
+        "a method that needs calibration data",
+        "llm-compressor has it",
+    ),
+    (&["w8a8", "w4a8", "w4a4"], "a scheme that quantizes activations too", "llm-compressor has it"),
+    (&["nf4", "fp4", "bnb", "llmint8"], "a bitsandbytes format", "bitsandbytes writes it"),
+    (
+        &["fp8", "float8", "f8", "e4m3", "e5m2", "nvfp4", "mxfp"],
+        "a format of small floats",
+        "llm-compressor writes it",
+    ),
+    (&["mlx"], "an MLX format", "mlx_lm.convert writes it"),
+];
+
+/// What to say of a name that is none of ours, after a space; or nothing.
 pub(super) fn hint(name: &str) -> String {
-    let plain: String = name
-        .chars()
-        .filter(|c| !matches!(c, '-' | '_' | ' '))
-        .flat_map(char::to_lowercase)
-        .collect();
-    let ours =
-        ALIASES.iter().find(|(ours, theirs)| *ours == plain || theirs.contains(&plain.as_str()));
-    match ours {
-        Some((ours, _)) => format!(" What other tools call '{name}' is '{ours}' here."),
+    let plain = plain(name);
+    let same =
+        SAME.iter().find(|(ours, theirs)| *ours == plain || theirs.contains(&plain.as_str()));
+    if let Some((ours, _)) = same {
+        return format!(" What other tools call '{name}' is '{ours}' here.");
+    }
+    let begins = |(names, _, _): &&(&[&str], _, _)| names.iter().any(|n| plain.starts_with(n));
+    if let Some((_, what, who)) = OTHERS.iter().find(begins) {
+        return format!(" '{name}' is {what}, which arrowquant does not write yet; {who}.");
+    }
+    // int3 is no slip for int4.
+    let digits = |name: &str| name.chars().filter(char::is_ascii_digit).collect::<String>();
+    let near = |(ours, _): &&(&str, _)| {
+        strsim::damerau_levenshtein(ours, &plain) == 1 && digits(ours) == digits(&plain)
+    };
+    match SAME.iter().find(near) {
+        Some((ours, _)) => format!(" Did you mean '{ours}'?"),
         None => String::new(),
     }
+}
+
+fn plain(name: &str) -> String {
+    let letters = name.chars().filter(|c| !matches!(c, '-' | '_' | ' ' | '.'));
+    letters.flat_map(char::to_lowercase).collect()
 }
 
 #[cfg(test)]
@@ -77,24 +92,40 @@ mod tests {
 
     #[test]
     fn names_of_other_tools_are_translated() {
-        for (theirs, ours) in [
-            ("W4A16", "int4"),
-            ("q4", "int4"),
-            ("4bit", "int4"),
-            ("Q8_0", "int8"),
-            ("INT4", "int4"),
-        ] {
+        for (theirs, ours) in
+            [("W4A16", "int4"), ("4-bit", "int4"), ("INT4", "int4"), ("8bit", "int8")]
+        {
             assert!(hint(theirs).contains(&format!("'{ours}' here")), "{theirs}");
         }
-        assert_eq!(hint("int3"), "");
     }
 
     #[test]
-    fn an_alias_means_one_scheme() {
-        let mut all: Vec<_> = ALIASES.iter().flat_map(|(_, theirs)| theirs.iter()).collect();
+    fn what_is_another_format_is_not_called_one_of_ours() {
+        for theirs in [
+            "q4_k_m", "Q8_0", "Q4_0", "gptq", "AWQ", "w8a8", "nf4", "fp8", "nvfp4", "mlx4",
+            "iq4_xs",
+        ] {
+            let hint = hint(theirs);
+            assert!(hint.contains("does not write yet"), "{theirs}: {hint}");
+            assert!(!hint.contains(" here."), "{theirs}: {hint}");
+        }
+    }
+
+    #[test]
+    fn a_slip_is_recognised() {
+        assert!(hint("itn4").contains("Did you mean 'int4'?"));
+        assert!(hint("nonee").contains("Did you mean 'none'?"));
+        assert_eq!(hint("something") + &hint("int3"), "");
+    }
+
+    #[test]
+    fn a_name_means_one_scheme() {
+        let mut all: Vec<_> = SAME.iter().flat_map(|(_, theirs)| theirs.iter()).collect();
         let count = all.len();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), count);
+        let mut names = all.into_iter().chain(SAME.iter().map(|(ours, _)| ours));
+        assert!(names.all(|name| !OTHERS.iter().any(|(begin, _, _)| begin.contains(name))));
     }
 }
