@@ -7,22 +7,22 @@ use arrowquant::dequantize::Target;
 use arrowquant::relation::side_by_side;
 use arrowquant::{Dequantizer, Monitor, pool};
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyRecordBatch;
 
 use crate::errors;
+use crate::input::Relation;
 use crate::quantize::{Batches, Schemas, lists, schemas};
 use crate::run::run;
 use crate::stream::Stream;
 
 fn prepare(
-    quantized: &AnyRecordBatch,
+    quantized: &Relation,
     dtype: &str,
     threads: Option<i64>,
     continue_on_error: bool,
 ) -> PyResult<(Dequantizer, Arc<pool::Pool>)> {
     let target = Target::find(dtype).map_err(errors::call)?;
     let pool = pool::thread_count(threads).and_then(pool::with_threads).map_err(errors::call)?;
-    let schema = quantized.schema()?;
+    let schema = quantized.schema();
     let dequantizer =
         Dequantizer::try_new(&schema, target, continue_on_error).map_err(errors::call)?;
     Ok((dequantizer, pool))
@@ -32,14 +32,14 @@ fn prepare(
 #[pyfunction]
 pub(crate) fn dequantize(
     py: Python<'_>,
-    quantized: AnyRecordBatch,
+    quantized: Relation,
     dtype: &str,
     threads: Option<i64>,
     continue_on_error: bool,
 ) -> PyResult<(Batches, Schemas)> {
     let (mut dequantizer, pool) = prepare(&quantized, dtype, threads, continue_on_error)?;
     let schemas = schemas(dequantizer.schemas());
-    let reader = quantized.into_reader()?;
+    let reader = quantized.into_reader();
     let batches = run(py, None, move |monitor, _| {
         let mut outputs = Vec::new();
         for batch in reader {
@@ -54,7 +54,7 @@ pub(crate) fn dequantize(
 /// A stream that dequantizes as it is read.
 #[pyfunction]
 pub(crate) fn dequantize_stream(
-    quantized: AnyRecordBatch,
+    quantized: Relation,
     dtype: &str,
     threads: Option<i64>,
     continue_on_error: bool,
@@ -68,5 +68,5 @@ pub(crate) fn dequantize_stream(
         let out = dequantizer.dequantize(batch, &pool, monitor)?;
         Ok((side_by_side(&schema, &out.weights, &out.errors)?, out.failed))
     };
-    Ok(Stream::new(quantized.into_reader()?, one, failed, Box::new(step)))
+    Ok(Stream::new(quantized.into_reader(), one, failed, Box::new(step)))
 }

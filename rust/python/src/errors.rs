@@ -1,5 +1,7 @@
 //! From the core's errors to Python's exceptions.
 
+use std::path::Path;
+
 use arrow_schema::ArrowError;
 use arrowquant::{CallError, Error};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
@@ -19,12 +21,27 @@ pub(crate) fn call(error: CallError) -> PyErr {
 /// Any error of the core.
 pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
     match error {
-        Error::Call(error) => call(error),
         Error::Rows { message, failed } => quantization_error(py, message, failed),
+        other => without_rows(other),
+    }
+}
+
+/// Any error of the core but that of rows, which needs the interpreter: this is also called where
+/// no Python may run.
+pub(crate) fn without_rows(error: Error) -> PyErr {
+    match error {
+        Error::Call(error) => call(error),
+        Error::Rows { message, .. } => PyValueError::new_err(message),
         Error::Arrow(error) => arrow(error),
         Error::Cancelled => PyKeyboardInterrupt::new_err(()),
         Error::Io(error) => error.into(),
     }
+}
+
+/// An error of reading or writing `path`, as the exception that Python has for its kind.
+pub(crate) fn io(path: &Path, error: &std::io::Error) -> PyErr {
+    let text = format!("{}: {error}", path.display());
+    std::io::Error::new(error.kind(), text).into()
 }
 
 /// `arrowquant.QuantizationError` with its `failed` table.
@@ -48,9 +65,18 @@ fn arrow(error: ArrowError) -> PyErr {
             Err(source) => PyOSError::new_err(source.to_string()),
         },
         ArrowError::IoError(text, _) => PyOSError::new_err(text),
-        ArrowError::CDataInterface(text) => PyRuntimeError::new_err(text),
+        ArrowError::CDataInterface(text) => PyRuntimeError::new_err(without_traceback(text)),
         other => PyValueError::new_err(other.to_string()),
     }
+}
+
+/// What an exception said that came through Arrow's C interface: pyarrow adds where in the source's
+/// code it was raised.
+fn without_traceback(mut text: String) -> String {
+    if let Some(end) = text.find(". Detail: Python exception:") {
+        text.truncate(end);
+    }
+    text
 }
 
 /// A fault of our own, outside any row.

@@ -10,14 +10,17 @@ mod run;
 
 mod compare;
 mod dequantize;
+mod dlpack;
 mod export;
 mod ffi;
+mod input;
 mod numpy;
 mod parquet;
 mod plan;
 mod quantize;
 mod safetensors;
 mod stream;
+mod temporary;
 
 use std::collections::HashMap;
 
@@ -34,21 +37,27 @@ mod _core {
     #[pymodule_export]
     use crate::dequantize::{dequantize, dequantize_stream};
     #[pymodule_export]
+    use crate::dlpack::DlpackArray;
+    #[pymodule_export]
     use crate::export::{compressed_tensors, compressed_tensors_specs};
     #[pymodule_export]
     use crate::ffi::plain_errors;
     #[pymodule_export]
+    use crate::input::{Gathering, PyBatches};
+    #[pymodule_export]
     use crate::numpy::named_weights;
     #[pymodule_export]
-    use crate::parquet::ParquetWriter;
+    use crate::parquet::{ParquetWriter, check_storable};
     #[pymodule_export]
-    use crate::plan::plan;
+    use crate::plan::{check_plan, plan};
     #[pymodule_export]
     use crate::quantize::{PyQuantizer, quantize, quantize_stream};
     #[pymodule_export]
     use crate::safetensors::{SafetensorsFile, SafetensorsWriter};
     #[pymodule_export]
     use crate::stream::{Iterated, Stream};
+    #[pymodule_export]
+    use crate::temporary::{Temporary, remove_abandoned};
 
     #[pymodule_export]
     use super::{

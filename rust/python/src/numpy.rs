@@ -10,6 +10,7 @@ use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, LargeBinaryArray, LargeListArray, RecordBatch, StringArray};
 use arrow_buffer::{Buffer, OffsetBuffer};
 use arrow_schema::ArrowError;
+use arrowquant::relation::errors::NEW_ERRORS_KEY;
 use bytes::Bytes;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -29,7 +30,7 @@ pub(crate) struct NamedArray {
 }
 
 /// The memory of an array, which is held by its buffer until nobody reads it any more.
-struct Memory(PyBuffer<u8>);
+pub(crate) struct Memory(pub(crate) PyBuffer<u8>);
 
 impl AsRef<[u8]> for Memory {
     fn as_ref(&self) -> &[u8] {
@@ -44,6 +45,7 @@ impl AsRef<[u8]> for Memory {
 #[pyfunction]
 pub(crate) fn named_weights(layers: Vec<NamedArray>) -> PyArrowResult<PyTable> {
     let has_errors = layers.iter().any(|layer| layer.error_code.is_some());
+    let metadata = has_errors.then(|| (NEW_ERRORS_KEY.to_owned(), String::new()));
     let bytes = |layer: &NamedArray| layer.bytes.as_ref().map_or(0, |bytes| bytes.len_bytes());
     let batches = if layers.iter().all(|layer| i32::try_from(bytes(layer)).is_ok()) {
         vec![batch(layers, has_errors, views)?]
@@ -51,8 +53,10 @@ pub(crate) fn named_weights(layers: Vec<NamedArray>) -> PyArrowResult<PyTable> {
         let batches = layers.into_iter().map(|layer| batch(vec![layer], has_errors, large));
         batches.collect::<Result<Vec<_>, _>>()?
     };
-    let schema = batches[0].schema();
-    Ok(PyTable::try_new(batches, schema)?)
+    let schema = batches[0].schema().as_ref().clone();
+    let schema = Arc::new(schema.with_metadata(metadata.into_iter().collect()));
+    let batches = batches.into_iter().map(|batch| batch.with_schema(Arc::clone(&schema)));
+    Ok(PyTable::try_new(batches.collect::<Result<_, _>>()?, schema)?)
 }
 
 fn batch(

@@ -6,9 +6,9 @@ use arrow_array::RecordBatch;
 use arrowquant::options::Rules;
 use arrowquant::{CallError, Error, Plan, pool};
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyRecordBatch;
 
 use crate::errors;
+use crate::input::Relation;
 
 #[derive(FromPyObject)]
 pub(crate) struct CallOptions {
@@ -38,24 +38,24 @@ impl CallOptions {
 pub(crate) type Pool = pool::Pool;
 
 /// The plan in any Arrow table; an empty one where there is none.
-pub(crate) fn plan(py: Python<'_>, plan: Option<AnyRecordBatch>) -> PyResult<Plan> {
+pub(crate) fn plan(py: Python<'_>, plan: Option<Relation>) -> PyResult<Plan> {
     read(py, plan, Plan::try_new)
 }
 
 /// The same of a plan whose names are patterns.
-pub(crate) fn rules(py: Python<'_>, rules: Option<AnyRecordBatch>) -> PyResult<Rules> {
+pub(crate) fn rules(py: Python<'_>, rules: Option<Relation>) -> PyResult<Rules> {
     read(py, rules, Rules::try_new)
 }
 
 fn read<T: Default + Send>(
     py: Python<'_>,
-    table: Option<AnyRecordBatch>,
+    table: Option<Relation>,
     parse: impl Fn(&[RecordBatch]) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     let Some(table) = table else {
         return Ok(T::default());
     };
-    let reader = table.into_reader()?;
+    let reader = table.into_reader();
     py.detach(move || {
         let batches = reader.collect::<Result<Vec<_>, _>>().map_err(Error::Arrow)?;
         parse(&batches)

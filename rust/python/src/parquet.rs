@@ -25,6 +25,13 @@ impl ParquetWriter {
     }
 }
 
+/// Refuse a schema that Parquet can't hold.
+#[pyfunction]
+pub(crate) fn check_storable(py: Python<'_>, schema: PySchema) -> PyResult<()> {
+    let schema = schema.into_inner();
+    here(py, || Ok(arrowquant::format::parquet_writer::check_storable(&schema).map(drop)?))
+}
+
 #[pymethods]
 impl ParquetWriter {
     /// Begin to write into the existing file at `path`.

@@ -3,31 +3,37 @@
 use arrowquant::Error;
 use arrowquant::plan::Planner;
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyRecordBatch;
 use pyo3_arrow::{PyRecordBatch, PySchema};
 
 use crate::errors;
+use crate::input::Relation;
 use crate::options::{self, CallOptions};
 use crate::run::run;
 
 /// The plan's batches, its schema, and the patterns of `keep` and of `rules` that matched nothing.
 type Planned = (Vec<PyRecordBatch>, PySchema, (Vec<String>, Vec<String>));
 
+/// Refuse a schema that no plan can have.
+#[pyfunction]
+pub(crate) fn check_plan(schema: PySchema) -> PyResult<()> {
+    arrowquant::options::check_plan(schema.as_ref()).map_err(errors::call)
+}
+
 /// What is to be done with each layer.
 #[pyfunction]
 pub(crate) fn plan(
     py: Python<'_>,
-    weights: AnyRecordBatch,
+    weights: Relation,
     keep: Vec<String>,
-    rules: Option<AnyRecordBatch>,
+    rules: Option<Relation>,
     options: CallOptions,
 ) -> PyResult<Planned> {
     let core = options.core().map_err(errors::call)?;
-    let schema = weights.schema()?;
+    let schema = weights.schema();
     let mut planner =
         Planner::try_new(&schema, core, &keep, options::rules(py, rules)?).map_err(errors::call)?;
     let schema = PySchema::new(planner.schema().clone());
-    let reader = weights.into_reader()?;
+    let reader = weights.into_reader();
     let (batches, unmatched) = run(py, None, move |monitor, _| {
         let plan = |batch: Result<_, _>| match monitor.is_cancelled() {
             true => Err(Error::Cancelled),

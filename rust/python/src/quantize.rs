@@ -8,10 +8,10 @@ use arrowquant::relation::side_by_side;
 use arrowquant::{Monitor, Quantizer, pool};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyRecordBatch;
 use pyo3_arrow::{PyRecordBatch, PySchema};
 
 use crate::errors;
+use crate::input::Relation;
 use crate::options::{self, CallOptions, Pool};
 use crate::run::run;
 use crate::stream::Stream;
@@ -41,7 +41,7 @@ pub(crate) fn lists(batches: Vec<[RecordBatch; 3]>) -> Batches {
 fn prepare(
     py: Python<'_>,
     schema: &Schema,
-    plan: Option<AnyRecordBatch>,
+    plan: Option<Relation>,
     options: &CallOptions,
 ) -> PyResult<(Quantizer, Arc<Pool>)> {
     let core = options.core().map_err(errors::call)?;
@@ -57,16 +57,16 @@ fn prepare(
 #[pyo3(signature = (weights, plan, options, progress, sized, total))]
 pub(crate) fn quantize(
     py: Python<'_>,
-    weights: AnyRecordBatch,
-    plan: Option<AnyRecordBatch>,
+    weights: Relation,
+    plan: Option<Relation>,
     options: CallOptions,
     progress: Option<Py<PyAny>>,
     sized: bool,
     total: Option<(u64, u64)>,
 ) -> PyResult<(Batches, Schemas)> {
-    let (mut quantizer, pool) = prepare(py, &*weights.schema()?, plan, &options)?;
+    let (mut quantizer, pool) = prepare(py, &weights.schema(), plan, &options)?;
     let schemas = schemas(quantizer.schemas());
-    let reader = weights.into_reader()?;
+    let reader = weights.into_reader();
     let batches = run(py, progress, move |monitor, progress_total| {
         if let Some((bytes, layers)) = total {
             progress_total.set(bytes, layers);
@@ -109,7 +109,7 @@ impl PyQuantizer {
     fn new(
         py: Python<'_>,
         schema: PySchema,
-        plan: Option<AnyRecordBatch>,
+        plan: Option<Relation>,
         options: CallOptions,
         first_row_index: i64,
     ) -> PyResult<Self> {
@@ -155,11 +155,11 @@ impl PyQuantizer {
 #[pyfunction]
 pub(crate) fn quantize_stream(
     py: Python<'_>,
-    weights: AnyRecordBatch,
-    plan: Option<AnyRecordBatch>,
+    weights: Relation,
+    plan: Option<Relation>,
     options: CallOptions,
 ) -> PyResult<Stream> {
-    let (mut quantizer, pool) = prepare(py, &*weights.schema()?, plan, &options)?;
+    let (mut quantizer, pool) = prepare(py, &weights.schema(), plan, &options)?;
     let (one, failed) = (quantizer.schemas().one.clone(), quantizer.schemas().failed.clone());
     let schema = one.clone();
     let threads = pool.current_num_threads();
@@ -169,5 +169,5 @@ pub(crate) fn quantize_stream(
         let out = quantizer.quantize(batch, &pool, monitor)?;
         Ok((side_by_side(&schema, &out.quantized, &out.errors)?, out.failed))
     };
-    Ok(Stream::new(weights.into_reader()?, one, failed, Box::new(step)))
+    Ok(Stream::new(weights.into_reader(), one, failed, Box::new(step)))
 }

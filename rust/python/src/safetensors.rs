@@ -5,11 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use arrowquant::format::safetensors::SafetensorsFile as File;
 use arrowquant::format::safetensors_writer::{SafetensorsWriter as Writer, TensorSpec};
+use bytes::Bytes;
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader};
 
 use crate::errors;
+use crate::numpy::Memory;
 
 /// An opened file whose header was checked.
 #[pyclass(module = "arrowquant._core", frozen)]
@@ -20,6 +23,13 @@ impl SafetensorsFile {
     #[new]
     fn open(py: Python<'_>, path: PathBuf, mmap: bool, part_bytes: u64) -> PyResult<Self> {
         py.detach(|| File::open(&path, mmap, part_bytes)).map(Self).map_err(errors::call)
+    }
+
+    /// The same of the bytes of a file, which messages call `name`.
+    #[staticmethod]
+    fn given(py: Python<'_>, name: PathBuf, data: PyBuffer<u8>, part_bytes: u64) -> PyResult<Self> {
+        let bytes = Bytes::from_owner(Memory(data)).into();
+        py.detach(|| File::given(&name, bytes, part_bytes)).map(Self).map_err(errors::call)
     }
 
     /// A stream of the weights relation, from row `first` on and so many rows; without `data` for a

@@ -22,7 +22,7 @@ pub(crate) struct State {
 
 enum Failure {
     Rows { message: String, failed: RecordBatch },
-    Other(String),
+    Other(PyErr),
 }
 
 /// A step of a stream: the next input batch to a batch of the one relation and its failed rows.
@@ -103,7 +103,7 @@ impl Stream {
                 drop(state);
                 errors::quantization_error(py, message, failed)
             }
-            Failure::Other(message) => pyo3::exceptions::PyRuntimeError::new_err(message.clone()),
+            Failure::Other(error) => error.clone_ref(py),
         })
     }
 }
@@ -137,7 +137,7 @@ impl Reader {
         let text = error.to_string().replace('\0', "\\0");
         let failure = match error {
             Error::Rows { message, failed } => Failure::Rows { message, failed },
-            other => Failure::Other(other.to_string()),
+            other => Failure::Other(errors::without_rows(other)),
         };
         let mut state = lock(&self.state);
         state.error = Some(failure);
