@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
-from arrowquant._inputs import DTYPES, as_arrow, as_table
+from arrowquant._inputs import weights_table
+from arrowquant._inputs.arrays import DTYPES
 from arrowquant._layers import LayerDict
 
 
@@ -20,7 +21,7 @@ def to_numpy(weights: Any) -> LayerDict:
 
     Arrays are read-only views of the relation's buffers, but for layers in parts, which are put
     together in memory of their own. BF16 and F8 need ml_dtypes
-    (`pip install 'arrowquant[bfloat16]'`), or `aq.dequantize(..., dtype="F32")`.
+    (`pip install ml_dtypes`), or `aq.dequantize(..., dtype="F32")`.
 
     Args:
         weights: An `aq.dequantize` result, an `aq.scan`, or any table `layer_name, dtype, shape,
@@ -37,7 +38,12 @@ def to_numpy(weights: Any) -> LayerDict:
     Warns:
         QuantizationWarning: Rows have no data.
     """
-    table = as_table(as_arrow(weights))
+    table = weights_table(weights)
+    if "scales" in table.schema.names:
+        raise ValueError(
+            "to_numpy needs weights, and these are quantized. Decode them first: "
+            "aq.to_numpy(aq.dequantize(...))."
+        )
     without = [_missing(batch) for batch in table.to_batches()]
     missing = pa.Table.from_batches(without, table.schema).drop_columns(["data"])
     arrays, parts = LayerDict(failed=missing), _Parts()
@@ -138,7 +144,7 @@ def _numpy_dtype(layer: str, dtype: str | None) -> np.dtype[Any]:
             import ml_dtypes
         except ImportError as error:
             raise ValueError(
-                f"layer '{layer}': {dtype} needs ml_dtypes (pip install 'arrowquant[bfloat16]'), "
+                f"layer '{layer}': {dtype} needs ml_dtypes (pip install ml_dtypes), "
                 "or dequantize with dtype='F32'."
             ) from error
         found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import Literal, SupportsIndex, TypeAlias
+
+Scheme: TypeAlias = Literal["int8", "int4", "int2", "none"]
+"""What is done with a layer; `none` keeps it as it is."""
+
+ScaleDtype: TypeAlias = Literal["source", "F32", "F16", "BF16"]
+"""What scales are rounded to; `source`: F16 or BF16 as the weights, else F32."""
+
+Dtype: TypeAlias = Literal["source", "F32"]
+"""What decoded weights are: each layer's own type, or float32."""
+
+Target: TypeAlias = Literal["compressed-tensors", "safetensors"]
+"""What an export is for."""
+
+Mode: TypeAlias = Literal["base", "diffusion"]
+"""What the dictionary API's models are; it changes nothing."""
 
 
 @dataclass(frozen=True)

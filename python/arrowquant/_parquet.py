@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
-import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +13,8 @@ from typing import Any, Self
 import pyarrow as pa
 
 from arrowquant import _core
+from arrowquant._files import check_output, exists_error, replacing, user_path
+from arrowquant._inputs import as_reader
 from arrowquant._result import QuantizationResult
 from arrowquant._stream import QuantizationStream
 
@@ -27,9 +28,10 @@ _FAILED_FIRST: tuple[str, ...] = (
     "group_size",
 )
 _FAILED_FIRST += ("is_symmetric", *_ERRORS)
+SUFFIXES = (".parquet",)
 
 
-def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
+def write_parquet(quantized: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write the good rows to `path` and the failed ones to `<stem>.failed.parquet` beside it.
 
     Each batch becomes a row group, small ones together. Both files are written under temporary
@@ -37,18 +39,23 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
 
     Args:
         quantized: An `aq.quantize` result, a stream, or the one relation in any Arrow object.
-        path: The Parquet file, overwritten where it exists.
+        path: The Parquet file, which ends in `.parquet`.
+        overwrite: Whether to replace the two files where they exist. A file that is there already
+            with the very same bytes stays, and is no error.
 
     Raises:
         QuantizationError: A row of a stream failed and its `continue_on_error` was off; nothing
             is written.
-        OSError: A file can't be written.
-        ValueError: A layer is larger than a Parquet cell can be, 2 GiB; or Parquet has no type for
-            a carried column.
+        OSError: A file exists, or can't be written.
+        ValueError: A layer is larger than a Parquet cell can be, 2 GiB; Parquet has no type for
+            a carried column; or the path ends otherwise.
     """
+    path = user_path(path)
+    for output in (path, failed_path(path)):
+        check_output(output, SUFFIXES, overwrite=overwrite or _is_ours(output))
     batches, schema = _one_relation(quantized)
     good = pa.schema([f for f in schema if f.name not in _ERRORS], schema.metadata)
-    with AtomicParquet(path, failed_path(path), good) as writer:
+    with AtomicParquet(path, failed_path(path), good, overwrite=overwrite) as writer:
         failed = []
         knows_failed = isinstance(quantized, (QuantizationResult, QuantizationStream))
         for batch in batches:
@@ -60,19 +67,32 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str]) -> None:
         writer.commit(quantized.failed if knows_failed else _failed_of(one))
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether it is a Parquet file that was written here."""
+    import pyarrow.parquet as pq
+
+    try:
+        return str(pq.read_metadata(path).created_by).startswith("arrowquant ")
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def _one_relation(quantized: Any) -> tuple[Iterable[pa.RecordBatch], pa.Schema]:
     if isinstance(quantized, QuantizationStream):
-        batches: Any = quantized  # iterated, it raises our own errors and lets Ctrl-C through
+        # Iterated, it raises our own errors and lets Ctrl-C through.
+        given, batches = quantized.schema, iter(quantized)
     else:
-        batches = pa.RecordBatchReader.from_stream(quantized)
-    missing = {"row_index", "scales", *_ERRORS} - set(batches.schema.names)
+        reader = as_reader(quantized, "quantized")
+        given, batches = reader.schema, iter(reader)
+    missing = {"row_index", "scales", *_ERRORS} - set(given.names)
     if missing:
         raise ValueError(
             "write_parquet needs the one relation, with its error_ columns; it lacks "
             f"{', '.join(sorted(missing))}."
         )
-    schema = _storable(batches.schema)
-    return (batch.cast(schema) for batch in batches), schema
+    schema = _storable(given)
+    gathered = _core.Gathering(_core.Batches(given, batches))
+    return (pa.record_batch(batch).cast(schema) for batch in gathered), schema
 
 
 _STORABLE = {
@@ -110,14 +130,21 @@ class AtomicParquet:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], failed: str | os.PathLike[str], schema: pa.Schema
+        self,
+        path: str | os.PathLike[str],
+        failed: str | os.PathLike[str],
+        schema: pa.Schema,
+        *,
+        overwrite: bool = True,
     ) -> None:
+        self._overwrite = overwrite
         self.path, self.failed_path = Path(path), Path(failed)
-        self._temporary = _temporary_beside(self.path)
+        _core.check_storable(schema)
+        self._temporary = _core.Temporary(self.path)
         try:
-            self._writer = _core.ParquetWriter(self._temporary, schema)
+            self._writer = _core.ParquetWriter(self._temporary.path, schema)
         except BaseException:
-            self._temporary.unlink(missing_ok=True)
+            self._temporary.drop()
             raise
         self._thread = ThreadPoolExecutor(1, "arrowquant-writer")
         self._writing: Future[None] | None = None
@@ -144,17 +171,26 @@ class AtomicParquet:
             writing.result()
 
     def commit(self, failed: pa.Table) -> None:
-        """Sync both files and give them their names, the failed rows' first."""
+        """Sync both files and give them their names, the failed rows' first.
+
+        Raises:
+            FileExistsError: There is another file, which is not to be replaced.
+        """
         self._wait()
         self._writer.finish()
-        _sync(self._temporary)
+        self._check_same(self._temporary.path, self.path)
         with replacing(self.failed_path) as temporary:
             writer = _core.ParquetWriter(temporary, failed.schema)
             for batch in failed.to_batches():
                 writer.write(batch)
             writer.finish()
-        self._temporary.replace(self.path)
-        _sync(self.path.parent)
+            self._check_same(temporary, self.failed_path)
+        self._temporary.commit()
+
+    def _check_same(self, written: Path, there: Path) -> None:
+        if self._overwrite or not there.exists() or filecmp.cmp(written, there, shallow=False):
+            return
+        raise exists_error(there)
 
     def __exit__(
         self,
@@ -164,36 +200,4 @@ class AtomicParquet:
     ) -> None:
         """Leave no temporary file."""
         self._thread.shutdown()
-        self._temporary.unlink(missing_ok=True)
-
-
-def _temporary_beside(path: Path) -> Path:
-    """A new file's name in the directory of `path`, with the permissions of any new file."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the directory {path.parent} does not exist. Make it.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a directory. Name a file in it.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return temporary
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to, which takes its place at the end."""
-    temporary = _temporary_beside(path)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        self._temporary.drop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,23 @@ import pyarrow as pa
 
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
-from arrowquant._inputs import as_arrow, as_table
-from arrowquant._options import Options
+from arrowquant._files import replacing, user_path
+from arrowquant._inputs import as_table, as_weights
+from arrowquant._inputs.arrow import is_path
+from arrowquant._options import Options, ScaleDtype, Scheme
 from arrowquant._scan import Scan, scan
 
 
 def plan(
     weights: Any,
     *,
-    scheme: str = "int4",
+    scheme: Scheme = "int4",
     group_size: int | None = None,
     symmetric: bool | None = None,
-    scale_dtype: str = "source",
+    scale_dtype: ScaleDtype = "source",
     keep: Sequence[str] = (),
     rules: Any = None,
+    columns: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """Return what will be done with each layer and what it will take, reading no weights.
 
@@ -35,8 +38,7 @@ def plan(
     be changed like any other before.
 
     Args:
-        weights: As for `aq.quantize`, or a path for `aq.scan`. Of a one-shot stream nothing is
-            left after it.
+        weights: As for `aq.quantize`. Of a one-shot stream nothing is left after it.
         scheme: As for `aq.quantize`, like the next three.
         group_size: See there.
         symmetric: See there.
@@ -46,6 +48,7 @@ def plan(
             pattern), `scheme`, `group_size`, `is_symmetric` in anything that speaks Arrow, or the
             path of one in Parquet, CSV or JSON. The first row that matches counts; what is null
             or absent in it is as for all.
+        columns: As for `aq.quantize`.
 
     Returns:
         `layer_name, shape, dtype, scheme, group_size, is_symmetric, source_bytes,
@@ -61,16 +64,17 @@ def plan(
         QuantizationWarning: A pattern of `keep` matches no layer, or no layer follows a rule.
     """
     options = Options(scheme, group_size, symmetric, scale_dtype)
-    if isinstance(weights, (str, os.PathLike)):
+    if is_path(weights):
         weights = scan(weights)
-    source = weights.without_data() if isinstance(weights, Scan) else as_arrow(weights)
-    return resolve(source, options, keep, rules)
+    if isinstance(weights, Scan) and columns is None:
+        weights = weights.without_data()
+    return resolve(as_weights(weights, columns), options, keep, rules)
 
 
 def resolve(
     source: Any, options: Options, keep: Sequence[str], rules: Any, *, everything: bool = False
 ) -> pa.Table:
-    """Return the plan of a weights relation.
+    """Return the plan of a weights relation that the core can import.
 
     With `everything`, layers that no rule matches are quantized, whatever they are.
 
@@ -79,7 +83,7 @@ def resolve(
     """
     if isinstance(keep, str):
         raise TypeError(f"keep must be a sequence of patterns, got the string {keep!r}.")
-    table = None if rules is None else read_rules(rules)
+    table = read_plan(rules, "rules")
     if everything:
         table = _with_last_rule(table)
     batches, schema, unmatched = _core.plan(source, list(keep), table, options)
@@ -103,7 +107,7 @@ def _with_last_rule(rules: Any) -> pa.Table:
     last = pa.Table.from_pylist([{"layer_name": "*"}], schema)
     if rules is None:
         return last
-    given = as_table(rules)
+    given = as_table(rules, "rules")
     given = given.select([name for name in schema.names if name in given.schema.names])
     for field in schema:
         if field.name not in given.schema.names:
@@ -119,19 +123,45 @@ RULE_COLUMNS = {
 }
 
 
-def read_rules(rules: Any) -> Any:
-    """Return the rules in a file, or in anything that speaks Arrow.
+SUFFIXES = (".parquet", ".csv", ".json")
+
+
+def write_plan(table: pa.Table, path: Path) -> None:
+    """Write a plan as its path's suffix says; a shape is text in CSV."""
+    with replacing(path) as temporary:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            pq.write_table(table, temporary)
+        elif path.suffix.lower() == ".json":
+            temporary.write_text(json.dumps(table.to_pylist(), indent=1) + "\n", "utf-8")
+        else:
+            from pyarrow import csv
+
+            shapes = [None if shape is None else str(shape) for shape in table["shape"].to_pylist()]
+            at = table.schema.get_field_index("shape")
+            csv.write_csv(table.set_column(at, "shape", pa.array(shapes, pa.string())), temporary)
+
+
+def read_plan(plan: Any, what: str = "plan") -> pa.Table | None:
+    """Return a plan, in a file or in any Arrow object, as a table; `what` is it called in messages.
 
     Raises:
-        OSError, ValueError: The file can't be read, or is none of Parquet, CSV and JSON.
+        OSError, TypeError, ValueError: It can't be read, or has no `layer_name`.
     """
-    if not isinstance(rules, (str, os.PathLike)):
-        return as_arrow(rules)
-    path = Path(rules)
+    if plan is None:
+        return None
+    if not isinstance(plan, (str, os.PathLike)):
+        return as_table(plan, what)
+    path = user_path(plan)
+    if not path.is_file():
+        raise FileNotFoundError(f"{what}: {path}: no such file.")
     try:
         table = _read_table(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: {error}") from error
+        _core.check_plan(table.schema)
+    except (pa.ArrowInvalid, ValueError) as error:
+        text = str(error)
+        raise ValueError(text if str(path) in text else f"{path}: {text}") from error
     names = [name for name in RULE_COLUMNS if name in table.schema.names]
     if "layer_name" in names and len(names) == 1 and table.schema.names != names:
         others = [name for name in table.schema.names if name != "layer_name"]
@@ -155,8 +185,13 @@ def _read_table(path: Path) -> pa.Table:
         return csv.read_csv(path, convert_options=convert)
     if kind in {".json", ".jsonl", ".ndjson"}:
         rows = _read_json(path)
+        keys = dict.fromkeys(key for row in rows for key in row)
+        known = [(name, kind) for name, kind in RULE_COLUMNS.items() if name in keys]
         try:
-            return pa.Table.from_pylist(rows, pa.schema(RULE_COLUMNS))
+            table = pa.Table.from_pylist(rows, pa.schema(known))
+            for name in keys - RULE_COLUMNS.keys():  # What others say is not read.
+                table = table.append_column(name, pa.nulls(table.num_rows))
+            return table
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"{path}: {error}") from error
     raise ValueError(f"{path}: a plan is a file in Parquet, CSV or JSON, by its suffix.")
@@ -172,11 +207,8 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is no JSON: {error}") from error
-    if not all(isinstance(row, dict) and "layer_name" in row for row in rows):
+    if not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: must be a list of objects with a 'layer_name'.")
-    keys = {key for row in rows for key in row} - {"layer_name"}
-    if keys and not keys & set(RULE_COLUMNS):
-        raise ValueError(_says_nothing(path, sorted(keys)))
     return rows
 
 

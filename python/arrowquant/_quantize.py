@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from arrowquant import _core
-from arrowquant._inputs import Weights, as_arrow, is_batch, is_sized
-from arrowquant._options import Options
+from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
+from arrowquant._options import Options, ScaleDtype, Scheme
+from arrowquant._plan import read_plan
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._result import QuantizationResult
 from arrowquant._scan import Scan
@@ -16,11 +18,12 @@ from arrowquant._stream import QuantizationStream
 def quantize(
     weights: Weights,
     *,
-    scheme: str = "int4",
+    scheme: Scheme = "int4",
     group_size: int | None = None,
     symmetric: bool | None = None,
-    scale_dtype: str = "source",
+    scale_dtype: ScaleDtype = "source",
     plan: Any = None,
+    columns: Mapping[str, str] | None = None,
     continue_on_error: bool = False,
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
@@ -28,10 +31,13 @@ def quantize(
     """Quantize weights; every row comes out exactly once, quantized, kept, or with the reason.
 
     Args:
-        weights: Anything that speaks the Arrow PyCapsule interface, an `aq.scan`, or a mapping of
-            names to C-contiguous NumPy arrays, read without a copy. Columns `layer_name`, `data`
-            (lists of floats, or bytes with a `dtype` column) and, optionally, `shape` and the
-            plan `scheme`, `group_size`, `is_symmetric`; others are carried through.
+        weights: Any of these. A table, frame or stream that speaks the Arrow PyCapsule interface:
+            columns `layer_name`, `data` (lists of floats, or bytes with a `dtype` column) and,
+            optionally, `shape` and the plan `scheme`, `group_size`, `is_symmetric`; others are
+            carried through. A `torch.nn.Module`, whose tied weights come once, under the first
+            name, with the others in a column `tied_names`. A mapping of names to contiguous
+            arrays (NumPy, torch, JAX, anything with `__dlpack__` or `__array__`), read without a
+            copy. A path or an `aq.scan`.
         scheme: `int8`, `int4`, `int2`, or `none` to keep layers as they are. Like the next two,
             for the rows that neither their own plan columns nor `plan` say otherwise of.
         group_size: Elements of a row that share a scale, -1 for one group a row; None: the
@@ -39,7 +45,10 @@ def quantize(
         symmetric: Whether zero is the middle code; None: the scheme's default, True for int8.
         scale_dtype: What scales are rounded to: `source` (F16 or BF16 as the weights, else F32),
             `F32`, `F16` or `BF16`.
-        plan: A table `layer_name, scheme, group_size, is_symmetric`, such as `aq.plan` makes.
+        plan: A table `layer_name, scheme, group_size, is_symmetric`, such as `aq.plan` makes, in
+            any Arrow object, or the path of one in Parquet, CSV or JSON.
+        columns: What columns of `weights` with other names are to be called here, such as
+            `{"name": "layer_name", "weights": "data"}`.
         continue_on_error: Whether failed rows are returned rather than raised.
         threads: None: ARROWQUANT_NUM_THREADS, else OMP_NUM_THREADS, else all cores. The result
             does not depend on it.
@@ -62,13 +71,12 @@ def quantize(
         0
     """
     options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
-    source = as_arrow(weights)
-    single = is_batch(source)
+    source, planned = as_weights(weights, columns), read_plan(plan)
     with listener(progress) as callback:
         batches, schemas = _core.quantize(
-            source, plan, options, callback, is_sized(source), _total(source)
+            source, planned, options, callback, is_sized(weights), _total(weights)
         )
-    return QuantizationResult(batches, schemas, single=single)
+    return QuantizationResult(batches, schemas, single=is_batch(source))
 
 
 def _total(source: Any) -> tuple[int, int] | None:
@@ -81,18 +89,19 @@ def _total(source: Any) -> tuple[int, int] | None:
 def quantize_stream(
     weights: Weights,
     *,
-    scheme: str = "int4",
+    scheme: Scheme = "int4",
     group_size: int | None = None,
     symmetric: bool | None = None,
-    scale_dtype: str = "source",
+    scale_dtype: ScaleDtype = "source",
     plan: Any = None,
+    columns: Mapping[str, str] | None = None,
     continue_on_error: bool = False,
     threads: int | None = None,
 ) -> QuantizationStream:
     """Quantize weights batch by batch, as the stream that is returned is read.
 
     Nothing is read or computed before the first batch is asked for, and no more than one batch is
-    held. Arguments are those of `aq.quantize`.
+    held; tiny ones are put together. Arguments are those of `aq.quantize`.
 
     Returns:
         A stream of the one relation, which can be read once.
@@ -101,4 +110,5 @@ def quantize_stream(
         TypeError, ValueError: The call is wrong.
     """
     options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
-    return QuantizationStream(_core.quantize_stream(as_arrow(weights), plan, options))
+    source = as_weights(weights, columns)
+    return QuantizationStream(_core.quantize_stream(source, read_plan(plan), options))

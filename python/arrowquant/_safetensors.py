@@ -15,33 +15,48 @@ import pyarrow as pa
 
 from arrowquant import _core
 from arrowquant._dequantize import dequantize_stream
-from arrowquant._inputs import as_arrow, as_table, named
+from arrowquant._files import check_output, user_path
+from arrowquant._inputs import named, weights_table
+from arrowquant._options import Dtype
+from arrowquant._progress import ProgressCallback, counted
 from arrowquant._scan import Scan
 
 Tensors = Sequence[tuple[str, str, list[int]]]
 
 
-def write_safetensors(weights: Any, path: str | os.PathLike[str]) -> None:
+SUFFIXES = (".safetensors",)
+
+
+def write_safetensors(
+    weights: Any, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
     """Write a weights relation with binary data as a safetensors file.
 
     The file is written under a temporary name, synced and renamed. `weights` is held in memory as
     it is given; no further copy is made. Layers in parts are put together in the file.
 
     Args:
-        weights: An `aq.dequantize` result, or any table `layer_name, dtype, shape, data`.
-        path: The file, overwritten where it exists.
+        weights: An `aq.dequantize` result, a mapping of names to arrays, a torch module, or any
+            table `layer_name, dtype, shape, data`.
+        path: The file, which ends in `.safetensors`.
+        overwrite: Whether to replace a file that exists.
 
     Raises:
-        ValueError: A layer has no data or lacks a part, a name comes twice, or data and shape
-            disagree.
-        OSError: The file can't be written.
+        ValueError: A layer has no data or lacks a part, a name comes twice, data and shape
+            disagree, or the path ends otherwise.
+        OSError: The file exists, or can't be written.
     """
-    table = as_table(as_arrow(weights))
-    rows = zip(table["layer_name"].to_pylist(), table["data"].is_null().to_pylist(), strict=True)
-    missing = [name for name, absent in rows if absent]
-    if missing:
-        names = ", ".join(repr(name) for name in missing)
-        raise ValueError(f"layers without data can't be written: {names}. Filter them out.")
+    path = user_path(path)
+    check_output(path, SUFFIXES, overwrite=overwrite)
+    table = weights_table(weights)
+    missing = table.filter(table["data"].is_null())
+    if missing.num_rows:
+        names = ", ".join(map(repr, missing["layer_name"].to_pylist()))
+        why = missing["error_message"].to_pylist() if "error_message" in table.schema.names else []
+        raise ValueError(
+            f"layers without data can't be written: {names}. Filter them out."
+            + "".join(f" {reason}" for reason in why[:1] if reason)
+        )
     layers = list(layers_of(table))
     incomplete = [layer.name for layer in layers if not layer.is_complete]
     if incomplete:
@@ -115,7 +130,12 @@ def write_tensors(
 
 
 def dequantize_to_safetensors(
-    quantized: Scan, path: str | os.PathLike[str], *, dtype: str, threads: int | None
+    quantized: Scan,
+    path: str | os.PathLike[str],
+    *,
+    dtype: Dtype,
+    threads: int | None,
+    progress: bool | ProgressCallback = False,
 ) -> list[dict[str, Any]]:
     """Write a quantized relation as a checkpoint; return what had to be left out, as error rows.
 
@@ -127,14 +147,15 @@ def dequantize_to_safetensors(
         tensors = [layer.tensor for layer in layers]
         write_tensors(path, tensors, batches)
 
-    return dequantized(quantized, dtype, threads, write)
+    return dequantized(quantized, dtype, threads, write, progress)
 
 
 def dequantized(
     quantized: Scan,
-    dtype: str,
+    dtype: Dtype,
     threads: int | None,
     write: Callable[[list[Layer], Iterable[pa.RecordBatch]], None],
+    progress: bool | ProgressCallback = False,
 ) -> list[dict[str, Any]]:
     """Have the layers of a quantized relation written from their decoded rows.
 
@@ -152,7 +173,8 @@ def dequantized(
         stream = dequantize_stream(quantized, dtype=dtype, threads=threads, continue_on_error=True)
         wanted = pa.array([layer.name for layer in layers], pa.string())
         try:
-            write(layers, _checked(stream, wanted))
+            with counted(progress, len(layers)) as count:
+                write(layers, count(_checked(stream, wanted)))
         except _UndecodableError as error:
             bad = {row["layer_name"] for row in error.rows}
             left_out += error.rows

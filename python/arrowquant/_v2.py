@@ -7,20 +7,27 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyarrow as pa
-
 from arrowquant._errors import QuantizationError, QuantizationWarning
-from arrowquant._inputs import array_problem, check_names, mapping_to_table
+from arrowquant._inputs.arrays import DTYPES, Array, Problem, check_names, mapping_to_table
 from arrowquant._layers import LayerDict
+from arrowquant._options import Mode, Scheme
 from arrowquant._quantize import quantize
 from arrowquant._result import QuantizationResult
 
-_BIT_WIDTHS = (2, 4, 8)
-_DTYPES = ("float32", "float16", "bfloat16")
+_SCHEMES: dict[int, Scheme] = {2: "int2", 4: "int4", 8: "int8"}
+_DTYPES = ("F32", "F16", "BF16")
+_MODES = ("base", "diffusion")
 
 
 class ArrowQuantV2:
     """Quantizes dictionaries of layers, asymmetric, with groups of 128.
+
+    Args:
+        mode: `"base"` or `"diffusion"`: which models the layers are of. It is taken because callers
+            of this interface give it, and changes nothing in the results.
+
+    Raises:
+        ValueError: `mode` is neither.
 
     Examples:
         >>> import numpy as np
@@ -29,6 +36,14 @@ class ArrowQuantV2:
         >>> len(layer["quantized_data"]), layer["scales"].shape, layer["group_size"]
         (128, (2,), 128)
     """
+
+    def __init__(self, mode: Mode = "base") -> None:
+        if mode not in _MODES:
+            raise ValueError(f"Invalid mode: {mode!r}. Must be 'base' or 'diffusion'")
+        self.mode = mode
+
+    def __repr__(self) -> str:
+        return f"aq.ArrowQuantV2(mode={self.mode!r})"
 
     def quantize_batch(
         self,
@@ -39,8 +54,8 @@ class ArrowQuantV2:
         """Quantize named arrays.
 
         Args:
-            weights_dict: Layer names to C-contiguous arrays of float32, float16 or bfloat16
-                (ml_dtypes), read without a copy.
+            weights_dict: Layer names to contiguous arrays of float32, float16 or bfloat16 (NumPy
+                with ml_dtypes, torch, JAX), read without a copy.
             bit_width: 2, 4 or 8.
             continue_on_error: Whether failed layers are left out rather than raised.
 
@@ -98,11 +113,6 @@ def _quantize_batch(
     check_names(layers)
     if not layers:
         return LayerDict(failed=_quantize(mapping_to_table({}), bits, None).failed)
-    wrong = {name: array for name, array in layers.items() if _problem(array) is not None}
-    if wrong and not continue_on_error:
-        failed = _quantize(mapping_to_table(wrong, _problem), bits, None).failed
-        rows = [row for row, name in enumerate(layers) if name in wrong]
-        _raise(failed.set_column(0, "row_index", pa.array(rows, pa.int64())))
     table = mapping_to_table(layers, _problem)
     try:
         result = _quantize(table, bits, progress, continue_on_error=continue_on_error)
@@ -121,26 +131,28 @@ def _check_bit_width(bit_width: object) -> int:
         bits = None if isinstance(bit_width, bool) else operator.index(bit_width)  # type: ignore[arg-type]
     except TypeError:
         bits = None
-    if bits not in _BIT_WIDTHS:
+    if bits not in _SCHEMES:
         raise ValueError(f"Invalid bit_width: {bit_width}. Must be 2, 4, or 8")
     return bits
 
 
-def _problem(array: Any) -> tuple[str, str] | None:
+_NAMES = {ours: name for name, ours in DTYPES.items()}
+
+
+def _problem(array: Array) -> Problem | None:
     """What keeps an array from this API: float64, nearly always an accident here, is one."""
-    problem = array_problem(array)
-    if problem is None and array.dtype.name not in _DTYPES:
+    if array.dtype not in _DTYPES:
         return "unsupported_dtype", (
-            f"has dtype '{array.dtype}', expected 'float32' (or 'float16', 'bfloat16'). "
-            "Convert it with arr.astype(np.float32)."
+            f"has dtype '{_NAMES.get(array.dtype or '')}', expected 'float32' (or 'float16', "
+            "'bfloat16'). Convert it with arr.astype(np.float32)."
         )
-    if problem is None and array.size == 0:
-        return "empty", f"is empty, shape {list(array.shape)}. Leave it out."
-    return problem
+    if array.size == 0:
+        return "empty", f"is empty, shape {list(array.shape or ())}. Leave it out."
+    return None
 
 
 def _quantize(
-    table: pa.Table,
+    table: Any,
     bits: int,
     progress: Callable[[str, float], Any] | None,
     *,
@@ -148,7 +160,7 @@ def _quantize(
 ) -> QuantizationResult:
     return quantize(
         table,
-        scheme=f"int{bits}",
+        scheme=_SCHEMES[bits],
         group_size=128,
         symmetric=False,
         continue_on_error=continue_on_error,
@@ -171,7 +183,7 @@ def _build(result: QuantizationResult, bits: int) -> LayerDict:
     return layers
 
 
-def _raise(failed: pa.Table) -> None:
+def _raise(failed: Any) -> None:
     message = "\n".join(_describe(row) for row in failed.to_pylist())
     raise QuantizationError(message, failed) from None
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 import arrowquant as aq
 from arrowquant import _core
+from arrowquant._options import ScaleDtype
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -42,7 +43,7 @@ def register(
     *,
     group_size: int | None = None,
     symmetric: bool | None = None,
-    scale_dtype: str = "source",
+    scale_dtype: ScaleDtype = "source",
     threads: int | None = 1,
 ) -> None:
     """Add SQL functions to a connection.

@@ -15,6 +15,7 @@ from polars.io.plugins import register_io_source
 
 import arrowquant as aq
 from arrowquant._inputs import lazy_reader, lazy_schema
+from arrowquant._options import Scheme
 
 __all__ = ["QuantFrame", "QuantLazyFrame"]
 
@@ -48,7 +49,7 @@ class QuantFrame:
         self,
         column: str,
         *,
-        scheme: str = "int8",
+        scheme: Scheme = "int8",
         into: str | None = None,
         **options: Any,
     ) -> pl.DataFrame:

@@ -32,6 +32,7 @@ from arrowquant._checkpoint.request import Request
 from arrowquant._checkpoint.tasks import Progress, Task
 from arrowquant._checkpoint.unit import Work
 from arrowquant._errors import QuantizationError
+from arrowquant._options import ScaleDtype, Scheme
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import scan
 
@@ -42,10 +43,10 @@ def quantize_checkpoint(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
-    scheme: str | None = None,
+    scheme: Scheme | None = None,
     group_size: int | None = None,
     symmetric: bool | None = None,
-    scale_dtype: str | None = None,
+    scale_dtype: ScaleDtype | None = None,
     plan: Any = None,
     keep: Sequence[str] = (),
     continue_on_error: bool = False,

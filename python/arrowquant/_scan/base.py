@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+
+from arrowquant._display import arrow_html
 
 PART_BYTES = 256 << 20
 """A Parquet cell holds at most 2 GiB, and Spark fails from 0.6 GB on."""
@@ -77,9 +80,11 @@ class Scan(ABC):
     row_count: int | None = None
     """How many rows the relation has, likewise; a layer in parts has several."""
 
-    def __init__(self, path: Path, setup: Setup) -> None:
+    def __init__(self, path: Path, setup: Setup, given: pa.Buffer | None = None) -> None:
         self.path = path
         self.setup = setup
+        self.given = given
+        """The file's bytes, where it was handed over open."""
 
     @property
     @abstractmethod
@@ -113,6 +118,8 @@ class Scan(ABC):
 
     def files(self) -> Files:
         """Every file that the scan reads, as it is now."""
+        if self.given is not None:
+            return [(self.path.name, self.given.size, None)]
         return [identity(self.path, self.path.name)]
 
     def __arrow_c_schema__(self) -> object:
@@ -126,8 +133,45 @@ class Scan(ABC):
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return iter(self.reader())
 
+    @property
+    def layer_names(self) -> list[str]:
+        """The layers' names, each once, in the scan's order."""
+        from arrowquant._scan.layers import layer_names
+
+        return layer_names(self)
+
+    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a layer's weights; those of a quantized one are decoded.
+
+        Raises:
+            KeyError: There is no layer of that name.
+            ValueError: The layer has no data, or NumPy has no type for it.
+        """
+        from arrowquant._scan.layers import read_layer
+
+        return read_layer(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.layer_names
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.layer_names
+
+    def __dir__(self) -> list[str]:
+        """What people use: the rest is how a job reads it."""
+        return [*_PUBLIC, *(name for name in super().__dir__() if name.startswith("__"))]
+
     def __repr__(self) -> str:
         known = ""
         if self.layers is not None and self.data_bytes is not None:
             known = f": {self.layers} tensors, {self.data_bytes:,} bytes of weights"
         return f"aq.scan({str(self.path)!r}){known}"
+
+    def _repr_html_(self) -> str:
+        reader = self.without_data()
+        table = pa.Table.from_batches(list(reader), reader.schema)
+        shown = ("layer_name", "dtype", "shape", "scheme", "bits_per_weight", "snr_db")
+        return arrow_html(repr(self), table, (*shown, "source_file"))
+
+
+_PUBLIC = ("data_bytes", "layer_names", "layers", "path", "reader", "row_count", "schema")

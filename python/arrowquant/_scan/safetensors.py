@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from arrowquant import _core
@@ -13,13 +14,16 @@ from arrowquant._scan.base import Piece, Scan, Setup
 class SafetensorsScan(Scan):
     """One file."""
 
-    def __init__(self, path: Path, setup: Setup) -> None:
-        super().__init__(path, setup)
+    def __init__(self, path: Path, setup: Setup, given: pa.Buffer | None = None) -> None:
+        super().__init__(path, setup, given)
         file = self.open()  # A broken header is a wrong call, and raises here.
         self.data_bytes, self.layers, self.row_count = file.data_bytes, len(file), file.row_count
 
     def open(self) -> _core.SafetensorsFile:
         """The file with its header checked."""
+        if self.given is not None:
+            data = np.frombuffer(self.given, np.uint8)
+            return _core.SafetensorsFile.given(self.path, data, self.setup.part_bytes)
         return _core.SafetensorsFile(self.path, self.setup.mmap, self.setup.part_bytes)
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from arrowquant._scan.base import Files, Piece, Scan, Setup, identity, missing_key
+from arrowquant._scan.recognise import converts, unreadable
 from arrowquant._scan.safetensors import SafetensorsScan
 
 _ERRORS = [pa.field("error_code", pa.string()), pa.field("error_message", pa.string())]
@@ -155,6 +156,26 @@ class UnreadableScan(Scan):
         return pa.RecordBatchReader.from_batches(full, batches)
 
 
+def several(scans: Sequence[Scan], setup: Setup) -> Scan:
+    """Files that were named one by one, in that order.
+
+    Raises:
+        ValueError: There are none, or two have the same name.
+    """
+    members = [
+        member
+        for one in scans
+        for member in (one.members.values() if isinstance(one, ManyScan) else [one])
+    ]
+    if not members:
+        raise ValueError("the list of files is empty.")
+    keys = [member.key for member in members]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ValueError(f"two of the files are called {twice[0]}. Scan them one by one.")
+    return ManyScan(members[0].path.parent, setup, members)
+
+
 def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan:
     """All files of the one kind that the directory holds, in the order of their names.
 
@@ -167,7 +188,7 @@ def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan
         if kind is not None and file.is_file() and not file.name.startswith("."):
             found.setdefault(kind, []).append(file)
     if not found:
-        raise ValueError(f"{path}: holds no file that aq.scan reads ({', '.join(kinds)}).")
+        raise ValueError(_holds_none(path, kinds))
     if len(found) > 1:
         names = ", ".join(files[0].name for files in found.values())
         raise ValueError(
@@ -175,6 +196,26 @@ def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan
         )
     ((kind, files),) = found.items()
     return ManyScan(path, setup, [kind(file, setup) for file in files])
+
+
+def _holds_none(path: Path, kinds: Mapping[str, type[Scan]]) -> str:
+    """Why a directory is none that is read, with what to do."""
+    inside = sorted(
+        file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in kinds
+    )
+    if inside:
+        folder, suffix = inside[0].parts[0], inside[0].suffix.lower()
+        what = f"{path}: holds no file itself, but directories of them, such as {folder}."
+        if suffix == ".parquet":
+            return (
+                f"{what} Read them as a dataset: aq.quantize(pyarrow.dataset.dataset('{path}', "
+                "partitioning='hive'))."
+            )
+        return f"{what} Name one of these."
+    unread = [file for file in sorted(path.iterdir()) if converts(file)]
+    if unread:
+        return unreadable(unread[0], kinds)
+    return f"{path}: holds no file that aq.scan reads ({', '.join(kinds)})."
 
 
 def from_index(index: Path, setup: Setup) -> Scan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from arrowquant import _core
 from arrowquant._scan.base import Piece, Scan
+from arrowquant._scan.recognise import LFS_POINTER, is_lfs_pointer
 
 _FLOATS = {pa.float64(): "F64", pa.float32(): "F32", pa.float16(): "F16"}
 
@@ -21,7 +23,10 @@ class _Groups(Protocol):
     """An open file of groups of rows."""
 
     schema: pa.Schema
-    count: int
+
+    @property
+    def count(self) -> int:
+        """How many groups there are."""
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
         """The rows of one group, only these columns."""
@@ -34,8 +39,30 @@ class TableScan(Scan):
     """A file of groups of rows, with columns of its own beside those of the relation."""
 
     @abstractmethod
-    def _open(self) -> AbstractContextManager[_Groups]:
+    def _open_file(self) -> AbstractContextManager[_Groups]:
         """The open file."""
+
+    @contextmanager
+    def _open(self) -> Iterator[_Groups]:
+        """The open file. What it is not, or holds and should not, is an error that names it."""
+        try:
+            with self._open_file() as file:
+                yield file
+        except (OSError, EOFError, pa.ArrowException) as error:
+            if self.given is None and isinstance(error, PermissionError | FileNotFoundError):
+                raise
+            raise OSError(f"{self.path}: {self._why(error)}") from error
+
+    def _why(self, error: Exception) -> str:
+        text = str(error).strip()
+        if self.given is None and self.path.is_file() and is_lfs_pointer(self.path):
+            return LFS_POINTER
+        if "encrypted" in text or "decryption" in text:
+            return (
+                "is encrypted. Decrypt it with pyarrow.parquet.read_table(path, "
+                "decryption_properties=...), and hand over that table."
+            )
+        return f"can't be read, it may be damaged or cut short: {text}"
 
     @property
     def schema(self) -> pa.Schema:
@@ -138,8 +165,9 @@ class ParquetScan(TableScan):
     """Read a row group at a time."""
 
     @contextmanager
-    def _open(self) -> Iterator[_Groups]:
-        with pq.ParquetFile(self.path, memory_map=self.setup.mmap) as file:
+    def _open_file(self) -> Iterator[_Groups]:
+        source = pa.BufferReader(self.given) if self.given else self.path
+        with pq.ParquetFile(source, memory_map=self.setup.mmap) as file:
             yield _RowGroups(file)
 
 
@@ -147,7 +175,11 @@ class _RowGroups:
     def __init__(self, file: pq.ParquetFile) -> None:
         self._file = file
         self.schema: pa.Schema = file.schema_arrow
-        self.count: int = file.num_row_groups
+
+    @property
+    def count(self) -> int:
+        groups: int = self._file.num_row_groups
+        return groups
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
         batches: list[pa.RecordBatch] = self._file.read_row_group(group, columns=names).to_batches()
@@ -159,29 +191,83 @@ class _RowGroups:
 
 
 class IpcScan(TableScan):
-    """Mapped; uncompressed buffers come without a copy."""
+    """The file or the stream format. Mapped; uncompressed buffers come without a copy."""
 
     @contextmanager
-    def _open(self) -> Iterator[_Groups]:
+    def _open_file(self) -> Iterator[_Groups]:
+        with self._source() as source:
+            start = source.read(len(_IPC_FILE))
+            source.seek(0)
+            if start == _IPC_FILE:
+                with pa.ipc.open_file(source) as file:
+                    yield _Batches(file)
+            else:
+                yield _Stream(source)
+
+    def _source(self) -> Any:
+        if self.given:
+            return pa.BufferReader(self.given)
         path = str(self.path)
-        with (
-            pa.memory_map(path) if self.setup.mmap else pa.OSFile(path) as source,
-            pa.ipc.open_file(source) as file,
-        ):
-            yield _Batches(file)
+        return pa.memory_map(path) if self.setup.mmap else pa.OSFile(path)
+
+
+_IPC_FILE = b"ARROW1"
+"""How the file format begins; a stream begins with its first message."""
 
 
 class _Batches:
     def __init__(self, file: Any) -> None:
         self._file = file
         self.schema: pa.Schema = file.schema
-        self.count: int = file.num_record_batches
+
+    @property
+    def count(self) -> int:
+        batches: int = self._file.num_record_batches
+        return batches
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
         batch = self._file.get_batch(group)
-        batch.validate()  # Offsets of a damaged file may point anywhere.
+        batch.validate(full=True)  # Offsets of a damaged file may point anywhere.
         return [batch.select(names)]
 
     def bytes(self, group: int) -> int:
         size: int = self._file.get_batch(group).nbytes
         return size
+
+
+class _Stream:
+    """Batches that follow each other: one that was passed is read again from the beginning."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._open()
+        self.schema: pa.Schema = self._reader.schema
+
+    def _open(self) -> None:
+        self._source.seek(0)
+        self._reader = pa.ipc.open_stream(self._source)
+        self._next = 0
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        self._open()
+        sizes = [batch.nbytes for batch in self._reader]
+        self._open()
+        return sizes
+
+    @property
+    def count(self) -> int:
+        return len(self._sizes)
+
+    def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
+        if group < self._next:
+            self._open()
+        while True:
+            batch = self._reader.read_next_batch()
+            self._next += 1
+            if self._next > group:
+                batch.validate(full=True)
+                return [batch.select(names)]
+
+    def bytes(self, group: int) -> int:
+        return self._sizes[group]

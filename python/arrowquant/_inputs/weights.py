@@ -1,0 +1,84 @@
+"""Weights as people hold them: files, models, named arrays, and any Arrow object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from arrowquant._inputs.arrays import mapping_to_table
+from arrowquant._inputs.arrow import (
+    ArrowArrayExportable,
+    ArrowStreamExportable,
+    as_arrow,
+    as_table,
+)
+from arrowquant._inputs.loaded import is_a
+
+Weights = (
+    ArrowStreamExportable
+    | ArrowArrayExportable
+    | Mapping[str, Any]
+    | str
+    | os.PathLike[str]
+    | Sequence[str | os.PathLike[str]]
+)
+
+
+def as_weights(weights: Any, columns: Mapping[str, str] | None = None) -> Any:
+    """Return weights as an object that the core can import.
+
+    Raises:
+        TypeError: It is none that can be; or a mapping's name is no string.
+        ValueError: A column to rename is not there.
+    """
+    is_module = is_a(weights, "torch.nn", "Module")
+    if (is_module or isinstance(weights, Mapping)) and columns is not None:
+        raise TypeError("columns renames those of a table or frame; name a mapping's keys instead.")
+    if is_module:
+        return _module_to_table(weights)
+    if isinstance(weights, Mapping):
+        return mapping_to_table(weights)
+    return as_arrow(weights, "weights", columns)
+
+
+def weights_table(weights: Any) -> pa.Table:
+    """Return weights as a table.
+
+    Raises:
+        TypeError: As `as_weights`.
+    """
+    if isinstance(weights, Mapping) or is_a(weights, "torch.nn", "Module"):
+        return as_table(as_weights(weights), "weights")
+    return as_table(weights, "weights")
+
+
+def _module_to_table(module: Any) -> pa.Table:
+    """A torch module's state; what several names stand for comes once, under the first.
+
+    The others are in the column `tied_names`, which is there where anything is tied.
+    """
+    state: dict[str, Any] = module.state_dict(keep_vars=True)
+    first: dict[Any, str] = {}
+    others: dict[str, list[str]] = {}
+    for name, tensor in state.items():
+        others.setdefault(first.setdefault(_place(tensor), name), []).append(name)
+    weights = mapping_to_table({name: state[name] for name in others})
+    tied = [names[1:] or None for names in others.values()]
+    table = pa.table(weights)
+    if any(tied):
+        table = table.append_column("tied_names", pa.array(tied, pa.list_(pa.string())))
+    return table
+
+
+def _place(tensor: Any) -> Any:
+    """What two names of one tensor have in common."""
+    if not is_a(tensor, "torch", "Tensor") or tensor.device.type == "meta" or not tensor.numel():
+        return id(tensor)
+    try:
+        where = tensor.data_ptr(), tensor.stride()
+    except RuntimeError:  # Sparse tensors have neither.
+        return id(tensor)
+    return *where, tensor.dtype, tuple(tensor.shape), str(tensor.device)

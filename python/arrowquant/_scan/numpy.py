@@ -1,0 +1,168 @@
+"""NumPy's files: an array (`.npy`), or named arrays (`.npz`)."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.lib import format as npy
+
+from arrowquant import _core
+from arrowquant._inputs.arrays import safetensors_dtype
+from arrowquant._scan.base import Piece, Scan, Setup
+
+_FIELDS = {
+    "layer_name": pa.string(),
+    "dtype": pa.string(),
+    "shape": pa.large_list(pa.int64()),
+    "data": pa.large_binary(),
+    "error_code": pa.string(),
+    "error_message": pa.string(),
+}
+_NEW_ERRORS = {"arrowquant.new_errors": ""}
+"""Nobody was told of them yet."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the file says of an array."""
+
+    name: str
+    member: str | None
+    """Its name in the archive."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def bytes(self) -> int:
+        """What its elements take."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+    @property
+    def known_dtype(self) -> str | None:
+        """safetensors' name of its type; numbers of another byte order are turned around."""
+        return safetensors_dtype(self.dtype.newbyteorder("="))
+
+    def problem(self, file: str) -> str | None:
+        """Why its elements are no weights."""
+        if self.known_dtype is not None:
+            return None
+        what = "holds Python objects" if self.dtype.hasobject else f"has dtype '{self.dtype}'"
+        return (
+            f"layer '{self.name}' ({file}): {what}, which is no weights' type. Save it as float32: "
+            "np.savez(path, name=arr.astype(np.float32))."
+        )
+
+
+class NumpyScan(Scan):
+    """One file. Arrays of another order or byte order are turned into ours as they are read."""
+
+    def __init__(self, path: Path, setup: Setup, given: pa.Buffer | None = None) -> None:
+        super().__init__(path, setup, given)
+        self._headers = self._read_headers()
+        self._outlines = [self._rows(header, with_data=False) for header in self._headers]
+        self.data_bytes = sum(header.bytes for header in self._headers)
+        self.layers = len(self._headers)
+        self.row_count = sum(batch.num_rows for batch in self._outlines)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return _schema(with_data=True)
+
+    def reader(self) -> pa.RecordBatchReader:
+        return self.stretch(self.key, 0, len(self._headers))
+
+    def without_data(self) -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_batches(_schema(with_data=False), self._outlines)
+
+    def pieces(self) -> list[Piece]:
+        return [
+            Piece(self.key, at, batch.num_rows, 1, header.bytes, continues=False)
+            for at, (header, batch) in enumerate(zip(self._headers, self._outlines, strict=True))
+        ]
+
+    def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
+        del file  # There is one.
+        headers = self._headers[position : position + count]
+        batches = (self._rows(header, with_data=True) for header in headers)
+        return pa.RecordBatchReader.from_batches(self.schema, batches)
+
+    def _rows(self, header: _Header, *, with_data: bool) -> pa.RecordBatch:
+        """The array's row, or the rows of its parts."""
+        problem = header.problem(self.path.name)
+        row = {
+            "layer_name": [header.name],
+            "dtype": [header.known_dtype],
+            "shape": [list(header.shape)],
+            "error_code": ["unsupported_dtype" if problem else None],
+            "error_message": [problem],
+        }
+        columns = {name: pa.array(values, _FIELDS[name]) for name, values in row.items()}
+        if with_data:
+            is_read = problem is None
+            columns["data"] = self._binary(header) if is_read else pa.nulls(1, pa.large_binary())
+        batch = pa.record_batch(columns)
+        batch = pa.record_batch(_core.split_parts(batch, self.setup.part_bytes, True))
+        files = pa.repeat(pa.scalar(self.path.name), batch.num_rows)
+        schema = _schema(with_data=with_data)
+        ordered = [files if name == "source_file" else batch[name] for name in schema.names]
+        return pa.RecordBatch.from_arrays(ordered, schema=schema)
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        """The file, or what was given of it."""
+        with pa.BufferReader(self.given) if self.given else self.path.open("rb") as file:
+            yield file
+
+    def _read_headers(self) -> list[_Header]:
+        try:
+            with self._open() as file:
+                if not zipfile.is_zipfile(file):
+                    file.seek(0)
+                    shape, _, dtype = _header(file)
+                    return [_Header(self.path.stem, None, shape, dtype)]
+                headers = []
+                with zipfile.ZipFile(file) as archive:
+                    for member in archive.namelist():
+                        with archive.open(member) as inside:
+                            shape, _, dtype = _header(inside)
+                        name = member.removesuffix(".npy")
+                        headers.append(_Header(name, member, shape, dtype))
+                return headers
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise OSError(
+                f"{self.path}: is no file that np.save or np.savez wrote: {error}"
+            ) from error
+
+    def _binary(self, header: _Header) -> pa.Array:
+        """One value: the array's bytes, as they lie in memory where they are as ours."""
+        if header.member is None and self.given is None and self.setup.mmap:
+            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        else:
+            with self._open() as file:
+                loaded = np.load(file, allow_pickle=False)
+                array = loaded if header.member is None else loaded[header.name]
+        if (array.shape, array.dtype) != (header.shape, header.dtype):
+            raise OSError(f"{self.path}: changed while it was read.")
+        native = np.ascontiguousarray(array, header.dtype.newbyteorder("="))
+        ends = pa.py_buffer(np.array([0, native.nbytes], np.int64))
+        data = pa.py_buffer(native.reshape(-1).view(np.uint8))
+        return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data])
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    return read(file)
+
+
+def _schema(*, with_data: bool) -> pa.Schema:
+    fields = [pa.field(n, kind) for n, kind in _FIELDS.items() if with_data or n != "data"]
+    schema = pa.schema(_core.parts_schema(pa.schema(fields)))
+    return schema.append(pa.field("source_file", pa.string())).with_metadata(_NEW_ERRORS)
