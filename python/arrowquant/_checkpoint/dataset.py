@@ -60,7 +60,16 @@ class Dataset(Scan):
     def failed(self) -> pa.Table:
         """The failed rows."""
         tables = [pq.read_table(self.path / part.failed.path) for part in self.manifest.parts]
-        return pa.concat_tables(tables) if tables else pa.table({})
+        nothing = {"layer_name": pa.string(), "error_code": pa.string()}
+        return pa.concat_tables(tables) if tables else pa.schema(nothing).empty_table()
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), "failed", "finished_layers"]
+
+    def __repr__(self) -> str:
+        count, failed = self.manifest.layers, self.failed.num_rows
+        text = f"aq.Dataset({str(self.path)!r}): {self.finished_layers} of {count} layers finished"
+        return text + (f", {failed} failed rows" if failed else "")
 
     def pieces(self) -> list[Piece]:
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,12 +17,23 @@ import pyarrow.parquet as pq
 from arrowquant import _core
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint import plan as plans
-from arrowquant._checkpoint.records import Attempt, Manifest, Part, PartFile, Unit
+from arrowquant._checkpoint.records import (
+    Attempt,
+    Manifest,
+    Part,
+    PartFile,
+    Unit,
+    check_rows,
+)
 from arrowquant._checkpoint.request import Request
 from arrowquant._checkpoint.rows import Report
 from arrowquant._checkpoint.tasks import Progress, Task, units_of
 from arrowquant._checkpoint.unit import Work
-from arrowquant._errors import CheckpointStoppedError, QuantizationError
+from arrowquant._errors import (
+    CheckpointStoppedError,
+    QuantizationError,
+    QuantizationWarning,
+)
 from arrowquant._options import Options
 from arrowquant._scan import Scan
 
@@ -38,12 +50,12 @@ class Job:
         self._files = source.files()
         self._outline = _outline(source)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Do the units that are not done."""
         manifest = fresh = self._fresh(self._request)
         if manifests.exists(self._destination) and not self._request.overwrite:
             manifest = manifests.load(self._destination)
-            self._agree(manifest, fresh)
+            self._check_compatible(manifest, fresh)
         done = {part.unit for part in manifest.parts if _is_there(self._destination, part)}
         manifest.parts = [part for part in manifest.parts if part.unit in done]
         attempt = self._attempt(manifest)
@@ -52,21 +64,22 @@ class Job:
         self._each(manifest, attempt, work, todo)
 
     def retry(self) -> None:
-        """Do what failed in finished units, and what could not be read and came since."""
+        """Do what failed in finished units, and what could not be read at first."""
         manifest = manifests.load(self._destination)
         original = self._request.with_original(manifest.request)
-        fresh = self._fresh(original)
-        self._agree(manifest, fresh)
-        came = set(manifest.came)
+        with warnings.catch_warnings(action="ignore", category=QuantizationWarning):
+            fresh = self._fresh(original)  # It was warned of them when it began.
+        self._check_compatible(manifest, fresh)
+        late = set(manifest.late_units)
         attempt = self._attempt(manifest)
         done = manifest.done
         todo = [
             unit
             for unit in manifest.units
-            if (done[unit.index].failed.rows if unit.index in done else unit.index in came)
+            if (done[unit.index].failed.rows if unit.index in done else unit.index in late)
         ]
         request = self._request.over(original)
-        plan = self._retry_plan(manifest, request, came - done.keys())
+        plan = self._retry_plan(manifest, request, late - done.keys())
         self._each(manifest, attempt, self._work(fresh, plan, request.options()), todo)
 
     def _fresh(self, request: Request) -> Manifest:
@@ -74,7 +87,8 @@ class Job:
         source = self._source
         plan = plans.rows(request.resolve(self._outline))
         schema = plans.without_columns(source.schema)
-        _core.Quantizer(schema, plans.table(plan), request.options(), 0)
+        quantizer = _core.Quantizer(schema, plans.table(plan), request.options(), 0)
+        _core.check_storable(quantizer.schemas[0])
         return Manifest(
             id=uuid.uuid4().hex,
             library=_core.__version__,
@@ -85,14 +99,18 @@ class Job:
                 "part_bytes": source.setup.part_bytes,
             },
             request=request.to_json(),
-            came=[],
+            late_units=[],
             plan=plan,
             units=units_of(source.pieces(), source.setup.part_bytes),
         )
 
-    def _agree(self, manifest: Manifest, fresh: Manifest) -> None:
-        """Take in files that were missing and came; raise where anything else is not as it was."""
-        plans.take_in(manifest, fresh, self._outline)
+    def _check_compatible(self, manifest: Manifest, fresh: Manifest) -> None:
+        """Add files that were missing at first; raise where anything else is not as it was."""
+        try:
+            check_rows(manifest)
+        except ValueError as error:
+            raise ValueError(f"{self._destination}: {error}") from error
+        plans.add_late_files(manifest, fresh, self._outline)
         differences = plans.differences(manifest, fresh)
         if differences:
             raise ValueError(

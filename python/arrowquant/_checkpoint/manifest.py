@@ -14,13 +14,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arrowquant._checkpoint.records import KIND, Manifest, Part, from_json, from_receipt
-from arrowquant._parquet import replacing
+from arrowquant._checkpoint.records import (
+    KIND,
+    Manifest,
+    Part,
+    from_json,
+    from_receipt,
+)
+from arrowquant._files import replacing
 
 T = TypeVar("T")
 _NAME = "manifest.json"
 _RECEIPTS = ".receipts"
-_OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.[0-9a-f]+\.tmp)?")
+_OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.\w+\.arrowquant\.tmp)?")
 
 
 def exists(dataset: Path) -> bool:

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arrowquant._checkpoint import manifest as manifests
+from arrowquant._files import refuse_url
 from arrowquant._scan import PART_BYTES
+
+_LOCK = ".lock"
 
 
 def known_part_bytes(destination: Path, *, overwrite: bool) -> int:
@@ -17,12 +20,16 @@ def known_part_bytes(destination: Path, *, overwrite: bool) -> int:
     return int(manifests.load(destination).settings["part_bytes"])
 
 
-def make_directory(destination: Path) -> None:
+def make_directory(destination: Path) -> bool:
     """Make the directory, or see that it is empty or a dataset, or what a killed job left of one.
+
+    Returns:
+        Whether it was made.
 
     Raises:
         OSError, ValueError: It is neither, or its own directory does not exist.
     """
+    refuse_url(destination)
     if destination.exists() and not destination.is_dir():
         raise NotADirectoryError(f"{destination}: is a file. Name a directory.")
     if destination.is_dir() and not manifests.exists(destination):
@@ -35,7 +42,16 @@ def make_directory(destination: Path) -> None:
     if not destination.parent.is_dir():
         parent = destination.parent
         raise FileNotFoundError(f"{destination}: the directory {parent} does not exist. Make it.")
+    is_new = not destination.exists()
     destination.mkdir(exist_ok=True)
+    return is_new
+
+
+def remove_empty(destination: Path) -> None:
+    """Remove the directory if it holds nothing but the lock: the call was wrong."""
+    if all(path.name == _LOCK for path in destination.iterdir()):
+        (destination / _LOCK).unlink(missing_ok=True)
+        destination.rmdir()
 
 
 @contextmanager
@@ -43,7 +59,7 @@ def locked(destination: Path) -> Iterator[None]:
     """One job at a time. The operating system lets go of the lock of a process that dies."""
     from filelock import FileLock, Timeout  # Slow to import.
 
-    lock = FileLock(destination / ".lock", timeout=0)
+    lock = FileLock(destination / _LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:

@@ -72,39 +72,39 @@ def _names_of_files(files: set[str], outline: pa.Table) -> set[str]:
     return {name for name in chosen["layer_name"].to_pylist() if name is not None}
 
 
-def take_in(manifest: Manifest, fresh: Manifest, outline: pa.Table) -> None:
-    """Put the units of files that were missing and came in the place of those that said so.
+def add_late_files(manifest: Manifest, fresh: Manifest, outline: pa.Table) -> None:
+    """Put the units of files that were missing at first in the place of those that said so.
 
     They are counted on from the last unit, so that all other rows keep their indices.
     """
     there = {name: (name, size, modified) for name, size, modified in fresh.files}
-    came = {
+    late_files = {
         name
         for name, size, _ in manifest.files
         if size is None and there.get(name, (name, None, None))[1] is not None
     }
-    if not came:
+    if not late_files:
         return
     index = max(unit.index for unit in manifest.units) + 1
     row = max(unit.first_row + unit.rows for unit in manifest.units)
-    holes = set(map(missing_key, came))
+    holes = set(map(missing_key, late_files))
     gone = {unit.index for unit in manifest.units if unit.file in holes}
     new: list[Unit] = []
     for unit in fresh.units:
-        if unit.file in came | holes:  # It may still lack tensors.
+        if unit.file in late_files | holes:  # It may still lack tensors.
             new.append(replace(unit, index=index + len(new), first_row=row))
             row += unit.rows
     manifest.units = [unit for unit in manifest.units if unit.index not in gone] + new
     manifest.parts = [part for part in manifest.parts if part.unit not in gone]
-    manifest.files = [there[file[0]] if file[0] in came else file for file in manifest.files]
+    manifest.files = [there[file[0]] if file[0] in late_files else file for file in manifest.files]
     # What is there now has a dtype and a shape, which the plan of what was missing could not know.
-    layers = _names_of_files(came, outline)
+    layers = _names_of_files(late_files, outline)
     before = {row["layer_name"]: row for row in manifest.plan}
     manifest.plan = [
         row if row["layer_name"] in layers else before.get(row["layer_name"], row)
         for row in fresh.plan
     ]
-    manifest.came += [unit.index for unit in new]
+    manifest.late_units += [unit.index for unit in new]
 
 
 def differences(manifest: Manifest, fresh: Manifest) -> list[str]:

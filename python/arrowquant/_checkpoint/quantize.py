@@ -10,21 +10,28 @@ from typing import Any
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._checkpoint.job import Job
-from arrowquant._checkpoint.place import known_part_bytes, locked, make_directory
+from arrowquant._checkpoint.place import (
+    known_part_bytes,
+    locked,
+    make_directory,
+    remove_empty,
+)
 from arrowquant._checkpoint.request import Request
 from arrowquant._checkpoint.rows import Report
+from arrowquant._files import user_path
+from arrowquant._options import ScaleDtype, Scheme
 from arrowquant._progress import ProgressCallback, listener
-from arrowquant._scan import Scan, scan
+from arrowquant._scan import Scan, Source, scan
 
 
 def quantize_checkpoint(
-    source: str | os.PathLike[str] | Scan,
+    source: Source,
     destination: str | os.PathLike[str],
     *,
-    scheme: str | None = None,
+    scheme: Scheme | None = None,
     group_size: int | None = None,
     symmetric: bool | None = None,
-    scale_dtype: str | None = None,
+    scale_dtype: ScaleDtype | None = None,
     plan: Any = None,
     keep: Sequence[str] = (),
     continue_on_error: bool = False,
@@ -83,14 +90,16 @@ def quantize_checkpoint(
         overwrite=overwrite,
         threads=threads,
     )
+    place = user_path(destination)
     if not isinstance(source, Scan):
-        part_bytes = part_bytes or known_part_bytes(Path(destination), overwrite=overwrite)
+        if part_bytes is None:
+            part_bytes = known_part_bytes(place, overwrite=overwrite)
         source = scan(source, mmap=mmap, part_bytes=part_bytes)
     if isinstance(source, Dataset):
         raise ValueError(f"{source.path}: is quantized already. Name the checkpoint it came from.")
     with listener(progress) as callback:
-        run(source, Path(destination), request, callback)
-    return Dataset(Path(destination))
+        run(source, place, request, callback)
+    return Dataset(place)
 
 
 def run(
@@ -103,10 +112,15 @@ def run(
     """Do the job; see `quantize_checkpoint`."""
     if request.retry_failed:
         manifests.load(destination)  # Raises where there is nothing to retry.
-    make_directory(destination)
-    with locked(destination):
-        job = (job_type or Job)(source, destination, request.read(), report)
-        if request.retry_failed:
-            job.retry()
-        else:
-            job.go_on()
+    is_new = make_directory(destination)
+    try:
+        with locked(destination):
+            job = (job_type or Job)(source, destination, request.read(), report)
+            if request.retry_failed:
+                job.retry()
+            else:
+                job.resume()
+    except BaseException:
+        if is_new:
+            remove_empty(destination)
+        raise

@@ -12,6 +12,7 @@ from arrowquant._scan.base import Files
 FORMAT = 1
 KIND = "arrowquant dataset"
 _PLANNED = ("layer_name", "scheme", "group_size", "is_symmetric")
+_LARGEST = 2**63 - 1
 T = TypeVar("T")
 
 
@@ -86,8 +87,8 @@ class Manifest:
     """What must agree where a job goes on, beside files and plan."""
     request: dict[str, Any]
     """What it was begun with, from which the plan was made."""
-    came: list[int]
-    """Units of files that were missing at first and came: a retry does these, too."""
+    late_units: list[int]
+    """Units of files that were missing at first: a retry does these, too."""
     plan: list[dict[str, Any]]
     units: list[Unit]
     parts: list[Part] = field(default_factory=list)
@@ -115,7 +116,8 @@ def from_json(value: dict[str, Any]) -> Manifest:
             "Upgrade arrowquant."
         )
     settings, request = _is(dict, value["settings"]), _is(dict, value["request"])
-    _is(int, settings["part_bytes"])
+    if not 0 < _is(int, settings["part_bytes"]) < _LARGEST:
+        raise ValueError(f"part_bytes is {settings['part_bytes']}.")
     _is(str, settings["scale_dtype"])
     for name in ("scheme", "group_size", "symmetric", "scale_dtype", "everything", "rules", "keep"):
         request[name]
@@ -123,25 +125,71 @@ def from_json(value: dict[str, Any]) -> Manifest:
         id=_is(str, value["id"]),
         library=_is(str, value["library"]),
         source=_is(str, value["source"]),
-        files=[(_is(str, name), size, modified) for name, size, modified in value["files"]],
+        files=[_file(*file) for file in value["files"]],
         settings=settings,
         request=request,
-        came=[_is(int, unit) for unit in value["came"]],
+        late_units=[_is(int, unit) for unit in value["late_units"]],
         plan=[{name: row[name] for name in _PLANNED} for row in value["plan"]],
         units=[_unit(unit) for unit in value["units"]],
         parts=[part_from_json(part) for part in value["parts"]],
         attempts=[Attempt(**attempt) for attempt in value["attempts"]],
     )
-    known = {unit.index for unit in manifest.units}
-    if len(known) < len(manifest.units) or not manifest.done.keys() <= known:
-        raise ValueError("its units and parts contradict each other.")
+    _check(manifest)
     return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse numbers that contradict each other: what a job does follows from them."""
+    known = {unit.index: unit for unit in manifest.units}
+    if len(known) < len(manifest.units) or not manifest.done.keys() <= known.keys():
+        raise ValueError("its units and parts contradict each other.")
+    if not set(manifest.late_units) <= known.keys():
+        raise ValueError("it speaks of units that it does not have.")
+    for unit in manifest.units:
+        if unit.first_row + unit.rows > _LARGEST or unit.layers > unit.rows:
+            raise ValueError(
+                f"unit {unit.index} has {unit.layers} layers in {unit.rows} rows from row "
+                f"{unit.first_row} on."
+            )
+
+
+def check_rows(manifest: Manifest) -> None:
+    """Refuse units that do not follow each other, or that are finished without all their rows.
+
+    Raises:
+        ValueError: Rows are in two units or in none, or a unit's files have more or fewer.
+    """
+    done, end = manifest.done, 0
+    for unit in sorted(manifest.units, key=lambda unit: unit.first_row):
+        # Where a file came later, the rows that stood for it are gone.
+        if unit.first_row < end or (unit.first_row > end and not manifest.late_units):
+            raise ValueError(
+                f"the manifest was damaged: unit {unit.index} begins with row {unit.first_row} "
+                f"instead of {end}. Start afresh with overwrite=True (--overwrite)."
+            )
+        end = unit.first_row + unit.rows
+        rows = (
+            sum(file.rows for file in done[unit.index].files) if unit.index in done else unit.rows
+        )
+        if rows != unit.rows:
+            raise ValueError(
+                f"the manifest was damaged: unit {unit.index} has {unit.rows} rows, but its files "
+                f"have {rows}. `arrowquant verify` says more; start afresh with overwrite=True "
+                "(--overwrite)."
+            )
 
 
 def _is(kind: type[T], value: Any) -> T:
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
+
+
+def _file(name: Any, size: Any, modified: Any) -> tuple[str, int | None, int | None]:
+    for number in (size, modified):
+        if number is not None:
+            _is(int, number)
+    return _is(str, name), size, modified
 
 
 def _unit(values: list[Any]) -> Unit:
@@ -173,7 +221,7 @@ def _part_file(folder: str, value: dict[str, Any]) -> PartFile:
     file = PartFile(**value)
     if not re.fullmatch(rf"{folder}/part-\d{{5,}}(-\d+)?\.parquet", _is(str, file.path)):
         raise ValueError(f"{file.path!r} is no file of a dataset.")
-    _is(int, file.rows)
-    _is(int, file.bytes)
+    if min(_is(int, file.rows), _is(int, file.bytes)) < 0:
+        raise ValueError(f"{file.path} has {file.rows} rows and {file.bytes} bytes.")
     _is(str, file.sha256)
     return file

@@ -9,9 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant._inputs import as_table
 from arrowquant._options import Options
-from arrowquant._plan import RULE_COLUMNS, read_rules, resolve
+from arrowquant._plan import RULE_COLUMNS, read_plan, resolve
 
 _KEPT = ("scheme", "group_size", "symmetric", "scale_dtype", "everything")
 
@@ -43,9 +42,9 @@ class Request:
 
     def read(self) -> Request:
         """The request with its rules read."""
-        if self.plan is None:
+        table = read_plan(self.plan)
+        if table is None:
             return self
-        table = as_table(read_rules(self.plan))
         names = [name for name in RULE_COLUMNS if name in table.schema.names]
         return replace(self, plan=table.select(names))
 

@@ -89,6 +89,8 @@ class Progress:
         self._report = report
         self._total = sum(unit.bytes for unit in manifest.units)
         self._done = sum(unit.bytes for unit in manifest.units if unit.index not in todo)
+        if report is not None and self._done:
+            report(False, None, self._done / self._total if self._total else None, self._done)
 
     def finished(self, unit: Unit) -> None:
         """Report a unit whose layers were done elsewhere."""

@@ -19,12 +19,18 @@ from arrowquant import _core
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import row_groups
 from arrowquant._checkpoint.records import Manifest, Part, Unit
-from arrowquant._scan import Scan, scan
+from arrowquant._checkpoint.rows import Report
+from arrowquant._checkpoint.tasks import Progress
+from arrowquant._files import user_path
+from arrowquant._progress import ProgressCallback, listener
+from arrowquant._scan import Scan, Source, scan
 
 _CLOSE = 2e-6
 """Relative: what an `mse` may be off for its roundings to float32, see docs/format.md."""
 _CLOSE_DB = 2e-5
 """The same of Σw² and Σe² both, in decibels."""
+_LISTED = 100
+"""More rows that are missing are counted, not listed: a manifest may claim any number."""
 _SCHEMA = pa.schema(
     {
         "file": pa.string(),
@@ -67,9 +73,10 @@ class Verification:
 
 def verify(
     dataset: str | os.PathLike[str],
-    against: str | os.PathLike[str] | Scan | None = None,
+    against: Source | None = None,
     *,
     threads: int | None = None,
+    progress: bool | ProgressCallback = False,
 ) -> Verification:
     """Check a dataset that `aq.quantize_checkpoint` wrote.
 
@@ -82,6 +89,8 @@ def verify(
         dataset: The directory.
         against: The source, as for `aq.scan`, or a scan with the same `part_bytes`.
         threads: As for `aq.quantize`.
+        progress: True for a bar, or `callback(layer_name, fraction)`, which is called for each
+            finished stretch of layers; the name is None.
 
     Returns:
         What was looked at, `.ok`, and `.problems`, a table.
@@ -89,20 +98,32 @@ def verify(
     Raises:
         OSError, ValueError: There is no dataset, or no such source.
     """
-    path = Path(dataset)
+    path = user_path(dataset)
+    if path.is_file():
+        raise NotADirectoryError(
+            f"{path}: is a file, and verify checks datasets, the directories that quantize writes. "
+            f"See a file's layers with: arrowquant inspect {path}"
+        )
     manifest = manifests.load(path)
     source = None
     if against is not None:
         parts = manifest.settings["part_bytes"]
-        source = against if isinstance(against, Scan) else scan(against, part_bytes=parts)
-    return _Verifier(path, manifest, source, threads).run()
+        source = scan(against, part_bytes=parts)
+    with listener(progress) as report:
+        return _Verifier(path, manifest, source, threads, report).run()
 
 
 class _Verifier:
     def __init__(
-        self, path: Path, manifest: Manifest, source: Scan | None, threads: int | None
+        self,
+        path: Path,
+        manifest: Manifest,
+        source: Scan | None,
+        threads: int | None,
+        report: Report | None,
     ) -> None:
         self._path, self._manifest, self._source = path, manifest, source
+        self._progress = Progress(report, manifest, manifest.units)
         self._threads = threads
         self._found = Verification()
 
@@ -121,6 +142,7 @@ class _Verifier:
                 )
             elif self._check_files(part):
                 self._check_unit(unit, part)
+            self._progress.finished(unit)
         self._check_source_rows()
         return self._found
 
@@ -176,9 +198,13 @@ class _Verifier:
         self._found.failed_rows += part.failed.rows
         expected = range(unit.first_row, unit.first_row + unit.rows)
         counts, name = Counter(indices), part.layers[0].path
-        for row in expected:
-            if row not in counts:
-                self._found.add(name, "a row of the source is missing", row)
+        if len(expected) > len(indices) + _LISTED:
+            missing = len(expected) - len(indices)
+            self._found.add(name, f"{missing} of the unit's {len(expected)} rows are missing")
+        else:
+            for row in expected:
+                if row not in counts:
+                    self._found.add(name, "a row of the source is missing", row)
         for row, count in sorted(counts.items()):
             if count > 1:
                 self._found.add(name, f"a row of the source is there {count} times", row)
@@ -237,13 +263,28 @@ class _Verifier:
                 self._found.add(file, problem, row["row_index"], row["layer_name"])
 
     def _check_source_rows(self) -> None:
-        """Every row of the source belongs to a unit."""
+        """Every row of the source belongs to a unit, which is of the stretch that it says."""
         if self._source is None:
             return
-        there = sum(piece.rows for piece in self._source.pieces())
+        pieces = self._source.pieces()
+        there = sum(piece.rows for piece in pieces)
         known = sum(unit.rows for unit in self._manifest.units)
         if there != known:
             self._found.add(None, f"the source has {there} rows, the manifest accounts for {known}")
+        stretches = {(piece.file, piece.position): at for at, piece in enumerate(pieces)}
+        for unit in self._manifest.units:
+            at = stretches.get((unit.file, unit.position))
+            own = [] if at is None else pieces[at : at + unit.pieces]
+            found = (
+                len(own),
+                sum(piece.rows for piece in own),
+                sum(piece.layers for piece in own),
+                sum(piece.bytes for piece in own),
+            )
+            if found != (unit.pieces, unit.rows, unit.layers, unit.bytes):
+                self._found.add(
+                    None, f"unit {unit.index} is of no such stretch of the source", unit.first_row
+                )
 
 
 def _difference(

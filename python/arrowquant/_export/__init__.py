@@ -14,6 +14,9 @@ from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._export import compressed_tensors, place, plain
 from arrowquant._export.companions import copy_companions
 from arrowquant._export.layers import Layers
+from arrowquant._files import refuse_url, user_path
+from arrowquant._options import Target
+from arrowquant._progress import ProgressCallback
 from arrowquant._scan import Scan, scan
 
 FORMATS = ("compressed-tensors", "safetensors")
@@ -25,12 +28,13 @@ def export(
     quantized: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
-    to: str = "compressed-tensors",
+    to: Target = "compressed-tensors",
     source: str | os.PathLike[str] | None = None,
     decode: Sequence[str] = (),
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     threads: int | None = None,
+    progress: bool | ProgressCallback = False,
 ) -> Path:
     """Write a quantized checkpoint as a directory of safetensors that a runtime loads.
 
@@ -49,6 +53,7 @@ def export(
         shard_bytes: A file holds at most so many bytes of tensors, or one layer.
         overwrite: Replace an earlier export. What is none is never replaced.
         threads: As for `aq.quantize`.
+        progress: True for a bar, or `callback(layer_name, fraction)`.
 
     Returns:
         The directory.
@@ -64,19 +69,19 @@ def export(
     """
     if to not in FORMATS:
         raise ValueError(f"unknown format {to!r}. Choose one of {', '.join(FORMATS)}.")
-    relation, destination = scan(quantized), Path(destination).resolve()
-    layers = Layers.of(relation, Path(quantized), decode)
+    path = user_path(quantized)
+    refuse_url(Path(destination))
+    relation, destination = scan(path), user_path(destination).resolve()
+    layers = Layers.of(relation, path, decode)
     origin = _origin(relation, source)
     with place.new_directory(
         destination,
         overwrite=overwrite,
-        apart_from=[Path(quantized), *([origin] if origin else [])],
+        apart_from=[path, *([origin] if origin else [])],
     ) as temporary:
         copy_companions(origin, temporary)
-        if to == "safetensors":
-            plain.write(relation, layers, temporary, shard_bytes, threads)
-        else:
-            compressed_tensors.write(relation, layers, temporary, shard_bytes, threads)
+        write = plain.write if to == "safetensors" else compressed_tensors.write
+        write(relation, layers, temporary, shard_bytes, threads=threads, progress=progress)
     return destination
 
 
@@ -85,7 +90,7 @@ def _origin(relation: Scan, source: str | os.PathLike[str] | None) -> Path | Non
     if source is None:
         known = Path(relation.manifest.source) if isinstance(relation, Dataset) else None
         return known if known is not None and known.exists() else None
-    path = Path(source)
+    path = user_path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory.")
     return path

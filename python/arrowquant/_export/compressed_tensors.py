@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from arrowquant._errors import QuantizationWarning
 from arrowquant._export import shards
 from arrowquant._export.layers import Layer, Layers
 from arrowquant._export.plain import decode
+from arrowquant._files import replacing
 from arrowquant._inputs import named
-from arrowquant._parquet import replacing
+from arrowquant._progress import ProgressCallback, counted
 from arrowquant._scan import Scan
 
 _FORMAT = "pack-quantized"
@@ -36,7 +37,13 @@ _SHOWN = 8
 
 
 def write(
-    relation: Scan, layers: Layers, folder: Path, shard_bytes: int, threads: int | None
+    relation: Scan,
+    layers: Layers,
+    folder: Path,
+    shard_bytes: int,
+    *,
+    threads: int | None,
+    progress: bool | ProgressCallback = False,
 ) -> None:
     """Write codes, scales and zero points, the kept layers, and the configuration.
 
@@ -65,8 +72,9 @@ def write(
         decoded: pa.array([x.name for x in layers.layers if x.decoded == decoded], pa.string())
         for decoded in (True, False)
     }
-    batches = _tensors(relation, names[True], names[False], threads)
-    shards.write(folder, groups, batches, shard_bytes)
+    with counted(progress, len(layers.layers)) as count:
+        batches = _tensors(count(relation), names[True], names[False], threads)
+        shards.write(folder, groups, batches, shard_bytes)
 
 
 def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
@@ -84,7 +92,10 @@ def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
 
 
 def _tensors(
-    relation: Scan, as_floats: pa.Array, quantized: pa.Array, threads: int | None
+    relation: Iterable[pa.RecordBatch],
+    as_floats: pa.Array,
+    quantized: pa.Array,
+    threads: int | None,
 ) -> Iterator[pa.RecordBatch]:
     for batch in relation:
         plain, packed = named(batch, as_floats), named(batch, quantized)

@@ -10,15 +10,24 @@ from arrowquant import _core
 from arrowquant._dequantize import dequantize_stream
 from arrowquant._export import shards
 from arrowquant._export.layers import Layers
+from arrowquant._progress import ProgressCallback, counted
 from arrowquant._scan import Scan
 
 
 def write(
-    relation: Scan, layers: Layers, folder: Path, shard_bytes: int, threads: int | None
+    relation: Scan,
+    layers: Layers,
+    folder: Path,
+    shard_bytes: int,
+    *,
+    threads: int | None,
+    progress: bool | ProgressCallback = False,
 ) -> None:
     """Write all layers in their own types."""
     groups = [[(layer.name, layer.dtype, layer.shape)] for layer in layers.layers]
-    shards.write(folder, groups, dequantize_stream(relation, threads=threads), shard_bytes)
+    stream = dequantize_stream(relation, threads=threads)
+    with counted(progress, len(layers.layers)) as count:
+        shards.write(folder, groups, count(stream), shard_bytes)
 
 
 def decode(batch: pa.RecordBatch, threads: int | None) -> pa.RecordBatch:

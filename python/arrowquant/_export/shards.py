@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from arrowquant import _core
+from arrowquant._files import replacing
 from arrowquant._inputs import named
-from arrowquant._parquet import replacing
 
 Tensor = tuple[str, str, list[int]]
 """Name, dtype, shape."""
