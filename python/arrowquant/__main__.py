@@ -12,7 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"typer", "rich"}:
             raise
-        sys.exit(f"arrowquant's command line needs {error.name}: pip install 'arrowquant[cli]'")
+        sys.exit(f"arrowquant's command line needs {error.name}: pip install typer rich")
     app()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import pyarrow as pa
 
 ProgressCallback = Callable[[str | None, float | None], Any]
 """`callback(layer_name, fraction)` for each finished layer, on the thread of the call.
@@ -14,26 +16,33 @@ is. An exception stops the work and reaches the caller.
 """
 
 _CoreCallback = Callable[[bool, str | None, float | None, int], Any]
+"""Whether a layer is finished, its name, the fraction that is done, and how much that is."""
 
 
 @contextmanager
-def listener(progress: bool | ProgressCallback) -> Iterator[_CoreCallback | None]:
+def listener(
+    progress: bool | ProgressCallback, *, unit: str = "bytes"
+) -> Iterator[_CoreCallback | None]:
     """The callback that the core calls, for the user's `progress`.
 
+    Args:
+        progress: True for a bar, or a callable.
+        unit: What the bar counts: `bytes` or `layers`.
+
     Raises:
-        TypeError: It is neither a bool nor callable.
+        TypeError: `progress` is neither a bool nor callable.
         ImportError: A bar is asked for and rich is not installed.
     """
     if progress is False or progress is None:
         yield None
     elif progress is True:
-        with _bar() as callback:
+        with _bar(unit) as callback:
             yield callback
     elif callable(progress):
         function = progress
 
         def finished_layers(
-            finished: bool, name: str | None, fraction: float | None, _bytes: int
+            finished: bool, name: str | None, fraction: float | None, _done: int
         ) -> None:
             if finished:
                 function(name, fraction)
@@ -44,39 +53,91 @@ def listener(progress: bool | ProgressCallback) -> Iterator[_CoreCallback | None
 
 
 @contextmanager
-def _bar() -> Iterator[_CoreCallback]:
-    """A bar on standard error that goes by bytes; on a pipe nothing is shown."""
+def counted(
+    progress: bool | ProgressCallback, total: int
+) -> Iterator[Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]]:
+    """Batches of `total` layers that are counted as they pass; a part is a share of its layer."""
+    with listener(progress, unit="layers") as report:
+
+        def passed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            done = 0.0
+            for batch in batches:
+                yield batch
+                if report is None or not batch.num_rows:
+                    continue
+                is_cut = "part_count" in batch.schema.names
+                parts = batch["part_count"].to_pylist() if is_cut else [1] * batch.num_rows
+                for name, count in zip(batch["layer_name"].to_pylist(), parts, strict=True):
+                    done += 1 / max(count or 1, 1)
+                    finished = min(done / total, 1.0)
+                    # Shares of parts add up to a whole only nearly.
+                    report(True, name, 1.0 if total - done < 1e-6 else finished, round(done))  # noqa: PLR2004
+
+        yield passed
+
+
+_SETTLED = 0.5
+"""Seconds before a speed is shown."""
+_NAME = 30
+"""How much of a layer's name fits beside a bar on 80 columns: its end."""
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[_CoreCallback]:
+    """A bar on standard error; on a pipe nothing is shown."""
     try:
         from rich.console import Console
+        from rich.filesize import decimal
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            MofNCompleteColumn,
             Progress,
+            ProgressColumn,
+            Task,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
+        from rich.text import Text
     except ImportError as error:
         raise ImportError(
-            "progress=True needs rich: pip install 'arrowquant[cli]'. Or pass a callable."
+            "progress=True needs rich: pip install rich. Or pass a callable."
         ) from error
+
+    class Speed(ProgressColumn):
+        """Bytes a second since the bar began, once that says something."""
+
+        def render(self, task: Task) -> Text:
+            done = task.completed - task.fields["base"]
+            elapsed = task.elapsed or 0
+            shown = f"{decimal(int(done / elapsed))}/s" if elapsed > _SETTLED else ""
+            return Text(shown, style="progress.data.speed")
+
     console = Console(stderr=True)
+    amounts: list[ProgressColumn] = (
+        [DownloadColumn(), Speed()] if unit == "bytes" else [MofNCompleteColumn()]
+    )
     columns = (
         BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        *amounts,
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
     bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
     with bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("", total=None, visible=False, base=0)
+        began = False
 
         def update(_finished: bool, name: str | None, fraction: float | None, done: int) -> None:
+            nonlocal began
             if fraction:
                 bar.update(task, total=done / fraction)
+            if not began:
+                # What an earlier run did is not this one's speed.
+                began = True
+                bar.reset(task, completed=done, total=bar.tasks[0].total, visible=True, base=done)
             bar.update(task, completed=done)
             if name is not None:
-                bar.update(task, description=name)
+                bar.update(task, description=name[-_NAME:])
 
         yield update

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,39 +19,91 @@ if TYPE_CHECKING:
     from arrowquant._scan import Scan
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Quantize model weights. Every layer comes out exactly once: quantized, kept, or with the "
-    "reason why not. Exit status: 0 all layers quantized or kept, 1 layers failed, 2 the call was "
-    "wrong.",
+    rich_markup_mode=None,  # Boxes leave too little room on 80 columns.
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 all layers quantized or kept, 1 layers failed, 2 the call was wrong.",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"arrowquant {importlib.metadata.version('arrowquantize')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", help="Print the version.", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Quantize model weights.
+
+    Every layer comes out exactly once: quantized, kept, or with the reason why not.
+    """
+    del version  # Its callback has printed it.
+
+
+def choices(*names: str) -> Any:
+    """What completes an option in the shell."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+_SCHEMES = ("int8", "int4", "int2", "none")
+_SCALES = ("source", "F32", "F16", "BF16")
 
 Model = Annotated[
     Path,
     typer.Argument(
-        help="A safetensors, Parquet or Arrow IPC file, a directory of such files, or "
-        "model.safetensors.index.json."
+        metavar="MODEL",
+        help="A safetensors, Parquet, Arrow IPC or NumPy (.npz, .npy) file, a directory of such "
+        "files, or model.safetensors.index.json.",
     ),
 ]
-Quantized = Annotated[Path, typer.Argument(help="A dataset or a Parquet file that quantize wrote.")]
-Scheme = Annotated[str | None, typer.Option(help="int8, int4, int2, or none.", show_default="int4")]
+Quantized = Annotated[
+    Path,
+    typer.Argument(metavar="QUANTIZED", help="A dataset or a Parquet file that quantize wrote."),
+]
+Scheme = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(_SCHEMES),
+        help="What layers become; none: kept as they are.",
+        show_default="int4",
+        autocompletion=choices(*_SCHEMES),
+    ),
+]
 GroupSize = Annotated[
     int | None,
-    typer.Option(help="Elements that share a scale; -1: one group a row. Default: 128."),
+    typer.Option(
+        metavar="N", help="Elements that share a scale; -1: one group a row.", show_default="128"
+    ),
 ]
 Symmetric = Annotated[
     bool | None,
     typer.Option(
         "--symmetric/--asymmetric",
-        help="Whether zero is the middle code. Default: the scheme's own.",
+        help="Whether zero is the middle code.",
+        show_default="symmetric for int8 only",
     ),
 ]
 ScaleDtype = Annotated[
-    str | None, typer.Option(help="source, F32, F16 or BF16.", show_default="source")
+    str | None,
+    typer.Option(
+        metavar="|".join(_SCALES),
+        help="What scales are rounded to; source: as the weights.",
+        show_default="source",
+        autocompletion=choices(*_SCALES),
+    ),
 ]
 Keep = Annotated[
-    list[str] | None, typer.Option(metavar="GLOB", help="Keep layers whose names match. Repeat.")
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Keep layers whose names match. Can be given several times."),
 ]
 PlanFile = Annotated[
     Path | None,
@@ -62,41 +117,64 @@ PlanFile = Annotated[
 All = Annotated[
     bool, typer.Option("--all", help="Quantize every layer: what can't be becomes a failed row.")
 ]
-Threads = Annotated[int | None, typer.Option(help="Default: all cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="How many threads.",
+        show_default="$ARROWQUANT_NUM_THREADS, else $OMP_NUM_THREADS, else all cores",
+    ),
+]
 Mmap = Annotated[
     bool, typer.Option("--mmap/--no-mmap", help="Map the source, or read it in blocks.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")]
 
 OK, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
 
 
 def exits(command: Callable[..., int]) -> Callable[..., None]:
-    """Turn what a command returns or raises into the exit status, and errors into one line."""
+    """Turn what a command returns or raises into the exit status, and errors into one line.
+
+    With --json, what is raised is also printed as JSON.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         from arrowquant._errors import CheckpointStoppedError, QuantizationError
 
+        as_json = bool(kwargs.get("as_json"))
         try:
             status = command(*args, **kwargs)
         except CheckpointStoppedError as error:
-            typer.echo(error.reason, err=True)
-            typer.echo(error.for_people("--continue-on-error"), err=True)
-            status = FAILED
+            lines = [error.reason, error.for_people("--continue-on-error")]
+            status = _say(lines, FAILED, error if as_json else None)
         except QuantizationError as error:
-            typer.echo(f"stopped: {error}", err=True)
-            typer.echo("Nothing was written. --continue-on-error keeps the good layers.", err=True)
-            status = FAILED
+            lines = [f"stopped: {error}"]
+            lines += ["Nothing was written. --continue-on-error keeps the good layers."]
+            status = _say(lines, FAILED, error if as_json else None)
         except KeyboardInterrupt:
-            typer.echo("interrupted; nothing was written", err=True)
-            status = INTERRUPTED
+            status = _say(["interrupted"], INTERRUPTED, None)
         except Exception as error:
-            typer.echo(f"error: {error or type(error).__name__}", err=True)
-            status = WRONG_CALL
+            text = f"error: {error or type(error).__name__}"
+            status = _say([text], WRONG_CALL, error if as_json else None)
         raise typer.Exit(status)
 
     return run
+
+
+def _say(lines: list[str], status: int, for_machines: Exception | None) -> int:
+    for line in lines:
+        typer.echo(line, err=True)
+    if for_machines is not None:
+        from arrowquant._report.console import print_json
+
+        failed = getattr(for_machines, "failed", None)
+        failures = [] if failed is None else failed.to_pylist()
+        print_json({"error": str(for_machines), "status": status, "failures": failures})
+    return status
 
 
 def say_warnings() -> None:
@@ -112,14 +190,54 @@ def say_warnings() -> None:
 def not_the_source(source: Path, *outputs: Path) -> None:
     """Refuse to overwrite what is read."""
     for output in outputs:
-        if output.exists() and output.samefile(source):
+        if output.exists() and output.samefile(source.expanduser()):
             raise ValueError(f"{output}: is the source itself. Name another file.")
+
+
+_FILES = {".safetensors", ".arrow", ".feather", ".ipc", ".gguf", ".json", ".bin", ".pt", ".pth"}
+_FILES |= {
+    ".parq",
+    ".pq",
+    ".npz",
+    ".npy",
+    ".csv",
+    ".txt",
+    ".h5",
+    ".onnx",
+    ".ckpt",
+    ".pkl",
+    ".zip",
+    ".jsonl",
+}
+
+
+def check_directory(output: Path) -> None:
+    """Refuse a directory's name that looks like a file's.
+
+    Raises:
+        ValueError: It ends as files do that are not written here.
+    """
+    if output.suffix.lower() in _FILES:
+        raise ValueError(f"{output}: name a directory, or a file in .parquet.")
+
+
+def quantize_command() -> str:
+    """This run's command as one that quantizes into OUT, with the same options."""
+    words, kept = iter(sys.argv[2:]), []
+    for word in words:
+        if word in {"-o", "--output"}:
+            next(words, None)
+        elif word not in {"--dry-run", "--json"} and not word.startswith(("--output=", "-o")):
+            kept.append(word)
+    return shlex.join(["arrowquant", "quantize", *kept, "-o", "OUT"])
 
 
 def planned(
     source: Scan, options: Options, keep: list[str], rules: Path | None, *, everything: bool
 ) -> pa.Table:
     """The plan that the options ask for."""
+    from arrowquant._inputs import as_arrow
     from arrowquant._plan import resolve
 
-    return resolve(source.without_data(), options, keep, rules, everything=everything)
+    outline = as_arrow(source.without_data(), "weights")
+    return resolve(outline, options, keep, rules, everything=everything)

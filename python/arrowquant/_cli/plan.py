@@ -14,7 +14,9 @@ from arrowquant._cli.common import (
     GroupSize,
     Keep,
     Model,
+    Overwrite,
     PlanFile,
+    Quiet,
     ScaleDtype,
     Scheme,
     Symmetric,
@@ -22,6 +24,7 @@ from arrowquant._cli.common import (
     exits,
     not_the_source,
     planned,
+    quantize_command,
     say_warnings,
 )
 
@@ -31,7 +34,10 @@ from arrowquant._cli.common import (
 def plan(
     model: Model,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the plan as Parquet.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write the plan: .parquet, .csv or .json."
+        ),
     ] = None,
     scheme: Scheme = None,
     group_size: GroupSize = None,
@@ -40,22 +46,29 @@ def plan(
     keep: Keep = None,
     rules: PlanFile = None,
     everything: All = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
-    """Print what would be done with each layer and its exact size, reading no weights."""
-    import pyarrow.parquet as pq
+    """Print what would be done, and the exact sizes.
 
+    No weights are read. Layers that are alike share a line.
+    """
     from arrowquant import _report
+    from arrowquant._files import check_output
     from arrowquant._options import Options
-    from arrowquant._parquet import replacing
+    from arrowquant._plan import SUFFIXES, write_plan
     from arrowquant._scan import scan
 
     say_warnings()
-    options = Options(scheme or "int4", group_size, symmetric, scale_dtype or "source")
-    table = planned(scan(model), options, keep or [], rules, everything=everything)
+    source = scan(model)
     if output is not None:
         not_the_source(model, output)
-        with replacing(output) as temporary:
-            pq.write_table(table, temporary)
-    _report.plan(table, as_json=as_json)
+        check_output(output, SUFFIXES, overwrite=overwrite)
+    options = Options(scheme or "int4", group_size, symmetric, scale_dtype or "source")
+    table = planned(source, options, keep or [], rules, everything=everything)
+    if output is not None:
+        write_plan(table, output)
+    if not quiet:
+        _report.plan(table, quantize_command(), as_json=as_json)
     return OK

@@ -17,15 +17,19 @@ from arrowquant._cli.common import (
     Keep,
     Mmap,
     Model,
+    Overwrite,
     PlanFile,
+    Quiet,
     ScaleDtype,
     Scheme,
     Symmetric,
     Threads,
     app,
+    check_directory,
     exits,
     not_the_source,
     planned,
+    quantize_command,
     say_warnings,
 )
 
@@ -33,8 +37,6 @@ if TYPE_CHECKING:
     from arrowquant._checkpoint.request import Request
     from arrowquant._scan import Scan
     from arrowquant._summary import Summary
-
-_OTHER_FILES = {".safetensors", ".arrow", ".feather", ".ipc", ".gguf", ".json", ".bin", ".pt"}
 
 
 @app.command()
@@ -46,7 +48,8 @@ def quantize(
         typer.Option(
             "--output",
             "-o",
-            help="A directory, for a dataset that can be stopped and gone on with; or, for a small "
+            metavar="PATH",
+            help="A directory, for a dataset that can be stopped and resumed; or, for a small "
             "source, a .parquet file, which a stop loses. A source of several files needs a "
             "directory.",
         ),
@@ -59,7 +62,8 @@ def quantize(
     rules: PlanFile = None,
     everything: All = False,
     continue_on_error: Annotated[
-        bool, typer.Option(help="Write the good layers although others failed.")
+        bool,
+        typer.Option("--continue-on-error", help="Write the good layers although others failed."),
     ] = False,
     retry_failed: Annotated[
         bool,
@@ -68,25 +72,26 @@ def quantize(
             help="Do only what failed in the dataset before, with the options given here.",
         ),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start the dataset afresh.")
-    ] = False,
+    overwrite: Overwrite = False,
     part_mib: Annotated[
         int | None,
         typer.Option(
-            help="Larger layers are cut into parts, smaller ones share a file. Default: as the "
-            "dataset has it, or 256."
+            metavar="N",
+            min=1,
+            help="Larger layers are cut into parts, smaller ones share a file.",
+            show_default="as the dataset has it, or 256",
         ),
     ] = None,
     mmap: Mmap = True,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
-    """Quantize a checkpoint into a dataset or a file, failed layers apart.
+    """Quantize a checkpoint into a dataset or a file.
 
     Without --all, matrices of floats are quantized and the rest is kept; see the plan command.
-    Run again after a stop, a dataset's finished layers are kept and the rest is done.
+    Failed layers go to a file of their own. After a stop, the same command resumes a dataset.
     """
     from arrowquant import _report
     from arrowquant._checkpoint.place import known_part_bytes
@@ -98,6 +103,10 @@ def quantize(
         part_bytes = known_part_bytes(output, overwrite=overwrite) if output else PART_BYTES
     else:
         part_bytes = part_mib << 20
+        if part_bytes >= 1 << 63:
+            raise ValueError(
+                f"--part-mib {part_mib}: is beyond 64 bits of bytes. The default is 256."
+            )
     source = scan(model, mmap=mmap, part_bytes=part_bytes)
     request = Request(
         scheme=scheme,
@@ -114,39 +123,47 @@ def quantize(
     )
     if dry_run:
         table = planned(source, request.options(), keep or [], rules, everything=everything)
-        _report.plan(table, as_json=as_json)
+        _report.plan(table, quantize_command(), as_json=as_json)
         return OK
     if output is None:
         raise ValueError(
             "name the file to write, or a directory: -o OUT.parquet or -o OUT (--dry-run: neither)."
         )
     not_the_source(model, output)
-    if output.suffix in _OTHER_FILES:
-        raise ValueError(f"{output}: name a directory, or a file in .parquet.")
-    if output.suffix == ".parquet" and not output.is_dir():
-        summary = _to_file(model, source, output, request, progress=not as_json)
-    else:
-        try:
-            summary = _to_dataset(source, output, request, progress=not as_json)
-        except KeyboardInterrupt:
-            typer.echo(f"interrupted: {_report.kept(output)}", err=True)
-            return INTERRUPTED
-    _report.summary(summary, as_json=as_json)
+    check_directory(output)
+    shows = not (as_json or quiet)
+    is_file = output.suffix.lower() == ".parquet" and not output.is_dir()
+    try:
+        if is_file:
+            summary = _to_file(model, source, output, request, progress=shows)
+        else:
+            summary = _to_dataset(source, output, request, progress=shows)
+    except KeyboardInterrupt:
+        what = "nothing was written." if is_file else _report.finished(output)
+        typer.echo(f"interrupted: {what}", err=True)
+        return INTERRUPTED
+    if not quiet:
+        _report.summary(summary, model, as_json=as_json)
     return FAILED if summary.failed else OK
 
 
 def _to_file(
     model: Path, source: Scan, output: Path, request: Request, *, progress: bool
 ) -> Summary:
+    from arrowquant._files import check_output
     from arrowquant._job import quantize_file
-    from arrowquant._parquet import failed_path
+    from arrowquant._parquet import SUFFIXES, failed_path
     from arrowquant._scan import ManyScan
 
     if isinstance(source, ManyScan):
-        raise ValueError(f"{model}: has several files. Name a directory to write to.")
-    if request.retry_failed or request.overwrite:
-        raise ValueError("--retry-failed and --overwrite are for datasets. Name a directory.")
+        if len(source.members) > 1:
+            raise ValueError(f"{model}: has several files. Name a directory to write to.")
+        (source,) = source.members.values()
+    if request.retry_failed:
+        raise ValueError("--retry-failed is for datasets. Name a directory.")
     not_the_source(model, output, failed_path(output))
+    for path in (output, failed_path(output)):
+        check_output(path, SUFFIXES, overwrite=request.overwrite)
     options = request.options()
     plan = planned(source, options, list(request.keep), request.plan, everything=request.everything)
     return quantize_file(source, output, plan=plan, options=options, progress=progress)
@@ -164,6 +181,8 @@ def _to_dataset(source: Scan, output: Path, request: Request, *, progress: bool)
     started, before = time.monotonic(), 0
     if manifest.exists(output) and not request.overwrite and not request.retry_failed:
         before = Dataset(output).finished_layers
+    if request.retry_failed and not Dataset(output).failed.num_rows:
+        typer.echo(f"{output}: no layer failed, so none is done again", err=True)
     with listener(progress) as callback:
         run(source, output, request, callback)
     seconds = time.monotonic() - started

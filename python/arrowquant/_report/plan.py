@@ -1,0 +1,65 @@
+"""A plan, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from arrowquant._report.console import console, layers, print_json, size
+from arrowquant._report.tables import Column, grouped, show
+
+_COLUMNS = (
+    Column("layer", lambda row: row["layer_name"], name=True),
+    Column("layers", lambda row: str(row["layers"]), right=True, keep=3),
+    Column("dtype", lambda row: row["dtype"], keep=2),
+    Column("shape", lambda row: _shape(row["shape"]), keep=4),
+    Column("scheme", lambda row: row["scheme"]),
+    Column("group", lambda row: _text(row["group_size"]), right=True, keep=1),
+    Column("bytes", lambda row: _bytes(row["source_bytes"]), right=True, keep=5),
+    Column("becomes", lambda row: _bytes(row["predicted_bytes"]), right=True),
+    Column("why", lambda row: row["reason"] or row["note"], keep=6),
+)
+
+
+def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
+    """Print a plan, layers that are alike together, its sums, and the command to go on with."""
+    rows = table.to_pylist()
+    if as_json:
+        print_json(rows)
+        return
+    same = ("dtype", "shape", "scheme", "group_size", "is_symmetric", "reason", "note")
+    shown = grouped(rows, lambda row: tuple(str(row[name]) for name in same), _merged)
+    before = sum(row["source_bytes"] or 0 for row in rows)
+    after = sum(row["predicted_bytes"] or 0 for row in rows)
+    kept = sum(row["scheme"] == "none" for row in rows)
+    unknown = sum(row["predicted_bytes"] is None for row in rows)
+    out = console()
+    show(out, shown, _COLUMNS)
+    out.print(
+        f"\n{layers(len(rows) - kept)} to quantize, {kept} to keep: "
+        f"{size(before)} become {size(after)}"
+        + (f", less {unknown} that may fail." if unknown else ".")
+    )
+    out.print(f"Next: {following}", soft_wrap=True)
+
+
+def _merged(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows' sums."""
+    one = dict(rows[0])
+    for name in ("source_bytes", "predicted_bytes"):
+        values = [row[name] for row in rows]
+        one[name] = None if None in values else sum(values)
+    return one
+
+
+def _shape(shape: list[int] | None) -> str:
+    return "" if shape is None else str(shape)
+
+
+def _text(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _bytes(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"

@@ -1,0 +1,60 @@
+"""What became of a checkpoint, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arrowquant._parquet import failed_path
+from arrowquant._report.console import console, layers, number, print_json, size
+from arrowquant._report.failures import failures, finished
+from arrowquant._report.tables import Column, show
+from arrowquant._summary import Summary
+
+LOWEST = (
+    Column("layer", lambda row: row["layer_name"], name=True),
+    Column("scheme", lambda row: row["scheme"]),
+    Column("bits per weight", lambda row: number(row["bits_per_weight"]), right=True, keep=5),
+    Column("SNR dB", lambda row: number(row["snr_db"]), right=True),
+)
+
+
+def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
+    """Print what became of a checkpoint."""
+    if as_json:
+        print_json(summary.as_json())
+        return
+    out = console()
+    if summary.worst:
+        out.print("Lowest SNR")
+        show(out, summary.worst, LOWEST)
+    is_dataset = summary.output.is_dir()
+    if summary.failed:
+        failed = summary.output / "failed" if is_dataset else failed_path(summary.output)
+        failures(out, summary.failed, failed)
+    bits = summary.bits_per_weight
+    out.print(
+        f"\n{layers(len(summary.quantized))} quantized, {len(summary.kept)} kept, "
+        f"{len(summary.failed)} failed, in {summary.seconds:.1f} s"
+        + (f"; {summary.finished_before} were finished before" if summary.finished_before else ""),
+        soft_wrap=True,
+    )
+    out.print(
+        f"{size(summary.source_bytes)} became {size(summary.output_bytes)}"
+        + (f", {bits:.2f} bits per weight" if bits else "")
+        + f"; {summary.output} takes {size(summary.file_bytes)} on disk",
+        soft_wrap=True,
+    )
+    if summary.unfinished:
+        out.print(finished(summary.output), soft_wrap=True)
+    out.print(f"Next: {_next(summary, model)}", soft_wrap=True)
+
+
+def _next(summary: Summary, model: Path) -> str:
+    output = summary.output
+    if not output.is_dir():
+        return f"arrowquant inspect {output}"
+    if summary.unfinished:
+        return f"arrowquant quantize {model} -o {output}"
+    if summary.failed:
+        return f"arrowquant quantize {model} -o {output} --retry-failed --scheme none"
+    return f"arrowquant verify {output} --against {model}"

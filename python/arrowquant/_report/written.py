@@ -1,0 +1,39 @@
+"""What was written, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from arrowquant._report.console import console, layers, many, print_json, printable, size
+from arrowquant._report.failures import failures
+
+
+def exported(folder: Path, to: str, *, as_json: bool) -> None:
+    """Print what an exported directory holds, and how it is loaded."""
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+    if as_json:
+        print_json({"output": str(folder), "files": sizes})
+        return
+    out = console()
+    for name, count in sizes.items():
+        out.print(f"  {printable(name)}  {size(count)}", soft_wrap=True)
+    out.print(f"{folder}: {many(len(sizes), 'file')}, {size(sum(sizes.values()))}", soft_wrap=True)
+    if to == "compressed-tensors":
+        out.print(f"Next: vllm serve {folder}", soft_wrap=True)
+
+
+def left_out(output: Path, rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print where the checkpoint is and which layers it lacks."""
+    if as_json:
+        print_json({"output": str(output), "failures": rows})
+        return
+    out = console()
+    if rows:
+        out.print(f"{layers(len(rows))} left out:")
+        failures(out, rows, None)
+    out.print(f"{output} has {size(output.stat().st_size)}", soft_wrap=True)
