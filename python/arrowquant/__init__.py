@@ -10,7 +10,15 @@ comes out exactly once: quantized, kept as it was, or with the reason why not.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses, but a source tree can be run
+    raise ImportError(
+        "arrowquant needs Python 3.11 or later, and this is "
+        + ".".join(map(str, sys.version_info[:3]))
+        + ". Make an environment of a newer one: python3.11 -m venv .venv"
+    )
 
 if TYPE_CHECKING:
     from arrowquant._checkpoint.dataset import Dataset
@@ -104,3 +112,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, *_ENGINES])
+
+
+if "IPython" in sys.modules:
+    importlib.import_module("arrowquant._display").register()

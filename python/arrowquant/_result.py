@@ -8,9 +8,13 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from arrowquant import _core
+from arrowquant._display import arrow_html
+
+_SHOWN = ("layer_name", "dtype", "shape", "scheme", "bits_per_weight", "snr_db", "error_message")
 
 Tabular: TypeAlias = "pa.Table | pa.RecordBatch"
-"""RecordBatch in gives RecordBatches, anything else Tables with the input's batch boundaries."""
+"""RecordBatch in gives RecordBatches, anything else Tables with the input's batch boundaries; of a
+long stream of tiny batches, many come together."""
 
 
 def _table(tabular: Tabular) -> pa.Table:
@@ -95,6 +99,12 @@ class _Pair:
             codes = self.failed["error_code"].value_counts().to_pylist()
             text += ", failed: " + ", ".join(f"{c['counts']} {c['values']}" for c in codes)
         return text
+
+    def _repr_html_(self) -> str:
+        return arrow_html(repr(self), self.to_table(), _SHOWN)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_") or "__" in name]
 
 
 class QuantizationResult(_Pair):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from arrowquant import _core
+from arrowquant._display import html_table, some
 
 _READ_ONCE = (
     "The stream can be read once, and was. Make a new one, or use aq.quantize, whose result can be "
@@ -28,6 +29,18 @@ class QuantizationStream:
     def schema(self) -> pa.Schema:
         """The schema of the one relation."""
         return pa.schema(self._stream.schema)
+
+    def __repr__(self) -> str:
+        state = "read to its end" if self._stream.drained else "computed as it is read, once"
+        names = self.schema.names
+        return f"QuantizationStream of {len(names)} columns ({some(names, len(names))}), {state}"
+
+    def _repr_html_(self) -> str:
+        rows = ([field.name, str(field.type)] for field in self.schema)
+        return html_table(repr(self), ["column", "type"], rows, len(self.schema))
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_") or "__" in name]
 
     @property
     def failed(self) -> pa.Table:
