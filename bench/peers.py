@@ -118,7 +118,7 @@ def run(*, quick: bool) -> list[Figure]:
             continue
         for name, scheme, group_size, theirs in found:
 
-            def ours(scheme: str = scheme, group_size: int = group_size) -> Any:
+            def ours(scheme: Any = scheme, group_size: int = group_size) -> Any:
                 return aq.quantize({"w": array}, scheme=scheme, group_size=group_size, threads=1)
 
             own, other = side_by_side([ours, theirs], 3 if quick else 9)

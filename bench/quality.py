@@ -1,4 +1,4 @@
-"""Rate against distortion: SNR over bits a weight, of real and of seeded synthetic weights."""
+"""Rate against distortion: SNR over bits per weight, of real and of seeded synthetic weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _synthetic() -> dict[str, Any]:
 
 
 def run(*, quick: bool) -> list[Figure]:
-    """Return bits a weight and the SNR over all matrices for each scheme, group size and form."""
+    """Return bits per weight and the SNR over all matrices for each scheme, group size and form."""
     figures = []
     for weights, arrays in {"MiniLM": _minilm(), "synthetic": _synthetic()}.items():
         if not arrays:

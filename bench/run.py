@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import checkpoint
 import core
 import distribute
+import embeddings
 import files
 import peers
 import quality
@@ -57,6 +58,7 @@ def main() -> None:
         "scaling": lambda: scaling.run(quick=quick),
         "startup": lambda: startup.run(quick=quick),
         "quality": lambda: quality.run(quick=quick),
+        "embeddings": lambda: embeddings.run(quick=quick),
     }
     figures: dict[str, list[Figure]] = {}
     for name, section in sections.items():
@@ -69,7 +71,7 @@ def main() -> None:
     machine = {
         "CPU": _cpu(),
         "Python": platform.python_version(),
-        "arrowquant": importlib.metadata.version("arrowquant"),
+        "arrowquant": importlib.metadata.version("arrowquantize"),
         "pyarrow": importlib.metadata.version("pyarrow"),
         "date": datetime.date.today().isoformat(),
     }
