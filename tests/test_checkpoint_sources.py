@@ -174,10 +174,10 @@ def test_a_call_that_is_wrong_leaves_nothing(
     model = write(tmp_path / "m", shards)
     with pytest.raises(FileNotFoundError):
         quantize(model, tmp_path / "out", plan=tmp_path / "none.csv")
-    assert [path.name for path in (tmp_path / "out").iterdir()] in ([], [".lock"])
+    assert not (tmp_path / "out").exists()
     # What a job leaves that is killed before its manifest is written is no obstacle.
     for name in ("layers", "failed", ".receipts"):
-        (tmp_path / "out" / name).mkdir()
+        (tmp_path / "out" / name).mkdir(parents=True)
     assert quantize(model, tmp_path / "out").failed.num_rows == 0
     one = np.ones((4, 64), np.float32)
     twice = pa.table(aq.quantize({"x": one, "y": one}, scheme="none").quantized)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +64,7 @@ def test_the_main_job(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.parquet"
     done = run("quantize", checkpoint, "-o", out)
     assert "40 layers quantized, 64 kept, 0 failed" in done.stdout
-    assert re.search(r"90.9 MB became 12.3 MB, 4.32 bits a weight", done.stdout)
+    assert re.search(r"90.9 MB became 12.3 MB, 4.32 bits per weight", done.stdout)
     assert done.stdout.index("token_type_embeddings.weight") < done.stdout.index("18.48")
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
@@ -237,7 +241,7 @@ def test_a_bar_on_a_terminal_only(checkpoint: Path, tmp_path: Path) -> None:
             shown += chunk
         assert process.wait() == 0
     text = shown.decode()
-    assert "MiB" in text
+    assert "MB" in text
     # Which layer the bar happened to show depends on when it was drawn.
     assert re.search(r"(embeddings|encoder|pooler)\.\w+", text)
 
@@ -317,7 +321,7 @@ def test_sharded_sources_need_a_directory(sharded: Path, tmp_path: Path) -> None
     assert "has several files. Name a directory to write to" in done.stderr
     file = sharded / "model-00001-of-00002.safetensors"
     wrong = run("quantize", file, "-o", tmp_path / "out.parquet", "--retry-failed", status=2)
-    assert "are for datasets" in wrong.stderr
+    assert "--retry-failed is for datasets" in wrong.stderr
     kind = run("quantize", file, "-o", tmp_path / "out.gguf", status=2)
     assert "name a directory, or a file in .parquet" in kind.stderr
     help_text = " ".join(
@@ -347,3 +351,182 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     run("quantize", tmp_path / "big.safetensors", "-o", out)
     assert not list(out.rglob("*.tmp"))
     run("verify", out)
+
+
+def _on_terminal(*args: object, columns: int = 80, cwd: Path | None = None) -> str:
+    """What a command shows on a terminal of so many columns, without its colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "arrowquant", *map(str, args)]
+    with subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env=environment, cwd=cwd
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:  # the other end of a terminal closes with an error
+                break
+            if not chunk:
+                break
+            shown += chunk
+        process.wait()
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n")
+
+
+def test_tables_fit_eighty_columns(checkpoint: Path, tmp_path: Path) -> None:
+    run(
+        "quantize",
+        checkpoint,
+        "-o",
+        tmp_path / "m.parquet",
+        "--all",
+        "--continue-on-error",
+        status=1,
+    )
+    for arguments in (["plan", checkpoint], ["inspect", "m.parquet"]):
+        shown = _on_terminal(*arguments, cwd=tmp_path)
+        lines = shown.splitlines()
+        assert all(len(line) <= 80 for line in lines if "Next:" not in line), shown
+        # Every table row is one line: a name is shortened, never folded.
+        rows = [line for line in lines if "dense" in line]
+        assert all(re.search(r"none|int4", row) for row in rows), shown
+    wide = _on_terminal("plan", checkpoint, columns=160)
+    assert "encoder.layer.{0…5}.output.dense.weight" in wide
+    assert re.search(r"\{0…5\}\.output\.dense\.weight +6 +F32 ", wide)
+
+
+def test_layers_that_are_alike_share_a_line(tmp_path: Path) -> None:
+    arrays = {f"l.{i}.w": np.full((4, 64), i + 1, np.float32) for i in (0, 1, 2, 5)}
+    arrays |= {"l.3.w": np.ones((8, 64), np.float32), "2.w": np.ones(3, np.float32)}
+    save_file(arrays, tmp_path / "m.safetensors")
+    shown = run("plan", tmp_path / "m.safetensors").stdout
+    assert re.search(r"^l\.\{0…2,5\}\.w +4 ", shown, re.M)
+    assert re.search(r"^l\.3\.w +1 ", shown, re.M)
+    assert "4,096" in shown  # the sum of four
+
+
+def test_the_worst_layers_and_the_summary_come_last(checkpoint: Path, tmp_path: Path) -> None:
+    run("quantize", checkpoint, "-o", tmp_path / "m.parquet")
+    shown = run("inspect", tmp_path / "m.parquet", "--top", 3).stdout
+    table, _, worst = shown.partition("Lowest SNR")
+    assert "pooler.dense.weight" in table
+    assert len(re.findall(r"int4", worst)) == 3
+    assert worst.rstrip().splitlines()[-2] == "104 layers"
+    assert worst.rstrip().splitlines()[-1].startswith("Next: arrowquant dequantize")
+
+
+def test_version_short_help_and_quiet(broken: Path, tmp_path: Path) -> None:
+    assert run("--version").stdout == f"arrowquant {aq.__version__}\n"
+    assert run("-h").stdout == run("--help").stdout
+    for command in ("plan", "quantize", "inspect", "dequantize", "verify", "export"):
+        text = run(command, "-h").stdout
+        assert not re.search("<(bool|str|int)>", text), command
+    text = " ".join(run("quantize", "-h").stdout.split())
+    assert "--scheme int8|int4|int2|none" in text
+    assert "ARROWQUANT_NUM_THREADS" in text
+    assert "OMP_NUM_THREADS" in text
+    done = run(
+        "quantize", broken, "-o", tmp_path / "q.parquet", "--continue-on-error", "-q", status=1
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert "complete" in run("--show-completion", "bash").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["quantize", "m", "--shceme", "int4"], "--scheme"),
+        (["quantise"], "'quantize'"),
+        (["quantize", "MODEL", "-o", "o.parquet", "--scheme", "itn4"], "Did you mean 'int4'?"),
+        (["quantize", "MODEL", "-o", "o.parquet", "--scheme", "q4_k_m"], "is a GGUF type"),
+        (["quantize", "model.safetensor", "-o", "o.parquet"], "Did you mean model.safetensors?"),
+        (["quantize", "MODEL", "-o", "o", "--part-mib", "0"], "--part-mib"),
+        (["verify", "MODEL"], "verify checks datasets"),
+    ],
+)
+def test_slips_are_recognised(
+    broken: Path, tmp_path: Path, arguments: list[str], suggestion: str
+) -> None:
+    words = [str(broken) if word == "MODEL" else word for word in arguments]
+    assert suggestion in run(*words, status=2, cwd=tmp_path).stderr
+
+
+def test_json_is_printed_when_it_stops_too(broken: Path, tmp_path: Path) -> None:
+    stopped = run("quantize", broken, "-o", tmp_path / "q.parquet", "--json", status=1)
+    report = json.loads(stopped.stdout)
+    assert report["failures"][0]["layer_name"] == "b.weight"
+    assert report["status"] == 1
+    dataset = run("quantize", broken, "-o", tmp_path / "out", "--json", status=1)
+    assert json.loads(dataset.stdout)["failures"][0]["error_code"] == "non_finite"
+    wrong = run("quantize", "none.safetensors", "-o", tmp_path / "x.parquet", "--json", status=2)
+    assert "no such file" in json.loads(wrong.stdout)["error"]
+
+
+def test_each_command_says_what_comes_next(sharded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert f"Next: arrowquant quantize {sharded} -o OUT" in run("plan", sharded).stdout
+    done = run("quantize", sharded, "-o", out, "--continue-on-error", status=1)
+    assert (
+        f"Next: arrowquant quantize {sharded} -o {out} --retry-failed --scheme none" in done.stdout
+    )
+    retried = run("quantize", sharded, "-o", out, "--retry-failed", "--scheme", "none")
+    assert f"Next: arrowquant verify {out} --against {sharded}" in retried.stdout
+    verified = run("verify", out, "--against", sharded)
+    assert f"Next: arrowquant export {out} -o EXPORTED" in verified.stdout
+    exported = run("export", out, "-o", tmp_path / "x")
+    assert f"Next: vllm serve {tmp_path / 'x'}" in exported.stdout
+
+
+def test_long_steps_show_a_bar(sharded: Path, tmp_path: Path) -> None:
+    run("quantize", sharded, "-o", tmp_path / "out", "--all", "--keep", "*.2.down.*")
+    for arguments in (
+        ["verify", "out", "--against", sharded],
+        ["export", "out", "-o", "x"],
+        ["dequantize", "out", "-o", "back.safetensors"],
+    ):
+        assert "━" in _on_terminal(*arguments, cwd=tmp_path), arguments
+
+
+def test_a_resumed_jobs_speed_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier run did is not counted in a moment."""
+    import rich.progress
+
+    from arrowquant._progress import listener
+
+    speeds = []
+    real = rich.progress.Progress.update
+
+    def update(self: Any, task: Any, **fields: Any) -> None:
+        real(self, task, **fields)
+        speeds.append(self.tasks[0].speed or 0)
+
+    monkeypatch.setattr(rich.progress.Progress, "update", update)
+    with listener(True) as report:
+        assert report is not None
+        report(False, None, 0.5, 10**12)
+        for step in range(1, 6):
+            time.sleep(0.01)
+            report(True, "l", 0.5, 10**12 + step * 1000)
+    assert max(speeds) < 10**9
+
+
+def test_ctrl_c_in_verify_does_not_speak_of_writing(tmp_path: Path) -> None:
+    import signal
+
+    big = {f"l{i}": np.ones((1 << 12, 1 << 12), np.float32) for i in range(8)}
+    save_file(big, tmp_path / "big.safetensors")
+    out = tmp_path / "out"
+    run("quantize", tmp_path / "big.safetensors", "-o", out, "--part-mib", 64)
+    command = [sys.executable, "-m", "arrowquant", "verify", out, "--against"]
+    with subprocess.Popen(
+        [*command, tmp_path / "big.safetensors"], stderr=subprocess.PIPE, text=True
+    ) as job:
+        time.sleep(0.6)
+        job.send_signal(signal.SIGINT)
+        assert job.stderr is not None
+        said = job.stderr.read()
+    if job.returncode == 130:  # else it was done before
+        assert said == "interrupted\n"

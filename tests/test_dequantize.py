@@ -161,7 +161,9 @@ def test_wrong_calls() -> None:
     with pytest.raises(ValueError, match="Quantized relations need a column 'scales'"):
         aq.dequantize(table.drop_columns(["scales"]))
     with pytest.raises(TypeError, match="column 'zero_points' has type"):
-        aq.dequantize(table.set_column(10, "zero_points", pa.array([[1]], pa.list_(pa.int64()))))
+        aq.dequantize(
+            table.set_column(10, "zero_points", pa.array([[1.0]], pa.list_(pa.float64())))
+        )
     newer = table.replace_schema_metadata({"arrowquant.format": "2"})
     with pytest.raises(ValueError, match="format '2', newer than the '1'"):
         aq.dequantize(newer)

@@ -24,16 +24,56 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+BLOCKS = re.findall(r"```(bash|python|text)\n(.*?)```", README, re.S)
+
+
+def _said_below(code: str) -> str:
+    """The text block of the README that follows a block of code."""
+    at = next(i for i, (_, block) in enumerate(BLOCKS) if code in block)
+    return next(block for kind, block in BLOCKS[at:] if kind == "text")
+
+
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
-    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.S))
+    code = "\n".join(block for kind, block in BLOCKS if kind == "python")
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert run.returncode == 0, run.stderr
-    assert "'error_code': 'non_finite'" in run.stdout
-    assert "NaN or Inf at element 197 (1 in all)" in run.stdout
-    assert "kept_by_user" in run.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.failed.parquet", "m.parquet"]
+    assert run.stdout.startswith(_said_below("import arrowquant as aq"))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["weights.failed.parquet", "weights.parquet"]
+
+
+def test_what_the_readme_shows_is_what_is_printed(tmp_path: Path, checkpoint: Path) -> None:
+    for name, options, status in (
+        ("minilm.parquet", [], 0),
+        ("all.parquet", ["--all", "--continue-on-error"], 1),
+    ):
+        command = [sys.executable, "-m", "arrowquant", "quantize", checkpoint, "-o", name]
+        done = subprocess.run(
+            [*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert done.returncode == status
+        time = re.compile(r"in \d+\.\d s")
+        printed = {time.sub("in 0 s", line.rstrip()) for line in done.stdout.splitlines()}
+        shown = [time.sub("in 0 s", line) for line in _said_below(f"-o {name}").splitlines()]
+        assert set(shown) <= printed, set(shown) - printed
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_the_readmes_python_is_typed(tmp_path: Path, checker: str) -> None:
+    """As users have it: with the stubs of pyarrow, and strict."""
+    pytest.importorskip("mypy")
+    pytest.importorskip("pyright")
+    code = "\n".join(block for kind, block in BLOCKS if kind == "python")
+    (tmp_path / "readme.py").write_text(code)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    options = ["--strict", "--cache-dir", "cache"] if checker == "mypy" else ["--project", "."]
+    command = [sys.executable, "-m", checker, *options, "readme.py"]
+    if checker == "pyright":
+        command = [sys.executable, "-m", checker, "--pythonpath", sys.executable, "readme.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_checkpoints_journey_runs(tmp_path: Path) -> None:
@@ -69,6 +109,17 @@ def test_the_checkpoints_journey_runs(tmp_path: Path) -> None:
     assert [run.returncode for run in said] == [1, 1, 0, 0, 0, 0, 0, 0, 0]
     assert "no problems" in said[6].stdout
     assert "non_finite" in said[2].stdout
+
+
+def test_the_page_on_inputs_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs/inputs.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "2 of 2 rows succeeded" in run.stdout
+    assert "['a.weight'] (4, 64)" in run.stdout
 
 
 def test_the_readme_is_short() -> None:

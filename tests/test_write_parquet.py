@@ -85,7 +85,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     before = path.read_bytes()
     stream = aq.quantize_stream(binary_weights([ROWS[0], BAD]))
     with pytest.raises(aq.QuantizationError, match="invalid_shape: layer 'bad'"):
-        aq.write_parquet(stream, path)
+        aq.write_parquet(stream, path, overwrite=True)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
 
