@@ -118,6 +118,17 @@ def test_a_tensor_on_a_gpu_says_cpu() -> None:
         aq.quantize({"w": tensor})
 
 
+def test_a_tensor_without_memory_of_its_own() -> None:
+    """Such as tracing makes, whose data pointer is null."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = torch.empty(4, 32)
+    result = aq.quantize({"w": fake, "good": torch.randn(4, 32)}, continue_on_error=True)
+    assert result.succeeded["layer_name"].to_pylist() == ["good"]
+    assert result.failed["error_code"].to_pylist() == ["unsupported_dtype"]
+
+
 def test_empty_and_scalar_tensors() -> None:
     result = aq.quantize({"s": torch.tensor(2.0), "e": torch.empty(0, 4)}, continue_on_error=True)
     assert result.succeeded["layer_name"].to_pylist() == ["s"]

@@ -103,10 +103,13 @@ def test_writing_the_same_again_changes_nothing(model: Path, tmp_path: Path) -> 
     path = tmp_path / "x.parquet"
     aq.write_parquet(aq.quantize(model), path)
     before = path.stat()
-    aq.write_parquet(aq.quantize_stream(model), path)
-    assert path.stat().st_size == before.st_size
+    aq.write_parquet(aq.quantize(model), path)
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
     with pytest.raises(FileExistsError, match="overwrite=True"):
         aq.write_parquet(aq.quantize(model, scheme="int8"), path)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        aq.write_parquet(stream := aq.quantize_stream(model), path)
+    assert pa.table(stream).num_rows == 2  # it was refused before it was read
     assert pq.read_table(path)["scheme"].to_pylist() == ["int4", "int4"]
     assert not list(tmp_path.glob(".*tmp"))
 
@@ -150,9 +153,10 @@ def test_a_plan_is_written_as_its_suffix_says_and_read_back(
 
 
 def _kill_while_writing(command: list[object], folder: Path) -> None:
-    """Kill a command once its temporary file is there."""
+    """Kill a command once a temporary file of its own is there."""
+    before = set(folder.glob(".*.tmp"))
     with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as job:
-        while not list(folder.glob(".*.tmp")):
+        while not set(folder.glob(".*.tmp")) - before:
             assert job.poll() is None, "the job ended before it could be killed"
             time.sleep(0.0005)
         job.send_signal(signal.SIGKILL)
@@ -189,8 +193,67 @@ def test_a_file_that_somebody_is_writing_is_left_alone(tmp_path: Path) -> None:
     code = f"import arrowquant as aq; aq.write_parquet(aq.quantize({{}}), {path!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert mine.path.read_bytes() == b"half"
-    mine.commit()
+    mine.commit(False)
     assert (tmp_path / "x.parquet").read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.failed.parquet"])
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path, name: str) -> None:
+    table = pa.table({"layer_name": ["a"], "data": [[1.0, 2.0]]})
+
+    def batches() -> Any:
+        yield table.to_batches()[0]
+        (tmp_path / name).write_text("keep me")
+
+    reader = pa.RecordBatchReader.from_batches(table.schema, batches())
+    with pytest.raises(FileExistsError):
+        aq.write_parquet(aq.quantize_stream(reader), tmp_path / "x.parquet")
+    assert (tmp_path / name).read_text() == "keep me"
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+def test_another_jobs_directory_is_left_alone(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs begin at once: the one that finds the lock taken removes nothing."""
+    from arrowquant._checkpoint import quantize
+
+    def taken(destination: Path) -> Any:
+        (destination / ".lock").touch()
+        raise BlockingIOError("another job works on it")
+
+    monkeypatch.setattr(quantize, "locked", taken)
+    with pytest.raises(BlockingIOError):
+        aq.quantize_checkpoint(model, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_parts_as_large_as_can_be(model: Path, tmp_path: Path) -> None:
+    aq.quantize_checkpoint(model, tmp_path / "out", part_bytes=sys.maxsize)
+    assert aq.verify(tmp_path / "out").ok
+
+
+def test_a_manifest_of_an_earlier_version_is_read(model: Path, tmp_path: Path) -> None:
+    aq.quantize_checkpoint(model, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["came"] = manifest.pop("late_units")
+    path.write_text(json.dumps(manifest))
+    assert aq.verify(tmp_path / "out", model).ok
+    assert aq.quantize_checkpoint(model, tmp_path / "out").finished_layers == 2
+
+
+def test_a_home_directory_in_the_command_line(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    bad = GOOD.copy()
+    bad[0, 0] = np.nan
+    save_file({"a": GOOD, "b": bad}, model)
+    run("quantize", "~/model.safetensors", "-o", "~/out", "--continue-on-error", status=1)
+    assert (tmp_path / "out").is_dir()
+    done = run("dequantize", "~/out", "-o", "~/back.safetensors", status=1)
+    assert "layer 'b'" in done.stdout
 
 
 class TestAbsurdManifests:
@@ -219,7 +282,6 @@ class TestAbsurdManifests:
     def test_of_units(self, dataset: Path, model: Path, at: int, value: Any) -> None:
         original = json.loads((dataset / "manifest.json").read_text())["units"][0][at]
         self._edit(dataset, self._unit(at, value))
-        started = time.monotonic()
         for call in (
             lambda: aq.quantize_checkpoint(model, dataset),
             lambda: aq.quantize_checkpoint(model, dataset, retry_failed=True),
@@ -230,7 +292,6 @@ class TestAbsurdManifests:
             assert not aq.verify(dataset, model).ok
         except ValueError as error:
             assert "manifest" in str(error)  # noqa: PT017 - either is right
-        assert time.monotonic() - started < 20
         self._edit(dataset, self._unit(at, original))
         assert aq.verify(dataset, model).ok
 

@@ -59,11 +59,15 @@ def exists_error(path: Path) -> FileExistsError:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to, which takes its place at the end."""
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, which takes its place at the end.
+
+    Raises:
+        FileExistsError: There is a file by then, and `overwrite` is off.
+    """
     temporary = _core.Temporary(path)
     try:
         yield temporary.path
-        temporary.commit()
+        temporary.commit(overwrite)
     finally:
         temporary.drop()

@@ -22,6 +22,7 @@ def quantize_file(
     *,
     plan: pa.Table | None,
     options: Options,
+    overwrite: bool,
     progress: bool | ProgressCallback,
 ) -> Summary:
     """Quantize `source` into the Parquet file `output`, one batch at a time.
@@ -37,7 +38,7 @@ def quantize_file(
     rows: list[dict[str, Any]] = []
     shown = [name for name in (*COLUMNS, *PART_COLUMNS) if name in quantized.names]
     with (
-        AtomicParquet(output, failed_path(output), quantized) as writer,
+        AtomicParquet(output, failed_path(output), quantized, overwrite=overwrite) as writer,
         listener(progress) as callback,
     ):
         for batch in source:

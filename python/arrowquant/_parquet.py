@@ -13,7 +13,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from arrowquant import _core
-from arrowquant._files import check_output, exists_error, replacing, user_path
+from arrowquant._files import check_output, exists_error, user_path
 from arrowquant._inputs import as_reader
 from arrowquant._result import QuantizationResult
 from arrowquant._stream import QuantizationStream
@@ -52,7 +52,8 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str], *, overwrite: bo
     """
     path = user_path(path)
     for output in (path, failed_path(path)):
-        check_output(output, SUFFIXES, overwrite=overwrite or _is_ours(output))
+        may_be_same = _is_ours(output) and not _is_read_once(quantized)
+        check_output(output, SUFFIXES, overwrite=overwrite or may_be_same)
     batches, schema = _one_relation(quantized)
     good = pa.schema([f for f in schema if f.name not in _ERRORS], schema.metadata)
     with AtomicParquet(path, failed_path(path), good, overwrite=overwrite) as writer:
@@ -65,6 +66,11 @@ def write_parquet(quantized: Any, path: str | os.PathLike[str], *, overwrite: bo
                 failed += [bad] if bad.num_rows else []
         one = pa.Table.from_batches(failed, schema)
         writer.commit(quantized.failed if knows_failed else _failed_of(one))
+
+
+def _is_read_once(quantized: Any) -> bool:
+    """Whether it would be lost if its file were refused at the end."""
+    return isinstance(quantized, (QuantizationStream, pa.RecordBatchReader))
 
 
 def _is_ours(path: Path) -> bool:
@@ -178,19 +184,28 @@ class AtomicParquet:
         """
         self._wait()
         self._writer.finish()
-        self._check_same(self._temporary.path, self.path)
-        with replacing(self.failed_path) as temporary:
-            writer = _core.ParquetWriter(temporary, failed.schema)
+        failures = _core.Temporary(self.failed_path)
+        try:
+            writer = _core.ParquetWriter(failures.path, failed.schema)
             for batch in failed.to_batches():
                 writer.write(batch)
             writer.finish()
-            self._check_same(temporary, self.failed_path)
-        self._temporary.commit()
+            if not (self._overwrite or self._is_same(self._temporary, self.path)):
+                raise exists_error(self.path)
+            self._name(failures, self.failed_path)
+            self._name(self._temporary, self.path)
+        finally:
+            failures.drop()
 
-    def _check_same(self, written: Path, there: Path) -> None:
-        if self._overwrite or not there.exists() or filecmp.cmp(written, there, shallow=False):
-            return
-        raise exists_error(there)
+    def _is_same(self, written: _core.Temporary, there: Path) -> bool:
+        """Whether nothing is lost by leaving what is there."""
+        return not there.exists() or filecmp.cmp(written.path, there, shallow=False)
+
+    def _name(self, written: _core.Temporary, path: Path) -> None:
+        if self._overwrite or not path.exists():
+            written.commit(self._overwrite)
+        elif not self._is_same(written, path):
+            raise exists_error(path)
 
     def __exit__(
         self,

@@ -126,9 +126,9 @@ RULE_COLUMNS = {
 SUFFIXES = (".parquet", ".csv", ".json")
 
 
-def write_plan(table: pa.Table, path: Path) -> None:
+def write_plan(table: pa.Table, path: Path, *, overwrite: bool) -> None:
     """Write a plan as its path's suffix says; a shape is text in CSV."""
-    with replacing(path) as temporary:
+    with replacing(path, overwrite=overwrite) as temporary:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 

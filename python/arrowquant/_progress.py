@@ -58,8 +58,10 @@ def counted(
 ) -> Iterator[Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]]:
     """Batches of `total` layers that are counted as they pass; a part is a share of its layer."""
     with listener(progress, unit="layers") as report:
+        furthest = 0.0
 
         def passed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            nonlocal furthest
             done = 0.0
             for batch in batches:
                 yield batch
@@ -69,13 +71,15 @@ def counted(
                 parts = batch["part_count"].to_pylist() if is_cut else [1] * batch.num_rows
                 for name, count in zip(batch["layer_name"].to_pylist(), parts, strict=True):
                     done += 1 / max(count or 1, 1)
-                    finished = min(done / total, 1.0)
-                    # Shares of parts add up to a whole only nearly.
-                    report(True, name, 1.0 if total - done < 1e-6 else finished, round(done))  # noqa: PLR2004
+                    # Shares of parts add up to a whole only nearly; a second pass begins anew.
+                    share = 1.0 if total - done < _NEARLY else done / total
+                    furthest = max(furthest, share)
+                    report(True, name, furthest, round(furthest * total))
 
         yield passed
 
 
+_NEARLY = 1e-6
 _SETTLED = 0.5
 """Seconds before a speed is shown."""
 _NAME = 30

@@ -62,7 +62,8 @@ def write_safetensors(
     if incomplete:
         names = ", ".join(repr(name) for name in incomplete)
         raise ValueError(f"layers that lack parts can't be written: {names}. Filter them out.")
-    write_tensors(path, [layer.tensor for layer in layers], table.to_batches())
+    tensors = [layer.tensor for layer in layers]
+    write_tensors(path, tensors, table.to_batches(), overwrite=overwrite)
 
 
 @dataclass
@@ -117,10 +118,14 @@ def layers_of(table: pa.Table) -> Iterator[Layer]:
 
 
 def write_tensors(
-    path: str | os.PathLike[str], tensors: Tensors, batches: Iterable[pa.RecordBatch]
+    path: str | os.PathLike[str],
+    tensors: Tensors,
+    batches: Iterable[pa.RecordBatch],
+    *,
+    overwrite: bool,
 ) -> None:
     """Write the announced tensors from batches in any order, holding one batch at a time."""
-    writer = _core.SafetensorsWriter(Path(path), tensors)
+    writer = _core.SafetensorsWriter(Path(path), tensors, overwrite)
     try:
         for batch in batches:
             writer.write(batch)
@@ -135,6 +140,7 @@ def dequantize_to_safetensors(
     *,
     dtype: Dtype,
     threads: int | None,
+    overwrite: bool,
     progress: bool | ProgressCallback = False,
 ) -> list[dict[str, Any]]:
     """Write a quantized relation as a checkpoint; return what had to be left out, as error rows.
@@ -145,7 +151,7 @@ def dequantize_to_safetensors(
 
     def write(layers: list[Layer], batches: Iterable[pa.RecordBatch]) -> None:
         tensors = [layer.tensor for layer in layers]
-        write_tensors(path, tensors, batches)
+        write_tensors(path, tensors, batches, overwrite=overwrite)
 
     return dequantized(quantized, dtype, threads, write, progress)
 
@@ -169,18 +175,20 @@ def dequantized(
             layer.dtype = "F32"
     left_out = [_incomplete(layer) for layer in layers if not layer.is_complete]
     layers = [layer for layer in layers if layer.is_complete]
-    while True:
-        stream = dequantize_stream(quantized, dtype=dtype, threads=threads, continue_on_error=True)
-        wanted = pa.array([layer.name for layer in layers], pa.string())
-        try:
-            with counted(progress, len(layers)) as count:
+    with counted(progress, len(layers)) as count:
+        while True:
+            stream = dequantize_stream(
+                quantized, dtype=dtype, threads=threads, continue_on_error=True
+            )
+            wanted = pa.array([layer.name for layer in layers], pa.string())
+            try:
                 write(layers, count(_checked(stream, wanted)))
-        except _UndecodableError as error:
-            bad = {row["layer_name"] for row in error.rows}
-            left_out += error.rows
-            layers = [layer for layer in layers if layer.name not in bad]
-            continue
-        return left_out
+            except _UndecodableError as error:
+                bad = {row["layer_name"] for row in error.rows}
+                left_out += error.rows
+                layers = [layer for layer in layers if layer.name not in bad]
+                continue
+            return left_out
 
 
 class _UndecodableError(Exception):

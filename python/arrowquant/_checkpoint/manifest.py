@@ -26,7 +26,7 @@ from arrowquant._files import replacing
 T = TypeVar("T")
 _NAME = "manifest.json"
 _RECEIPTS = ".receipts"
-_OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.\w+\.arrowquant\.tmp)?")
+_OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.\w+(\.arrowquant)?\.tmp)?")
 
 
 def exists(dataset: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from arrowquant._checkpoint import manifest as manifests
@@ -48,10 +48,11 @@ def make_directory(destination: Path) -> bool:
 
 
 def remove_empty(destination: Path) -> None:
-    """Remove the directory if it holds nothing but the lock: the call was wrong."""
-    if all(path.name == _LOCK for path in destination.iterdir()):
-        (destination / _LOCK).unlink(missing_ok=True)
-        destination.rmdir()
+    """Remove the directory if it holds nothing but the caller's lock: the call was wrong."""
+    with suppress(OSError):
+        if all(path.name == _LOCK for path in destination.iterdir()):
+            (destination / _LOCK).unlink(missing_ok=True)
+            destination.rmdir()
 
 
 @contextmanager

@@ -113,14 +113,14 @@ def run(
     if request.retry_failed:
         manifests.load(destination)  # Raises where there is nothing to retry.
     is_new = make_directory(destination)
-    try:
-        with locked(destination):
+    with locked(destination):
+        try:
             job = (job_type or Job)(source, destination, request.read(), report)
             if request.retry_failed:
                 job.retry()
             else:
                 job.resume()
-    except BaseException:
-        if is_new:
-            remove_empty(destination)
-        raise
+        except BaseException:
+            if is_new:
+                remove_empty(destination)
+            raise

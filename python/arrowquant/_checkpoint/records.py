@@ -116,7 +116,7 @@ def from_json(value: dict[str, Any]) -> Manifest:
             "Upgrade arrowquant."
         )
     settings, request = _is(dict, value["settings"]), _is(dict, value["request"])
-    if not 0 < _is(int, settings["part_bytes"]) < _LARGEST:
+    if not 0 < _is(int, settings["part_bytes"]) <= _LARGEST:
         raise ValueError(f"part_bytes is {settings['part_bytes']}.")
     _is(str, settings["scale_dtype"])
     for name in ("scheme", "group_size", "symmetric", "scale_dtype", "everything", "rules", "keep"):
@@ -128,7 +128,8 @@ def from_json(value: dict[str, Any]) -> Manifest:
         files=[_file(*file) for file in value["files"]],
         settings=settings,
         request=request,
-        late_units=[_is(int, unit) for unit in value["late_units"]],
+        # Earlier versions call them `came`.
+        late_units=[_is(int, unit) for unit in value.get("late_units", value.get("came", []))],
         plan=[{name: row[name] for name in _PLANNED} for row in value["plan"]],
         units=[_unit(unit) for unit in value["units"]],
         parts=[part_from_json(part) for part in value["parts"]],

@@ -146,6 +146,7 @@ def exits(command: Callable[..., int]) -> Callable[..., None]:
         from arrowquant._errors import CheckpointStoppedError, QuantizationError
 
         as_json = bool(kwargs.get("as_json"))
+        kwargs = {k: v.expanduser() if isinstance(v, Path) else v for k, v in kwargs.items()}
         try:
             status = command(*args, **kwargs)
         except CheckpointStoppedError as error:
@@ -153,7 +154,8 @@ def exits(command: Callable[..., int]) -> Callable[..., None]:
             status = _say(lines, FAILED, error if as_json else None)
         except QuantizationError as error:
             lines = [f"stopped: {error}"]
-            lines += ["Nothing was written. --continue-on-error keeps the good layers."]
+            if "continue_on_error" in kwargs:
+                lines += ["Nothing was written. --continue-on-error keeps the good layers."]
             status = _say(lines, FAILED, error if as_json else None)
         except KeyboardInterrupt:
             status = _say(["interrupted"], INTERRUPTED, None)
@@ -227,7 +229,9 @@ def quantize_command() -> str:
     for word in words:
         if word in {"-o", "--output"}:
             next(words, None)
-        elif word not in {"--dry-run", "--json"} and not word.startswith(("--output=", "-o")):
+        elif word not in {"--dry-run", "--json", "--overwrite"} and not word.startswith(
+            ("--output=", "-o")
+        ):
             kept.append(word)
     return shlex.join(["arrowquant", "quantize", *kept, "-o", "OUT"])
 

@@ -61,7 +61,12 @@ def dequantize(
         raise ValueError(_report.not_quantized(path, source.schema.names))
     check_output(output, SUFFIXES, overwrite=overwrite)
     left_out = dequantize_to_safetensors(
-        source, output, dtype=cast("Dtype", dtype), threads=threads, progress=not (as_json or quiet)
+        source,
+        output,
+        dtype=cast("Dtype", dtype),
+        threads=threads,
+        overwrite=overwrite,
+        progress=not (as_json or quiet),
     )
     missing = _report.missing(path) + left_out
     if not quiet:

@@ -68,7 +68,7 @@ def plan(
     options = Options(scheme or "int4", group_size, symmetric, scale_dtype or "source")
     table = planned(source, options, keep or [], rules, everything=everything)
     if output is not None:
-        write_plan(table, output)
+        write_plan(table, output, overwrite=overwrite)
     if not quiet:
         _report.plan(table, quantize_command(), as_json=as_json)
     return OK

@@ -166,7 +166,14 @@ def _to_file(
         check_output(path, SUFFIXES, overwrite=request.overwrite)
     options = request.options()
     plan = planned(source, options, list(request.keep), request.plan, everything=request.everything)
-    return quantize_file(source, output, plan=plan, options=options, progress=progress)
+    return quantize_file(
+        source,
+        output,
+        plan=plan,
+        options=options,
+        overwrite=request.overwrite,
+        progress=progress,
+    )
 
 
 def _to_dataset(source: Scan, output: Path, request: Request, *, progress: bool) -> Summary:

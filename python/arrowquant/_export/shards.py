@@ -28,7 +28,7 @@ def write(
     shards = _shards(groups, most)
     names = [_name(index, len(shards)) for index in range(len(shards))]
     writers = [
-        _core.SafetensorsWriter(folder / name, tensors)
+        _core.SafetensorsWriter(folder / name, tensors, True)
         for name, tensors in zip(names, shards, strict=True)
     ]
     members = [pa.array([name for name, _, _ in shard], pa.string()) for shard in shards]

@@ -36,6 +36,9 @@ def read_file(file: Any) -> tuple[Path, pa.Buffer | None]:
 
 
 def _is_at(file: Any, path: Path) -> bool:
+    """Whether reading the path gives the file's own bytes: not so of one that decompresses."""
+    if not isinstance(file, (io.FileIO, io.BufferedReader, io.BufferedRandom)):
+        return False
     try:
         status = os.fstat(file.fileno())
         return path.is_file() and os.path.samestat(status, path.stat())

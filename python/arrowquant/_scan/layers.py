@@ -44,7 +44,9 @@ def read_layer(scan: Scan, name: str) -> np.ndarray[Any, Any]:
         raise KeyError(f"there is no layer {name!r}.{hint}")
     table = pa.Table.from_batches(batches)
     if "scales" in table.schema.names:
-        table = dequantize(table).succeeded
+        table = dequantize(table, continue_on_error=True).succeeded
+    if not table.num_rows or table["data"].null_count:
+        raise ValueError(f"layer {name!r} has no data. It failed, or its file can't be read.")
     array: np.ndarray[Any, Any] = to_numpy(table)[name]
     return array
 

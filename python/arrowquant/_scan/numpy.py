@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ _FIELDS = {
     "error_code": pa.string(),
     "error_message": pa.string(),
 }
+_ZIP = b"PK\x03\x04"
+_DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
+"""What damage, encryption or an unknown compression raise."""
 _NEW_ERRORS = {"arrowquant.new_errors": ""}
 """Nobody was told of them yet."""
 
@@ -34,8 +38,8 @@ class _Header:
     """What the file says of an array."""
 
     name: str
-    member: str | None
-    """Its name in the archive."""
+    member: zipfile.ZipInfo | None
+    """Where in the archive it is."""
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -66,7 +70,7 @@ class NumpyScan(Scan):
     def __init__(self, path: Path, setup: Setup, given: pa.Buffer | None = None) -> None:
         super().__init__(path, setup, given)
         self._headers = self._read_headers()
-        self._outlines = [self._rows(header, with_data=False) for header in self._headers]
+        self._outlines = [self._rows(header, None) for header in self._headers]
         self.data_bytes = sum(header.bytes for header in self._headers)
         self.layers = len(self._headers)
         self.row_count = sum(batch.num_rows for batch in self._outlines)
@@ -90,11 +94,16 @@ class NumpyScan(Scan):
     def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
         del file  # There is one.
         headers = self._headers[position : position + count]
-        batches = (self._rows(header, with_data=True) for header in headers)
-        return pa.RecordBatchReader.from_batches(self.schema, batches)
+        return pa.RecordBatchReader.from_batches(self.schema, self._batches(headers))
 
-    def _rows(self, header: _Header, *, with_data: bool) -> pa.RecordBatch:
-        """The array's row, or the rows of its parts."""
+    def _batches(self, headers: list[_Header]) -> Iterator[pa.RecordBatch]:
+        with self._open() as file, _archive(file) as archive:
+            for header in headers:
+                yield self._rows(header, archive or file)
+
+    def _rows(self, header: _Header, file: Any) -> pa.RecordBatch:
+        """The array's row, or the rows of its parts, with data out of `file` if there is one."""
+        with_data = file is not None
         problem = header.problem(self.path.name)
         row = {
             "layer_name": [header.name],
@@ -106,7 +115,9 @@ class NumpyScan(Scan):
         columns = {name: pa.array(values, _FIELDS[name]) for name, values in row.items()}
         if with_data:
             is_read = problem is None
-            columns["data"] = self._binary(header) if is_read else pa.nulls(1, pa.large_binary())
+            columns["data"] = (
+                self._binary(header, file) if is_read else pa.nulls(1, pa.large_binary())
+            )
         batch = pa.record_batch(columns)
         batch = pa.record_batch(_core.split_parts(batch, self.setup.part_bytes, True))
         files = pa.repeat(pa.scalar(self.path.name), batch.num_rows)
@@ -117,43 +128,58 @@ class NumpyScan(Scan):
     @contextmanager
     def _open(self) -> Iterator[Any]:
         """The file, or what was given of it."""
-        with pa.BufferReader(self.given) if self.given else self.path.open("rb") as file:
+        with self.path.open("rb") if self.given is None else pa.BufferReader(self.given) as file:
             yield file
 
     def _read_headers(self) -> list[_Header]:
         try:
-            with self._open() as file:
-                if not zipfile.is_zipfile(file):
-                    file.seek(0)
+            with self._open() as file, _archive(file) as archive:
+                if archive is None:
                     shape, _, dtype = _header(file)
                     return [_Header(self.path.stem, None, shape, dtype)]
                 headers = []
-                with zipfile.ZipFile(file) as archive:
-                    for member in archive.namelist():
-                        with archive.open(member) as inside:
-                            shape, _, dtype = _header(inside)
-                        name = member.removesuffix(".npy")
-                        headers.append(_Header(name, member, shape, dtype))
+                for member in archive.infolist():
+                    with archive.open(member) as inside:
+                        shape, _, dtype = _header(inside)
+                    name = member.filename.removesuffix(".npy")
+                    headers.append(_Header(name, member, shape, dtype))
                 return headers
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise OSError(
                 f"{self.path}: is no file that np.save or np.savez wrote: {error}"
             ) from error
 
-    def _binary(self, header: _Header) -> pa.Array:
+    def _binary(self, header: _Header, file: Any) -> pa.Array:
         """One value: the array's bytes, as they lie in memory where they are as ours."""
-        if header.member is None and self.given is None and self.setup.mmap:
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        else:
-            with self._open() as file:
-                loaded = np.load(file, allow_pickle=False)
-                array = loaded if header.member is None else loaded[header.name]
+        try:
+            if header.member is not None:
+                with file.open(header.member) as inside:
+                    array = npy.read_array(inside, allow_pickle=False)
+            elif self.given is None and self.setup.mmap:
+                array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            else:
+                file.seek(0)
+                array = npy.read_array(file, allow_pickle=False)
+        except _DAMAGE as error:
+            raise OSError(f"{self.path}: layer '{header.name}' can't be read: {error}") from error
         if (array.shape, array.dtype) != (header.shape, header.dtype):
             raise OSError(f"{self.path}: changed while it was read.")
         native = np.ascontiguousarray(array, header.dtype.newbyteorder("="))
         ends = pa.py_buffer(np.array([0, native.nbytes], np.int64))
         data = pa.py_buffer(native.reshape(-1).view(np.uint8))
         return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data])
+
+
+@contextmanager
+def _archive(file: Any) -> Iterator[zipfile.ZipFile | None]:
+    """The archive in a file, if it is one."""
+    start = file.read(len(_ZIP))
+    file.seek(0)
+    if start != _ZIP:
+        yield None
+        return
+    with zipfile.ZipFile(file) as archive:
+        yield archive
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -169,6 +169,9 @@ def several(scans: Sequence[Scan], setup: Setup) -> Scan:
     ]
     if not members:
         raise ValueError("the list of files is empty.")
+    whole = [member.path for member in members if member.path.is_dir()]
+    if whole:
+        raise ValueError(f"{whole[0]}: is a dataset. Scan it on its own.")
     keys = [member.key for member in members]
     twice = [key for key in keys if keys.count(key) > 1]
     if twice:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -24,9 +23,8 @@ class _Groups(Protocol):
 
     schema: pa.Schema
 
-    @property
-    def count(self) -> int:
-        """How many groups there are."""
+    def each(self) -> Iterable[int]:
+        """The groups in order."""
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
         """The rows of one group, only these columns."""
@@ -48,7 +46,7 @@ class TableScan(Scan):
         try:
             with self._open_file() as file:
                 yield file
-        except (OSError, EOFError, pa.ArrowException) as error:
+        except (OSError, EOFError, pa.ArrowInvalid) as error:
             if self.given is None and isinstance(error, PermissionError | FileNotFoundError):
                 raise
             raise OSError(f"{self.path}: {self._why(error)}") from error
@@ -85,7 +83,7 @@ class TableScan(Scan):
 
         def batches() -> Iterator[pa.RecordBatch]:
             with self._open() as file:
-                for group in range(file.count) if groups is None else groups:
+                for group in file.each() if groups is None else groups:
                     yield from self._group(file, group, columns)
 
         return pa.RecordBatchReader.from_batches(columns.schema, batches())
@@ -98,7 +96,7 @@ class TableScan(Scan):
         pieces = []
         with self._open() as file:
             columns = _Columns(file.schema, with_data=False)
-            for group in range(file.count):
+            for group in file.each():
                 parts: list[int] = []
                 for batch in self._group(file, group, columns):
                     parts += _part_indices(batch)
@@ -166,7 +164,7 @@ class ParquetScan(TableScan):
 
     @contextmanager
     def _open_file(self) -> Iterator[_Groups]:
-        source = pa.BufferReader(self.given) if self.given else self.path
+        source = self.path if self.given is None else pa.BufferReader(self.given)
         with pq.ParquetFile(source, memory_map=self.setup.mmap) as file:
             yield _RowGroups(file)
 
@@ -176,10 +174,8 @@ class _RowGroups:
         self._file = file
         self.schema: pa.Schema = file.schema_arrow
 
-    @property
-    def count(self) -> int:
-        groups: int = self._file.num_row_groups
-        return groups
+    def each(self) -> Iterable[int]:
+        return range(self._file.num_row_groups)
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
         batches: list[pa.RecordBatch] = self._file.read_row_group(group, columns=names).to_batches()
@@ -205,7 +201,7 @@ class IpcScan(TableScan):
                 yield _Stream(source)
 
     def _source(self) -> Any:
-        if self.given:
+        if self.given is not None:
             return pa.BufferReader(self.given)
         path = str(self.path)
         return pa.memory_map(path) if self.setup.mmap else pa.OSFile(path)
@@ -220,10 +216,8 @@ class _Batches:
         self._file = file
         self.schema: pa.Schema = file.schema
 
-    @property
-    def count(self) -> int:
-        batches: int = self._file.num_record_batches
-        return batches
+    def each(self) -> Iterable[int]:
+        return range(self._file.num_record_batches)
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
         batch = self._file.get_batch(group)
@@ -235,39 +229,58 @@ class _Batches:
         return size
 
 
+_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""How a stream ends that was written to its end."""
+
+
 class _Stream:
     """Batches that follow each other: one that was passed is read again from the beginning."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
+        source.seek(max(source.size() - len(_END), 0))
+        if source.read() != _END:
+            raise EOFError(
+                "it ends without the mark of a stream's end, so batches may be missing. Write it "
+                "anew; or read it with pyarrow.ipc.open_stream, and hand over the table."
+            )
         self._open()
         self.schema: pa.Schema = self._reader.schema
 
     def _open(self) -> None:
         self._source.seek(0)
         self._reader = pa.ipc.open_stream(self._source)
-        self._next = 0
+        self._at = -1
+        self._batch: pa.RecordBatch | None = None
 
-    @cached_property
-    def _sizes(self) -> list[int]:
-        self._open()
-        sizes = [batch.nbytes for batch in self._reader]
-        self._open()
-        return sizes
+    def _next(self) -> bool:
+        """Go to the next batch, if there is one."""
+        try:
+            self._batch = self._reader.read_next_batch()
+        except StopIteration:
+            return False
+        self._at += 1
+        return True
 
-    @property
-    def count(self) -> int:
-        return len(self._sizes)
+    def each(self) -> Iterable[int]:
+        self._open()
+        while self._next():
+            yield self._at
+
+    def _go_to(self, group: int) -> pa.RecordBatch:
+        if group < self._at:
+            self._open()
+        while self._at < group:
+            if not self._next():
+                raise EOFError(f"it has {self._at + 1} batches, and none numbered {group}")
+        assert self._batch is not None
+        return self._batch
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
-        if group < self._next:
-            self._open()
-        while True:
-            batch = self._reader.read_next_batch()
-            self._next += 1
-            if self._next > group:
-                batch.validate(full=True)
-                return [batch.select(names)]
+        batch = self._go_to(group)
+        batch.validate(full=True)  # As those of a file.
+        return [batch.select(names)]
 
     def bytes(self, group: int) -> int:
-        return self._sizes[group]
+        size: int = self._go_to(group).nbytes
+        return size

@@ -2,7 +2,7 @@
 //!
 //! A file is written under a temporary name beside its own, synced and renamed. Its writer holds a
 //! lock on it, which the operating system lets go of when the process ends, however that ends. So
-//! whoever next writes to the directory can tell what a killed process left there, and removes it.
+//! whoever next writes a file of that name can tell what a killed process left there, and removes it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -27,12 +27,8 @@ impl Temporary {
     /// # Errors
     /// The directory can't be written to.
     pub fn beside(target: &Path) -> io::Result<Self> {
-        let folder = folder(target);
-        let mut prefix = OsString::from(".");
-        prefix.push(target.file_name().unwrap_or_default());
-        prefix.push(".");
         loop {
-            let file = create(folder, &prefix)?;
+            let file = create(folder(target), &prefix(target))?;
             lock(file.as_file());
             // Another process may have taken it for abandoned before it was locked.
             if file.path().exists() {
@@ -51,13 +47,17 @@ impl Temporary {
         self.file.as_file_mut()
     }
 
-    /// Sync the file and give it its name, in place of a file that has it.
+    /// Sync the file and give it its name; with `overwrite`, in place of a file that has it.
     ///
     /// # Errors
-    /// The file can't be written or renamed.
-    pub fn commit(self) -> io::Result<()> {
+    /// The file can't be written or renamed, or there is one of that name.
+    pub fn commit(self, overwrite: bool) -> io::Result<()> {
         self.file.as_file().sync_all()?;
-        self.file.persist(&self.target).map_err(|error| error.error)?;
+        let named = match overwrite {
+            true => self.file.persist(&self.target),
+            false => self.file.persist_noclobber(&self.target),
+        };
+        named.map_err(|error| error.error)?;
         File::open(folder(&self.target))?.sync_all()
     }
 }
@@ -65,6 +65,14 @@ impl Temporary {
 fn folder(target: &Path) -> &Path {
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new("."))
+}
+
+/// How the temporary names of a file begin.
+fn prefix(target: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(target.file_name().unwrap_or_default());
+    prefix.push(".");
+    prefix
 }
 
 fn create(folder: &Path, prefix: &OsStr) -> io::Result<NamedTempFile> {
@@ -89,16 +97,21 @@ fn lock(file: &File) {
 #[cfg(not(unix))]
 fn lock(_: &File) {}
 
-/// Remove the temporary files beside `target` whose processes are gone. One that vanishes meanwhile
-/// is as good as removed, and one that can't be removed keeps nobody from writing another.
-///
-/// # Errors
-/// The directory can't be read.
-pub fn remove_abandoned(target: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder(target))? {
-        let Ok(entry) = entry else { continue };
+/// Without locks nobody can tell, so nothing is removed.
+#[cfg(not(unix))]
+fn is_abandoned(_: &File) -> bool {
+    false
+}
+
+/// Remove the temporary files of `target` whose processes are gone. What can't be removed keeps
+/// nobody from writing another.
+pub fn remove_abandoned(target: &Path) {
+    let Ok(entries) = fs::read_dir(folder(target)) else { return };
+    let prefix = prefix(target);
+    for entry in entries.flatten() {
         let name = entry.file_name();
-        if !name.as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
+        let name = name.as_encoded_bytes();
+        if !name.starts_with(prefix.as_encoded_bytes()) || !name.ends_with(SUFFIX.as_bytes()) {
             continue;
         }
         if let Ok(file) = File::open(entry.path())
@@ -107,18 +120,11 @@ pub fn remove_abandoned(target: &Path) -> io::Result<()> {
             let _ = fs::remove_file(entry.path());
         }
     }
-    Ok(())
 }
 
 #[cfg(unix)]
 fn is_abandoned(file: &File) -> bool {
     file.try_lock().is_ok()
-}
-
-/// The operating system refuses to remove a file that is open.
-#[cfg(not(unix))]
-fn is_abandoned(_: &File) -> bool {
-    true
 }
 
 #[cfg(test)]
@@ -141,23 +147,28 @@ mod tests {
         let mut file = Temporary::beside(&target).unwrap();
         file.file().write_all(b"all").unwrap();
         assert!(!target.exists());
-        file.commit().unwrap();
+        file.commit(false).unwrap();
         assert_eq!(names(folder.path()), ["m.bin"]);
         drop(Temporary::beside(&target).unwrap());
         assert_eq!(names(folder.path()), ["m.bin"]);
-        assert_eq!(fs::read(target).unwrap(), b"all");
+        assert_eq!(fs::read(&target).unwrap(), b"all");
+        let taken = Temporary::beside(&target).unwrap().commit(false).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&target).unwrap(), b"all");
+        Temporary::beside(&target).unwrap().commit(true).unwrap();
+        assert_eq!(fs::read(target).unwrap(), b"");
     }
 
     #[test]
     fn what_a_killed_process_left_is_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let left = folder.path().join(format!(".m.bin.0123456789ab{SUFFIX}"));
-        let others = folder.path().join(".other.tmp");
+        let others = folder.path().join(format!(".n.bin.0123456789ab{SUFFIX}"));
         fs::write(&left, b"half").unwrap();
         fs::write(&others, b"theirs").unwrap();
         let first = Temporary::beside(&folder.path().join("m.bin")).unwrap();
         let second = Temporary::beside(&folder.path().join("m.bin")).unwrap();
-        remove_abandoned(&folder.path().join("n.bin")).unwrap();
+        remove_abandoned(&folder.path().join("m.bin"));
         assert!(!left.exists() && others.exists());
         assert!(first.path().exists() && second.path().exists());
     }

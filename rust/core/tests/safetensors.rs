@@ -58,7 +58,7 @@ proptest! {
             writer.write(&batch).unwrap();
             expected.push((name.clone(), DTYPES[*dtype].0.to_owned(), bytes));
         }
-        writer.finish().unwrap();
+        writer.finish(true).unwrap();
 
         let bytes = fs::read(&path).unwrap();
         let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -105,7 +105,7 @@ fn an_unfinished_file_leaves_nothing() {
     let spec = TensorSpec { name: "a".to_owned(), dtype: "F32".to_owned(), shape: vec![2] };
     let path = folder.path().join("m.safetensors");
     let writer = SafetensorsWriter::create(&path, vec![spec]).unwrap();
-    let error = writer.finish().unwrap_err().to_string();
+    let error = writer.finish(true).unwrap_err().to_string();
     assert!(error.contains("layer 'a' was announced but not written"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -39,6 +39,9 @@ struct Managed {
 
 const _: () = assert!(size_of::<Managed>() == 64);
 
+/// Devices whose memory the CPU reads: its own, and what it shares with CUDA and ROCm.
+const ON_CPU: [i32; 3] = [1, 3, 11];
+
 /// An array whose owner is let go with this object. It is a read-only buffer of its bytes.
 #[pyclass(module = "arrowquant._core", frozen)]
 pub(crate) struct DlpackArray {
@@ -79,6 +82,12 @@ impl DlpackArray {
             let empty = dimensions == 0 || pointer.is_null();
             if empty { &[] } else { std::slice::from_raw_parts(pointer, dimensions) }
         };
+        if !ON_CPU.contains(&tensor.device_type) {
+            return Err(PyValueError::new_err("it is on another device than the CPU"));
+        }
+        if tensor.lanes != 1 {
+            return Err(PyValueError::new_err("its elements are vectors"));
+        }
         let (shape, strides) = (numbers(tensor.shape).to_vec(), numbers(tensor.strides));
         let mut count: u64 = 1;
         let mut contiguous = true;
@@ -89,9 +98,12 @@ impl DlpackArray {
             let all = length.and_then(|length| count.checked_mul(length));
             count = all.ok_or_else(|| PyValueError::new_err(format!("has shape {shape:?}")))?;
         }
-        let bits = u64::from(tensor.bits) * u64::from(tensor.lanes);
+        let bits = u64::from(tensor.bits);
         let bytes = count.checked_mul(bits).and_then(|bits| usize::try_from(bits / 8).ok());
         let bytes = bytes.ok_or_else(|| PyValueError::new_err(format!("has shape {shape:?}")))?;
+        if tensor.data.is_null() && bytes > 0 {
+            return Err(PyValueError::new_err("it has no memory of its own"));
+        }
         (array.shape, array.bytes, array.contiguous) = (shape, bytes, contiguous || count == 0);
         Ok(array)
     }
@@ -100,7 +112,7 @@ impl DlpackArray {
     #[getter]
     fn kind(&self) -> (u8, u32) {
         let tensor = self.tensor();
-        (tensor.code, u32::from(tensor.bits) * u32::from(tensor.lanes))
+        (tensor.code, u32::from(tensor.bits))
     }
 
     #[getter]
@@ -121,6 +133,8 @@ impl DlpackArray {
     ) -> PyResult<()> {
         let this = slf.get();
         if !this.contiguous {
+            // SAFETY: `view` comes from the interpreter, which asks for this where there is an error.
+            unsafe { (*view).obj = std::ptr::null_mut() };
             return Err(PyBufferError::new_err("is not contiguous"));
         }
         let tensor = this.tensor();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use arrowquant::Error;
 use arrowquant::format::safetensors::SafetensorsFile as File;
 use arrowquant::format::safetensors_writer::{SafetensorsWriter as Writer, TensorSpec};
 use bytes::Bytes;
@@ -64,24 +65,31 @@ impl SafetensorsFile {
 
 /// A file that is written tensor by tensor and gets its name at the end.
 #[pyclass(module = "arrowquant._core", frozen)]
-pub(crate) struct SafetensorsWriter(Mutex<Option<Writer>>);
+pub(crate) struct SafetensorsWriter {
+    writer: Mutex<Option<Writer>>,
+    path: PathBuf,
+    overwrite: bool,
+}
 
 #[pymethods]
 impl SafetensorsWriter {
     #[new]
-    fn create(path: PathBuf, tensors: Vec<(String, String, Vec<i64>)>) -> PyResult<Self> {
+    fn create(
+        path: PathBuf,
+        tensors: Vec<(String, String, Vec<i64>)>,
+        overwrite: bool,
+    ) -> PyResult<Self> {
         let spec = |(name, dtype, shape)| TensorSpec { name, dtype, shape };
         let tensors = tensors.into_iter().map(spec).collect();
-        Writer::create(&path, tensors)
-            .map(|writer| Self(Mutex::new(Some(writer))))
-            .map_err(errors::call)
+        let writer = Writer::create(&path, tensors).map_err(errors::call)?;
+        Ok(Self { writer: Mutex::new(Some(writer)), path, overwrite })
     }
 
     /// Write the tensors of a weights batch.
     fn write(&self, py: Python<'_>, batch: PyRecordBatch) -> PyResult<()> {
         let batch = batch.into_inner();
         let written = py.detach(|| {
-            let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             writer.as_mut().map(|writer| writer.write(&batch))
         });
         written.ok_or_else(closed)?.map_err(|error| errors::raise(py, error))
@@ -89,14 +97,17 @@ impl SafetensorsWriter {
 
     /// Sync the file and give it its name.
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
-        let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let writer = writer.ok_or_else(closed)?;
-        py.detach(|| writer.finish()).map_err(|error| errors::raise(py, error))
+        py.detach(|| writer.finish(self.overwrite)).map_err(|error| match error {
+            Error::Io(error) => errors::io(&self.path, &error),
+            other => errors::raise(py, other),
+        })
     }
 
     /// Give up: the temporary file is removed.
     fn abort(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

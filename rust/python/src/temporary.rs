@@ -38,11 +38,11 @@ impl Temporary {
         self.path.clone()
     }
 
-    /// Sync the file and give it its name.
-    fn commit(&self, py: Python<'_>) -> PyResult<()> {
+    /// Sync the file and give it its name; with `overwrite`, in place of one that has it.
+    fn commit(&self, py: Python<'_>, overwrite: bool) -> PyResult<()> {
         let file = self.lock().take();
         let file = file.ok_or_else(|| PyValueError::new_err("the file is committed"))?;
-        py.detach(|| file.commit()).map_err(|error| errors::io(&self.target, &error))
+        py.detach(|| file.commit(overwrite)).map_err(|error| errors::io(&self.target, &error))
     }
 
     /// Remove the file, unless it is committed.
@@ -51,9 +51,8 @@ impl Temporary {
     }
 }
 
-/// Remove what killed processes left beside `target`.
+/// Remove what killed processes left of `target`.
 #[pyfunction]
-pub(crate) fn remove_abandoned(py: Python<'_>, target: PathBuf) -> PyResult<()> {
-    let removed = py.detach(|| temporary::remove_abandoned(&target));
-    removed.map_err(|error| errors::io(&target, &error))
+pub(crate) fn remove_abandoned(py: Python<'_>, target: PathBuf) {
+    py.detach(|| temporary::remove_abandoned(&target));
 }

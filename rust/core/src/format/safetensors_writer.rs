@@ -151,16 +151,16 @@ impl SafetensorsWriter {
         Ok(())
     }
 
-    /// Sync the file and give it its name.
+    /// Sync the file and give it its name; with `overwrite`, in place of one that has it.
     ///
     /// # Errors
-    /// A tensor is missing, or the file can't be renamed.
-    pub fn finish(self) -> Result<(), Error> {
+    /// A tensor is missing, there is a file of that name, or the file can't be renamed.
+    pub fn finish(self, overwrite: bool) -> Result<(), Error> {
         if let Some(name) = self.missing.keys().min() {
             let why = format!("layer '{name}' was announced but not written to its end");
             return Err(CallError::File { path: self.path.display().to_string(), why }.into());
         }
-        Ok(self.file.commit()?)
+        Ok(self.file.commit(overwrite)?)
     }
 }
 
@@ -181,7 +181,7 @@ fn info(tensor: &TensorSpec, at: usize) -> Result<TensorInfo, String> {
 
 /// A temporary file beside `path` with the header written and its final length.
 fn begin(path: &Path, header: &[u8], length: u64) -> io::Result<Temporary> {
-    temporary::remove_abandoned(path)?;
+    temporary::remove_abandoned(path);
     let mut temporary = Temporary::beside(path)?;
     let file = temporary.file();
     file.set_len(length)?;

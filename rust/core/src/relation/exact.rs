@@ -10,7 +10,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{
     ArrowPrimitiveType, Float32Type, Float64Type, Int64Type, UInt8Type, UInt64Type,
 };
-use arrow_array::{Array, ArrayRef, Int64Array, LargeListArray, PrimitiveArray};
+use arrow_array::{Array, ArrayRef, Int64Array, LargeListArray, PrimitiveArray, make_array};
+use arrow_buffer::{BooleanBufferBuilder, NullBuffer, OffsetBuffer};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field};
 
@@ -113,9 +114,30 @@ fn lists(
     let large = DataType::LargeList(Arc::new(Field::new_list_field(item, true)));
     let column = cast(column, &large)?;
     let (_, offsets, items, nulls) = column.as_list::<i64>().clone().into_parts();
+    // A slice's items are some of the column's; and what lies behind a null row is not looked at.
+    let (start, end) = (offsets[0], offsets[offsets.len() - 1]);
+    let mut items = items.slice(start as usize, (end - start) as usize);
+    let offsets = OffsetBuffer::new(offsets.iter().map(|offset| offset - start).collect());
+    if let Some(nulls) = nulls.as_ref().filter(|nulls| nulls.null_count() > 0) {
+        items = without_hidden(&items, &offsets, nulls)?;
+    }
     let items = convert(&items)?;
     let field = Arc::new(Field::new_list_field(items.data_type().clone(), true));
     LargeListArray::try_new(field, offsets, items, nulls)
+}
+
+/// The items with those of null rows null.
+fn without_hidden(
+    items: &ArrayRef,
+    offsets: &OffsetBuffer<i64>,
+    rows: &NullBuffer,
+) -> Result<ArrayRef, ArrowError> {
+    let mut shown = BooleanBufferBuilder::new(items.len());
+    for (row, ends) in offsets.windows(2).enumerate() {
+        shown.append_n((ends[1] - ends[0]) as usize, rows.is_valid(row));
+    }
+    let nulls = NullBuffer::union(items.nulls(), Some(&NullBuffer::new(shown.finish())));
+    items.to_data().into_builder().nulls(nulls).build().map(make_array)
 }
 
 /// Each value by `convert`, which gives nothing for one that would change.
@@ -160,6 +182,21 @@ mod tests {
         let decimals = decimals.with_precision_and_scale(38, 2).unwrap();
         assert_eq!(read(decimals).unwrap(), [Some(128), None, Some(-1)]);
         assert_eq!(read(UInt64Array::from(vec![u64::MAX])).unwrap(), [Some(i64::MAX)]);
+    }
+
+    #[test]
+    fn only_the_rows_that_are_there_are_looked_at() {
+        let values = Float64Array::from(vec![1.5, 2.0, 3.0, 0.5, 4.0]);
+        let field = Arc::new(Field::new_list_field(DataType::Float64, true));
+        let nulls = NullBuffer::from(vec![true, true, false, true]);
+        let offsets = OffsetBuffer::from_lengths([1, 2, 1, 1]);
+        let lists = LargeListArray::new(field, offsets, Arc::new(values), Some(nulls));
+        assert!(int64_lists(&(Arc::new(lists.clone()) as ArrayRef), "shape").is_err());
+        let read = int64_lists(&(Arc::new(lists.slice(1, 3)) as ArrayRef), "shape").unwrap();
+        assert_eq!(read.len(), 3);
+        assert_eq!(read.value(0).as_primitive::<Int64Type>().values(), &[2, 3]);
+        assert!(read.is_null(1));
+        assert_eq!(read.value(2).as_primitive::<Int64Type>().values(), &[4]);
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl<R: RecordBatchReader> Iterator for Gathered<R> {
         match batches.len() {
             0 => None,
             1 => batches.pop().map(Ok),
-            _ => Some(concat_batches(&batches[0].schema(), &batches)),
+            _ => Some(concat_batches(&self.source.schema(), &batches)),
         }
     }
 }
@@ -84,9 +84,28 @@ fn column_size(column: &ArrayRef) -> usize {
     match column.data_type() {
         DataType::BinaryView => views::<BinaryViewType>(column),
         DataType::Utf8View => views::<StringViewType>(column),
-        DataType::Union(..) | DataType::RunEndEncoded(..) => usize::MAX,
-        DataType::ListView(_) | DataType::LargeListView(_) => usize::MAX,
+        other if !is_plain(other) => usize::MAX,
         _ => column.to_data().get_slice_memory_size().unwrap_or(usize::MAX),
+    }
+}
+
+/// Whether columns of that type can always be put together, and tell their bytes. Dictionaries of
+/// many batches may have more values than their keys count.
+fn is_plain(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => {
+            is_plain(of.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().all(|field| is_plain(field.data_type())),
+        DataType::Map(entries, _) => is_plain(entries.data_type()),
+        DataType::Union(..)
+        | DataType::RunEndEncoded(..)
+        | DataType::Dictionary(..)
+        | DataType::ListView(_)
+        | DataType::LargeListView(_)
+        | DataType::BinaryView
+        | DataType::Utf8View => false,
+        _ => true,
     }
 }
 
