@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
@@ -50,3 +58,34 @@ def float_row(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
         "dtype": "F32",
         "shape": list(array.shape),
     }
+
+
+def run(*args: object, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line, which must end with that status."""
+    command = [sys.executable, "-m", "arrowquant", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def on_terminal(*args: object, columns: int = 80, cwd: Path | None = None) -> str:
+    """What a command shows on a terminal of so many columns, without its colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "arrowquant", *map(str, args)]
+    with subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env=environment, cwd=cwd
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:  # the other end of a terminal closes with an error
+                break
+            if not chunk:
+                break
+            shown += chunk
+        process.wait()
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n")

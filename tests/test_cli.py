@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -21,13 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import arrowquant as aq
-
-
-def run(*args: object, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "arrowquant", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
+from conftest import on_terminal, run
 
 
 @pytest.fixture
@@ -215,35 +205,12 @@ def test_a_closed_pipe_is_no_error(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_a_bar_on_a_terminal_only(checkpoint: Path, tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "arrowquant",
-        "quantize",
-        checkpoint,
-        "-o",
-        tmp_path / "m.parquet",
-    ]
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(ours, 4096)
-            except OSError:  # the other end of a terminal closes with an error
-                break
-            if not chunk:
-                break
-            shown += chunk
-        assert process.wait() == 0
-    text = shown.decode()
-    assert "MB" in text
+    shown = on_terminal("quantize", checkpoint, "-o", tmp_path / "m.parquet", columns=120)
+    assert "MB" in shown
     # Which layer the bar happened to show depends on when it was drawn.
-    assert re.search(r"(embeddings|encoder|pooler)\.\w+", text)
+    assert re.search(r"(embeddings|encoder|pooler|dense|output|query|key|value)\.\w+", shown)
+    piped = run("quantize", checkpoint, "-o", tmp_path / "n.parquet")
+    assert "\u2501" not in piped.stdout + piped.stderr
 
 
 @pytest.fixture
@@ -353,29 +320,6 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     run("verify", out)
 
 
-def _on_terminal(*args: object, columns: int = 80, cwd: Path | None = None) -> str:
-    """What a command shows on a terminal of so many columns, without its colours."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"} | {"TERM": "xterm"}
-    command = [sys.executable, "-m", "arrowquant", *map(str, args)]
-    with subprocess.Popen(
-        command, stdout=theirs, stderr=theirs, env=environment, cwd=cwd
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(ours, 4096)
-            except OSError:  # the other end of a terminal closes with an error
-                break
-            if not chunk:
-                break
-            shown += chunk
-        process.wait()
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n")
-
-
 def test_tables_fit_eighty_columns(checkpoint: Path, tmp_path: Path) -> None:
     run(
         "quantize",
@@ -387,13 +331,13 @@ def test_tables_fit_eighty_columns(checkpoint: Path, tmp_path: Path) -> None:
         status=1,
     )
     for arguments in (["plan", checkpoint], ["inspect", "m.parquet"]):
-        shown = _on_terminal(*arguments, cwd=tmp_path)
+        shown = on_terminal(*arguments, cwd=tmp_path)
         lines = shown.splitlines()
         assert all(len(line) <= 80 for line in lines if "Next:" not in line), shown
         # Every table row is one line: a name is shortened, never folded.
         rows = [line for line in lines if "dense" in line]
         assert all(re.search(r"none|int4", row) for row in rows), shown
-    wide = _on_terminal("plan", checkpoint, columns=160)
+    wide = on_terminal("plan", checkpoint, columns=160)
     assert "encoder.layer.{0…5}.output.dense.weight" in wide
     assert re.search(r"\{0…5\}\.output\.dense\.weight +6 +F32 ", wide)
 
@@ -487,7 +431,7 @@ def test_long_steps_show_a_bar(sharded: Path, tmp_path: Path) -> None:
         ["export", "out", "-o", "x"],
         ["dequantize", "out", "-o", "back.safetensors"],
     ):
-        assert "━" in _on_terminal(*arguments, cwd=tmp_path), arguments
+        assert "━" in on_terminal(*arguments, cwd=tmp_path), arguments
 
 
 def test_a_resumed_jobs_speed_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,15 +19,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import arrowquant as aq
+from conftest import run
 
 GOOD = np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)
-
-
-def run(*args: object, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "arrowquant", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture

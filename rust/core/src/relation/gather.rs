@@ -13,7 +13,7 @@ const ENOUGH: usize = 1 << 20;
 /// And never more of them: a source may go on for ever without any bytes.
 const MOST: usize = 1 << 8;
 /// One more for so many that were handed on: a short stream comes as it is, batch by batch.
-const RAMP: usize = 1 << 3;
+const RAMP: usize = 1 << 2;
 
 /// A stream whose tiny batches come together, in order, the more the longer it is. Which ones depends
 /// on their sizes alone.
@@ -142,12 +142,12 @@ mod tests {
     fn tiny_batches_come_together_and_large_ones_as_they_are() {
         assert_eq!(gathered(&[]), [] as [usize; 0]);
         assert_eq!(gathered(&[3]), [3]);
-        assert_eq!(gathered(&[1; 16]), [1; 16]);
-        assert_eq!(gathered(&[1; 19])[16..], [2, 1]);
-        let sizes = [&[1; 16][..], &[2, 10_000, 20_000, 4, 5, 6]].concat();
-        assert_eq!(gathered(&sizes)[16..], [2, 10_000, 20_000, 9, 6]);
-        let many = gathered(&[1; 100_000]);
-        assert!(many.len() < 1_000 && many.contains(&MOST) && many.iter().all(|&n| n <= MOST));
+        assert_eq!(gathered(&[1; 8]), [1; 8]);
+        assert_eq!(gathered(&[1; 11])[8..], [2, 1]);
+        let sizes = [&[1; 8][..], &[2, 10_000, 20_000, 4, 5, 6]].concat();
+        assert_eq!(gathered(&sizes)[8..], [2, 10_000, 20_000, 9, 6]);
+        let many = gathered(&[1; 200_000]);
+        assert!(many.len() < 2_000 && many.contains(&MOST) && many.iter().all(|&n| n <= MOST));
         assert!(gathered(&[8_000; 2_000]).iter().all(|&rows| rows * 8 < ENOUGH + SMALL));
     }
 }
