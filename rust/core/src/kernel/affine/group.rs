@@ -232,16 +232,15 @@ impl<L: Lanes> Errors<L> {
         }
         self.pending += count;
         let codes = codes.chunks_exact_mut(vectors_of_codes::<S, PACK>());
-        let lines = values.iter().zip(codes);
         if let Some((next, out)) = along {
             let mut extremes = *out;
-            for ((line, codes), next) in lines.zip(next) {
+            for ((line, codes), next) in values.iter().zip(codes).zip(next) {
                 extremes = Float32::extend(self.lanes, extremes, next);
                 self.line::<S, PACK, CLAMP, TRACK>(vector, line, codes);
             }
             *out = extremes;
         } else {
-            for (line, codes) in lines {
+            for (line, codes) in together(values, codes) {
                 self.line::<S, PACK, CLAMP, TRACK>(vector, line, codes);
             }
         }
