@@ -23,14 +23,19 @@ def _cosine(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 def test_every_tensor_is_accounted_for(checkpoint: Path) -> None:
     original = load_file(checkpoint)
     assert len(original) == 104
-    result = aq.quantize(aq.scan(checkpoint), continue_on_error=True)
+    kept = aq.quantize(aq.scan(checkpoint))
+    assert sorted(kept.quantized["layer_name"].to_pylist()) == sorted(original)
+    assert kept.quantized["scheme"].to_pylist().count("none") == 104 - 37
+    # Without roles, rows are taken literally.
+    literal = pa.table(aq.scan(checkpoint)).drop_columns(["role"])
+    result = aq.quantize(literal, continue_on_error=True)
     assert len(result) == 104
     assert sorted(result.quantized["layer_name"].to_pylist()) == sorted(original)
     assert result.failed["layer_name"].to_pylist() == ["embeddings.position_ids"]
     assert result.failed["error_code"].to_pylist() == ["unsupported_dtype"]
     assert result.succeeded.num_rows == 103
     with pytest.raises(aq.QuantizationError, match=r"'embeddings.position_ids' \(I64 \[1, 512\]"):
-        aq.quantize(aq.scan(checkpoint))
+        aq.quantize(literal)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,9 @@ def test_quality(
 ) -> None:
     original = load_file(checkpoint)
     scan = aq.scan(checkpoint)
-    result = aq.quantize(scan, plan=aq.plan(scan, scheme=scheme, symmetric=symmetric))
+    tables = ["role:embedding", "role:position"]
+    plan = aq.plan(scan, scheme=scheme, symmetric=symmetric, include=tables)
+    result = aq.quantize(scan, plan=plan)
     restored = aq.to_numpy(aq.dequantize(result))
     assert restored.keys() == original.keys()
     matrices = 0

@@ -84,9 +84,16 @@ def test_a_shard_that_comes_later_is_as_if_it_had_been_there(
     assert failures[0] == failures[1]
     found = aq.verify(tmp_path / "out", model)
     assert found.ok, found.problems.to_pylist()
-    # From here on it is the source that the dataset is of.
+    # From here on it is the source that the dataset is of: its contents count, not its time.
     os.utime(model / "a.safetensors", ns=(1, 1))
-    with pytest.raises(ValueError, match="source file a"):
+    with pytest.warns(aq.QuantizationWarning, match=r"a.safetensors: changed since the job"):
+        quantize(model, tmp_path / "out", retry_failed=True, continue_on_error=True)
+    shards["a.safetensors"]["a2.weight"][0, 0] += 1
+    save_file(shards["a.safetensors"], model / "a.safetensors")
+    with (
+        pytest.warns(aq.QuantizationWarning, match=r"a.safetensors"),
+        pytest.raises(ValueError, match=r"layer 'a2.weight' of a.safetensors is not as"),
+    ):
         quantize(model, tmp_path / "out", retry_failed=True, continue_on_error=True)
 
 

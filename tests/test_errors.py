@@ -36,7 +36,7 @@ ROWS: dict[str, list[tuple[dict[str, Any], int | None, int | None]]] = {
     "unsupported_dtype": [
         (_row(dtype="I32"), None, None),
         (_row(dtype=None), None, None),
-        (_row(dtype="float32"), None, None),
+        (_row(dtype="float99"), None, None),
     ],
     "shape_mismatch": [
         (_row(shape=[2, 31]), None, None),
@@ -291,7 +291,8 @@ def test_the_message_names_layer_dtype_shape_file_and_fix() -> None:
     result = aq.quantize(table, continue_on_error=True)
     assert result.failed["error_message"].to_pylist() == [
         "layer 'model.layers.7.up' (F32 [2, 32], model-00009-of-00030.safetensors): NaN or Inf at "
-        "element 42 (3 in all). Clean the data, or keep the layer with scheme 'none'."
+        "element 42 (3 in all). Clean the data, or keep the layer with scheme 'none'. "
+        "The first is at [1, 10]."
     ]
 
 

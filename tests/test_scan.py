@@ -22,7 +22,7 @@ import arrowquant as aq
 from conftest import binary_weights, float_row
 
 COLUMNS = ["layer_name", "dtype", "shape", "data"]
-COLUMNS += ["part_index", "part_count", "part_offset", "layer_shape", "source_file"]
+COLUMNS += ["part_index", "part_count", "part_offset", "layer_shape", "source_file", "role"]
 
 
 @pytest.mark.parametrize("mmap", [True, False])
@@ -154,7 +154,7 @@ def test_wrong_paths(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         aq.scan(tmp_path / "none.safetensors")
     (tmp_path / "model.xyz").touch()
-    with pytest.raises(ValueError, match=r"aq.scan reads .safetensors, .parquet"):
+    with pytest.raises(ValueError, match=r"aq.scan reads .safetensors, .gguf, .parquet"):
         aq.scan(tmp_path / "model.xyz")
 
 

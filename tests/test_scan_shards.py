@@ -114,7 +114,7 @@ def test_wrong_directories(tmp_path: Path, shards: dict[str, dict[str, Any]]) ->
     folder = write(tmp_path / "m", shards)
     (folder / INDEX).rename(folder / "other.safetensors.index.json")
     (folder / INDEX).write_text("{}")
-    with pytest.raises(ValueError, match=r"several indices, model.*, other.*. Name the one"):
+    with pytest.raises(ValueError, match=r"holds 2 checkpoints: 'model' .*; 'other'"):
         aq.scan(folder)
     (folder / INDEX).unlink()
     (folder / "other.safetensors.index.json").unlink()
@@ -163,5 +163,11 @@ def test_an_index_that_contradicts_its_files(
 def test_a_broken_shard_is_named(tmp_path: Path, shards: dict[str, dict[str, Any]]) -> None:
     folder = write(tmp_path / "m", shards)
     (folder / "model-00002-of-00002.safetensors").write_bytes(b"\0" * 7)
-    with pytest.raises(OSError, match=r"model-00002-of-00002.safetensors: .* copied whole"):
+    rows = pa.table(aq.scan(folder)).to_pylist()
+    bad = {row["layer_name"]: row["error_message"] for row in rows if row["error_code"]}
+    assert set(bad) == {"c.weight", "ids"}
+    assert "model-00002-of-00002.safetensors" in bad["ids"]
+    assert "copied whole" in bad["ids"]
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"\0" * 7)
+    with pytest.raises(OSError, match=r"model-00001-of-00002.safetensors: .* copied whole"):
         aq.scan(folder)

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from arrowquant._checkpoint.verify import Verification, verify
     from arrowquant._core import __version__
     from arrowquant._dequantize import dequantize, dequantize_stream
-    from arrowquant._errors import CheckpointStoppedError, QuantizationError, QuantizationWarning
+    from arrowquant._errors import (
+        CheckpointStoppedError,
+        QuantizationError,
+        QuantizationWarning,
+        SeveralCheckpointsError,
+    )
     from arrowquant._export import export
     from arrowquant._layers import LayerDict
     from arrowquant._numpy import to_numpy
@@ -50,6 +55,7 @@ __all__ = [
     "QuantizationStream",
     "QuantizationWarning",
     "Scan",
+    "SeveralCheckpointsError",
     "Verification",
     "__version__",
     "dequantize",
@@ -78,6 +84,7 @@ _MODULES = {
     "QuantizationStream": "_stream",
     "QuantizationWarning": "_errors",
     "Scan": "_scan",
+    "SeveralCheckpointsError": "_errors",
     "Verification": "_checkpoint.verify",
     "__version__": "_core",
     "dequantize": "_dequantize",

@@ -65,6 +65,22 @@ class CheckpointStoppedError(QuantizationError):
         )  # fmt: skip
 
 
+class SeveralCheckpointsError(ValueError):
+    """A directory holds several checkpoints, and nobody said which is meant.
+
+    `checkpoints` is a `pyarrow.Table` of them: `variant`, what `variant=` calls it, `files` and
+    `bytes`.
+    """
+
+    def __init__(self, message: str, checkpoints: pa.Table) -> None:
+        super().__init__(message)
+        self.checkpoints = checkpoints
+
+    def __reduce__(self) -> tuple[type[SeveralCheckpointsError], tuple[str, pa.Table]]:
+        """Keep the table when the exception crosses a process boundary."""
+        return type(self), (str(self), self.checkpoints)
+
+
 class QuantizationWarning(UserWarning):
     """Something was left out of a dictionary, or a pattern matched nothing.
 

@@ -13,7 +13,7 @@ from arrowquant._options import Options
 from arrowquant._parquet import AtomicParquet, failed_path
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan
-from arrowquant._summary import COLUMNS, PART_COLUMNS, Summary, layers_of
+from arrowquant._summary import COLUMNS, MEANING_COLUMNS, PART_COLUMNS, Summary, layers_of
 
 
 def quantize_file(
@@ -36,7 +36,9 @@ def quantize_file(
     quantized, _, failed = (pa.schema(schema) for schema in quantizer.schemas)
     summary, failures = Summary(output), []
     rows: list[dict[str, Any]] = []
-    shown = [name for name in (*COLUMNS, *PART_COLUMNS) if name in quantized.names]
+    shown = [
+        name for name in (*COLUMNS, *MEANING_COLUMNS, *PART_COLUMNS) if name in quantized.names
+    ]
     with (
         AtomicParquet(output, failed_path(output), quantized, overwrite=overwrite) as writer,
         listener(progress) as callback,

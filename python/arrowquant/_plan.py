@@ -28,14 +28,16 @@ def plan(
     symmetric: bool | None = None,
     scale_dtype: ScaleDtype = "source",
     keep: Sequence[str] = (),
+    include: Sequence[str] = (),
     rules: Any = None,
     columns: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """Return what will be done with each layer and what it will take, reading no weights.
 
-    A layer is quantized if it is F64, F32, F16 or BF16, has two or more dimensions, a last
-    dimension of at least 32, and gets smaller. The table is a `plan=` for `aq.quantize`, and can
-    be changed like any other before.
+    A layer is quantized if it is F64, F32, F16 or BF16, has two or more dimensions larger than 1, a
+    last dimension of at least 32, and gets smaller; and if its role, where it has one, is `weight`:
+    embeddings, heads, routers and the like are kept, since runtimes don't take them quantized. The
+    table is a `plan=` for `aq.quantize`, and can be changed like any other before.
 
     Args:
         weights: As for `aq.quantize`. Of a one-shot stream nothing is left after it.
@@ -43,7 +45,9 @@ def plan(
         group_size: See there.
         symmetric: See there.
         scale_dtype: See there.
-        keep: Shell patterns (`*`, `?`, `[...]`) of names of layers to keep.
+        keep: Layers to keep: shell patterns (`*`, `?`, `[...]`) of names, or roles, such as
+            `role:vision`.
+        include: Layers to quantize although their role keeps them, likewise; `role:embedding`.
         rules: What to do with some layers, whatever they are: a table `layer_name` (such a
             pattern), `scheme`, `group_size`, `is_symmetric` in anything that speaks Arrow, or the
             path of one in Parquet, CSV or JSON. The first row that matches counts; what is null
@@ -51,28 +55,36 @@ def plan(
         columns: As for `aq.quantize`.
 
     Returns:
-        `layer_name, shape, dtype, scheme, group_size, is_symmetric, source_bytes,
+        `layer_name, shape, dtype, role, scheme, group_size, is_symmetric, source_bytes,
         predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
-        is kept (`one_dimensional`, `not_float`, `no_gain`, `kept_by_user`) and `note` on layers
-        that are often kept. Sizes are exact, but for a layer whose scales overflow
-        `scale_dtype="F16"`: it takes F32, which only its values tell.
+        is kept (`one_dimensional`, `not_float`, `no_gain`, `kept_by_user`, `kept_by_role`,
+        `already_quantized (...)`, `unknown_axis (...)`), `note` on layers that are often kept, and
+        `companion_of`: the tensor that scales and the like belong to. Sizes are exact, but for a
+        layer whose scales overflow `scale_dtype="F16"`: it takes F32, which only its values tell.
 
     Raises:
         TypeError, ValueError: The call is wrong.
 
     Warns:
-        QuantizationWarning: A pattern of `keep` matches no layer, or no layer follows a rule.
+        QuantizationWarning: Something in `keep` or `include` matches no layer, or no layer follows
+            a rule.
     """
     options = Options(scheme, group_size, symmetric, scale_dtype)
     if is_path(weights):
         weights = scan(weights)
     if isinstance(weights, Scan) and columns is None:
         weights = weights.without_data()
-    return resolve(as_weights(weights, columns), options, keep, rules)
+    return resolve(as_weights(weights, columns), options, keep, rules, include=include)
 
 
 def resolve(
-    source: Any, options: Options, keep: Sequence[str], rules: Any, *, everything: bool = False
+    source: Any,
+    options: Options,
+    keep: Sequence[str],
+    rules: Any,
+    *,
+    include: Sequence[str] = (),
+    everything: bool = False,
 ) -> pa.Table:
     """Return the plan of a weights relation that the core can import.
 
@@ -81,18 +93,29 @@ def resolve(
     Raises:
         TypeError, ValueError: As `plan`.
     """
-    if isinstance(keep, str):
-        raise TypeError(f"keep must be a sequence of patterns, got the string {keep!r}.")
+    for option, patterns in (("keep", keep), ("include", include)):
+        check_patterns(option, patterns)
     table = read_plan(rules, "rules")
     if everything:
         table = _with_last_rule(table)
-    batches, schema, unmatched = _core.plan(source, list(keep), table, options)
-    unmatched_keep, unmatched_rules = unmatched
+    batches, schema, unmatched = _core.plan(source, list(keep), list(include), table, options)
+    unmatched_keep, unmatched_include, unmatched_rules = unmatched
     if everything and "*" in unmatched_rules:
         unmatched_rules.remove("*")
     _warn("keep matches no layer", unmatched_keep)
+    _warn("include matches no layer", unmatched_include)
     _warn("no layer follows the rules of", unmatched_rules)
     return pa.Table.from_batches([pa.record_batch(batch) for batch in batches], pa.schema(schema))
+
+
+def check_patterns(option: str, patterns: Sequence[str]) -> None:
+    """Refuse one text where a sequence of them is meant.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if isinstance(patterns, str):
+        raise TypeError(f"{option} must be a sequence of patterns, got the string {patterns!r}.")
 
 
 def _warn(what: str, patterns: list[str]) -> None:

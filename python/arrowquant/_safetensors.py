@@ -5,6 +5,7 @@ A safetensors header comes first in the file, so all tensors are announced befor
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,8 +63,31 @@ def write_safetensors(
     if incomplete:
         names = ", ".join(repr(name) for name in incomplete)
         raise ValueError(f"layers that lack parts can't be written: {names}. Filter them out.")
-    tensors = [layer.tensor for layer in layers]
-    write_tensors(path, tensors, table.to_batches(), overwrite=overwrite)
+    tensors, broken = stacked(layers)
+    if broken:
+        why = next(iter(broken.values()))
+        raise ValueError(f"stacks that lack matrices can't be written: {why}. Filter them out.")
+    write_tensors(path, tensors, table.to_batches(), {}, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The stack that a layer is a matrix of."""
+
+    name: str
+    shape: tuple[int, ...]
+    index: int
+
+    def count(self, matrix: Sequence[int]) -> int:
+        """How many matrices of that shape it has."""
+        return math.prod(self.shape) // max(math.prod(matrix), 1)
+
+    @staticmethod
+    def of(row: dict[str, Any]) -> Stack | None:
+        """The stack that a row tells of."""
+        if row.get("stack_name") is None:
+            return None
+        return Stack(row["stack_name"], tuple(row["stack_shape"]), row["stack_index"])
 
 
 @dataclass
@@ -77,6 +101,7 @@ class Layer:
     parts: int
     found: int
     source_file: str | None
+    stack: Stack | None = None
     bytes: int = 0
 
     @property
@@ -91,11 +116,13 @@ class Layer:
 
 
 _TOLD = ["layer_name", "dtype", "shape", "scheme", "part_count", "part_index", "layer_shape"]
+STACK_COLUMNS = ("stack_name", "stack_index", "stack_shape")
 
 
 def layers_of(table: pa.Table) -> Iterator[Layer]:
     """The layers of a relation's rows, each once, with its parts counted."""
-    names = [name for name in (*_TOLD, "source_file") if name in table.schema.names]
+    told = (*_TOLD, "source_file", *STACK_COLUMNS)
+    names = [name for name in told if name in table.schema.names]
     known: dict[tuple[str | None, str], Layer] = {}
     layers = []
     for row in table.select(names).to_pylist():
@@ -111,21 +138,68 @@ def layers_of(table: pa.Table) -> Iterator[Layer]:
             count,
             1,
             row.get("source_file"),
+            Stack.of(row),
         )
         known[key] = layer
         layers.append(layer)
     yield from layers
 
 
+def stacked(layers: Iterable[Layer]) -> tuple[list[tuple[str, str, list[int]]], dict[str, str]]:
+    """The tensors that layers make, and by name the layers of stacks that can't be made.
+
+    The matrices of a stack make one tensor. Of a stack that can't be made, the reason is told.
+    """
+    tensors: list[tuple[str, str, list[int]]] = []
+    members: dict[str, list[Layer]] = {}
+    for layer in layers:
+        if layer.stack is None:
+            tensors.append(layer.tensor)
+        else:
+            members.setdefault(layer.stack.name, []).append(layer)
+    broken: dict[str, str] = {}
+    for name, matrices in members.items():
+        why = _why_broken(name, matrices)
+        if why is None and (stack := matrices[0].stack) is not None:
+            tensors.append((name, matrices[0].dtype, list(stack.shape)))
+        else:
+            broken |= {layer.name: why or "" for layer in matrices}
+    return tensors, broken
+
+
+def _why_broken(name: str, matrices: list[Layer]) -> str | None:
+    """Why matrices are no whole stack; None where they are."""
+    first = matrices[0]
+    assert first.stack is not None
+    count = first.stack.count(first.shape)
+    found = {layer.stack.index for layer in matrices if layer.stack is not None}
+    if found != set(range(count)) or len(matrices) != count:
+        return f"'{name}' has {len(found)} of its {count} matrices"
+    dtypes = sorted({layer.dtype for layer in matrices})
+    if len(dtypes) > 1:
+        return (
+            f"'{name}' has matrices of {' and '.join(dtypes)}: kept ones stay as they were. Write "
+            "them all in their own type (dtype='source')"
+        )
+    return None
+
+
+def source_metadata(relation: Any) -> dict[str, str]:
+    """What a relation's source says beside its tensors, as far as safetensors can say it: texts."""
+    said = getattr(relation, "metadata", {})
+    return said if all(isinstance(value, str) for value in said.values()) else {}
+
+
 def write_tensors(
     path: str | os.PathLike[str],
     tensors: Tensors,
     batches: Iterable[pa.RecordBatch],
+    metadata: dict[str, str],
     *,
     overwrite: bool,
 ) -> None:
     """Write the announced tensors from batches in any order, holding one batch at a time."""
-    writer = _core.SafetensorsWriter(Path(path), tensors, overwrite)
+    writer = _core.SafetensorsWriter(Path(path), tensors, metadata, overwrite)
     try:
         for batch in batches:
             writer.write(batch)
@@ -150,8 +224,8 @@ def dequantize_to_safetensors(
     """
 
     def write(layers: list[Layer], batches: Iterable[pa.RecordBatch]) -> None:
-        tensors = [layer.tensor for layer in layers]
-        write_tensors(path, tensors, batches, overwrite=overwrite)
+        tensors, _ = stacked(layers)
+        write_tensors(path, tensors, batches, source_metadata(quantized), overwrite=overwrite)
 
     return dequantized(quantized, dtype, threads, write, progress)
 
@@ -175,6 +249,8 @@ def dequantized(
             layer.dtype = "F32"
     left_out = [_incomplete(layer) for layer in layers if not layer.is_complete]
     layers = [layer for layer in layers if layer.is_complete]
+    layers, broken = _whole_stacks(layers)
+    left_out += broken
     with counted(progress, len(layers)) as count:
         while True:
             stream = dequantize_stream(
@@ -187,8 +263,24 @@ def dequantized(
                 bad = {row["layer_name"] for row in error.rows}
                 left_out += error.rows
                 layers = [layer for layer in layers if layer.name not in bad]
+                layers, broken = _whole_stacks(layers)
+                left_out += broken
                 continue
             return left_out
+
+
+def _whole_stacks(layers: list[Layer]) -> tuple[list[Layer], list[dict[str, Any]]]:
+    """The layers without those of stacks that are not whole, and these as error rows."""
+    _, broken = stacked(layers)
+    rows = [
+        {
+            "layer_name": name,
+            "error_code": "incomplete_layer",
+            "error_message": f"layer '{name}' is good, but {why}.",
+        }
+        for name, why in broken.items()
+    ]
+    return [layer for layer in layers if layer.name not in broken], rows
 
 
 class _UndecodableError(Exception):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 COLUMNS = ("layer_name", "shape", "scheme", "bits_per_weight", "mse", "max_abs_error", "snr_db")
+MEANING_COLUMNS = ("role", "keep_reason")
 PART_COLUMNS = ("part_index", "part_count", "part_offset", "layer_shape", "source_file")
 _WORST = 5
 
@@ -37,6 +39,20 @@ class Summary:
     def kept(self) -> list[dict[str, Any]]:
         """The layers that were kept as they are."""
         return [layer for layer in self.layers if layer["scheme"] == "none"]
+
+    @property
+    def kept_by_role(self) -> dict[str, int]:
+        """Bytes of the kept layers by what keeps them, the most first.
+
+        That is a role, or why they were not to be quantized. Layers without either are not counted.
+        """
+        sizes: dict[str, int] = {}
+        for layer in self.kept:
+            what = _kept_as(layer)
+            if what is not None and layer["bits_per_weight"] is not None:
+                size = math.ceil(layer["bits_per_weight"] * _count(layer) / 8)
+                sizes[what] = sizes.get(what, 0) + size
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
     @property
     def weights(self) -> int:
@@ -68,6 +84,7 @@ class Summary:
             "quantized": len(self.quantized),
             "kept": len(self.kept),
             "failed": len(self.failed),
+            "kept_bytes": self.kept_by_role,
             "source_bytes": self.source_bytes,
             "output_bytes": self.output_bytes,
             "file_bytes": self.file_bytes,
@@ -82,6 +99,15 @@ class Summary:
             ],
             "failures": self.failed,
         }
+
+
+def _kept_as(layer: dict[str, Any]) -> str | None:
+    """What keeps a layer: that it is quantized already, that its axis is not known, or its role."""
+    reason: str | None = layer.get("keep_reason")
+    if reason is not None:  # Without its details.
+        return re.split(r"[:)]", reason)[0] + (")" if "(" in reason else "")
+    role: str | None = layer.get("role")
+    return role
 
 
 def _count(layer: dict[str, Any]) -> int:

@@ -140,7 +140,7 @@ def _shapes(
 def _count(size: int | None, dtype: str | None) -> int | None:
     """How many elements bytes hold; of a type that nobody knows that can't be told."""
     try:
-        return None if size is None else size * 8 // _core.dtype_bits(dtype or "")
+        return None if size is None else _core.dtype_elements(dtype or "", size)
     except ValueError:
         return None
 

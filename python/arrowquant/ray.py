@@ -49,11 +49,14 @@ def quantize_checkpoint(
     scale_dtype: ScaleDtype | None = None,
     plan: Any = None,
     keep: Sequence[str] = (),
+    include: Sequence[str] = (),
     continue_on_error: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
     part_bytes: int | None = None,
     mmap: bool = True,
+    variant: str | None = None,
+    stack_axis: int | None = None,
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
     num_cpus: float = 1,
@@ -73,11 +76,14 @@ def quantize_checkpoint(
         scale_dtype: See there.
         plan: See there; the driver reads it.
         keep: See there.
+        include: See there.
         continue_on_error: See there.
         retry_failed: See there.
         overwrite: See there.
         part_bytes: See there.
         mmap: See there.
+        variant: See there.
+        stack_axis: See there.
         threads: Of each unit; None: ARROWQUANT_NUM_THREADS, else OMP_NUM_THREADS, which Ray sets to
             `num_cpus`.
         progress: True for a bar, or a callback, which is called once a unit.
@@ -97,6 +103,7 @@ def quantize_checkpoint(
         scale_dtype=scale_dtype,
         plan=plan,
         keep=keep,
+        include=include,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
         overwrite=overwrite,
@@ -104,7 +111,13 @@ def quantize_checkpoint(
     )
     destination = Path(destination).absolute()
     part_bytes = part_bytes or known_part_bytes(destination, overwrite=overwrite)
-    origin = scan(Path(source).absolute(), mmap=mmap, part_bytes=part_bytes)
+    origin = scan(
+        Path(source).absolute(),
+        mmap=mmap,
+        part_bytes=part_bytes,
+        variant=variant,
+        stack_axis=stack_axis,
+    )
     if isinstance(origin, Dataset):
         raise ValueError(f"{origin.path}: is quantized already. Name the checkpoint it came from.")
 

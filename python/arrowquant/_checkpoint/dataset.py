@@ -20,10 +20,20 @@ class Dataset(Scan):
         super().__init__(path, setup or Setup())
         self.manifest = manifests.load(path)
         self.paths = [path / file.path for part in self.manifest.parts for file in part.layers]
-        self.row_count = sum(f.rows for part in self.manifest.parts for f in part.layers)
-        self.layers = (
-            None if len(self.manifest.parts) < len(self.manifest.units) else self.manifest.layers
-        )
+
+    @property
+    def layers(self) -> int | None:
+        is_finished = len(self.manifest.parts) == len(self.manifest.units)
+        return self.manifest.layers if is_finished else None
+
+    @property
+    def row_count(self) -> int | None:
+        return sum(file.rows for part in self.manifest.parts for file in part.layers)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the source said beside its tensors."""
+        return manifests.load_metadata(self.path)
 
     @property
     def schema(self) -> pa.Schema:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arrowquant import _core
+from arrowquant._checkpoint import contents
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint import plan as plans
 from arrowquant._checkpoint.records import (
@@ -92,16 +93,19 @@ class Job:
         return Manifest(
             id=uuid.uuid4().hex,
             library=_core.__version__,
-            source=str(source.path.resolve()),
+            # Links are not resolved: what belongs to the model lies where the user's path shows it.
+            source=str(source.path.absolute()),
             files=self._files,
             settings={
                 "scale_dtype": request.options().scale_dtype,
                 "part_bytes": source.setup.part_bytes,
+                "variant": source.setup.variant,
+                "stack_axis": source.setup.stack_axis,
             },
             request=request.to_json(),
             late_units=[],
             plan=plan,
-            units=units_of(source.pieces(), source.setup.part_bytes),
+            units=units_of(source.pieces(), source.setup.part_bytes, source.first_key),
         )
 
     def _check_compatible(self, manifest: Manifest, fresh: Manifest) -> None:
@@ -111,13 +115,34 @@ class Job:
         except ValueError as error:
             raise ValueError(f"{self._destination}: {error}") from error
         plans.add_late_files(manifest, fresh, self._outline)
-        differences = plans.differences(manifest, fresh)
+        changed = self._changed_layers(manifest, fresh)
+        differences = changed or plans.differences(manifest, fresh)
         if differences:
             raise ValueError(
                 f"{self._destination}: holds a dataset that another call began: "
                 f"{'; '.join(differences)}. Name another directory, or start afresh with "
                 "overwrite=True (--overwrite)."
             )
+
+    def _changed_layers(self, manifest: Manifest, fresh: Manifest) -> list[str]:
+        """What is not as it was in files that have other times: layers that are done and good.
+
+        Files without any are taken over as they are now, so that what failed can be done from a
+        source that was cleaned.
+        """
+        names = plans.changed_files(manifest, fresh)
+        units = sorted(
+            (unit.file, unit.position, unit.pieces, unit.rows) for unit in manifest.units
+        )
+        stretches = sorted(
+            (unit.file, unit.position, unit.pieces, unit.rows) for unit in fresh.units
+        )
+        if not names or units != stretches:
+            return []
+        found = contents.changed_layers(self._source, self._destination, manifest, names)
+        if not found:
+            plans.accept_files(manifest, fresh, names)
+        return found
 
     def _retry_plan(self, manifest: Manifest, request: Request, units: set[int]) -> pa.Table:
         """What is asked of the layers that failed: as before, unless the request says otherwise.
@@ -153,6 +178,7 @@ class Job:
         )
         manifest.attempts.append(attempt)
         manifests.save(self._destination, manifest)
+        manifests.save_metadata(self._destination, self._source.metadata)
         manifests.clean(self._destination, manifest)
         return attempt
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from arrowquant._files import replacing
 T = TypeVar("T")
 _NAME = "manifest.json"
 _RECEIPTS = ".receipts"
+_METADATA = "source_metadata.json"
 _OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.\w+(\.arrowquant)?\.tmp)?")
 
 
@@ -107,10 +108,13 @@ def save(dataset: Path, manifest: Manifest) -> None:
     """Write the manifest whole, then remove the receipts, which are in it now."""
     for name in ("layers", "failed", _RECEIPTS):
         (dataset / name).mkdir(exist_ok=True)
-    value = asdict(manifest)
+    # `asdict` copies all that it finds, which takes a second for 100,000 layers.
+    value = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
     value = {"kind": value.pop("kind"), "format": value.pop("format"), **value}
     # One line each, so that people can read it: a checkpoint has thousands of these.
-    value["units"] = [list(asdict(unit).values()) for unit in manifest.units]
+    value["units"] = [astuple(unit) for unit in manifest.units]
+    value["parts"] = [asdict(part) for part in manifest.parts]
+    value["attempts"] = [asdict(attempt) for attempt in manifest.attempts]
     with replacing(dataset / _NAME) as temporary:
         temporary.write_text(_dump(value), "utf-8")
     for path in (dataset / _RECEIPTS).glob("part-*.json"):
@@ -118,14 +122,40 @@ def save(dataset: Path, manifest: Manifest) -> None:
 
 
 def _dump(value: dict[str, Any]) -> str:
-    fields = []
+    entries = []
+    encode = json.JSONEncoder().encode
     for key, item in value.items():
         if isinstance(item, list) and item:
-            lines = ",\n".join(f"    {json.dumps(entry)}" for entry in item)
-            fields.append(f"  {json.dumps(key)}: [\n{lines}\n  ]")
+            lines = ",\n".join(f"    {encode(entry)}" for entry in item)
+            entries.append(f"  {encode(key)}: [\n{lines}\n  ]")
         else:
-            fields.append(f"  {json.dumps(key)}: {json.dumps(item)}")
-    return "{\n" + ",\n".join(fields) + "\n}\n"
+            entries.append(f"  {encode(key)}: {encode(item)}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def save_metadata(dataset: Path, said: dict[str, Any]) -> None:
+    """Write what the source says beside its tensors, for the way back."""
+    if said:
+        with replacing(dataset / _METADATA) as temporary:
+            temporary.write_text(json.dumps(said), "utf-8")
+    else:
+        (dataset / _METADATA).unlink(missing_ok=True)
+
+
+def load_metadata(dataset: Path) -> dict[str, Any]:
+    """What the source said beside its tensors.
+
+    Raises:
+        ValueError: The file was damaged.
+    """
+    path = dataset / _METADATA
+    if not path.exists():
+        return {}
+    try:
+        said = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is damaged: {error}") from error
+    return said if isinstance(said, dict) else {}
 
 
 def commit(dataset: Path, manifest_id: str, part: Part) -> None:

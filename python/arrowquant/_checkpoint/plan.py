@@ -107,6 +107,23 @@ def add_late_files(manifest: Manifest, fresh: Manifest, outline: pa.Table) -> No
     manifest.late_units += [unit.index for unit in new]
 
 
+def changed_files(manifest: Manifest, fresh: Manifest) -> list[str]:
+    """The files that were and are there, and have another time or size."""
+    there, here = ({name: rest for name, *rest in m.files} for m in (manifest, fresh))
+    return [
+        name
+        for name, before in there.items()
+        if before[0] is not None and here.get(name, before) != before and here[name][0] is not None
+    ]
+
+
+def accept_files(manifest: Manifest, fresh: Manifest, names: Iterable[str]) -> None:
+    """Take over what these files are now: their contents are what they were."""
+    here = {file[0]: file for file in fresh.files}
+    wanted = set(names)
+    manifest.files = [here[file[0]] if file[0] in wanted else file for file in manifest.files]
+
+
 def differences(manifest: Manifest, fresh: Manifest) -> list[str]:
     """What keeps a job from going on with what another began: all that would change bytes."""
     found = [

@@ -34,11 +34,14 @@ def quantize_checkpoint(
     scale_dtype: ScaleDtype | None = None,
     plan: Any = None,
     keep: Sequence[str] = (),
+    include: Sequence[str] = (),
     continue_on_error: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
     part_bytes: int | None = None,
     mmap: bool = True,
+    variant: str | None = None,
+    stack_axis: int | None = None,
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
 ) -> Dataset:
@@ -46,7 +49,9 @@ def quantize_checkpoint(
 
     The source is done in units of about `part_bytes`, each of which becomes a file of good rows and
     one of failed rows. Whatever stops the job, finished units are kept, and the same call does the
-    rest: the dataset is then the same, byte for byte of its data, as an uninterrupted run's.
+    rest: the dataset is then the same, byte for byte of its data, as an uninterrupted run's. If the
+    source's files have other times by then, the finished layers are compared with what they hold;
+    where these have the same bytes, the job goes on.
 
     Args:
         source: What `aq.scan` takes, or a scan.
@@ -56,7 +61,8 @@ def quantize_checkpoint(
         symmetric: See there.
         scale_dtype: See there; None: `source`.
         plan: What to do with some layers: `rules` of `aq.plan`, a table or a file.
-        keep: Shell patterns of names of layers to keep.
+        keep: Layers to keep, as for `aq.plan`: patterns of names, or roles.
+        include: Layers to quantize although their role keeps them, likewise.
         continue_on_error: Whether a failed row is written to `failed/` rather than raised. A layer
             in parts fails as one: its good parts get the error `incomplete_layer`.
         retry_failed: Do what failed before, and only that. Where options or a plan are given, they
@@ -64,7 +70,9 @@ def quantize_checkpoint(
         overwrite: Start afresh in a destination that holds a dataset.
         part_bytes: Layers of more bytes are cut into parts of at most so many; smaller ones share
             a file. None: as the dataset has it, or 256 MiB.
-        mmap: As for `aq.scan`.
+        mmap: As for `aq.scan`, like the next two.
+        variant: See there.
+        stack_axis: See there.
         threads: As for `aq.quantize`.
         progress: As for `aq.quantize`.
 
@@ -85,6 +93,7 @@ def quantize_checkpoint(
         scale_dtype=scale_dtype,
         plan=plan,
         keep=keep,
+        include=include,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
         overwrite=overwrite,
@@ -94,7 +103,9 @@ def quantize_checkpoint(
     if not isinstance(source, Scan):
         if part_bytes is None:
             part_bytes = known_part_bytes(place, overwrite=overwrite)
-        source = scan(source, mmap=mmap, part_bytes=part_bytes)
+        source = scan(
+            source, mmap=mmap, part_bytes=part_bytes, variant=variant, stack_axis=stack_axis
+        )
     if isinstance(source, Dataset):
         raise ValueError(f"{source.path}: is quantized already. Name the checkpoint it came from.")
     with listener(progress) as callback:

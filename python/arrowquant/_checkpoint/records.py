@@ -13,6 +13,7 @@ FORMAT = 1
 KIND = "arrowquant dataset"
 _PLANNED = ("layer_name", "scheme", "group_size", "is_symmetric")
 _LARGEST = 2**63 - 1
+HASH_DIGITS = 32
 T = TypeVar("T")
 
 
@@ -51,6 +52,13 @@ class Part:
     """Good rows: of the first attempt, then of each that did what had failed."""
     failed: PartFile
     attempt: int
+    hashes: str = ""
+    """XXH3 of each row's bytes in the source, 32 hexadecimal digits a row, or as many dashes where
+    it had none. Empty in what earlier versions wrote."""
+
+    def hash_of(self, at: int) -> str:
+        """The hash of the unit's row `at`; empty where it is not known."""
+        return self.hashes[at * HASH_DIGITS : (at + 1) * HASH_DIGITS]
 
     @property
     def files(self) -> list[PartFile]:
@@ -215,7 +223,8 @@ def part_from_json(value: dict[str, Any]) -> Part:
     if not layers:
         raise ValueError(f"the part of unit {value['unit']} has no file.")
     failed = _part_file("failed", value["failed"])
-    return Part(_is(int, value["unit"]), layers, failed, _is(int, value["attempt"]))
+    hashes = _is(str, value.get("hashes", ""))
+    return Part(_is(int, value["unit"]), layers, failed, _is(int, value["attempt"]), hashes)
 
 
 def _part_file(folder: str, value: dict[str, Any]) -> PartFile:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from arrowquant._options import Options
-from arrowquant._plan import RULE_COLUMNS, read_plan, resolve
+from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve
 
 _KEPT = ("scheme", "group_size", "symmetric", "scale_dtype", "everything")
 
@@ -26,6 +26,7 @@ class Request:
     plan: Any = None
     """Rules, in a file or in anything that speaks Arrow; a table once they are read."""
     keep: Sequence[str] = ()
+    include: Sequence[str] = ()
     everything: bool = False
     continue_on_error: bool = False
     retry_failed: bool = False
@@ -36,8 +37,8 @@ class Request:
         """Refuse what contradicts itself."""
         if self.retry_failed and self.overwrite:
             raise ValueError("retry_failed and overwrite contradict each other. Give one of them.")
-        if isinstance(self.keep, str):
-            raise TypeError(f"keep must be a sequence of patterns, got the string {self.keep!r}.")
+        check_patterns("keep", self.keep)
+        check_patterns("include", self.include)
         self.options()
 
     def read(self) -> Request:
@@ -61,13 +62,20 @@ class Request:
 
     def resolve(self, outline: pa.Table) -> pa.Table:
         """The plan of a source's rows without their data."""
-        return resolve(outline, self.options(), self.keep, self.plan, everything=self.everything)
+        return resolve(
+            outline,
+            self.options(),
+            self.keep,
+            self.plan,
+            include=self.include,
+            everything=self.everything,
+        )
 
     @property
     def asks_anew(self) -> bool:
         """Whether anything is said of how layers are quantized."""
         options = (self.scheme, self.group_size, self.symmetric, self.scale_dtype, self.plan)
-        return any(option is not None for option in options) or bool(self.keep)
+        return any(option is not None for option in options) or bool(self.keep or self.include)
 
     def over(self, original: Request) -> Request:
         """A retry's request: what it does not say is as it was, for layers that are quantized."""
@@ -82,10 +90,11 @@ class Request:
         said = {name: getattr(self, name) for name in _KEPT}
         if self.group_size is not None:
             said["group_size"] = operator.index(self.group_size)  # It may be NumPy's.
-        return said | {"keep": list(self.keep), "rules": rules}
+        return said | {"keep": list(self.keep), "include": list(self.include), "rules": rules}
 
     def with_original(self, said: dict[str, Any]) -> Request:
         """This job's request with what decided the bytes of the one that began."""
         rules = None if said["rules"] is None else pa.Table.from_pylist(said["rules"])
         kept = {name: said[name] for name in _KEPT}
-        return replace(self, **kept, keep=tuple(said["keep"]), plan=rules)
+        keep, include = (tuple(said.get(name, ())) for name in ("keep", "include"))
+        return replace(self, **kept, keep=keep, include=include, plan=rules)

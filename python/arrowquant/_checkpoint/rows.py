@@ -20,7 +20,7 @@ Layer = tuple[str, str]
 class Counted:
     """A quantizer that gives rows the indices that they have in the source."""
 
-    def __init__(self, schema: pa.Schema, plan: pa.Table, options: Options) -> None:
+    def __init__(self, schema: pa.Schema, plan: _core.Plan, options: Options) -> None:
         self._quantizer = _core.Quantizer(schema, plan, options, 0)
         self._count = 0
 

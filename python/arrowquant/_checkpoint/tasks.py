@@ -16,8 +16,13 @@ from arrowquant._checkpoint.unit import Quantized, Work, quantize_unit
 from arrowquant._scan import Piece
 
 
-def units_of(pieces: Sequence[Piece], part_bytes: int) -> list[Unit]:
-    """Pieces of one file put together up to `part_bytes`; a layer in parts is never cut."""
+def units_of(pieces: Sequence[Piece], part_bytes: int, key: str) -> list[Unit]:
+    """Pieces of one file put together up to `part_bytes`; a layer in parts is never cut.
+
+    A source without rows is one unit of the file called `key`, so that the dataset has its columns.
+    """
+    if not pieces:
+        return [Unit(0, key, 0, 0, 0, 0, 0, 0)]
     groups: list[list[Piece]] = []
     filled = 0
     for piece in pieces:
@@ -70,7 +75,8 @@ class Task:
             if not good.rows:  # Nothing was gained.
                 (self.destination / good.path).unlink()
                 layers = self.old.layers
-        part = Part(self.unit.index, layers, failed, self.attempt)
+        old = self.old.hashes if self.old else ""
+        part = Part(self.unit.index, layers, failed, self.attempt, quantized.hashes_over(old))
         manifests.commit(self.destination, self.manifest_id, part)
         return part
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._checkpoint import plan as plans
-from arrowquant._checkpoint.records import PartFile, Unit
+from arrowquant._checkpoint.records import HASH_DIGITS, PartFile, Unit
 from arrowquant._checkpoint.rows import Counted, Layer, Report, incomplete, layers_of
 from arrowquant._options import Options
 from arrowquant._parquet import AtomicParquet
@@ -35,6 +36,15 @@ class Work:
     plan: pa.Table
     options: Options
 
+    @cached_property
+    def read_plan(self) -> _core.Plan:
+        """The plan, read once for all units."""
+        return _core.Plan(self.plan)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it reads the plan itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "read_plan"}
+
 
 class _UnreadableError(Exception):
     """The source could not be read, or changed meanwhile."""
@@ -48,6 +58,15 @@ class Quantized:
     writer: AtomicParquet
     failed: pa.Table
     rows: int
+    hashes: dict[int, str]
+    """Of each row that was read, by its place in the unit."""
+
+    def hashes_over(self, old: str) -> str:
+        """The hashes of all the unit's rows; of those that were not read now, the old ones."""
+        nothing = "-" * HASH_DIGITS
+        before = [old[at : at + HASH_DIGITS] for at in range(0, len(old), HASH_DIGITS)]
+        before += [nothing] * (self.unit.rows - len(before))
+        return "".join(self.hashes.get(at, known) for at, known in enumerate(before))
 
     def name_files(self, dataset: Path) -> tuple[PartFile, PartFile]:
         """Sync the files, give them their names, and return the good rows' and the failed rows'."""
@@ -105,7 +124,7 @@ def quantize_unit(
             raise
         learned = attempt.learned
         if learned == known:
-            return Quantized(unit, writer, attempt.failed, attempt.written)
+            return Quantized(unit, writer, attempt.failed, attempt.written, attempt.hashes)
         _drop(writer)
         known = learned
 
@@ -137,19 +156,21 @@ class _Attempt:
         self._too_late: set[Layer] = set()
         self._scales: dict[Layer, set[str | None]] = {}
         self.written = 0
+        self.hashes: dict[int, str] = {}
 
     def _quantizer(self, *, wide: bool) -> Counted:
         if wide not in self._quantizers:
             options = self._work.options
             if wide:
                 options = replace(options, scale_dtype="F32")
-            self._quantizers[wide] = Counted(self._schema, self._work.plan, options)
+            self._quantizers[wide] = Counted(self._schema, self._work.read_plan, options)
         return self._quantizers[wide]
 
     def run(self, writer: AtomicParquet, report: Report | None) -> None:
         """Quantize batch by batch."""
         done = 0
         for indices, batch in self._batches():
+            self.hashes |= row_hashes(batch, indices, self._unit, self._work.options.threads)
             for start, count, wide in self._runs(batch):
                 some, own = batch.slice(start, count), indices.slice(start, count)
                 heard = None if report is None else _shifted(report, done)
@@ -190,7 +211,7 @@ class _Attempt:
         table = outline.drop_columns(errors).append_column(data, pa.nulls(len(names), data.type))
         table = table.append_column("error_code", pa.repeat("source_unreadable", len(names)))
         table = table.append_column("error_message", pa.array(messages, pa.string()))
-        quantizer = Counted(table.schema, self._work.plan, self._work.options)
+        quantizer = Counted(table.schema, self._work.read_plan, self._work.options)
         for batch in table.combine_chunks().to_batches():
             _, bad = quantizer.quantize(batch, indices, None)
             bad = bad.select(self._failed_schema.names)
@@ -256,6 +277,18 @@ class _Attempt:
         mask = pa.array(lost, pa.bool_())
         self._failed.append(incomplete(good.filter(mask), self._failed_schema))
         return good.filter(pc.invert(mask))
+
+
+def row_hashes(
+    batch: pa.RecordBatch, indices: pa.Array, unit: Unit, threads: int | None
+) -> dict[int, str]:
+    """The hash of each row's bytes, by its place in its unit."""
+    places = pc.subtract(indices, unit.first_row).to_pylist()
+    found = _core.content_hashes(batch, threads)
+    return {
+        place: "-" * HASH_DIGITS if value is None else f"{value:0{HASH_DIGITS}x}"
+        for place, value in zip(places, found, strict=True)
+    }
 
 
 def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:

@@ -107,8 +107,13 @@ def verify(
     manifest = manifests.load(path)
     source = None
     if against is not None:
-        parts = manifest.settings["part_bytes"]
-        source = scan(against, part_bytes=parts)
+        settings = manifest.settings
+        source = scan(
+            against,
+            part_bytes=settings["part_bytes"],
+            variant=settings.get("variant"),
+            stack_axis=settings.get("stack_axis"),
+        )
     with listener(progress) as report:
         return _Verifier(path, manifest, source, threads, report).run()
 

@@ -15,7 +15,8 @@ import typer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from arrowquant._options import Options
+    from arrowquant._checkpoint.request import Request
+    from arrowquant._errors import SeveralCheckpointsError
     from arrowquant._scan import Scan
 
 app = typer.Typer(
@@ -61,8 +62,8 @@ Model = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="A safetensors, Parquet, Arrow IPC or NumPy (.npz, .npy) file, a directory of such "
-        "files, or model.safetensors.index.json.",
+        help="A safetensors, GGUF, Parquet, Arrow IPC or NumPy (.npz, .npy) file, a directory of "
+        "such files, model.safetensors.index.json, or a model of the Hugging Face Hub (org/name).",
     ),
 ]
 Quantized = Annotated[
@@ -103,7 +104,31 @@ ScaleDtype = Annotated[
 ]
 Keep = Annotated[
     list[str] | None,
-    typer.Option(metavar="GLOB", help="Keep layers whose names match. Can be given several times."),
+    typer.Option(
+        metavar="GLOB", help="Keep layers whose names match, or role:ROLE. Can be repeated."
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Quantize layers that their role keeps, by name or role:ROLE: embedding, head, "
+        "router, conv, position, indexer, vision, audio, mtp, other. Can be repeated.",
+    ),
+]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Which checkpoint of a directory with several, such as fp16."
+    ),
+]
+StackAxis = Annotated[
+    int | None,
+    typer.Option(
+        metavar="-1|-2",
+        help="How stacks of experts lie where nothing tells it: -1 for [E, out, in], -2 for "
+        "[E, in, out].",
+    ),
 ]
 PlanFile = Annotated[
     Path | None,
@@ -143,7 +168,11 @@ def exits(command: Callable[..., int]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        from arrowquant._errors import CheckpointStoppedError, QuantizationError
+        from arrowquant._errors import (
+            CheckpointStoppedError,
+            QuantizationError,
+            SeveralCheckpointsError,
+        )
 
         as_json = bool(kwargs.get("as_json"))
         kwargs = {k: v.expanduser() if isinstance(v, Path) else v for k, v in kwargs.items()}
@@ -157,6 +186,10 @@ def exits(command: Callable[..., int]) -> Callable[..., None]:
             if "continue_on_error" in kwargs:
                 lines += ["Nothing was written. --continue-on-error keeps the good layers."]
             status = _say(lines, FAILED, error if as_json else None)
+        except SeveralCheckpointsError as error:
+            if not as_json:
+                _list_checkpoints(error)
+            status = _say([f"error: {error}"], WRONG_CALL, error if as_json else None)
         except KeyboardInterrupt:
             status = _say(["interrupted"], INTERRUPTED, None)
         except Exception as error:
@@ -177,6 +210,19 @@ def _say(lines: list[str], status: int, for_machines: Exception | None) -> int:
         failures = [] if failed is None else failed.to_pylist()
         print_json({"error": str(for_machines), "status": status, "failures": failures})
     return status
+
+
+def _list_checkpoints(error: SeveralCheckpointsError) -> None:
+    """Print what there is to choose from."""
+    from arrowquant._report.console import console
+    from arrowquant._report.tables import Column, show
+
+    columns = (
+        Column("--variant", lambda row: row["variant"], name=True),
+        Column("files", lambda row: row["files"]),
+        Column("bytes", lambda row: f"{row['bytes']:,}" if row["bytes"] else "", right=True),
+    )
+    show(console(), error.checkpoints.to_pylist(), columns)
 
 
 def say_warnings() -> None:
@@ -236,12 +282,8 @@ def quantize_command() -> str:
     return shlex.join(["arrowquant", "quantize", *kept, "-o", "OUT"])
 
 
-def planned(
-    source: Scan, options: Options, keep: list[str], rules: Path | None, *, everything: bool
-) -> pa.Table:
+def planned(source: Scan, request: Request) -> pa.Table:
     """The plan that the options ask for."""
     from arrowquant._inputs import as_arrow
-    from arrowquant._plan import resolve
 
-    outline = as_arrow(source.without_data(), "weights")
-    return resolve(outline, options, keep, rules, everything=everything)
+    return request.resolve(as_arrow(source.without_data(), "weights"))

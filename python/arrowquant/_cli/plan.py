@@ -12,6 +12,7 @@ from arrowquant._cli.common import (
     All,
     AsJson,
     GroupSize,
+    Include,
     Keep,
     Model,
     Overwrite,
@@ -19,7 +20,9 @@ from arrowquant._cli.common import (
     Quiet,
     ScaleDtype,
     Scheme,
+    StackAxis,
     Symmetric,
+    Variant,
     app,
     exits,
     not_the_source,
@@ -44,8 +47,11 @@ def plan(
     symmetric: Symmetric = None,
     scale_dtype: ScaleDtype = None,
     keep: Keep = None,
+    include: Include = None,
     rules: PlanFile = None,
     everything: All = False,
+    variant: Variant = None,
+    stack_axis: StackAxis = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -55,18 +61,27 @@ def plan(
     No weights are read. Layers that are alike share a line.
     """
     from arrowquant import _report
+    from arrowquant._checkpoint.request import Request
     from arrowquant._files import check_output
-    from arrowquant._options import Options
     from arrowquant._plan import SUFFIXES, write_plan
     from arrowquant._scan import scan
 
     say_warnings()
-    source = scan(model)
+    source = scan(model, variant=variant, stack_axis=stack_axis)
     if output is not None:
         not_the_source(model, output)
         check_output(output, SUFFIXES, overwrite=overwrite)
-    options = Options(scheme or "int4", group_size, symmetric, scale_dtype or "source")
-    table = planned(source, options, keep or [], rules, everything=everything)
+    request = Request(
+        scheme=scheme,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale_dtype=scale_dtype,
+        plan=rules,
+        keep=keep or (),
+        include=include or (),
+        everything=everything,
+    )
+    table = planned(source, request)
     if output is not None:
         write_plan(table, output, overwrite=overwrite)
     if not quiet:

@@ -14,6 +14,7 @@ from arrowquant._cli.common import (
     All,
     AsJson,
     GroupSize,
+    Include,
     Keep,
     Mmap,
     Model,
@@ -22,8 +23,10 @@ from arrowquant._cli.common import (
     Quiet,
     ScaleDtype,
     Scheme,
+    StackAxis,
     Symmetric,
     Threads,
+    Variant,
     app,
     check_directory,
     exits,
@@ -59,6 +62,7 @@ def quantize(
     symmetric: Symmetric = None,
     scale_dtype: ScaleDtype = None,
     keep: Keep = None,
+    include: Include = None,
     rules: PlanFile = None,
     everything: All = False,
     continue_on_error: Annotated[
@@ -83,6 +87,8 @@ def quantize(
         ),
     ] = None,
     mmap: Mmap = True,
+    variant: Variant = None,
+    stack_axis: StackAxis = None,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     as_json: AsJson = False,
@@ -90,8 +96,8 @@ def quantize(
 ) -> int:
     """Quantize a checkpoint into a dataset or a file.
 
-    Without --all, matrices of floats are quantized and the rest is kept; see the plan command.
-    Failed layers go to a file of their own. After a stop, the same command resumes a dataset.
+    Without --all, the matrices of linear layers are quantized; embeddings, heads, routers, norms
+    and the like are kept; see the plan command. Failed layers go to a file of their own. After a stop, the same command resumes a dataset.
     """
     from arrowquant import _report
     from arrowquant._checkpoint.place import known_part_bytes
@@ -107,7 +113,7 @@ def quantize(
             raise ValueError(
                 f"--part-mib {part_mib}: is beyond 64 bits of bytes. The default is 256."
             )
-    source = scan(model, mmap=mmap, part_bytes=part_bytes)
+    source = scan(model, mmap=mmap, part_bytes=part_bytes, variant=variant, stack_axis=stack_axis)
     request = Request(
         scheme=scheme,
         group_size=group_size,
@@ -115,6 +121,7 @@ def quantize(
         scale_dtype=scale_dtype,
         plan=rules,
         keep=keep or (),
+        include=include or (),
         everything=everything,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
@@ -122,7 +129,7 @@ def quantize(
         threads=threads,
     )
     if dry_run:
-        table = planned(source, request.options(), keep or [], rules, everything=everything)
+        table = planned(source, request)
         _report.plan(table, quantize_command(), as_json=as_json)
         return OK
     if output is None:
@@ -164,8 +171,7 @@ def _to_file(
     not_the_source(model, output, failed_path(output))
     for path in (output, failed_path(output)):
         check_output(path, SUFFIXES, overwrite=request.overwrite)
-    options = request.options()
-    plan = planned(source, options, list(request.keep), request.plan, everything=request.everything)
+    options, plan = request.options(), planned(source, request)
     return quantize_file(
         source,
         output,

@@ -14,6 +14,7 @@ from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._export import compressed_tensors, place, plain
 from arrowquant._export.companions import copy_companions
 from arrowquant._export.layers import Layers
+from arrowquant._export.ties import untie_head
 from arrowquant._files import refuse_url, user_path
 from arrowquant._options import Target
 from arrowquant._progress import ProgressCallback
@@ -64,8 +65,9 @@ def export(
         OSError: A file can't be read or written.
 
     Warns:
-        QuantizationWarning: There is no `config.json` to say it in; or layers that vLLM puts
-            together are quantized differently.
+        QuantizationWarning: There is no `config.json` to say it in; layers that vLLM puts
+            together are quantized differently; or the head is no longer the table of embeddings
+            that `config.json` ties it to, and the export unties them.
     """
     if to not in FORMATS:
         raise ValueError(f"unknown format {to!r}. Choose one of {', '.join(FORMATS)}.")
@@ -74,12 +76,15 @@ def export(
     relation, destination = scan(path), user_path(destination).resolve()
     layers = Layers.of(relation, path, decode)
     origin = _origin(relation, source)
+    if not layers.layers:
+        raise ValueError(f"{path}: has no layers, so there is nothing to export.")
     with place.new_directory(
         destination,
         overwrite=overwrite,
         apart_from=[path, *([origin] if origin else [])],
     ) as temporary:
         copy_companions(origin, temporary)
+        untie_head(relation, layers, temporary)
         write = plain.write if to == "safetensors" else compressed_tensors.write
         write(relation, layers, temporary, shard_bytes, threads=threads, progress=progress)
     return destination

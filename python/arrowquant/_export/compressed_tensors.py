@@ -23,7 +23,9 @@ from arrowquant._export.layers import Layer, Layers
 from arrowquant._export.plain import decode
 from arrowquant._files import replacing
 from arrowquant._inputs import named
+from arrowquant._model import is_adapter, read_config
 from arrowquant._progress import ProgressCallback, counted
+from arrowquant._safetensors import source_metadata
 from arrowquant._scan import Scan
 
 _FORMAT = "pack-quantized"
@@ -50,10 +52,10 @@ def write(
     Raises:
         ValueError: The format can't hold a layer.
     """
-    groups, refused = [], []
+    _check_source(folder, layers)
+    groups, refused = [[tensor] for tensor in layers.decoded_tensors()], []
     for layer in layers.layers:
         if layer.decoded:
-            groups.append([(layer.name, layer.dtype, layer.shape)])
             continue
         tensors, why = _specs(layer)
         groups.append(tensors)
@@ -74,12 +76,38 @@ def write(
     }
     with counted(progress, len(layers.layers)) as count:
         batches = _tensors(count(relation), names[True], names[False], threads)
-        shards.write(folder, groups, batches, shard_bytes)
+        metadata = source_metadata(relation)
+        shards.write(folder, groups, batches, shard_bytes, metadata=metadata)
+
+
+def _check_source(folder: Path, layers: Layers) -> None:
+    """Refuse what no loader takes, with the way that works.
+
+    Raises:
+        ValueError: It is an adapter; or layers are kept that another tool has quantized, which one
+            configuration can't state beside ours.
+    """
+    if read_config(folder).is_adapter or all(is_adapter(layer.name) for layer in layers.layers):
+        raise ValueError(
+            "it is an adapter, which no loader takes quantized. Write it decoded, as "
+            "adapter_model.safetensors: to='safetensors' (--to safetensors)."
+        )
+    packed = [layer for layer in layers.layers if layer.is_packed]
+    if packed and any(not layer.decoded for layer in layers.layers):
+        names = ", ".join(repr(layer.name) for layer in packed[:_SHOWN])
+        more = f" and {len(packed) - _SHOWN} more" if len(packed) > _SHOWN else ""
+        raise ValueError(
+            f"the source is quantized already, {packed[0].keep_reason}: {names}{more} are kept, "
+            "and config.json can't state how they and the newly quantized layers are stored. Write the "
+            "new ones decoded: to='safetensors' (--to safetensors), or decode=['*'] (--decode '*')."
+        )
 
 
 def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
     if _EMBEDDING.search(layer.name):
         return [], "by its name it is an embedding, which loaders don't take quantized"
+    if layer.stack is not None:
+        return [], f"loaders take experts one by one, and it is a matrix of '{layer.stack.name}'"
     tensors, why = _core.compressed_tensors_specs(
         layer.name,
         layer.shape,
@@ -173,7 +201,9 @@ def _write_config(folder: Path, layers: Layers) -> None:
             "written. Name the directory that has it with source=... (--source)."
         )
         warnings.warn(QuantizationWarning(message), stacklevel=4)
-    config["quantization_config"] = quantization_config(layers)
+    # Where nothing was quantized here, what the source says of itself still holds.
+    if any(not layer.decoded for layer in layers.layers):
+        config["quantization_config"] = quantization_config(layers)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._parquet import failed_path
+from arrowquant._safetensors import Stack
 from arrowquant._scan import Scan
 
 _SHOWN = 5
@@ -30,6 +31,21 @@ class Layer:
     scale_dtype: str | None
     decoded: bool
     """Kept, or to be written decoded."""
+    role: str | None = None
+    keep_reason: str | None = None
+    stack: Stack | None = None
+
+    @property
+    def tensor(self) -> tuple[str, str, list[int]]:
+        """What it is written as where it is decoded: itself, or the stack that it is of."""
+        if self.stack is None:
+            return self.name, self.dtype, self.shape
+        return self.stack.name, self.dtype, list(self.stack.shape)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether its source was quantized already, and it is kept as it was."""
+        return self.decoded and (self.keep_reason or "").startswith("already_quantized")
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,16 @@ class Layers:
     """All layers, each once."""
 
     layers: list[Layer]
+
+    def decoded_tensors(self) -> list[tuple[str, str, list[int]]]:
+        """The tensors of kept and decoded layers; a stack of matrices is one."""
+        return list(
+            {layer.tensor[0]: layer.tensor for layer in self.layers if layer.decoded}.values()
+        )
+
+    def with_role(self, role: str) -> list[Layer]:
+        """The layers of a role."""
+        return [layer for layer in self.layers if layer.role == role]
 
     @staticmethod
     def of(relation: Scan, path: Path, decode: Sequence[str]) -> Layers:
@@ -75,6 +101,7 @@ class Layers:
                 f"{path}: layers {_named(wrong)} come twice or lack a part, but names must be "
                 "unique in an exported checkpoint."
             )
+        _check_stacks(path, layers.values())
         unmatched = [p for p in decode if not any(fnmatchcase(name, p) for name in layers)]
         if unmatched:
             raise ValueError(f"decode matches no layer: {_named(unmatched)}.")
@@ -92,7 +119,28 @@ def _layer(row: dict[str, Any], count: int, decode: Sequence[str]) -> Layer:
         row["is_symmetric"],
         row["scale_dtype"],
         row["scheme"] == "none" or any(fnmatchcase(name, pattern) for pattern in decode),
+        row.get("role"),
+        row.get("keep_reason"),
+        Stack.of(row),
     )
+
+
+def _check_stacks(path: Path, layers: Iterable[Layer]) -> None:
+    """Stacks are written whole, so all of their matrices must be there.
+
+    Raises:
+        ValueError: One is not.
+    """
+    members: dict[str, list[Layer]] = {}
+    for layer in layers:
+        if layer.stack is not None:
+            members.setdefault(layer.stack.name, []).append(layer)
+    for name, matrices in members.items():
+        first = matrices[0]
+        assert first.stack is not None
+        count = first.stack.count(first.shape)
+        if {m.stack.index for m in matrices if m.stack is not None} != set(range(count)):
+            raise ValueError(f"{path}: stack '{name}' has {len(matrices)} of its {count} matrices.")
 
 
 def _check_whole(relation: Scan, path: Path) -> None:

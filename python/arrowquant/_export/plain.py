@@ -10,7 +10,9 @@ from arrowquant import _core
 from arrowquant._dequantize import dequantize_stream
 from arrowquant._export import shards
 from arrowquant._export.layers import Layers
+from arrowquant._model import read_config
 from arrowquant._progress import ProgressCallback, counted
+from arrowquant._safetensors import source_metadata
 from arrowquant._scan import Scan
 
 
@@ -23,11 +25,20 @@ def write(
     threads: int | None,
     progress: bool | ProgressCallback = False,
 ) -> None:
-    """Write all layers in their own types."""
-    groups = [[(layer.name, layer.dtype, layer.shape)] for layer in layers.layers]
+    """Write all layers in their own types, under the name that loaders look for."""
+    named = {layer.tensor[0]: layer.tensor for layer in layers.layers}
+    groups = [[tensor] for tensor in named.values()]
+    stem = "adapter_model" if read_config(folder).is_adapter else "model"
     stream = dequantize_stream(relation, threads=threads)
     with counted(progress, len(layers.layers)) as count:
-        shards.write(folder, groups, count(stream), shard_bytes)
+        shards.write(
+            folder,
+            groups,
+            count(stream),
+            shard_bytes,
+            metadata=source_metadata(relation),
+            stem=stem,
+        )
 
 
 def decode(batch: pa.RecordBatch, threads: int | None) -> pa.RecordBatch:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._files import replacing
@@ -18,7 +19,13 @@ Tensor = tuple[str, str, list[int]]
 
 
 def write(
-    folder: Path, groups: Sequence[list[Tensor]], batches: Iterable[pa.RecordBatch], most: int
+    folder: Path,
+    groups: Sequence[list[Tensor]],
+    batches: Iterable[pa.RecordBatch],
+    most: int,
+    *,
+    metadata: dict[str, str],
+    stem: str = "model",
 ) -> None:
     """Write tensors from rows `layer_name, data, part_offset` that come in any order.
 
@@ -26,16 +33,16 @@ def write(
     index.
     """
     shards = _shards(groups, most)
-    names = [_name(index, len(shards)) for index in range(len(shards))]
+    names = [_name(stem, index, len(shards)) for index in range(len(shards))]
     writers = [
-        _core.SafetensorsWriter(folder / name, tensors, True)
+        _core.SafetensorsWriter(folder / name, tensors, metadata, True)
         for name, tensors in zip(names, shards, strict=True)
     ]
     members = [pa.array([name for name, _, _ in shard], pa.string()) for shard in shards]
     try:
         for batch in batches:
             for writer, wanted in zip(writers, members, strict=True):
-                own = named(batch, wanted)
+                own = _of_tensors(batch, wanted)
                 if own.num_rows:
                     writer.write(own)
         for writer in writers:
@@ -44,7 +51,15 @@ def write(
         for writer in writers:
             writer.abort()
     if len(shards) > 1:
-        _write_index(folder, shards, names)
+        _write_index(folder / f"{stem}.safetensors.index.json", shards, names)
+
+
+def _of_tensors(batch: pa.RecordBatch, wanted: pa.Array) -> pa.RecordBatch:
+    """The rows of these tensors; a matrix of a stack is of the stack."""
+    if "stack_name" not in batch.schema.names:
+        return named(batch, wanted)
+    names = pc.coalesce(batch["stack_name"].cast(pa.string()), batch["layer_name"])
+    return batch.filter(pc.is_in(names, wanted))
 
 
 def _shards(groups: Sequence[list[Tensor]], most: int) -> list[list[Tensor]]:
@@ -60,20 +75,24 @@ def _shards(groups: Sequence[list[Tensor]], most: int) -> list[list[Tensor]]:
     return shards
 
 
-def _name(index: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
+def _name(stem: str, index: int, count: int) -> str:
+    number = "" if count == 1 else f"-{index + 1:05}-of-{count:05}"
+    return f"{stem}{number}.safetensors"
 
 
-def _write_index(folder: Path, shards: Sequence[list[Tensor]], names: Sequence[str]) -> None:
+def _write_index(path: Path, shards: Sequence[list[Tensor]], names: Sequence[str]) -> None:
     weight_map = {
         tensor: name for shard, name in zip(shards, names, strict=True) for tensor, _, _ in shard
     }
     total = sum(_bytes(tensor) for shard in shards for tensor in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    with replacing(folder / "model.safetensors.index.json") as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
 def _bytes(tensor: Tensor) -> int:
-    _, dtype, shape = tensor
-    return math.prod(shape) * _core.dtype_bits(dtype) // 8
+    name, dtype, shape = tensor
+    size = _core.dtype_bytes(dtype, math.prod(shape))
+    if size is None:
+        raise ValueError(f"tensor '{name}': {dtype} {shape} is no whole number of bytes.")
+    return size

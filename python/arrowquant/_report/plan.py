@@ -9,6 +9,17 @@ import pyarrow as pa
 from arrowquant._report.console import console, layers, print_json, size
 from arrowquant._report.tables import Column, grouped, show
 
+
+def _why(row: dict[str, Any]) -> str | None:
+    """Why a layer is kept; of one that its role keeps, which."""
+    if row["companion_of"] is not None:
+        return f"{row['reason']}, of {row['companion_of']}"
+    if row["reason"] == "kept_by_role":
+        return f"role:{row['role']}"
+    reason: str | None = row["reason"] or row["note"]
+    return reason
+
+
 _COLUMNS = (
     Column("layer", lambda row: row["layer_name"], name=True),
     Column("layers", lambda row: str(row["layers"]), right=True, keep=3),
@@ -18,7 +29,7 @@ _COLUMNS = (
     Column("group", lambda row: _text(row["group_size"]), right=True, keep=1),
     Column("bytes", lambda row: _bytes(row["source_bytes"]), right=True, keep=5),
     Column("becomes", lambda row: _bytes(row["predicted_bytes"]), right=True),
-    Column("why", lambda row: row["reason"] or row["note"], keep=6),
+    Column("why", _why, keep=6),
 )
 
 
@@ -28,7 +39,7 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    same = ("dtype", "shape", "scheme", "group_size", "is_symmetric", "reason", "note")
+    same = ("dtype", "shape", "role", "scheme", "group_size", "is_symmetric", "reason", "note")
     shown = grouped(rows, lambda row: tuple(str(row[name]) for name in same), _merged)
     before = sum(row["source_bytes"] or 0 for row in rows)
     after = sum(row["predicted_bytes"] or 0 for row in rows)

@@ -44,9 +44,31 @@ def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
         + f"; {summary.output} takes {size(summary.file_bytes)} on disk",
         soft_wrap=True,
     )
+    kept = _kept(summary)
+    if kept:
+        out.print(kept, soft_wrap=True)
     if summary.unfinished:
         out.print(finished(summary.output), soft_wrap=True)
     out.print(f"Next: {_next(summary, model)}", soft_wrap=True)
+
+
+_SHOWN = 4
+_UNASKED = {"norm", "bias", "companion"}
+"""Roles that nobody would quantize."""
+
+
+def _kept(summary: Summary) -> str | None:
+    """What was kept for what it is, what that takes, and how to quantize it all the same."""
+    kept = summary.kept_by_role
+    kept.pop("weight", None)
+    if not kept or not summary.output_bytes:
+        return None
+    shown = ", ".join(f"{what} {size(taken)}" for what, taken in list(kept.items())[:_SHOWN])
+    text = f"Kept for what they are: {shown}" + (", ..." if len(kept) > _SHOWN else "")
+    share = sum(kept.values()) / summary.output_bytes
+    roles = [what for what in kept if what.isalpha() and what not in _UNASKED]
+    advice = f" --include role:{roles[0]} quantizes them, too." if roles else ""
+    return f"{text}; {share:.0%} of the result.{advice}"
 
 
 def _next(summary: Summary, model: Path) -> str:

@@ -11,21 +11,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from arrowquant._files import user_path
 from arrowquant._scan.base import PART_BYTES, Files, Piece, Scan, Setup, missing_key
+from arrowquant._scan.directory import (
+    directory,
+    from_index,
+    from_split,
+    is_index,
+    several,
+    split_files,
+)
 from arrowquant._scan.given import read_file
 from arrowquant._scan.numpy import NumpyScan
-from arrowquant._scan.recognise import INDEX, check_exists, kind_of, unreadable
-from arrowquant._scan.safetensors import SafetensorsScan
-from arrowquant._scan.shards import ManyScan, directory, from_index, several
+from arrowquant._scan.recognise import kind_of, unreadable
+from arrowquant._scan.resolve import existing_path
+from arrowquant._scan.shards import ManyScan
 from arrowquant._scan.tables import IpcScan, ParquetScan
+from arrowquant._scan.tensors import TensorScan
 
 __all__ = ["PART_BYTES", "Files", "ManyScan", "Piece", "Scan", "Source", "missing_key", "scan"]
 
 Source = str | os.PathLike[str] | IO[bytes] | Sequence[str | os.PathLike[str]] | Scan
 
 _KINDS: dict[str, type[Scan]] = {
-    ".safetensors": SafetensorsScan,
+    ".safetensors": TensorScan,
+    ".gguf": TensorScan,
     ".parquet": ParquetScan,
     ".arrow": IpcScan,
     ".feather": IpcScan,
@@ -35,39 +44,67 @@ _KINDS: dict[str, type[Scan]] = {
 }
 
 
-def scan(source: Source, *, mmap: bool = True, part_bytes: int = PART_BYTES) -> Scan:
+def scan(
+    source: Source,
+    *,
+    mmap: bool = True,
+    part_bytes: int = PART_BYTES,
+    variant: str | None = None,
+    stack_axis: int | None = None,
+) -> Scan:
     """Return the weights of a checkpoint as a lazy Arrow stream, which reopens at each use.
 
     Args:
-        source: One of these. A file: safetensors (`.safetensors`), Parquet (`.parquet`), Arrow IPC
-            (`.arrow`, `.feather`, `.ipc`, as a file or as a stream), NumPy (`.npz`, `.npy`). A
-            directory of files of one of these kinds, read in the order of their names; a directory
-            with `model.safetensors.index.json`, or that file, read in its order; a dataset that
-            `aq.quantize_checkpoint` wrote, whose quantized relation comes as it is. A list of
-            files. An open file (`rb`), which is read into memory unless it has a path.
-        mmap: Map files rather than read them: safetensors and uncompressed IPC data then come
-            without a copy, and pages that are never touched are never read. A mapped file that
-            is cut short meanwhile kills the process (SIGBUS); `mmap=False` avoids that, and reads
-            in blocks.
-        part_bytes: A layer of more bytes comes as several rows, cut on the rows of its tensor.
+        source: One of these. A file: safetensors (`.safetensors`), GGUF (`.gguf`), Parquet
+            (`.parquet`), Arrow IPC (`.arrow`, `.feather`, `.ipc`, as a file or as a stream), NumPy
+            (`.npz`, `.npy`). A directory of files of one of these kinds: what its
+            `model.safetensors.index.json` lists, a numbered set (`-00001-of-00003`), or all files
+            in the order of their names. Such an index. A dataset that `aq.quantize_checkpoint`
+            wrote, whose quantized relation comes as it is. A model of the Hugging Face Hub,
+            `org/name`, or its directory in the Hub's cache (with `pip install
+            'arrowquantize[hub]'`). A list of files. An open file (`rb`), which is read into memory
+            unless it has a path.
+        mmap: Map files rather than read them: safetensors, GGUF and uncompressed IPC data then
+            come without a copy, and pages that are never touched are never read. A mapped file
+            that is cut short meanwhile kills the process (SIGBUS); `mmap=False` avoids that, and
+            reads in blocks.
+        part_bytes: A layer of more bytes, counted as float32 where these are more, comes as
+            several rows, cut on the rows of its tensor.
+        variant: Which checkpoint of a directory that holds several, such as `fp16` for
+            `model.fp16.safetensors`, or `consolidated`. The error that asks for it lists them.
+        stack_axis: How stacks of experts lie whose layout neither the model's type nor shapes tell:
+            -1 for `[E, out, in]`, -2 for `[E, in, out]`.
 
     Returns:
         A `Scan`: columns `layer_name, dtype, shape, data, part_index, part_count, part_offset,
-        layer_shape, source_file`. A shard or tensor that the index names and that is not there
-        comes as a row with the error `source_unreadable`. Files that hold other columns keep
-        theirs, and a quantized relation comes as it was written. `scan["a layer's name"]` is that
-        layer as a NumPy array.
+        layer_shape, source_file, role`; where the checkpoint has tensors that are quantized
+        already, `keep_reason, companion_of`; where it has stacks of experts, one row a matrix and
+        `stack_name, stack_index, stack_shape, stack_axis`. A layer whose file is missing, damaged
+        or not to be read comes as a row with the error `source_unreadable`. Files that hold other
+        columns keep theirs, and a quantized relation comes as it was written. `scan["a layer's
+        name"]` is that layer as a NumPy array.
 
     Raises:
         OSError: A file can't be read, or its header contradicts itself.
-        ValueError: The kind of a file can't be told from its name, or a directory holds several.
+        ValueError: The kind of a file can't be told from its name, or a directory holds several
+            kinds or several checkpoints.
         TypeError: It is no path, nor an open file.
+
+    Warns:
+        QuantizationWarning: A file can't be mapped and is read instead; an index does not list all
+            tensors, or says another size.
     """
     if isinstance(source, Scan):
         return source
-    setup = Setup(mmap=mmap, part_bytes=part_bytes)
+    setup = Setup(mmap, part_bytes, variant, stack_axis)
     if isinstance(source, (list, tuple)):
-        return several([scan(one, mmap=mmap, part_bytes=part_bytes) for one in source], setup)
+        return several([_scan_one(one, setup) for one in source], setup)
+    return _scan_one(source, setup)
+
+
+def _scan_one(source: Any, setup: Setup) -> Scan:
+    if isinstance(source, Scan):
+        return source
     if hasattr(source, "read"):
         return _open_file(source, setup)
     if not isinstance(source, (str, os.PathLike)):
@@ -75,13 +112,15 @@ def scan(source: Source, *, mmap: bool = True, part_bytes: int = PART_BYTES) -> 
             "scan takes a path, a list of paths, or a file opened with 'rb', got "
             f"{type(source).__name__}."
         )
-    check_exists(source)
-    path = user_path(source)
+    path = existing_path(source)
     if path.is_dir():
         return _directory(path, setup)
-    if path.name.endswith(INDEX):
+    if is_index(path):
         return from_index(path, setup)
-    return _kind(path)(path, setup)
+    kind = _kind(path)
+    if path.suffix.lower() == ".gguf" and len(files := split_files(path)) > 1:
+        return from_split(files, setup)
+    return kind(path, setup)
 
 
 def _directory(path: Path, setup: Setup) -> Scan:
@@ -91,11 +130,7 @@ def _directory(path: Path, setup: Setup) -> Scan:
         from arrowquant._checkpoint.dataset import Dataset
 
         return Dataset(path, setup)
-    indices = sorted(path.glob(f"*{INDEX}"))
-    if len(indices) > 1:
-        names = ", ".join(index.name for index in indices)
-        raise ValueError(f"{path}: several indices, {names}. Name the one to read.")
-    return from_index(indices[0], setup) if indices else directory(path, setup, _KINDS)
+    return directory(path, setup, _KINDS)
 
 
 def _kind(path: Path) -> type[Scan]:

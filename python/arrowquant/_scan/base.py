@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from arrowquant._display import arrow_html
+from arrowquant._errors import QuantizationWarning
+from arrowquant._model import Meaning, Tensor
 
 PART_BYTES = 256 << 20
 """A Parquet cell holds at most 2 GiB, and Spark fails from 0.6 GB on."""
@@ -23,9 +26,17 @@ class Setup:
 
     mmap: bool = True
     part_bytes: int = PART_BYTES
+    variant: str | None = None
+    """Which of several checkpoints in a directory."""
+    stack_axis: int | None = None
+    """The contracted axis of stacks of experts where nothing else tells it."""
 
     def __post_init__(self) -> None:
         """Check what users gave."""
+        if self.variant is not None and not isinstance(self.variant, str):
+            raise TypeError(f"variant must be str or None, got {self.variant!r}.")
+        if self.stack_axis not in {None, -1, -2} or isinstance(self.stack_axis, bool):
+            raise ValueError(f"stack_axis must be -1, -2 or None, got {self.stack_axis!r}.")
         if not isinstance(self.mmap, bool):
             raise TypeError(f"mmap must be bool, got {self.mmap!r}.")
         if isinstance(self.part_bytes, bool) or not isinstance(self.part_bytes, int):
@@ -74,17 +85,37 @@ class Scan(ABC):
     data_bytes: int | None = None
     """Bytes of all weights, where that is known without reading them."""
 
-    layers: int | None = None
-    """How many layers there are, likewise."""
-
-    row_count: int | None = None
-    """How many rows the relation has, likewise; a layer in parts has several."""
-
     def __init__(self, path: Path, setup: Setup, given: pa.Buffer | None = None) -> None:
         self.path = path
         self.setup = setup
         self.given = given
         """The file's bytes, where it was handed over open."""
+
+    @property
+    def layers(self) -> int | None:
+        """How many layers there are, where that is known without reading them."""
+        return None
+
+    @property
+    def row_count(self) -> int | None:
+        """How many rows the relation has, likewise; a layer in parts has several."""
+        return None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the source says beside its tensors, by key."""
+        return {}
+
+    def tensors(self) -> list[Tensor]:
+        """What the source's tensors are called, and their types and shapes: what meaning needs."""
+        return []
+
+    def assign(self, meanings: Sequence[Meaning], *, any_reasons: bool, any_stacks: bool) -> None:
+        """Take the meaning of each of `tensors`.
+
+        The flags say whether another file of the checkpoint has reasons to keep layers, or stacks.
+        """
+        del meanings, any_reasons, any_stacks  # A relation may say itself what its rows mean.
 
     @property
     @abstractmethod
@@ -115,6 +146,11 @@ class Scan(ABC):
     def key(self) -> str:
         """What its one file is called in pieces."""
         return self.path.name
+
+    @property
+    def first_key(self) -> str:
+        """What its first file is called."""
+        return self.key
 
     def files(self) -> Files:
         """Every file that the scan reads, as it is now."""
@@ -170,8 +206,18 @@ class Scan(ABC):
     def _repr_html_(self) -> str:
         reader = self.without_data()
         table = pa.Table.from_batches(list(reader), reader.schema)
-        shown = ("layer_name", "dtype", "shape", "scheme", "bits_per_weight", "snr_db")
+        shown = ("layer_name", "dtype", "shape", "role", "scheme", "bits_per_weight", "snr_db")
         return arrow_html(repr(self), table, (*shown, "source_file"))
 
 
-_PUBLIC = ("data_bytes", "layer_names", "layers", "path", "reader", "row_count", "schema")
+_PUBLIC: tuple[str, ...] = ("data_bytes", "layer_names", "layers", "metadata", "path", "reader")
+_PUBLIC += ("row_count", "schema")
+
+
+def warn_not_mapped(path: Path, why: str) -> None:
+    """Say that a file is read although it was to be mapped."""
+    message = (
+        f"{path}: can't be mapped ({why}), so it is read, batch by batch. mmap=False (--no-mmap) "
+        "does that without this warning."
+    )
+    warnings.warn(QuantizationWarning(message), stacklevel=3)

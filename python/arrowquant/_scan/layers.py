@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from arrowquant import _core
+from arrowquant._inputs import named
+
 if TYPE_CHECKING:
     from arrowquant._scan.base import Scan
 
@@ -28,7 +31,6 @@ def read_layer(scan: Scan, name: str) -> np.ndarray[Any, Any]:
         ValueError: The layer has no data, or NumPy has no type for it.
     """
     from arrowquant._dequantize import dequantize
-    from arrowquant._inputs import named
     from arrowquant._numpy import to_numpy
 
     wanted = pa.array([name], pa.string())
@@ -49,6 +51,21 @@ def read_layer(scan: Scan, name: str) -> np.ndarray[Any, Any]:
         raise ValueError(f"layer {name!r} has no data. It failed, or its file can't be read.")
     array: np.ndarray[Any, Any] = to_numpy(table)[name]
     return array
+
+
+def layer_hashes(scan: Scan, name: str) -> list[int | None]:
+    """The hashes of a layer's rows, of their data alone."""
+    wanted = pa.array([name], pa.string())
+    hashes: list[int | None] = []
+    for piece in _pieces_with(scan, name):
+        for batch in scan.stretch(*piece):
+            found = named(batch, wanted)
+            if found.num_rows:
+                row = found.select(
+                    [n for n in ("layer_name", "dtype", "data") if n in found.schema.names]
+                )
+                hashes += _core.content_hashes(row, None)
+    return hashes
 
 
 def _pieces_with(scan: Scan, name: str) -> list[tuple[str, int, int]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,9 @@ from numpy.lib import format as npy
 
 from arrowquant import _core
 from arrowquant._inputs.arrays import safetensors_dtype
-from arrowquant._scan.base import Piece, Scan, Setup
+from arrowquant._model import Config, Meaning, Tensor, read_config, resolve
+from arrowquant._scan.annotate import Annotations
+from arrowquant._scan.base import Piece, Scan, Setup, warn_not_mapped
 
 _FIELDS = {
     "layer_name": pa.string(),
@@ -70,24 +73,67 @@ class NumpyScan(Scan):
     def __init__(self, path: Path, setup: Setup, given: pa.Buffer | None = None) -> None:
         super().__init__(path, setup, given)
         self._headers = self._read_headers()
-        self._outlines = [self._rows(header, None) for header in self._headers]
         self.data_bytes = sum(header.bytes for header in self._headers)
-        self.layers = len(self._headers)
-        self.row_count = sum(batch.num_rows for batch in self._outlines)
+
+    def tensors(self) -> list[Tensor]:
+        return [
+            Tensor(header.name, header.known_dtype or "", list(header.shape))
+            for header in self._headers
+        ]
+
+    def assign(self, meanings: Sequence[Meaning], *, any_reasons: bool, any_stacks: bool) -> None:
+        self.__dict__["_annotations"] = Annotations.of(
+            self.tensors(), meanings, any_reasons=any_reasons, any_stacks=any_stacks
+        )
+        self.__dict__.pop("_outlines", None)
+
+    @cached_property
+    def _annotations(self) -> Annotations:
+        config = Config() if self.given is not None else read_config(self.path.parent)
+        tensors = self.tensors()
+        meanings = resolve(tensors, config, stack_axis=self.setup.stack_axis)
+        return Annotations.of(tensors, meanings)
+
+    @cached_property
+    def _outlines(self) -> list[pa.RecordBatch]:
+        """The rows of each array without their data."""
+        return [self._rows(header, None) for header in self._headers]
+
+    @property
+    def layers(self) -> int | None:
+        counts: list[int] = [b["part_index"].to_pylist().count(0) for b in self._outlines]
+        return sum(counts)
+
+    @property
+    def row_count(self) -> int | None:
+        counts: list[int] = [batch.num_rows for batch in self._outlines]
+        return sum(counts)
+
+    def _schema(self, *, with_data: bool) -> pa.Schema:
+        fields = [pa.field(n, kind) for n, kind in _FIELDS.items() if with_data or n != "data"]
+        schema = pa.schema(_core.parts_schema(self._annotations.schema(pa.schema(fields))))
+        return schema.append(pa.field("source_file", pa.string())).with_metadata(_NEW_ERRORS)
 
     @property
     def schema(self) -> pa.Schema:
-        return _schema(with_data=True)
+        return self._schema(with_data=True)
 
     def reader(self) -> pa.RecordBatchReader:
         return self.stretch(self.key, 0, len(self._headers))
 
     def without_data(self) -> pa.RecordBatchReader:
-        return pa.RecordBatchReader.from_batches(_schema(with_data=False), self._outlines)
+        return pa.RecordBatchReader.from_batches(self._schema(with_data=False), self._outlines)
 
     def pieces(self) -> list[Piece]:
         return [
-            Piece(self.key, at, batch.num_rows, 1, header.bytes, continues=False)
+            Piece(
+                self.key,
+                at,
+                batch.num_rows,
+                batch["part_index"].to_pylist().count(0),
+                header.bytes,
+                continues=False,
+            )
             for at, (header, batch) in enumerate(zip(self._headers, self._outlines, strict=True))
         ]
 
@@ -118,10 +164,10 @@ class NumpyScan(Scan):
             columns["data"] = (
                 self._binary(header, file) if is_read else pa.nulls(1, pa.large_binary())
             )
-        batch = pa.record_batch(columns)
+        batch = self._annotations.complete(pa.record_batch(columns))
         batch = pa.record_batch(_core.split_parts(batch, self.setup.part_bytes, True))
         files = pa.repeat(pa.scalar(self.path.name), batch.num_rows)
-        schema = _schema(with_data=with_data)
+        schema = self._schema(with_data=with_data)
         ordered = [files if name == "source_file" else batch[name] for name in schema.names]
         return pa.RecordBatch.from_arrays(ordered, schema=schema)
 
@@ -156,7 +202,7 @@ class NumpyScan(Scan):
                 with file.open(header.member) as inside:
                     array = npy.read_array(inside, allow_pickle=False)
             elif self.given is None and self.setup.mmap:
-                array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+                array = self._mapped()
             else:
                 file.seek(0)
                 array = npy.read_array(file, allow_pickle=False)
@@ -168,6 +214,18 @@ class NumpyScan(Scan):
         ends = pa.py_buffer(np.array([0, native.nbytes], np.int64))
         data = pa.py_buffer(native.reshape(-1).view(np.uint8))
         return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data])
+
+    def _mapped(self) -> np.ndarray[Any, Any]:
+        """The one array, mapped; or read where that is refused."""
+        try:
+            mapped: np.ndarray[Any, Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            return mapped
+        except OSError as error:
+            if not self.path.is_file() or isinstance(error, PermissionError):
+                raise
+            warn_not_mapped(self.path, str(error))
+            read: np.ndarray[Any, Any] = np.load(self.path, allow_pickle=False)
+            return read
 
 
 @contextmanager
@@ -186,9 +244,3 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     return read(file)
-
-
-def _schema(*, with_data: bool) -> pa.Schema:
-    fields = [pa.field(n, kind) for n, kind in _FIELDS.items() if with_data or n != "data"]
-    schema = pa.schema(_core.parts_schema(pa.schema(fields)))
-    return schema.append(pa.field("source_file", pa.string())).with_metadata(_NEW_ERRORS)

@@ -23,10 +23,6 @@ _HDF5 = (
     "weights.update({{name: node[()]}}) if hasattr(node, 'dtype') else None); "
     "numpy.savez('{stem}.npz', **weights)"
 )
-_GGUF = (
-    "import numpy; from gguf import GGUFReader, quants; numpy.savez('{stem}.npz', "
-    "**{{t.name: quants.dequantize(t.data, t.tensor_type) for t in GGUFReader('{path}').tensors}})"
-)
 _ONNX = (
     "import numpy, onnx; numpy.savez('{stem}.npz', **{{t.name: onnx.numpy_helper.to_array(t) "
     "for t in onnx.load('{path}').graph.initializer}})"
@@ -34,7 +30,6 @@ _ONNX = (
 _CONVERTERS = {
     ("a torch file", _TORCH): (".pt", ".pth", ".bin", ".ckpt", ".pkl"),
     ("an HDF5 file", _HDF5): (".h5", ".hdf5", ".keras"),
-    ("a GGUF file", _GGUF): (".gguf",),
     ("an ONNX file", _ONNX): (".onnx",),
 }
 
@@ -61,18 +56,12 @@ def check_exists(source: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(
             f"{path}: is a link to {path.readlink()}, which is not there. Fetch it anew."
         )
-    hub = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text)
-    if hub and not path.parent.exists() and path.suffix.lower() not in _KNOWN_SUFFIXES:
-        raise FileNotFoundError(
-            f"{text}: no such file or directory. If it is a model of the Hugging Face Hub, fetch "
-            f"it first: hf download {text} --local-dir {path.name}"
-        )
     near = _nearest(path)
     raise FileNotFoundError(f"{path}: no such file or directory.{near}")
 
 
-_KNOWN_SUFFIXES = {".safetensors", ".parquet", ".arrow", ".feather", ".ipc", ".npz", ".npy"}
-_KNOWN_SUFFIXES |= {suffix for suffixes in _CONVERTERS.values() for suffix in suffixes} | {".json"}
+KNOWN_SUFFIXES = {".safetensors", ".gguf", ".parquet", ".arrow", ".feather", ".ipc", ".npz", ".npy"}
+KNOWN_SUFFIXES |= {suffix for suffixes in _CONVERTERS.values() for suffix in suffixes} | {".json"}
 
 
 def _copy(scheme: str, rest: str) -> str:
@@ -82,7 +71,7 @@ def _copy(scheme: str, rest: str) -> str:
     command = _COPIES.get(scheme.lower())
     if command is None:
         return "Copy it here first, and name the copy."
-    recursive = "" if Path(name).suffix.lower() in _KNOWN_SUFFIXES else " --recursive"
+    recursive = "" if Path(name).suffix.lower() in KNOWN_SUFFIXES else " --recursive"
     command = command.format(url=f"{scheme}://{rest}", rest=rest, name=name, recursive=recursive)
     return f"Copy it here first: {command}"
 
@@ -116,6 +105,7 @@ def unreadable(path: Path, kinds: Iterable[str]) -> str:
 
 _LENGTH = 8
 _MAGIC = {
+    b"GGUF": ".gguf",
     b"PAR1": ".parquet",
     b"PARE": ".parquet",
     b"ARROW1": ".arrow",

@@ -1,21 +1,15 @@
-"""Checkpoints of several files: directories, and the index that Hugging Face's tools write.
-
-Source of the index's format: `model.safetensors.index.json` has a `weight_map` from tensor to file,
-https://huggingface.co/docs/safetensors/en/torch_shared_tensors and transformers' sharded saving.
-"""
+"""Checkpoints of several files, and what is missing of them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from arrowquant._model import read_config, resolve
 from arrowquant._scan.base import Files, Piece, Scan, Setup, identity, missing_key
-from arrowquant._scan.recognise import converts, unreadable
-from arrowquant._scan.safetensors import SafetensorsScan
 
 _ERRORS = [pa.field("error_code", pa.string()), pa.field("error_message", pa.string())]
 
@@ -30,9 +24,12 @@ class ManyScan(Scan):
         self.members = {member.key: member for member in members}
         self.index = index
         self._has_errors = any(isinstance(member, UnreadableScan) for member in members)
+        self._resolve(path)
         self.data_bytes = _sum(member.data_bytes for member in members)
-        self.layers = _sum(member.layers for member in members)
-        self.row_count = _sum(member.row_count for member in members)
+        readable = next((m for m in members if not isinstance(m, UnreadableScan)), members[0])
+        for member in members:
+            if isinstance(member, UnreadableScan):
+                member.like = readable
         first, *others = (member.schema for member in members)
         different = [
             member.path.name
@@ -45,6 +42,42 @@ class ManyScan(Scan):
                 "Scan them one by one."
             )
         self._schema = self._with_errors(first)
+
+    def _resolve(self, folder: Path) -> None:
+        """Find out what the tensors mean: that may lie in another file."""
+        config = read_config(folder)
+        every = {key: member.tensors() for key, member in self.members.items()}
+        tensors = [tensor for found in every.values() for tensor in found]
+        if not tensors:
+            return
+        meanings = resolve(tensors, config, stack_axis=self.setup.stack_axis)
+        any_reasons = any(meaning.keep_reason is not None for meaning in meanings)
+        any_stacks = any(meaning.stack is not None for meaning in meanings)
+        start = 0
+        for key, found in every.items():
+            own = meanings[start : start + len(found)]
+            start += len(found)
+            self.members[key].assign(own, any_reasons=any_reasons, any_stacks=any_stacks)
+
+    @property
+    def layers(self) -> int | None:
+        return _sum(member.layers for member in self.members.values())
+
+    @property
+    def row_count(self) -> int | None:
+        return _sum(member.row_count for member in self.members.values())
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What its files say beside their tensors; of what several say, the first."""
+        said: dict[str, Any] = {}
+        for member in self.members.values():
+            said = {**member.metadata, **said}
+        return said
+
+    @property
+    def first_key(self) -> str:
+        return next(iter(self.members))
 
     def _with_errors(self, schema: pa.Schema) -> pa.Schema:
         missing = [field for field in _ERRORS if field.name not in schema.names]
@@ -105,22 +138,61 @@ def _widened(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 class UnreadableScan(Scan):
-    """Layers that an index names and that are not there: rows that say so."""
+    """Layers that can't be read: rows that say so.
 
-    def __init__(self, path: Path, setup: Setup, names: list[str], why: str, like: Scan) -> None:
+    They are those that an index names. Without an index nobody knows their names: then there is
+    one row, called as the file is.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        setup: Setup,
+        names: list[str],
+        why: str,
+        *,
+        is_lacking: bool = False,
+    ) -> None:
         super().__init__(path, setup)
-        self._names, self._why, self._like = names, why, like
-        self.data_bytes, self.layers, self.row_count = 0, len(names), len(names)
+        self._names, self._why, self._is_lacking = names, why, is_lacking
+        self.data_bytes = 0
+        self.like: Scan | None = None
+        """A file of the checkpoint that can be read, whose columns these rows have, too."""
+
+    @property
+    def layers(self) -> int | None:
+        return len(self._names)
+
+    @property
+    def row_count(self) -> int | None:
+        return len(self._names)
+
+    @property
+    def error(self) -> OSError:
+        """Why the file can't be read."""
+        return OSError(f"{self.path}: {self._why}")
+
+    def files(self) -> Files:
+        """The file as one that is not there: that it can be read is news, as that it came is.
+
+        One that can be read, and only lacks some tensors, is told by the scan of the others.
+        """
+        return [] if self._is_lacking else [(self.path.name, None, None)]
 
     @property
     def schema(self) -> pa.Schema:
-        return self._like.schema
+        return self._readable.schema
+
+    @property
+    def _readable(self) -> Scan:
+        assert self.like is not None
+        return self.like
 
     def reader(self) -> pa.RecordBatchReader:
-        return self._read(self._like.schema, 0, len(self._names))
+        return self._read(self.schema, 0, len(self._names))
 
     def without_data(self) -> pa.RecordBatchReader:
-        return self._read(self._like.without_data().schema, 0, len(self._names))
+        return self._read(self._readable.without_data().schema, 0, len(self._names))
 
     def pieces(self) -> list[Piece]:
         return [Piece(self.key, at, 1, 1, 0, continues=False) for at in range(len(self._names))]
@@ -131,7 +203,7 @@ class UnreadableScan(Scan):
 
     def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
         del file  # There is one.
-        return self._read(self._like.schema, position, position + count)
+        return self._read(self.schema, position, position + count)
 
     def _read(self, schema: pa.Schema, start: int, end: int) -> pa.RecordBatchReader:
         names = self._names[start:end]
@@ -154,138 +226,3 @@ class UnreadableScan(Scan):
         ]
         batches = [pa.RecordBatch.from_arrays(columns, schema=full)] if names else []
         return pa.RecordBatchReader.from_batches(full, batches)
-
-
-def several(scans: Sequence[Scan], setup: Setup) -> Scan:
-    """Files that were named one by one, in that order.
-
-    Raises:
-        ValueError: There are none, or two have the same name.
-    """
-    members = [
-        member
-        for one in scans
-        for member in (one.members.values() if isinstance(one, ManyScan) else [one])
-    ]
-    if not members:
-        raise ValueError("the list of files is empty.")
-    whole = [member.path for member in members if member.path.is_dir()]
-    if whole:
-        raise ValueError(f"{whole[0]}: is a dataset. Scan it on its own.")
-    keys = [member.key for member in members]
-    twice = [key for key in keys if keys.count(key) > 1]
-    if twice:
-        raise ValueError(f"two of the files are called {twice[0]}. Scan them one by one.")
-    return ManyScan(members[0].path.parent, setup, members)
-
-
-def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan:
-    """All files of the one kind that the directory holds, in the order of their names.
-
-    Raises:
-        ValueError: It holds none, or several kinds.
-    """
-    found: dict[type[Scan], list[Path]] = {}
-    for file in sorted(path.iterdir()):
-        kind = kinds.get(file.suffix.lower())
-        if kind is not None and file.is_file() and not file.name.startswith("."):
-            found.setdefault(kind, []).append(file)
-    if not found:
-        raise ValueError(_holds_none(path, kinds))
-    if len(found) > 1:
-        names = ", ".join(files[0].name for files in found.values())
-        raise ValueError(
-            f"{path}: holds files of several kinds, such as {names}. Name one of them."
-        )
-    ((kind, files),) = found.items()
-    return ManyScan(path, setup, [kind(file, setup) for file in files])
-
-
-def _holds_none(path: Path, kinds: Mapping[str, type[Scan]]) -> str:
-    """Why a directory is none that is read, with what to do."""
-    inside = sorted(
-        file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in kinds
-    )
-    if inside:
-        folder, suffix = inside[0].parts[0], inside[0].suffix.lower()
-        what = f"{path}: holds no file itself, but directories of them, such as {folder}."
-        if suffix == ".parquet":
-            return (
-                f"{what} Read them as a dataset: aq.quantize(pyarrow.dataset.dataset('{path}', "
-                "partitioning='hive'))."
-            )
-        return f"{what} Name one of these."
-    unread = [file for file in sorted(path.iterdir()) if converts(file)]
-    if unread:
-        return unreadable(unread[0], kinds)
-    return f"{path}: holds no file that aq.scan reads ({', '.join(kinds)})."
-
-
-def from_index(index: Path, setup: Setup) -> Scan:
-    """The shards that an index lists, in its order; what is not there comes as rows that say so.
-
-    Raises:
-        OSError: The index can't be read, or no shard is there.
-        ValueError: It is no index, or a shard holds a tensor that the index has in another one.
-    """
-    shards = _read_index(index)
-    root = index.parent
-    scans = {
-        name: SafetensorsScan(root / name, setup) for name in shards if (root / name).is_file()
-    }
-    if not scans:
-        raise FileNotFoundError(f"{index}: none of its {len(shards)} files is there.")
-    like = next(iter(scans.values()))
-    owner = {tensor: name for name, tensors in shards.items() for tensor in tensors}
-    members: list[Scan] = []
-    for name, tensors in shards.items():
-        if name not in scans:
-            why = "the file is not there. Fetch it, and run again."
-            members.append(UnreadableScan(root / name, setup, tensors, why, like))
-            continue
-        members.append(scans[name])
-        present = {tensor for tensor, _, _ in scans[name].open().rows()}
-        elsewhere = [tensor for tensor in present if owner.get(tensor, name) != name]
-        if elsewhere:
-            tensor = min(elsewhere)
-            raise ValueError(
-                f"{index}: '{tensor}' is in {name}, but the index has it in {owner[tensor]}. "
-                "Correct the index, or scan the files one by one."
-            )
-        missing = [tensor for tensor in tensors if tensor not in present]
-        if missing:
-            why = "the index names it, but the file does not hold it. Fetch the file anew."
-            members.append(UnreadableScan(root / name, setup, missing, why, like))
-    return ManyScan(root, setup, members, index=index)
-
-
-def _read_index(index: Path) -> dict[str, list[str]]:
-    """The files in the order in which the index first names them, and the tensors of each."""
-    try:
-        text = index.read_text("utf-8")
-        weight_map = json.loads(text, object_pairs_hook=_unique)["weight_map"]
-        entries = dict(weight_map.items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index}: is no index of safetensors files: {error!r}.") from error
-    shards: dict[str, list[str]] = {}
-    for tensor, name in entries.items():
-        if not isinstance(name, str) or not _is_file_name(name):
-            raise ValueError(f"{index}: '{tensor}' is in {name!r}, which is no file's name.")
-        shards.setdefault(name, []).append(tensor)
-    if not shards:
-        raise ValueError(f"{index}: its weight_map is empty.")
-    return shards
-
-
-def _is_file_name(name: str) -> bool:
-    plain = Path(name).name == name and name not in {"", ".", ".."}
-    return plain and "\0" not in name and name.isprintable()
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which no name comes twice: JSON would silently let the last one win."""
-    known = dict(pairs)
-    if len(known) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{max(names, key=names.count)}' comes twice")
-    return known

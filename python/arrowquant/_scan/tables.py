@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -12,7 +13,9 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from arrowquant import _core
-from arrowquant._scan.base import Piece, Scan
+from arrowquant._model import Config, Meaning, Tensor, read_config, resolve
+from arrowquant._scan.annotate import Annotations
+from arrowquant._scan.base import Piece, Scan, warn_not_mapped
 from arrowquant._scan.recognise import LFS_POINTER, is_lfs_pointer
 
 _FLOATS = {pa.float64(): "F64", pa.float32(): "F32", pa.float16(): "F16"}
@@ -40,6 +43,50 @@ class TableScan(Scan):
     def _open_file(self) -> AbstractContextManager[_Groups]:
         """The open file."""
 
+    def tensors(self) -> list[Tensor]:
+        """What the rows say of their tensors; nothing where they say themselves what these mean."""
+        with self._open() as file:
+            names = file.schema.names
+            if "layer_name" not in names or {"role", "scales"} & set(names):
+                return []
+            known = [name for name in ("layer_name", "dtype", "shape") if name in names]
+            data = file.schema.field("data").type if "data" in names else None
+            fixed = list(data.shape) if isinstance(data, pa.FixedShapeTensorType) else None
+            dtype = _FLOATS.get(_item(data)) if data is not None else None
+            found: dict[str, Tensor] = {}
+            for group in file.each():
+                for batch in file.read(group, known):
+                    for row in batch.select(known).to_pylist():
+                        if row["layer_name"] is not None:
+                            said = str(row.get("dtype") or dtype or "")
+                            said = _core.dtype_name(said) or said
+                            shape = row.get("shape") or fixed or []
+                            shape = [int(size) for size in shape if size is not None]
+                            found[row["layer_name"]] = Tensor(row["layer_name"], said, shape)
+        return list(found.values())
+
+    def assign(self, meanings: Sequence[Meaning], *, any_reasons: bool, any_stacks: bool) -> None:
+        tensors = self._tensors
+        self.__dict__["_annotations"] = (
+            None
+            if not tensors
+            else Annotations.of(tensors, meanings, any_reasons=any_reasons, any_stacks=any_stacks)
+        )
+
+    @cached_property
+    def _tensors(self) -> list[Tensor]:
+        return self.tensors()
+
+    @cached_property
+    def _annotations(self) -> Annotations | None:
+        """What the layers mean; nothing of a relation that says it itself, or is quantized."""
+        tensors = self._tensors
+        if not tensors:
+            return None
+        config = Config() if self.given is not None else read_config(self.path.parent)
+        meanings = resolve(tensors, config, stack_axis=self.setup.stack_axis)
+        return Annotations.of(tensors, meanings)
+
     @contextmanager
     def _open(self) -> Iterator[_Groups]:
         """The open file. What it is not, or holds and should not, is an error that names it."""
@@ -50,6 +97,20 @@ class TableScan(Scan):
             if self.given is None and isinstance(error, PermissionError | FileNotFoundError):
                 raise
             raise OSError(f"{self.path}: {self._why(error)}") from error
+
+    def _source(self) -> Any:
+        """The file's bytes, mapped or to be read."""
+        if self.given is not None:
+            return pa.BufferReader(self.given)
+        path = str(self.path)
+        if self.setup.mmap and self.path.stat().st_size:
+            try:
+                return pa.memory_map(path)
+            except OSError as error:
+                if not self.path.is_file() or isinstance(error, PermissionError):
+                    raise
+                warn_not_mapped(self.path, str(error))
+        return pa.OSFile(path)
 
     def _why(self, error: Exception) -> str:
         text = str(error).strip()
@@ -65,7 +126,8 @@ class TableScan(Scan):
     @property
     def schema(self) -> pa.Schema:
         with self._open() as file:
-            return _Columns(file.schema, with_data=True).schema
+            schema = file.schema
+        return _Columns(schema, self._annotations, with_data=True).schema
 
     def reader(self) -> pa.RecordBatchReader:
         return self._read(None, with_data=True)
@@ -79,7 +141,8 @@ class TableScan(Scan):
 
     def _read(self, groups: range | None, *, with_data: bool) -> pa.RecordBatchReader:
         with self._open() as file:
-            columns = _Columns(file.schema, with_data=with_data)
+            stored = file.schema
+        columns = _Columns(stored, self._annotations, with_data=with_data)
 
         def batches() -> Iterator[pa.RecordBatch]:
             with self._open() as file:
@@ -94,8 +157,9 @@ class TableScan(Scan):
 
     def pieces(self) -> list[Piece]:
         pieces = []
+        annotations = self._annotations
         with self._open() as file:
-            columns = _Columns(file.schema, with_data=False)
+            columns = _Columns(file.schema, annotations, with_data=False)
             for group in file.each():
                 parts: list[int] = []
                 for batch in self._group(file, group, columns):
@@ -120,19 +184,24 @@ class _Columns:
     Without data, a plan needs shapes and dtypes: where these don't tell, data are read after all.
     """
 
-    def __init__(self, stored: pa.Schema, *, with_data: bool) -> None:
+    def __init__(
+        self, stored: pa.Schema, annotations: Annotations | None, *, with_data: bool
+    ) -> None:
         names, data = stored.names, stored.field("data").type if "data" in stored.names else None
         self._is_quantized = {"scales", "zero_points", "row_index"} <= set(names)
-        self._dtype = _FLOATS.get(data.value_type) if data is not None and _is_list(data) else None
-        self._cuttable = data is None or not pa.types.is_fixed_size_list(data)
+        self._dtype = _FLOATS.get(_item(data)) if data is not None else None
+        self._cuttable = data is None or not pa.types.is_fixed_size_list(_storage(data))
         suffices = "shape" in names and ("dtype" in names or self._dtype is not None)
         drop = not with_data and suffices and data is not None
         payload = {"data", "scales", "zero_points"} if self._is_quantized else {"data"}
         self.stored = [name for name in names if not (drop and name in payload)]
         self._lacks_dtype = drop and "dtype" not in names
+        self._annotations = None if self._is_quantized else annotations
         schema = pa.schema([stored.field(name) for name in self.stored], stored.metadata)
         if self._lacks_dtype:
             schema = schema.append(pa.field("dtype", pa.string()))
+        if self._annotations is not None:
+            schema = self._annotations.schema(schema)
         if not self._is_quantized:
             schema = pa.schema(_core.parts_schema(schema))
             if "source_file" not in schema.names:
@@ -146,6 +215,8 @@ class _Columns:
         if self._lacks_dtype:
             dtypes = pa.repeat(pa.scalar(self._dtype, pa.string()), batch.num_rows)
             batch = batch.append_column("dtype", dtypes)
+        if self._annotations is not None:
+            batch = self._annotations.complete(batch)
         batch = pa.record_batch(_core.split_parts(batch, part_bytes, self._cuttable))
         if "source_file" not in batch.schema.names:
             files = pa.repeat(pa.scalar(file, pa.string()), batch.num_rows)
@@ -153,10 +224,18 @@ class _Columns:
         return pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
+def _storage(kind: pa.DataType) -> pa.DataType:
+    """The type itself, or what an extension type such as that of tensors is stored as."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _item(kind: pa.DataType) -> pa.DataType | None:
+    """The type of a list's numbers; None for a type that is no list."""
+    kind = _storage(kind)
+    is_list = (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
+    return kind.value_type if is_list else None
 
 
 class ParquetScan(TableScan):
@@ -164,8 +243,8 @@ class ParquetScan(TableScan):
 
     @contextmanager
     def _open_file(self) -> Iterator[_Groups]:
-        source = self.path if self.given is None else pa.BufferReader(self.given)
-        with pq.ParquetFile(source, memory_map=self.setup.mmap) as file:
+        source = self._source()
+        with pq.ParquetFile(source) as file:
             yield _RowGroups(file)
 
 
@@ -199,12 +278,6 @@ class IpcScan(TableScan):
                     yield _Batches(file)
             else:
                 yield _Stream(source)
-
-    def _source(self) -> Any:
-        if self.given is not None:
-            return pa.BufferReader(self.given)
-        path = str(self.path)
-        return pa.memory_map(path) if self.setup.mmap else pa.OSFile(path)
 
 
 _IPC_FILE = b"ARROW1"

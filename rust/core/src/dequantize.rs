@@ -99,7 +99,7 @@ type Panicked = Vec<(usize, String)>;
 
 /// The error with its message in full.
 fn entry(rows: &Rows, row: usize, described: &Described<'_>, error: RowError) -> Box<Entry> {
-    let message = message(rows.name(row), described, None, &error);
+    let message = message(rows.name(row), described, None, None, &error);
     Box::new(Entry { error, message })
 }
 

@@ -60,8 +60,8 @@ impl<'a> Described<'a> {
 }
 
 fn element_count(bytes: Option<&[u8]>, dtype: Option<&str>) -> Option<i64> {
-    let bits = u64::try_from(bytes?.len()).ok()?.checked_mul(8)?;
-    i64::try_from(bits / dtype::bits(dtype?)?).ok()
+    let (bytes, block) = (bytes?.len() as u64, dtype::block(dtype?)?);
+    i64::try_from((bytes / block.bytes).checked_mul(block.elements)?).ok()
 }
 
 /// A row that can be encoded or kept.
@@ -173,7 +173,7 @@ pub(crate) fn check(
         return Ok(Layer::Keep);
     };
     let dtype = dtype.ok_or(RowError::NullDtype)?;
-    let source = Float::from_name(dtype).ok_or_else(|| RowError::NotFloat(dtype.to_owned()))?;
+    let source = Float::from_name(dtype).ok_or_else(|| not_float(dtype))?;
     if count == 0 {
         return Err(RowError::Empty);
     }
@@ -186,6 +186,15 @@ pub(crate) fn check(
     };
     check_part(weights.part(row).as_ref(), columns, &grouping, asked.group_size)?;
     Ok(Layer::Encode(Job { scheme, source, grouping, rows: count / columns }))
+}
+
+/// Why numbers of a type that is no [`Float`] can't be encoded.
+fn not_float(dtype: &str) -> RowError {
+    let error = match dtype::canonical(dtype) {
+        Some(_) => RowError::NotFloat,
+        None => RowError::UnknownDtype,
+    };
+    error(dtype.to_owned())
 }
 
 /// Groups must not cross from one part to the next: where a row of the tensor is cut, one must end.
@@ -235,22 +244,19 @@ fn check_dtype(weights: &Weights, row: usize) -> Result<(), RowError> {
 /// that nobody knows, only the shape itself is checked.
 pub(crate) fn check_shape(shape: &[i64], dtype: &str, found: usize) -> Result<usize, RowError> {
     let count = element_product(shape)?;
-    let Some(bits) = dtype::bits(dtype) else {
+    let Some(block) = dtype::block(dtype) else {
         return Ok(count);
     };
-    let overflow = || RowError::InvalidShape(format!("{shape:?} overflows"));
-    let expected_bits = (count as u64).checked_mul(bits).ok_or_else(overflow)?;
-    let found = found as u64;
-    if !found.saturating_mul(8).is_multiple_of(bits) || !expected_bits.is_multiple_of(8) {
-        return Err(RowError::PartialElement { dtype: dtype.to_owned(), bits, found });
+    let (expected, found) = (count as u64, found as u64);
+    let partial = || RowError::PartialElement { dtype: dtype.to_owned(), block, found };
+    if !expected.is_multiple_of(block.elements) {
+        return Err(partial());
     }
-    if expected_bits / 8 != found {
-        let (shape, expected) = (shape.to_vec(), count as u64);
-        return Err(RowError::ShapeMismatch {
-            shape,
-            expected,
-            found: found.saturating_mul(8) / bits,
-        });
+    let overflow = || RowError::InvalidShape(format!("{shape:?} overflows"));
+    let bytes = block.bytes_of(expected).ok_or_else(overflow)?;
+    if bytes != found {
+        let found = block.elements_of(found).ok_or_else(partial)?;
+        return Err(RowError::ShapeMismatch { shape: shape.to_vec(), expected, found });
     }
     Ok(count)
 }
@@ -271,10 +277,27 @@ pub(crate) fn element_product(shape: &[i64]) -> Result<usize, RowError> {
     Ok(if shape.contains(&0) { 0 } else { product })
 }
 
-/// `layer 'a.b' (BF16 [2, 3], file.safetensors): ` and the reason.
+/// Where element `index` is in a tensor of that shape; `None` where that says no more, or lies.
+fn coordinates(shape: &[i64], index: i64) -> Option<Vec<i64>> {
+    if shape.len() < 2 || index < 0 {
+        return None;
+    }
+    let mut rest = index;
+    let mut place = Vec::with_capacity(shape.len());
+    for &dimension in shape.iter().rev() {
+        place.push(rest.checked_rem(dimension).filter(|&at| at >= 0)?);
+        rest /= dimension;
+    }
+    place.reverse();
+    (rest == 0).then_some(place)
+}
+
+/// `layer 'a.b' (BF16 [2, 3], file.safetensors): ` and the reason. Elements are counted in the layer,
+/// whose shape is `layer_shape` where the row is a part of it.
 pub(crate) fn message(
     name: Option<&str>,
     described: &Described<'_>,
+    layer_shape: Option<&[i64]>,
     source_file: Option<&str>,
     error: &RowError,
 ) -> String {
@@ -289,9 +312,15 @@ pub(crate) fn message(
         .into_iter()
         .filter(|s| !s.is_empty())
         .collect();
+    let element = error.position().0;
+    let place = layer_shape
+        .or(described.shape.as_deref())
+        .zip(element)
+        .and_then(|(shape, index)| coordinates(shape, index))
+        .map_or(String::new(), |place| format!(" The first is at {place:?}."));
     if details.is_empty() {
-        format!("layer {name}: {error}")
+        format!("layer {name}: {error}{place}")
     } else {
-        format!("layer {name} ({}): {error}", details.join(", "))
+        format!("layer {name} ({}): {error}{place}", details.join(", "))
     }
 }

@@ -4,7 +4,8 @@
 //! what is asked of each row, and [`quantize`] checks it and cuts the good rows into tiles, which all
 //! cores hand to a [`scheme`]. Out comes a quantized batch and, row for row beside it, an error
 //! table ([`relation::quantized`], [`relation::errors`]). [`dequantize`] is the way back, [`plan`]
-//! says beforehand what will happen, and [`mod@format`] reads and writes files.
+//! says beforehand what will happen. Before all that, [`source`] gives bytes and [`container`] makes
+//! named tensors of them; after it, [`sink`] writes files.
 //!
 //! Nothing here knows Python.
 
@@ -12,10 +13,12 @@
 compile_error!("arrowquant's byte layouts are little-endian; big-endian hosts are not supported");
 
 pub mod compare;
+pub mod container;
+pub mod content;
+mod defaults;
 pub mod dequantize;
 pub mod dtype;
 pub mod error;
-pub mod format;
 mod kernel;
 mod layer;
 mod memory;
@@ -27,8 +30,12 @@ pub mod plan;
 pub mod pool;
 pub mod quantize;
 pub mod relation;
+pub mod role;
 pub mod scheme;
+mod selection;
 pub mod simd;
+pub mod sink;
+pub mod source;
 pub mod temporary;
 mod tile;
 

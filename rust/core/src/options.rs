@@ -2,16 +2,19 @@
 //! scheme's default.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use glob::Pattern;
 
+use crate::defaults;
 use crate::dtype::ScaleDtype;
 use crate::error::{CallError, Error, InvalidGroupSize, RowError, UnknownScheme};
 use crate::relation::columns::{self, Finder};
 use crate::relation::text::Text;
 use crate::relation::weights::Weights;
+use crate::role::Role;
 use crate::scheme::{self, Choice};
 
 /// The options of a call, for the rows that no plan says otherwise of.
@@ -74,7 +77,7 @@ impl PlanRow {
 /// A table that says, by layer name, what to do.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    rows: HashMap<String, PlanRow>,
+    rows: Arc<HashMap<String, PlanRow>>,
 }
 
 impl Plan {
@@ -90,16 +93,12 @@ impl Plan {
                 return Err(CallError::PlanContradicts(name).into());
             }
         }
-        Ok(Self { rows })
+        Ok(Self { rows: Arc::new(rows) })
     }
 
     /// Whether it says nothing of any layer.
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
-    }
-
-    fn get(&self, name: Option<&str>) -> &PlanRow {
-        name.and_then(|name| self.rows.get(name)).unwrap_or(&PlanRow::EMPTY)
     }
 }
 
@@ -207,10 +206,23 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Row `row`'s own plan, else the plan's, else the call's, else the scheme's default.
+    /// Row `row`'s own plan, else the plan's, else the call's, else the scheme's default. Of a row
+    /// that has a role, and of which nothing is said, the default for such layers.
     pub(crate) fn resolve(weights: &Weights, row: usize, plan: &Plan, options: &Options) -> Self {
-        Self::of(weights, row, plan.get(weights.name(row)), options)
+        let planned = weights.name(row).and_then(|name| plan.rows.get(name));
+        let has_role = weights.role(row).and_then(Role::from_name).is_some();
+        if has_role && planned.is_none() && weights.plan(row).0.is_none() {
+            let layer = defaults::whole_layer(weights, row);
+            return match defaults::decide(weights, row, &layer, options, false) {
+                Ok((asked, _)) => asked,
+                Err(_) => Self::KEEP,
+            };
+        }
+        Self::of(weights, row, planned.unwrap_or(&PlanRow::EMPTY), options)
     }
+
+    /// A layer that is kept.
+    const KEEP: Self = Self { scheme: Ok(Choice::Keep), group_size: None, symmetric: None };
 
     /// The same where the plan's row is known.
     pub(crate) fn of(weights: &Weights, row: usize, planned: &PlanRow, options: &Options) -> Self {

@@ -1,9 +1,11 @@
 //! Parts of layers: a layer that is too large for one row of a file comes as several rows.
 //!
-//! A layer is cut on the rows of its tensor. Where one row alone is too large, it is cut at
-//! multiples of a power of two, so that the usual groups end where parts do.
+//! A layer is cut on the rows of its tensor, and never inside one of several matrices beside whole
+//! ones: a part is of one matrix, or of several whole ones. Where one row alone is too large, it is
+//! cut at multiples of a power of two, so that the usual groups end where parts do.
 
 mod split;
+pub mod stacks;
 
 use std::sync::Arc;
 
@@ -22,8 +24,12 @@ const COLUMNS: [&str; 4] = ["part_index", "part_count", "part_offset", "layer_sh
 /// and a row for each would take the memory that parts are to save.
 const MOST: u64 = 1 << 16;
 
-/// Where they can, parts have a multiple of so many rows.
-const ROWS: u64 = 8;
+/// Where they can, parts have a multiple of so many rows: blocks of rows that share a scale end there,
+/// and so do words of zero points that are packed along rows.
+const ROWS: u64 = 128;
+
+/// A part's size counts its float32 numbers, which it becomes on the way, where these are larger.
+const NUMBER_BYTES: u64 = 4;
 
 /// A part of a layer: where it begins, in elements, and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,28 +47,31 @@ pub struct Part {
 /// The parts of at most `part_bytes` of a layer; `None` where it stays whole, since it is small
 /// enough, or its size is not known.
 pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
-    let (bits, count) = (dtype::bits(dtype)?, element_product(shape).ok()? as u64);
-    let bytes = count.checked_mul(bits).filter(|bits| bits.is_multiple_of(8))? / 8;
-    let &columns = shape.last().filter(|_| bytes > part_bytes)?;
+    let (block, count) = (dtype::block(dtype)?, element_product(shape).ok()? as u64);
+    let bytes = block.bytes_of(count)?;
+    let largest = bytes.max(count.checked_mul(NUMBER_BYTES)?);
+    let &columns = shape.last().filter(|_| largest > part_bytes)?;
     let columns = columns as u64;
-    let fit = part_bytes.saturating_mul(8) / bits;
-    let whole = if bits.is_multiple_of(8) { 1 } else { 8 };
-    // Parts are whole bytes of narrow elements, and whole words of zero points packed along rows.
-    let rows = fit / columns;
-    let rows = match rows {
-        ROWS.. => rows / ROWS * ROWS,
-        4..ROWS => 4,
-        _ => rows,
+    // Elements that fit.
+    let fit = (u128::from(part_bytes) * u128::from(count) / u128::from(largest)) as u64;
+    let all = count / columns;
+    let matrix = if shape.len() > 2 { shape[shape.len() - 2] as u64 } else { all };
+    let rows = match fit / columns {
+        rows if rows >= matrix => rows / matrix * matrix,
+        rows @ ROWS.. => rows / ROWS * ROWS,
+        0 => 0,
+        rows => 1 << rows.ilog2(),
     };
-    let on_rows = rows >= whole;
-    let (row, step) = if on_rows {
-        (count, rows * columns)
-    } else if whole > 1 && !columns.is_multiple_of(whole) {
-        return None;
-    } else {
-        (columns, 1 << fit.max(whole).ilog2())
+    let whole_rows = columns.is_multiple_of(block.elements);
+    let on_rows = rows > 0 && (whole_rows || rows.is_multiple_of(block.elements));
+    // What is cut from its beginning on: all whole matrices, each matrix, or each row.
+    let (stretch, step) = match on_rows {
+        true if rows >= matrix => (count, rows * columns),
+        true => (matrix * columns, rows * columns),
+        false if !whole_rows => return None,
+        false => (columns, 1 << fit.max(block.elements).ilog2()),
     };
-    if (count / row).saturating_mul(row.div_ceil(step)) > MOST {
+    if (count / stretch).saturating_mul(stretch.div_ceil(step)) > MOST {
         return None;
     }
     let part = |offset: u64, length: u64| Part {
@@ -72,13 +81,13 @@ pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
             (_, true) => vec![(length / columns) as i64, columns as i64],
             (_, false) => vec![1, length as i64],
         },
-        start: offset * bits / 8,
-        end: (offset + length) * bits / 8,
+        start: offset / block.elements * block.bytes,
+        end: (offset + length) / block.elements * block.bytes,
     };
-    let rows = (0..count).step_by(usize::try_from(row).ok()?);
-    let parts = rows.flat_map(|from| {
-        let starts = (from..from + row).step_by(step as usize);
-        starts.map(move |start| part(start, step.min(from + row - start)))
+    let stretches = (0..count).step_by(usize::try_from(stretch).ok()?);
+    let parts = stretches.flat_map(|from| {
+        let starts = (from..from + stretch).step_by(step as usize);
+        starts.map(move |start| part(start, step.min(from + stretch - start)))
     });
     Some(parts.collect())
 }
@@ -129,27 +138,35 @@ mod tests {
             part_bytes in 1u64..600,
         ) {
             let count: i64 = shape.iter().product();
-            let bytes = count as u64 * dtype::bits(dtype).unwrap() / 8;
+            let block = dtype::block(dtype).unwrap();
             let Some(parts) = cut(&shape, dtype, part_bytes) else {
-                let whole = dtype == "F4" && shape.last().unwrap() % 8 != 0;
-                prop_assert!(bytes <= part_bytes || whole || bytes / part_bytes > MOST / 8);
+                let bytes = block.bytes_of(count as u64);
+                let largest = bytes.map(|bytes| bytes.max(count as u64 * NUMBER_BYTES));
+                let fits = largest.is_none_or(|bytes| bytes <= part_bytes || bytes / part_bytes > MOST / 8);
+                let splits_blocks = shape.last().unwrap() % block.elements as i64 != 0;
+                prop_assert!(fits || splits_blocks);
                 return Ok(());
             };
             let (mut element, mut at) = (0, 0);
+            let &row = shape.last().unwrap();
+            let matrix = if shape.len() > 2 { row * shape[shape.len() - 2] } else { count };
             for part in &parts {
                 prop_assert_eq!((part.offset, part.start), (element, at));
                 let size: i64 = part.shape.iter().product();
                 prop_assert!(size > 0 && part.shape.len() <= 2);
                 prop_assert!(part.end - part.start <= part_bytes.max(8));
+                let columns = *part.shape.last().unwrap();
+                let (from, to) = (element as i64, element as i64 + size);
+                let (first, last) = (from / matrix, (to - 1) / matrix);
+                let whole = from % matrix == 0 && to % matrix == 0;
+                prop_assert!(first == last || whole, "a part crosses matrices");
                 element += size as u64;
                 at = part.end;
-                let columns = *part.shape.last().unwrap();
-                let row = *shape.last().unwrap();
                 if columns < row && !element.is_multiple_of(row as u64) {
                     prop_assert!(columns.count_ones() == 1, "cut at a power of two");
                 }
             }
-            prop_assert_eq!((element, at), (count as u64, bytes));
+            prop_assert_eq!(Some((element, at)), block.bytes_of(count as u64).map(|b| (count as u64, b)));
         }
     }
 
@@ -158,5 +175,11 @@ mod tests {
         assert_eq!(cut(&[1 << 60], "F32", 1 << 20), None);
         assert_eq!(cut(&[1 << 40, 1 << 19], "U8", 1), None);
         assert_eq!(cut(&[1 << 20, 4096], "F32", 1 << 28).map(|parts| parts.len()), Some(64));
+        assert_eq!(cut(&[1 << 20, 4096], "BF16", 1 << 28).map(|parts| parts.len()), Some(64));
+        let rows = |shape: &[i64]| cut(shape, "F32", 1 << 20).map(|parts| parts[0].shape.clone());
+        assert_eq!(rows(&[1000, 1000]), Some(vec![256, 1000]));
+        assert_eq!(rows(&[1000, 4096]), Some(vec![64, 4096]));
+        assert_eq!(rows(&[8, 100, 1000]), Some(vec![200, 1000]));
+        assert_eq!(rows(&[8, 300, 1000]), Some(vec![256, 1000]));
     }
 }

@@ -4,8 +4,8 @@ use std::fs;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use arrowquant::format::safetensors::SafetensorsFile;
-use arrowquant::format::safetensors_writer::{SafetensorsWriter, TensorSpec};
+use arrowquant::container::tensors::{Meanings, TensorFile};
+use arrowquant::sink::safetensors_writer::{SafetensorsWriter, TensorSpec};
 use proptest::prelude::*;
 
 const DTYPES: [(&str, usize); 4] = [("F32", 4), ("BF16", 2), ("U8", 1), ("F64", 8)];
@@ -38,7 +38,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn what_is_written_is_read(tensors in tensors(), mmap: bool) {
+    fn what_is_written_is_read(
+        tensors in tensors(),
+        metadata in prop::collection::btree_map("[a-c\"é]{0,3}", "[x\"\\\\é]{0,3}", 0..4),
+        mmap: bool,
+    ) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.safetensors");
         let spec = |(name, dtype, shape): &(String, usize, Vec<i64>)| TensorSpec {
@@ -46,7 +50,7 @@ proptest! {
             dtype: DTYPES[*dtype].0.to_owned(),
             shape: shape.clone(),
         };
-        let mut writer = SafetensorsWriter::create(&path, tensors.iter().map(spec).collect()).unwrap();
+        let mut writer = SafetensorsWriter::create(&path, tensors.iter().map(spec).collect(), metadata.clone()).unwrap();
         let mut expected = Vec::new();
         for (index, (name, dtype, shape)) in tensors.iter().enumerate() {
             let length = shape.iter().product::<i64>() as usize * DTYPES[*dtype].1;
@@ -65,8 +69,17 @@ proptest! {
         for (name, _, data) in &expected {
             prop_assert_eq!(theirs.tensor(name).unwrap().data(), data.as_slice());
         }
-        let file = SafetensorsFile::open(&path, mmap, u64::MAX).unwrap();
-        let mut rows = read(file.reader(true).collect::<Result<_, _>>().unwrap());
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let found = header.metadata().clone().unwrap();
+        for (key, text) in &metadata {
+            prop_assert_eq!(&found[key], text);
+        }
+        prop_assert_eq!(found.len(), metadata.len() + 1);
+        let file = TensorFile::open(&path, mmap).unwrap();
+        let meanings = Meanings::none(file.entries().len());
+        let tensor_rows = file.rows(&meanings, u64::MAX).unwrap();
+        let batches = tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>();
+        let mut rows = read(batches.unwrap());
         rows.sort();
         expected.sort();
         prop_assert_eq!(rows, expected);
@@ -91,9 +104,11 @@ proptest! {
         bytes.resize(bytes.len() + tail, 0);
         fs::write(&path, &bytes).unwrap();
         for mmap in [true, false] {
-            if let Ok(file) = SafetensorsFile::open(&path, mmap, 4096) {
-                let rows = read(file.reader(true).collect::<Result<_, _>>().unwrap());
-                prop_assert_eq!(rows.len(), file.len());
+            if let Ok(file) = TensorFile::open(&path, mmap) {
+                let meanings = Meanings::none(file.entries().len());
+                let tensor_rows = file.rows(&meanings, 4096).unwrap();
+                let batches = tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>();
+                prop_assert_eq!(read(batches.unwrap()).len(), tensor_rows.len());
             }
         }
     }
@@ -104,7 +119,7 @@ fn an_unfinished_file_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let spec = TensorSpec { name: "a".to_owned(), dtype: "F32".to_owned(), shape: vec![2] };
     let path = folder.path().join("m.safetensors");
-    let writer = SafetensorsWriter::create(&path, vec![spec]).unwrap();
+    let writer = SafetensorsWriter::create(&path, vec![spec], [].into()).unwrap();
     let error = writer.finish(true).unwrap_err().to_string();
     assert!(error.contains("layer 'a' was announced but not written"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -1,5 +1,6 @@
 //! `compare` and `split_parts`.
 
+use arrowquant::container::tensors::Stack;
 use arrowquant::{compare as core, parts, pool};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyRecordBatch, PySchema};
@@ -35,6 +36,26 @@ pub(crate) fn split_parts(
 ) -> PyResult<PyRecordBatch> {
     let split = parts::split(batch.as_ref(), part_bytes, cuttable);
     split.map(PyRecordBatch::new).map_err(|error| errors::raise(py, error))
+}
+
+/// A batch of weights with a row for each matrix of its stacks, whose count and contracted axis are
+/// given row by row.
+#[pyfunction]
+pub(crate) fn split_stacks(
+    py: Python<'_>,
+    batch: PyRecordBatch,
+    stacks: Vec<Option<(usize, i8)>>,
+) -> PyResult<PyRecordBatch> {
+    let stack = |stack: Option<(usize, i8)>| stack.map(|(count, axis)| Stack { count, axis });
+    let stacks: Vec<_> = stacks.into_iter().map(stack).collect();
+    let split = py.detach(|| parts::stacks::split(batch.as_ref(), &stacks));
+    split.map(PyRecordBatch::new).map_err(|error| errors::raise(py, error))
+}
+
+/// A schema with the columns that say which matrix of a stack a row is.
+#[pyfunction]
+pub(crate) fn stacks_schema(schema: PySchema) -> PySchema {
+    PySchema::new(parts::stacks::schema(schema.as_ref()))
 }
 
 /// A schema with the part columns.

@@ -1,6 +1,6 @@
 //! What a runtime's format needs of layers.
 
-use arrowquant::format::compressed_tensors::{self as format, Layer};
+use arrowquant::sink::compressed_tensors::{self as format, Layer};
 use pyo3::prelude::*;
 use pyo3_arrow::PyRecordBatch;
 

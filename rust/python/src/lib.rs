@@ -9,6 +9,7 @@ mod options;
 mod run;
 
 mod compare;
+mod container;
 mod dequantize;
 mod dlpack;
 mod export;
@@ -18,7 +19,6 @@ mod numpy;
 mod parquet;
 mod plan;
 mod quantize;
-mod safetensors;
 mod stream;
 mod temporary;
 
@@ -33,7 +33,9 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::compare::{compare, parts_schema, split_parts};
+    use crate::compare::{compare, parts_schema, split_parts, split_stacks, stacks_schema};
+    #[pymodule_export]
+    use crate::container::{SafetensorsWriter, TensorFile, TensorRows, content_hashes};
     #[pymodule_export]
     use crate::dequantize::{dequantize, dequantize_stream};
     #[pymodule_export]
@@ -47,13 +49,13 @@ mod _core {
     #[pymodule_export]
     use crate::numpy::named_weights;
     #[pymodule_export]
+    use crate::options::Plan;
+    #[pymodule_export]
     use crate::parquet::{ParquetWriter, check_storable};
     #[pymodule_export]
     use crate::plan::{check_plan, plan};
     #[pymodule_export]
     use crate::quantize::{PyQuantizer, quantize, quantize_stream};
-    #[pymodule_export]
-    use crate::safetensors::{SafetensorsFile, SafetensorsWriter};
     #[pymodule_export]
     use crate::stream::{Iterated, Stream};
     #[pymodule_export]
@@ -61,7 +63,8 @@ mod _core {
 
     #[pymodule_export]
     use super::{
-        dtype_bits, error_codes, format_metadata, schemes, select, thread_count, weight_bytes,
+        dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata, schemes, select,
+        thread_count, weight_bytes,
     };
 
     #[pymodule_init]
@@ -89,11 +92,24 @@ fn thread_count(asked: Option<i64>) -> PyResult<usize> {
     arrowquant::pool::thread_count(asked).map_err(errors::call)
 }
 
-/// Bits of one element of a dtype that safetensors knows.
+/// Bytes of so many elements of a dtype; none where they are no whole blocks of it.
 #[pyfunction]
-fn dtype_bits(name: &str) -> PyResult<u64> {
+fn dtype_bytes(name: &str, elements: u64) -> PyResult<Option<u64>> {
     let unknown = || pyo3::exceptions::PyValueError::new_err(format!("unknown dtype '{name}'"));
-    arrowquant::dtype::bits(name).ok_or_else(unknown)
+    Ok(arrowquant::dtype::block(name).ok_or_else(unknown)?.bytes_of(elements))
+}
+
+/// Elements in so many bytes of a dtype; none where they are no whole blocks of it.
+#[pyfunction]
+fn dtype_elements(name: &str, bytes: u64) -> PyResult<Option<u64>> {
+    let unknown = || pyo3::exceptions::PyValueError::new_err(format!("unknown dtype '{name}'"));
+    Ok(arrowquant::dtype::block(name).ok_or_else(unknown)?.elements_of(bytes))
+}
+
+/// Our name of a dtype that is called so by safetensors, torch, NumPy or ggml.
+#[pyfunction]
+fn dtype_name(name: &str) -> Option<&'static str> {
+    arrowquant::dtype::canonical(name)
 }
 
 /// The metadata of a relation of our format.

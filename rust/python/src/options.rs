@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrowquant::options::Rules;
-use arrowquant::{CallError, Error, Plan, pool};
+use arrowquant::{CallError, Error, pool};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -37,9 +37,32 @@ impl CallOptions {
 
 pub(crate) type Pool = pool::Pool;
 
-/// The plan in any Arrow table; an empty one where there is none.
-pub(crate) fn plan(py: Python<'_>, plan: Option<Relation>) -> PyResult<Plan> {
-    read(py, plan, Plan::try_new)
+/// A plan, read once for many calls.
+#[pyclass(module = "arrowquant._core", frozen)]
+pub(crate) struct Plan(arrowquant::Plan);
+
+#[pymethods]
+impl Plan {
+    #[new]
+    fn new(py: Python<'_>, table: Relation) -> PyResult<Self> {
+        read(py, Some(table), arrowquant::Plan::try_new).map(Self)
+    }
+}
+
+/// A plan as it comes from Python.
+#[derive(FromPyObject)]
+pub(crate) enum GivenPlan<'py> {
+    Read(Bound<'py, Plan>),
+    Table(Relation),
+}
+
+/// The plan that was given; an empty one where there is none.
+pub(crate) fn plan(py: Python<'_>, plan: Option<GivenPlan<'_>>) -> PyResult<arrowquant::Plan> {
+    match plan {
+        Some(GivenPlan::Read(plan)) => Ok(plan.get().0.clone()),
+        Some(GivenPlan::Table(table)) => read(py, Some(table), arrowquant::Plan::try_new),
+        None => Ok(arrowquant::Plan::default()),
+    }
 }
 
 /// The same of a plan whose names are patterns.

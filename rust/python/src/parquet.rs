@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use arrowquant::format::parquet_writer::ParquetWriter as Writer;
+use arrowquant::sink::parquet_writer::ParquetWriter as Writer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyRecordBatch, PySchema};
@@ -29,7 +29,7 @@ impl ParquetWriter {
 #[pyfunction]
 pub(crate) fn check_storable(py: Python<'_>, schema: PySchema) -> PyResult<()> {
     let schema = schema.into_inner();
-    here(py, || Ok(arrowquant::format::parquet_writer::check_storable(&schema).map(drop)?))
+    here(py, || Ok(arrowquant::sink::parquet_writer::check_storable(&schema).map(drop)?))
 }
 
 #[pymethods]

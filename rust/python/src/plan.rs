@@ -10,8 +10,8 @@ use crate::input::Relation;
 use crate::options::{self, CallOptions};
 use crate::run::run;
 
-/// The plan's batches, its schema, and the patterns of `keep` and of `rules` that matched nothing.
-type Planned = (Vec<PyRecordBatch>, PySchema, (Vec<String>, Vec<String>));
+/// The plan's batches, its schema, and what of `keep`, `include` and `rules` matched nothing.
+type Planned = (Vec<PyRecordBatch>, PySchema, [Vec<String>; 3]);
 
 /// Refuse a schema that no plan can have.
 #[pyfunction]
@@ -25,13 +25,14 @@ pub(crate) fn plan(
     py: Python<'_>,
     weights: Relation,
     keep: Vec<String>,
+    include: Vec<String>,
     rules: Option<Relation>,
     options: CallOptions,
 ) -> PyResult<Planned> {
     let core = options.core().map_err(errors::call)?;
     let schema = weights.schema();
-    let mut planner =
-        Planner::try_new(&schema, core, &keep, options::rules(py, rules)?).map_err(errors::call)?;
+    let mut planner = Planner::try_new(&schema, core, &keep, &include, options::rules(py, rules)?)
+        .map_err(errors::call)?;
     let schema = PySchema::new(planner.schema().clone());
     let reader = weights.into_reader();
     let (batches, unmatched) = run(py, None, move |monitor, _| {

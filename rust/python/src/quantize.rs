@@ -12,7 +12,7 @@ use pyo3_arrow::{PyRecordBatch, PySchema};
 
 use crate::errors;
 use crate::input::Relation;
-use crate::options::{self, CallOptions, Pool};
+use crate::options::{self, CallOptions, GivenPlan, Pool};
 use crate::run::run;
 use crate::stream::Stream;
 
@@ -41,7 +41,7 @@ pub(crate) fn lists(batches: Vec<[RecordBatch; 3]>) -> Batches {
 fn prepare(
     py: Python<'_>,
     schema: &Schema,
-    plan: Option<Relation>,
+    plan: Option<GivenPlan<'_>>,
     options: &CallOptions,
 ) -> PyResult<(Quantizer, Arc<Pool>)> {
     let core = options.core().map_err(errors::call)?;
@@ -58,7 +58,7 @@ fn prepare(
 pub(crate) fn quantize(
     py: Python<'_>,
     weights: Relation,
-    plan: Option<Relation>,
+    plan: Option<GivenPlan<'_>>,
     options: CallOptions,
     progress: Option<Py<PyAny>>,
     sized: bool,
@@ -109,7 +109,7 @@ impl PyQuantizer {
     fn new(
         py: Python<'_>,
         schema: PySchema,
-        plan: Option<Relation>,
+        plan: Option<GivenPlan<'_>>,
         options: CallOptions,
         first_row_index: i64,
     ) -> PyResult<Self> {
@@ -156,7 +156,7 @@ impl PyQuantizer {
 pub(crate) fn quantize_stream(
     py: Python<'_>,
     weights: Relation,
-    plan: Option<Relation>,
+    plan: Option<GivenPlan<'_>>,
     options: CallOptions,
 ) -> PyResult<Stream> {
     let (mut quantizer, pool) = prepare(py, &weights.schema(), plan, &options)?;

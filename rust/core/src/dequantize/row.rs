@@ -192,7 +192,7 @@ impl Rows {
         let choice = scheme::find(scheme).map_err(|error| invalid(error.to_string()))?;
         let Choice::Encode(scheme) = choice else {
             // A kept layer of a dtype that nobody knows may have no shape.
-            let known = dtype.is_some_and(|dtype| crate::dtype::bits(dtype).is_some());
+            let known = dtype.is_some_and(|dtype| crate::dtype::block(dtype).is_some());
             if let (Some(dtype), true) = (dtype, known) {
                 let shape = shape.map_err(|error| invalid(error.to_string()))?;
                 check_shape(shape, dtype, data.len())

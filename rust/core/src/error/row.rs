@@ -2,7 +2,7 @@
 
 use super::code::ErrorCode;
 use super::option::{InvalidGroupSize, UnknownScheme};
-use crate::dtype::Float;
+use crate::dtype::{Block, Float};
 
 /// What is wrong with one row, with what was found and where.
 ///
@@ -33,6 +33,12 @@ pub enum RowError {
         list = float_names()
     )]
     NotFloat(String),
+    /// A dtype that nobody knows.
+    #[error(
+        "dtype '{0}' is unknown. Correct the dtype column: names of safetensors (F32, BF16), torch \
+         and NumPy are understood. Or keep the layer with scheme 'none'."
+    )]
+    UnknownDtype(String),
     /// Binary data without its dtype.
     #[error(
         "dtype is null, but binary data needs one of safetensors' names, such as F32 or BF16. \
@@ -62,14 +68,14 @@ pub enum RowError {
     },
     /// Bytes that are no whole number of elements.
     #[error(
-        "data has {found} bytes, no whole number of {dtype} elements ({bits} bits each). \
-         Check the dtype, or supply the missing bytes."
+        "data has {found} bytes, no whole number of {dtype} elements ({block}). Check the dtype \
+         and the shape, or supply the missing bytes."
     )]
     PartialElement {
         /// The row's dtype.
         dtype: String,
-        /// Bits of one element.
-        bits: u64,
+        /// How its elements are stored.
+        block: Block,
         /// Bytes that were found.
         found: u64,
     },
@@ -155,9 +161,10 @@ impl RowError {
             Self::NullData => ErrorCode::NullData,
             Self::NullElement { .. } => ErrorCode::NullElement,
             Self::Empty => ErrorCode::Empty,
-            Self::NotFloat(_) | Self::NullDtype | Self::DtypeDisagrees { .. } => {
-                ErrorCode::UnsupportedDtype
-            }
+            Self::NotFloat(_)
+            | Self::UnknownDtype(_)
+            | Self::NullDtype
+            | Self::DtypeDisagrees { .. } => ErrorCode::UnsupportedDtype,
             Self::ShapeMismatch { .. } | Self::PartialElement { .. } => ErrorCode::ShapeMismatch,
             Self::InvalidShape(_) => ErrorCode::InvalidShape,
             Self::NonFinite { .. } | Self::BeyondFloat32 { .. } => ErrorCode::NonFinite,

@@ -165,7 +165,7 @@ fn encoded_bits(job: &Job) -> Option<f64> {
 fn kept_bits(rows: &Rows<'_>, row: usize) -> Option<f64> {
     let described = rows.described(row);
     let count = layer::element_product(described.shape.as_deref()?).ok()?;
-    let known = described.dtype.and_then(dtype::bits).map(|bits| bits as f64);
+    let known = described.dtype.and_then(dtype::block).map(dtype::Block::bits);
     let stored = || 8.0 * rows.weights.bytes(row).map_or(0, <[u8]>::len) as f64 / count as f64;
     (count > 0).then(|| known.unwrap_or_else(stored))
 }

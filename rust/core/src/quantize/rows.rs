@@ -116,9 +116,11 @@ impl<'a> Rows<'a> {
         error: RowError,
     ) -> Box<Failure<'a>> {
         let weights = self.weights;
-        let error = error.in_layer(weights.part(row).map_or(0, |part| part.offset));
+        let part = weights.part(row);
+        let error = error.in_layer(part.map_or(0, |part| part.offset));
         let (name, file) = (weights.name(row), weights.source_file(row));
-        let message = layer::message(name, &described, file, &error);
+        let shape = part.map(|part| part.layer_shape);
+        let message = layer::message(name, &described, shape, file, &error);
         Box::new(Failure { described, asked, entry: Entry { error, message } })
     }
 

@@ -5,6 +5,7 @@ pub mod columns;
 pub mod errors;
 pub(crate) mod exact;
 pub mod failed;
+pub(crate) mod fixed_shape;
 pub mod gather;
 pub mod quantized;
 mod repeats;

@@ -1,16 +1,18 @@
 //! The weights relation: what comes in.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema};
 use rayon::ThreadPool;
 
 use super::bytes::{Bytes, Element};
-use super::columns::{self, Carried, Finder};
+use super::columns::{self, Carried, Finder, list_item};
 use super::shapes::Shapes;
 use super::text::Text;
-use super::{errors, quantized};
+use super::{errors, fixed_shape, quantized};
+use crate::dtype;
 use crate::error::{CallError, RowError};
 use crate::pool::join;
 
@@ -44,7 +46,12 @@ pub struct WeightsSchema {
     is_symmetric: Option<usize>,
     earlier: Option<errors::EarlierSchema>,
     source_file: Option<usize>,
+    role: Option<usize>,
+    keep_reason: Option<usize>,
+    companion_of: Option<usize>,
     parts: Option<PartSchema>,
+    /// The shape of every row, where `data` is of the type for tensors of one shape.
+    tensor_shape: Option<Arc<[i64]>>,
     /// The columns that go through untouched.
     pub carried: Carried,
 }
@@ -64,6 +71,7 @@ impl WeightsSchema {
             finder.required("dtype", "text, since 'data' is binary", weights.dtype)?;
         }
         weights.data = Some((index, element));
+        weights.tensor_shape = fixed_shape::of(schema.field(index))?;
         Ok(weights)
     }
 
@@ -84,7 +92,11 @@ impl WeightsSchema {
             is_symmetric: finder.boolean("is_symmetric")?,
             earlier: errors::EarlierSchema::find(&finder)?,
             source_file: finder.text("source_file").ok().flatten(),
+            role: finder.text("role").ok().flatten(),
+            keep_reason: finder.text("keep_reason").ok().flatten(),
+            companion_of: finder.text("companion_of").ok().flatten(),
             parts: PartSchema::find(&finder),
+            tensor_shape: None,
             carried,
         })
     }
@@ -124,6 +136,10 @@ impl WeightsSchema {
             symmetries: self.is_symmetric.map(|i| columns::boolean(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             source_files: text(self.source_file)?,
+            roles: text(self.role)?,
+            keep_reason: text(self.keep_reason)?,
+            companion_of: text(self.companion_of)?,
+            tensor_shape: self.tensor_shape.clone(),
             parts: self.parts.map(|parts| parts.bind(batch)).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
@@ -193,6 +209,12 @@ fn element_of(data_type: &DataType) -> Result<Element, CallError> {
             DataType::ListView(_) | DataType::LargeListView(_) => {
                 " Cast list views to large_list first."
             }
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)
+                if list_item(item.data_type()).is_some() =>
+            {
+                " Make one flat list of each layer's numbers, and give its dimensions in a column \
+                 'shape'."
+            }
             DataType::FixedSizeBinary(_) => " Cast it to large_binary first.",
             _ => "",
         };
@@ -214,7 +236,11 @@ pub struct Weights {
     symmetries: Option<BooleanArray>,
     earlier: Option<errors::Earlier>,
     source_files: Option<Text>,
+    roles: Option<Text>,
+    keep_reason: Option<Text>,
+    companion_of: Option<Text>,
     parts: Option<Parts>,
+    tensor_shape: Option<Arc<[i64]>>,
     /// The carried columns, as they came.
     pub carried: Vec<ArrayRef>,
     /// How many rows there are.
@@ -241,7 +267,9 @@ impl Weights {
             && !self.names.is_null(row)
             && self.data.as_ref().is_some_and(|data| data.repeats(row))
             && self.shapes.as_ref().is_none_or(|shapes| shapes.get(row) == shapes.get(before))
-            && self.dtypes.as_ref().is_none_or(|_| self.dtype(row) == self.dtype(before))
+            && self.dtypes.as_ref().is_none_or(|dtypes| dtypes.get(row) == dtypes.get(before))
+            && self.roles.as_ref().is_none_or(|roles| roles.get(row) == roles.get(before))
+            && self.keep_reason.as_ref().is_none_or(|known| known.get(row) == known.get(before))
             && (!self.has_plan() || self.plan(row) == self.plan(before))
     }
 
@@ -255,6 +283,8 @@ impl Weights {
             && self.data.as_ref().is_some_and(|data| data.repeats_over(rows))
             && self.shapes.as_ref().is_none_or(|shapes| shapes.repeats_over(rows))
             && self.dtypes.as_ref().is_none_or(|dtypes| dtypes.repeats_over(rows))
+            && self.roles.as_ref().is_none_or(|roles| roles.repeats_over(rows))
+            && self.keep_reason.as_ref().is_none_or(|known| known.repeats_over(rows))
     }
 
     fn has_plan(&self) -> bool {
@@ -276,9 +306,26 @@ impl Weights {
         self.data.as_ref()?.null_elements(row)
     }
 
-    /// The dtype column's value.
+    /// The dtype column's value, by our name where it is one that is known.
     pub fn dtype(&self, row: usize) -> Option<&str> {
-        self.dtypes.as_ref().and_then(|rows| rows.get(row))
+        let name = self.dtypes.as_ref().and_then(|rows| rows.get(row))?;
+        Some(dtype::canonical(name).unwrap_or(name))
+    }
+
+    /// What the row's tensor is, where that is known: see the `role` column in `docs/format.md`.
+    pub fn role(&self, row: usize) -> Option<&str> {
+        self.roles.as_ref().and_then(|rows| rows.get(row))
+    }
+
+    /// Why the row's layer is kept where nobody asks for anything else: what it is quantized as
+    /// already, or what can't be told of it.
+    pub fn keep_reason(&self, row: usize) -> Option<&str> {
+        self.keep_reason.as_ref().and_then(|rows| rows.get(row))
+    }
+
+    /// The tensor that the row's belongs to.
+    pub fn companion_of(&self, row: usize) -> Option<&str> {
+        self.companion_of.as_ref().and_then(|rows| rows.get(row))
     }
 
     /// The file that the row came from, for messages.
@@ -307,6 +354,10 @@ impl Weights {
 
     /// The shape column's value: `None` without such a column; an error where it can't be read.
     pub fn shape(&self, row: usize) -> Option<Result<&[i64], RowError>> {
-        self.shapes.as_ref().map(|shapes| shapes.get(row))
+        match (&self.shapes, &self.tensor_shape) {
+            (Some(shapes), _) => Some(shapes.get(row)),
+            (None, Some(shape)) => Some(Ok(shape)),
+            (None, None) => None,
+        }
     }
 }

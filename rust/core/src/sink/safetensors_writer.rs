@@ -5,12 +5,16 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use arrow_array::RecordBatch;
+use arrow_array::{Int64Array, RecordBatch};
+use arrow_schema::ArrowError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
+use crate::container::transpose;
+use crate::dtype::Block;
 use crate::error::{CallError, Error};
 use crate::relation::bytes::Bytes;
 use crate::relation::columns;
+use crate::relation::shapes::Shapes;
 use crate::relation::text::Text;
 use crate::temporary::{self, Temporary};
 
@@ -68,15 +72,21 @@ impl Missing {
 }
 
 impl SafetensorsWriter {
-    /// Lay out `tensors`, wide dtypes first so that each is aligned, and write the header.
+    /// Lay out `tensors`, wide dtypes first so that each is aligned, and write the header, whose
+    /// `__metadata__` gets a `format` where it has none: transformers asks for it.
     ///
     /// # Errors
     /// Two tensors have one name, a dtype is none of safetensors', a shape is impossible, or the
     /// file can't be written.
-    pub fn create(path: &Path, mut tensors: Vec<TensorSpec>) -> Result<Self, CallError> {
+    pub fn create(
+        path: &Path,
+        mut tensors: Vec<TensorSpec>,
+        mut metadata: BTreeMap<String, String>,
+    ) -> Result<Self, CallError> {
         let fail = |why: String| CallError::File { path: path.display().to_string(), why };
-        let width = |tensor: &TensorSpec| crate::dtype::bits(&tensor.dtype).unwrap_or(0);
-        tensors.sort_by(|a, b| width(b).cmp(&width(a)).then_with(|| a.name.cmp(&b.name)));
+        let width =
+            |tensor: &TensorSpec| crate::dtype::block(&tensor.dtype).map_or(0.0, Block::bits);
+        tensors.sort_by(|a, b| width(b).total_cmp(&width(a)).then_with(|| a.name.cmp(&b.name)));
         let mut names = HashSet::new();
         if let Some(twice) = tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
             return Err(CallError::DuplicateLayer(twice.name.clone(), "safetensors"));
@@ -88,10 +98,10 @@ impl SafetensorsWriter {
             at = info.data_offsets.1;
             infos.push((tensor.name.clone(), info));
         }
-        let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        let header = Metadata::new(Some(metadata), infos.clone())
-            .map_err(|error| fail(error.to_string()))?;
-        let mut header = serde_json::to_vec(&header).map_err(|error| fail(error.to_string()))?;
+        metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
+        let header = Metadata::new(None, infos.clone()).map_err(|error| fail(error.to_string()))?;
+        let mut header =
+            header_text(&header, &metadata).map_err(|error| fail(error.to_string()))?;
         header.resize(header.len().next_multiple_of(8), b' ');
         let start = header.len() as u64 + 8;
         let missing = infos.into_iter().map(|(name, info)| {
@@ -106,7 +116,8 @@ impl SafetensorsWriter {
     }
 
     /// Write the tensors of a weights batch: columns `layer_name`, `data` (binary) and, where rows
-    /// may be parts of layers, `part_offset`.
+    /// may be parts of layers or matrices of stacks, the columns that say so. A matrix is written to
+    /// where it belongs in its stack, which is the tensor that was announced.
     ///
     /// # Errors
     /// A layer is not among those announced, was written before, or has another size.
@@ -124,11 +135,44 @@ impl SafetensorsWriter {
         let data = Bytes::try_new(column("data")?)?;
         let offsets = batch.column_by_name("part_offset");
         let offsets = offsets.map(|column| columns::integer(column, "part_offset")).transpose()?;
+        let stacks = Stacks::of(batch)?;
         for row in 0..names.len() {
             let name = names.get(row).unwrap_or_default();
             let bytes = data.as_ref().and_then(|data| data.get(row)).unwrap_or_default();
             let offset = columns::integer_at(offsets.as_ref(), row).unwrap_or(0);
-            self.write_part(name, u64::try_from(offset).unwrap_or(0), bytes)?;
+            let offset = u64::try_from(offset).unwrap_or(0);
+            match stacks.as_ref().and_then(|stacks| stacks.matrix(row)) {
+                Some((stack, matrix)) => self.write_matrix(stack, &matrix, offset, bytes)?,
+                None => self.write_part(name, offset, bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Write a matrix of a stack, or a part of one that begins at element `offset` of it.
+    fn write_matrix(
+        &mut self,
+        stack: &str,
+        matrix: &Matrix,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let first = matrix.index.saturating_mul(matrix.rows.saturating_mul(matrix.columns));
+        let width = self.missing.get(stack).map_or(0, |missing| missing.bits / 8) as usize;
+        if !matrix.is_turned || width == 0 || matrix.columns == 0 {
+            return self.write_part(stack, first.saturating_add(offset), bytes);
+        }
+        // A part is whole rows, or lies in one.
+        let (row, k) = (offset / matrix.columns, offset % matrix.columns);
+        let across = ((bytes.len() / width) as u64).min(matrix.columns - k).max(1);
+        let rows = (bytes.len() / width) as u64 / across;
+        let turned = transpose(bytes, rows as usize, across as usize, width);
+        if rows == matrix.rows {
+            return self.write_part(stack, first, &turned);
+        }
+        for (at, run) in (k..).zip(turned.chunks((rows as usize * width).max(1))) {
+            let at = first.saturating_add(at.saturating_mul(matrix.rows)).saturating_add(row);
+            self.write_part(stack, at, run)?;
         }
         Ok(())
     }
@@ -162,6 +206,74 @@ impl SafetensorsWriter {
         }
         Ok(self.file.commit(overwrite)?)
     }
+}
+
+/// The columns that say which matrix of a stack a row is.
+struct Stacks {
+    names: Text,
+    indices: Int64Array,
+    axes: Int64Array,
+    shapes: Shapes,
+}
+
+/// A matrix of a stack, as `[rows, columns]`.
+struct Matrix {
+    index: u64,
+    rows: u64,
+    columns: u64,
+    /// The stack has its columns side by side.
+    is_turned: bool,
+}
+
+impl Stacks {
+    /// The columns, where all are there.
+    fn of(batch: &RecordBatch) -> Result<Option<Self>, ArrowError> {
+        let column = |name: &str| batch.column_by_name(name);
+        // Of a part, the shape is that of its layer.
+        let shapes = column("layer_shape").or_else(|| column("shape"));
+        let columns = (column("stack_name"), column("stack_index"), column("stack_axis"), shapes);
+        let (Some(names), Some(indices), Some(axes), Some(shapes)) = columns else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            names: Text::try_new(names)?,
+            indices: columns::integer(indices, "stack_index")?,
+            axes: columns::integer(axes, "stack_axis")?,
+            shapes: Shapes::try_new(shapes)?,
+        }))
+    }
+
+    /// The stack's name and which matrix of it a row is; nothing where it is of no stack.
+    fn matrix(&self, row: usize) -> Option<(&str, Matrix)> {
+        let index = columns::integer_at(Some(&self.indices), row)?;
+        let &[rows, columns] = self.shapes.get(row).ok()? else {
+            return None;
+        };
+        let unsigned = |number: i64| u64::try_from(number).ok();
+        let matrix = Matrix {
+            index: unsigned(index)?,
+            rows: unsigned(rows)?,
+            columns: unsigned(columns)?,
+            is_turned: columns::integer_at(Some(&self.axes), row) == Some(-2),
+        };
+        Some((self.names.get(row)?, matrix))
+    }
+}
+
+/// The header as JSON. The crate would write metadata in any order, and the same file must come out
+/// each time.
+fn header_text(
+    header: &Metadata,
+    metadata: &BTreeMap<String, String>,
+) -> serde_json::Result<Vec<u8>> {
+    let tensors = serde_json::to_vec(header)?;
+    let mut text = b"{\"__metadata__\":".to_vec();
+    text.extend(serde_json::to_vec(metadata)?);
+    if tensors.len() > 2 {
+        text.push(b',');
+    }
+    text.extend(&tensors[1..]);
+    Ok(text)
 }
 
 fn info(tensor: &TensorSpec, at: usize) -> Result<TensorInfo, String> {

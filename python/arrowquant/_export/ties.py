@@ -1,0 +1,76 @@
+"""Heads that are tied to the table of embeddings, and no longer are."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from arrowquant._errors import QuantizationWarning
+from arrowquant._export.layers import Layer, Layers
+from arrowquant._files import replacing
+from arrowquant._model import read_config
+from arrowquant._scan import Scan
+from arrowquant._scan.layers import layer_hashes
+
+_KEY = "tie_word_embeddings"
+
+
+def untie_head(relation: Scan, layers: Layers, folder: Path) -> None:
+    """Have `config.json` say that the head is a tensor of its own where it is one.
+
+    A loader of a tied model takes the embeddings for both, and would leave out a head that differs.
+
+    Warns:
+        QuantizationWarning: It was tied.
+    """
+    if not read_config(folder).is_tied:
+        return
+    head, table = _head(layers), _table(layers)
+    if head is None or table is None or _are_same(relation, head, table):
+        return
+    path = folder / "config.json"
+    config = _untied(json.loads(path.read_text("utf-8")))
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    message = (
+        f"config.json ties '{head.name}' to '{table.name}', but they differ now. The export says "
+        f"{_KEY}: false, so that loaders take both."
+    )
+    warnings.warn(QuantizationWarning(message), stacklevel=3)
+
+
+def _head(layers: Layers) -> Layer | None:
+    """The output head's matrix."""
+    matrix = 2
+    found = [x for x in layers.with_role("head") if len(x.shape) == matrix]
+    named = [x for x in found if x.name.endswith("lm_head.weight")] or found
+    return named[0] if len(named) == 1 else None
+
+
+def _table(layers: Layers) -> Layer | None:
+    """The table of the words' embeddings."""
+    found = layers.with_role("embedding")
+    named = [x for x in found if x.name.endswith(("embed_tokens.weight", "wte.weight"))] or found
+    return named[0] if len(named) == 1 else None
+
+
+def _are_same(relation: Scan, head: Layer, table: Layer) -> bool:
+    """Whether both have the same bytes and are written alike."""
+    alike = [
+        (x.dtype, x.shape, x.scheme, x.group_size, x.is_symmetric, x.decoded) for x in (head, table)
+    ]
+    return alike[0] == alike[1] and (
+        layer_hashes(relation, head.name) == layer_hashes(relation, table.name)
+    )
+
+
+def _untied(config: Any) -> Any:
+    """The configuration with nothing tied, nested models included."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: False if key == _KEY and value is True else _untied(value)
+        for key, value in config.items()
+    }

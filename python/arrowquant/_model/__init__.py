@@ -1,0 +1,15 @@
+"""What a checkpoint's tensors mean: roles, what is quantized already, and stacks of experts.
+
+`config` reads what stands beside the weights, `roles` knows names, `quantized` and `experts` know
+how others store what they make; `resolve` puts it all together for the tensors of one checkpoint.
+Meaning comes from names, siblings and configuration, never from a shape alone.
+"""
+
+from __future__ import annotations
+
+from arrowquant._model.config import Config, read_config
+from arrowquant._model.meaning import Meaning, resolve
+from arrowquant._model.roles import is_adapter
+from arrowquant._model.tensor import Tensor
+
+__all__ = ["Config", "Meaning", "Tensor", "is_adapter", "read_config", "resolve"]

@@ -1,0 +1,91 @@
+"""The meaning of every tensor of a checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arrowquant._model import experts, quantized, roles
+from arrowquant._model.config import Config
+from arrowquant._model.tensor import Tensor
+
+__all__ = ["Meaning", "Tensor", "resolve"]
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_CODES = re.compile(r"(\.qweight|\.weight_packed|_blocks|_packed)$")
+_ASK = "Say it with stack_axis=-1 for [E, out, in] or -2 for [E, in, out] (--stack-axis)."
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a tensor means."""
+
+    role: str
+    keep_reason: str | None = None
+    """Why it is kept where nobody asks for anything else."""
+    companion_of: str | None = None
+    stack: tuple[int, int] | None = None
+    """The count and the contracted axis of the matrices that it is a stack of."""
+
+    @property
+    def plain(self) -> tuple[str, str | None, str | None, tuple[int, int] | None]:
+        """As the core takes it."""
+        return self.role, self.keep_reason, self.companion_of, self.stack
+
+
+def resolve(
+    tensors: Sequence[Tensor], config: Config, *, stack_axis: int | None = None
+) -> list[Meaning]:
+    """The meaning of each of a checkpoint's tensors.
+
+    Args:
+        tensors: All of them, of all files: a tensor's meaning may lie in another one.
+        config: What is said beside them.
+        stack_axis: What the user says of stacks of experts whose contracted axis can't be told.
+    """
+    named = {tensor.name: tensor for tensor in tensors}
+    packed = quantized.find(named, config)
+    stacks = experts.find(named, config, stack_axis)
+    count = experts.count_of(named, config)
+    layers = config.number("num_hidden_layers", "n_layer")
+    has_more = bool(config.number("num_nextn_predict_layers", "num_mtp_modules"))
+    of_tower = roles.without_towers if _is_tower(named, count) else roles.role_of
+    meanings = []
+    for tensor in tensors:
+        found = packed.get(tensor.name)
+        role = of_tower(_CODES.sub(".weight", tensor.name), tensor.shape, count)
+        if has_more and layers is not None and _is_beyond(tensor.name, layers):
+            role = "mtp"
+        if config.is_adapter:
+            role = "other"
+        if found is not None:
+            role = "companion" if found.is_companion else role
+            meanings.append(Meaning(role, found.reason, found.companion_of))
+            continue
+        stack = stacks.get(tensor.name)
+        if stack is None:
+            meanings.append(Meaning(role))
+        elif stack.axis is None:
+            reason = f"unknown_axis ({stack.problem}). {_ASK}"
+            meanings.append(Meaning(role, reason, None, (stack.count, -1)))
+        else:
+            meanings.append(Meaning(role, None, None, (stack.count, stack.axis)))
+    return meanings
+
+
+def _is_beyond(name: str, layers: int) -> bool:
+    """Whether it is of a layer after the model's last: such layers predict further tokens."""
+    match = _LAYER.search(name)
+    return match is not None and int(match[1]) >= layers
+
+
+def _is_tower(tensors: dict[str, Tensor], count: int | None) -> bool:
+    """Whether all matrices are a vision or audio tower's, which then is the model itself."""
+    matrix = 2
+    found = {
+        roles.role_of(name, tensor.shape, count)
+        for name, tensor in tensors.items()
+        if len(tensor.shape) >= matrix
+    }
+    return bool(found & {"vision", "audio"}) and "weight" not in found

@@ -1,0 +1,409 @@
+"""Which files are a checkpoint: what an index lists, a numbered set, or the files of a directory.
+
+Source of the index's format: `model.safetensors.index.json` has a `weight_map` from tensor to file,
+https://huggingface.co/docs/safetensors/en/torch_shared_tensors and transformers' sharded saving.
+Variants are named as `diffusers` and `transformers` do: `model.fp16.safetensors`,
+`model.safetensors.index.fp16.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from arrowquant._errors import QuantizationWarning, SeveralCheckpointsError
+from arrowquant._scan.base import Scan, Setup
+from arrowquant._scan.recognise import converts, unreadable
+from arrowquant._scan.shards import ManyScan, UnreadableScan
+from arrowquant._scan.tensors import TensorScan
+
+_INDEX = re.compile(
+    r"^(?P<base>.+?)(\.(?P<before>[\w-]+))?\.safetensors\.index(\.(?P<after>[\w-]+))?\.json$"
+)
+_NUMBERED = re.compile(
+    r"^(?P<stem>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>(\.[\w-]+)?)$"
+)
+_APART = re.compile(r"^(consolidated|adapter_model|mmproj|lora)([._-]|$)")
+"""Names of files that are a checkpoint of their own beside others."""
+_SHOWN = 3
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file is an index of shards, by its name."""
+    return _INDEX.match(path.name) is not None
+
+
+def several(scans: Sequence[Scan], setup: Setup) -> Scan:
+    """Files that were named one by one, in that order.
+
+    Raises:
+        ValueError: There are none, or two have the same name.
+    """
+    members = [
+        member
+        for one in scans
+        for member in (one.members.values() if isinstance(one, ManyScan) else [one])
+    ]
+    if not members:
+        raise ValueError("the list of files is empty.")
+    whole = [member.path for member in members if member.path.is_dir()]
+    if whole:
+        raise ValueError(f"{whole[0]}: is a dataset. Scan it on its own.")
+    keys = [member.key for member in members]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ValueError(f"two of the files are called {twice[0]}. Scan them one by one.")
+    return ManyScan(members[0].path.parent, setup, members)
+
+
+@dataclass
+class _Checkpoint:
+    """Files of a directory that are one checkpoint."""
+
+    label: str
+    """What `variant=` calls it."""
+    files: list[Path] = field(default_factory=list)
+    missing: list[Path] = field(default_factory=list)
+    index: Path | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its files, for people."""
+        if self.index is not None:
+            return self.index.name
+        names = [path.name for path in self.files]
+        return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+
+
+def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan:
+    """The checkpoint that a directory holds.
+
+    Raises:
+        ValueError: It holds none, or several and `variant` chooses none of them.
+        OSError: None of its files can be read.
+
+    Warns:
+        QuantizationWarning: There are files that the index does not list.
+    """
+    found = _by_kind(path, kinds)
+    indices = [file for file in sorted(path.iterdir()) if is_index(file)]
+    if not found and not indices:
+        raise ValueError(_holds_none(path, kinds))
+    if len(found) > 1 and not indices:
+        names = ", ".join(files[0].name for files in found.values())
+        raise ValueError(
+            f"{path}: holds files of several kinds, such as {names}. Name one of them."
+        )
+    files = [file for files in found.values() for file in files]
+    candidates = _of_indices(indices) if indices else _of_files(files)
+    if indices and setup.variant not in {None, *(one.label for one in candidates)}:
+        candidates += _of_files(files)
+    chosen = _choose(path, candidates, setup.variant)
+    if chosen.index is not None:
+        scan = from_index(chosen.index, setup)
+        listed = {member.path.name for member in scan.members.values()}
+        others = [file.name for file in files if file.name not in listed]
+        if others and len(indices) == 1:
+            warnings.warn(
+                QuantizationWarning(
+                    f"{chosen.index.name} does not list {_some(others)}, which is left out. Name a "
+                    "file to read it."
+                ),
+                stacklevel=4,
+            )
+        return scan
+    ((kind, _),) = found.items()
+    members = [_member(file, kind, setup) for file in chosen.files]
+    why = (
+        "the file is not there, though the numbers of the others count it. Fetch it, and run again."
+    )
+    members += [UnreadableScan(file, setup, [file.name], why) for file in chosen.missing]
+    members.sort(key=lambda member: member.path.name)
+    _check_readable(members)
+    scan = ManyScan(path, setup, members)
+    if len(members) > 1 and not _NUMBERED.match(members[0].path.stem):
+        _check_apart(path, members)
+    return scan
+
+
+def _by_kind(path: Path, kinds: Mapping[str, type[Scan]]) -> dict[type[Scan], list[Path]]:
+    """The directory's files of each kind that is read; a link that leads nowhere counts, too."""
+    found: dict[type[Scan], list[Path]] = {}
+    for file in sorted(path.iterdir()):
+        kind = kinds.get(file.suffix.lower())
+        if kind is None or file.name.startswith(".") or file.is_dir():
+            continue
+        found.setdefault(kind, []).append(file)
+    return found
+
+
+def _of_indices(indices: list[Path]) -> list[_Checkpoint]:
+    checkpoints = []
+    for index in indices:
+        match = _INDEX.match(index.name)
+        assert match is not None
+        label = match["after"] or match["before"] or match["base"]
+        checkpoints.append(_Checkpoint(label, index=index))
+    return checkpoints
+
+
+def _of_files(files: list[Path]) -> list[_Checkpoint]:
+    """Files sorted into checkpoints: a set of numbered ones, a variant, or all others together."""
+    checkpoints: dict[str, _Checkpoint] = {}
+    stems = {file.stem for file in files}
+    for file in files:
+        match = _NUMBERED.match(file.stem)
+        if match is not None:
+            label = (match["rest"] or match["stem"]).lstrip(".")
+            key = f"{match['stem']}-of-{match['count']}{match['rest']}"
+            checkpoint = checkpoints.setdefault(key, _Checkpoint(label))
+            if not checkpoint.files:
+                checkpoint.missing = _numbers(file, match)
+            checkpoint.missing = [path for path in checkpoint.missing if path != file]
+            checkpoint.files.append(file)
+            continue
+        base, _, variant = file.stem.rpartition(".")
+        if file.suffix.lower() == ".gguf" or _APART.match(file.stem):
+            checkpoints[file.name] = _Checkpoint(file.stem, [file])
+        elif base in stems:
+            checkpoints.setdefault(f".{variant}", _Checkpoint(variant)).files.append(file)
+        else:
+            checkpoints.setdefault("", _Checkpoint(file.stem)).files.append(file)
+    return list(checkpoints.values())
+
+
+def _numbers(file: Path, match: re.Match[str]) -> list[Path]:
+    """All files that the numbering counts."""
+    most = 1 << 16
+    return [
+        file.with_name(
+            f"{match['stem']}-{number:05}-of-{match['count']}{match['rest']}{file.suffix}"
+        )
+        for number in range(1, min(int(match["count"]), most) + 1)
+    ]
+
+
+def _choose(path: Path, candidates: list[_Checkpoint], variant: str | None) -> _Checkpoint:
+    if variant is not None:
+        chosen = [one for one in candidates if one.label == variant]
+        if len(chosen) != 1:
+            known = ", ".join(repr(one.label) for one in candidates)
+            raise ValueError(f"{path}: has no variant {variant!r}. Choose one of {known}.")
+        return chosen[0]
+    if len(candidates) > 1:
+        what = "; ".join(f"{one.label!r} ({one.shown})" for one in candidates)
+        first = candidates[0].label
+        raise SeveralCheckpointsError(
+            f"{path}: holds {len(candidates)} checkpoints: {what}. Choose one with "
+            f"variant={first!r} (--variant {first}), or name its file.",
+            _listed(candidates),
+        )
+    return candidates[0]
+
+
+def _listed(candidates: list[_Checkpoint]) -> pa.Table:
+    """The checkpoints for people to choose from."""
+    rows = [
+        {
+            "variant": one.label,
+            "files": one.shown,
+            "bytes": sum(file.stat().st_size for file in one.files if file.exists()) or None,
+        }
+        for one in candidates
+    ]
+    return pa.Table.from_pylist(
+        rows, pa.schema({"variant": pa.string(), "files": pa.string(), "bytes": pa.int64()})
+    )
+
+
+def _member(file: Path, kind: type[Scan], setup: Setup, names: list[str] | None = None) -> Scan:
+    """A file's scan; of one that can't be read, rows that say why."""
+    try:
+        return kind(file, setup)
+    except OSError as error:
+        why = _reason(file, error)
+        return UnreadableScan(file, setup, names if names is not None else [file.name], why)
+
+
+def _reason(file: Path, error: OSError) -> str:
+    """What is wrong with a file, without its path, and what to do."""
+    if not file.exists():
+        return "the file is not there. Fetch it, and run again."
+    text = str(error).removeprefix(f"{file}: ")
+    if isinstance(error, PermissionError) or "ermission denied" in text:
+        return f"there is no permission to read the file. Run: chmod u+r {file}"
+    return f"{text} Replace the file, and run again."
+
+
+def _check_readable(members: Sequence[Scan]) -> None:
+    """Raise where no file can be read at all.
+
+    Raises:
+        OSError: The first one's error.
+    """
+    if all(isinstance(member, UnreadableScan) for member in members):
+        first = members[0]
+        assert isinstance(first, UnreadableScan)
+        raise first.error
+
+
+def _check_apart(path: Path, members: Sequence[Scan]) -> None:
+    """Refuse files that hold the same tensors: these are two checkpoints.
+
+    Raises:
+        ValueError: Two files hold a tensor of one name.
+    """
+    owner: dict[str, Path] = {}
+    for member in members:
+        for name in {tensor.name for tensor in member.tensors()}:
+            other = owner.setdefault(name, member.path)
+            if other != member.path:
+                raise ValueError(
+                    f"{path}: {other.name} and {member.path.name} both hold '{name}', so they are "
+                    "two checkpoints. Name the file to read, or scan a list of both."
+                )
+
+
+def _holds_none(path: Path, kinds: Mapping[str, type[Scan]]) -> str:
+    """Why a directory is none that is read, with what to do."""
+    inside = sorted(
+        file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in kinds
+    )
+    if inside:
+        folder, suffix = inside[0].parts[0], inside[0].suffix.lower()
+        what = f"{path}: holds no file itself, but directories of them, such as {folder}."
+        if suffix == ".parquet":
+            return (
+                f"{what} Read them as a dataset: aq.quantize(pyarrow.dataset.dataset('{path}', "
+                "partitioning='hive'))."
+            )
+        return f"{what} Name one of these."
+    unread = [file for file in sorted(path.iterdir()) if converts(file)]
+    if unread:
+        return unreadable(unread[0], kinds)
+    return f"{path}: holds no file that aq.scan reads ({', '.join(kinds)})."
+
+
+def split_files(path: Path) -> list[Path]:
+    """All files of the numbered set that a GGUF file belongs to: llama.cpp takes its first, too."""
+    match = _NUMBERED.match(path.stem)
+    return [path] if match is None else _numbers(path, match)
+
+
+def from_split(files: list[Path], setup: Setup) -> Scan:
+    """The files of a numbered set that was named by one of them."""
+    members = [_member(file, TensorScan, setup) for file in files]
+    _check_readable(members)
+    return ManyScan(files[0].parent, setup, members)
+
+
+def from_index(index: Path, setup: Setup) -> ManyScan:
+    """The shards that an index lists, in its order; what can't be read comes as rows that say so.
+
+    Raises:
+        OSError: The index can't be read, or none of its shards.
+        ValueError: It is no index, or a shard holds a tensor that the index has in another one.
+
+    Warns:
+        QuantizationWarning: A shard holds tensors that the index does not list, or the index's
+            `total_size` is not that of its tensors.
+    """
+    shards, total = _read_index(index)
+    root = index.parent
+    if not any((root / name).is_file() for name in shards):
+        raise FileNotFoundError(f"{index}: none of its {len(shards)} files is there.")
+    owner = {tensor: name for name, tensors in shards.items() for tensor in tensors}
+    members: list[Scan] = []
+    unlisted: list[str] = []
+    for name, listed in shards.items():
+        member = _member(root / name, TensorScan, setup, listed)
+        members.append(member)
+        if isinstance(member, UnreadableScan):
+            continue
+        present = {tensor.name for tensor in member.tensors()}
+        elsewhere = [tensor for tensor in present if owner.get(tensor, name) != name]
+        if elsewhere:
+            tensor = min(elsewhere)
+            raise ValueError(
+                f"{index}: '{tensor}' is in {name}, but the index has it in {owner[tensor]}. "
+                "Correct the index, or scan the files one by one."
+            )
+        unlisted += sorted(present - owner.keys())
+        missing = [tensor for tensor in listed if tensor not in present]
+        if missing:
+            why = "the index names it, but the file does not hold it. Fetch the file anew."
+            members.append(UnreadableScan(root / name, setup, missing, why, is_lacking=True))
+    _check_readable(members)
+    _warn_of_index(index, members, unlisted, total)
+    return ManyScan(root, setup, members, index=index)
+
+
+def _warn_of_index(
+    index: Path, members: Sequence[Scan], unlisted: list[str], total: int | None
+) -> None:
+    if unlisted:
+        warnings.warn(
+            QuantizationWarning(
+                f"{index.name} does not list {_some(unlisted)}, which its files hold. They are "
+                "read, too."
+            ),
+            stacklevel=5,
+        )
+    whole = not any(isinstance(member, UnreadableScan) for member in members)
+    found = sum(member.data_bytes or 0 for member in members)
+    if whole and total is not None and total != found:
+        warnings.warn(
+            QuantizationWarning(
+                f"{index.name} says total_size {total:,}, but its files hold {found:,} bytes of "
+                "tensors. Is it the index of these files?"
+            ),
+            stacklevel=5,
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _read_index(index: Path) -> tuple[dict[str, list[str]], int | None]:
+    """The tensors of each file, in the index's order, and the bytes that it says they have."""
+    try:
+        text = index.read_text("utf-8")
+        said = json.loads(text, object_pairs_hook=_unique)
+        entries = dict(said["weight_map"].items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index}: is no index of safetensors files: {error!r}.") from error
+    shards: dict[str, list[str]] = {}
+    for tensor, name in entries.items():
+        if not isinstance(name, str) or not _is_file_name(name):
+            raise ValueError(f"{index}: '{tensor}' is in {name!r}, which is no file's name.")
+        shards.setdefault(name, []).append(tensor)
+    if not shards:
+        raise ValueError(f"{index}: its weight_map is empty.")
+    metadata = said.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if isinstance(total, bool) or not isinstance(total, int | float):
+        return shards, None
+    return shards, int(total)
+
+
+def _is_file_name(name: str) -> bool:
+    plain = Path(name).name == name and name not in {"", ".", ".."}
+    return plain and "\0" not in name and name.isprintable()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which no name comes twice: JSON would silently let the last one win."""
+    known = dict(pairs)
+    if len(known) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{max(names, key=names.count)}' comes twice")
+    return known

@@ -1,0 +1,103 @@
+"""Files of named tensors, safetensors and GGUF, read by the core: their bytes are the column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from arrowquant import _core
+from arrowquant._model import Meaning, Tensor, read_config, resolve
+from arrowquant._scan.base import Piece, Scan, Setup, warn_not_mapped
+
+
+class TensorScan(Scan):
+    """One file."""
+
+    def __init__(self, path: Path, setup: Setup, given: pa.Buffer | None = None) -> None:
+        super().__init__(path, setup, given)
+        self._opened: _core.TensorFile | None = self._open()  # A broken header raises here.
+        self._entries = self._opened.entries()
+        self._said: tuple[list[Any], bool, bool] | None = None
+        self.data_bytes = sum(size for *_, size in self._entries)
+        if self._opened.not_mapped is not None:
+            warn_not_mapped(path, self._opened.not_mapped)
+
+    def _open(self) -> _core.TensorFile:
+        if self.given is not None:
+            return _core.TensorFile.given(self.path, np.frombuffer(self.given, np.uint8))
+        return _core.TensorFile(self.path, self.setup.mmap)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it opens the file itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_rows"} | {
+            "_opened": None
+        }
+
+    @property
+    def _file(self) -> _core.TensorFile:
+        """The file with its header checked, which is parsed once."""
+        if self._opened is None:
+            opened = self._open()
+            if opened.entries() != self._entries:
+                raise OSError(f"{self.path}: changed since it was scanned. Scan it again.")
+            self._opened = opened
+        return self._opened
+
+    def tensors(self) -> list[Tensor]:
+        return [Tensor(name, dtype, shape) for name, dtype, shape, _ in self._entries]
+
+    def assign(self, meanings: Sequence[Meaning], *, any_reasons: bool, any_stacks: bool) -> None:
+        self._said = [meaning.plain for meaning in meanings], any_reasons, any_stacks
+        self.__dict__.pop("_rows", None)
+
+    @cached_property
+    def _rows(self) -> _core.TensorRows:
+        if self._said is None:
+            folder = self.path.parent
+            config = read_config(folder if self.given is None else Path("/nonexistent"))
+            meanings = resolve(self.tensors(), config, stack_axis=self.setup.stack_axis)
+            self.assign(meanings, any_reasons=False, any_stacks=False)
+        assert self._said is not None
+        return self._file.rows(*self._said, self.setup.part_bytes)
+
+    @property
+    def layers(self) -> int | None:
+        return self._rows.layers
+
+    @property
+    def row_count(self) -> int | None:
+        return len(self._rows)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the file says beside its tensors: `__metadata__`, or GGUF's keys."""
+        return self._file.metadata()
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._read(0, 0).schema
+
+    def reader(self) -> pa.RecordBatchReader:
+        return self._read(0, len(self._rows))
+
+    def without_data(self) -> pa.RecordBatchReader:
+        return self._read(0, len(self._rows), with_data=False)
+
+    def pieces(self) -> list[Piece]:
+        return [
+            Piece(self.key, position, 1, int(part == 0), size, continues=part > 0)
+            for position, (part, size) in enumerate(self._rows.pieces())
+        ]
+
+    def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
+        del file  # There is one.
+        return self._read(position, count)
+
+    def _read(self, position: int, count: int, *, with_data: bool = True) -> pa.RecordBatchReader:
+        reader = self._rows.reader(with_data, position, count)
+        return pa.RecordBatchReader.from_stream(reader)

@@ -1,0 +1,127 @@
+//! What is done with a layer that nobody has said anything of: neither its row, nor a plan, nor a
+//! rule.
+
+use crate::dtype::{self, Float, ScaleDtype};
+use crate::layer::{Described, Job, Shape, element_product, group_size};
+use crate::options::{Asked, Options, PlanRow};
+use crate::relation::weights::Weights;
+use crate::role::Role;
+use crate::scheme::{Choice, Grouping};
+
+/// A last dimension below this is no matrix worth quantizing.
+const SMALLEST_ROW: usize = 32;
+
+/// Why a layer is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason<'a> {
+    OneDimensional,
+    NotFloat,
+    NoGain,
+    KeptByUser,
+    KeptByRole,
+    /// What the relation itself says.
+    Said(&'a str),
+}
+
+impl<'a> Reason<'a> {
+    /// The reason as it stands in a plan.
+    pub(crate) const fn text(self) -> &'a str {
+        match self {
+            Self::OneDimensional => "one_dimensional",
+            Self::NotFloat => "not_float",
+            Self::NoGain => "no_gain",
+            Self::KeptByUser => "kept_by_user",
+            Self::KeptByRole => "kept_by_role",
+            Self::Said(reason) => reason,
+        }
+    }
+}
+
+/// What a row says of its layer; of a part, what it says of the whole.
+pub(crate) fn whole_layer(weights: &Weights, row: usize) -> Described<'_> {
+    let (mut described, _) = Described::read(weights, row);
+    if let Some(part) = weights.part(row) {
+        described.shape = Some(Shape::Given(part.layer_shape));
+    }
+    described
+}
+
+/// The number of elements, where the shape is known and can be one.
+pub(crate) fn element_count(described: &Described<'_>) -> Option<usize> {
+    described.shape.as_deref().and_then(|shape| element_product(shape).ok())
+}
+
+/// Bytes of the layer as it is; `None` where its dtype or shape doesn't tell.
+pub(crate) fn source_bytes(described: &Described<'_>) -> Option<i64> {
+    let count = element_count(described)? as u64;
+    i64::try_from(dtype::block(described.dtype?)?.bytes_of(count)?).ok()
+}
+
+/// Bytes of a layer that is encoded as asked; `None` where it can't be.
+pub(crate) fn encoded_bytes(
+    asked: &Asked,
+    described: &Described<'_>,
+    options: &Options,
+) -> Option<i64> {
+    let source = Float::from_name(described.dtype?)?;
+    let Ok(Choice::Encode(scheme)) = asked.choice() else {
+        return None;
+    };
+    let columns = described.shape.as_deref()?.last().map_or(1, |&last| last as usize);
+    let count = element_count(described).filter(|&count| count > 0)?;
+    let grouping = Grouping {
+        columns,
+        group_size: group_size(asked.group_size, columns),
+        symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
+        scale_dtype: options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
+    };
+    let bits = Job { scheme, source, grouping, rows: count / columns }.bits()?;
+    i64::try_from(bits.div_ceil(8)).ok()
+}
+
+/// What is asked of a layer that is quantized, and its bytes where these can be told; or why it is
+/// kept. With `included`, its role does not keep it.
+///
+/// A layer of a dtype that nobody knows is not kept in silence: it is asked for, and fails.
+pub(crate) fn decide<'a>(
+    weights: &'a Weights,
+    row: usize,
+    described: &Described<'_>,
+    options: &Options,
+    included: bool,
+) -> Result<(Asked, Option<i64>), Reason<'a>> {
+    if let Some(reason) = weights.keep_reason(row) {
+        return Err(Reason::Said(reason));
+    }
+    let asked = Asked::of(weights, row, &PlanRow::EMPTY, options);
+    let name = described.dtype.unwrap_or("");
+    if weights.earlier(row).is_some() || dtype::canonical(name).is_none() {
+        return match asked.choice() {
+            Ok(Choice::Keep) => Err(Reason::KeptByUser),
+            _ => Ok((asked, None)),
+        };
+    }
+    Float::from_name(name)
+        .filter(|float| !matches!(float, Float::F8E4M3 | Float::F8E5M2))
+        .ok_or(Reason::NotFloat)?;
+    let shape = described.shape.as_deref().unwrap_or(&[]);
+    let last = match shape.iter().position(|&dimension| dimension != 1).map(|at| &shape[at..]) {
+        Some([_, .., last]) => *last,
+        _ => return Err(Reason::OneDimensional),
+    };
+    let role = weights.role(row).and_then(Role::from_name);
+    if !included && role.is_some_and(|role| !role.is_quantized()) {
+        return Err(Reason::KeptByRole);
+    }
+    let columns = usize::try_from(last).unwrap_or(0);
+    let count = element_count(described);
+    count.filter(|&count| count > 0 && columns >= SMALLEST_ROW).ok_or(Reason::NoGain)?;
+    let Ok(Choice::Encode(_)) = asked.choice() else {
+        return Err(Reason::KeptByUser);
+    };
+    let bytes = encoded_bytes(&asked, described, options).ok_or(Reason::NoGain)?;
+    match source_bytes(described) {
+        Some(source) if bytes >= source => Err(Reason::NoGain),
+        _ => Ok((asked, Some(bytes))),
+    }
+}

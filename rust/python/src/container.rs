@@ -1,0 +1,208 @@
+//! Files of named tensors, read; and safetensors files, written.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use arrowquant::container::Value;
+use arrowquant::container::tensors::{
+    Meaning, Meanings, Stack, TensorFile as File, TensorRows as Rows,
+};
+use arrowquant::sink::safetensors_writer::{SafetensorsWriter as Writer, TensorSpec};
+use arrowquant::{Error, content, pool};
+use bytes::Bytes;
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader};
+
+use crate::errors;
+use crate::numpy::Memory;
+
+/// A tensor's name, dtype, shape, and bytes.
+type Entry = (String, String, Vec<i64>, u64);
+/// A tensor's role, why it is kept by default, the tensor that it belongs to, and the count and
+/// contracted axis of the matrices that it is a stack of.
+type Said = (Option<String>, Option<String>, Option<String>, Option<(usize, i8)>);
+
+/// An opened file of named tensors whose header was checked.
+#[pyclass(module = "arrowquant._core", frozen)]
+pub(crate) struct TensorFile(File);
+
+#[pymethods]
+impl TensorFile {
+    #[new]
+    fn open(py: Python<'_>, path: PathBuf, mmap: bool) -> PyResult<Self> {
+        py.detach(|| File::open(&path, mmap)).map(Self).map_err(errors::call)
+    }
+
+    /// The same of the bytes of a file, which messages call `name`.
+    #[staticmethod]
+    fn given(py: Python<'_>, name: PathBuf, data: PyBuffer<u8>) -> PyResult<Self> {
+        let bytes = Bytes::from_owner(Memory(data)).into();
+        py.detach(|| File::given(&name, bytes)).map(Self).map_err(errors::call)
+    }
+
+    /// The tensors, in the order of their bytes.
+    fn entries(&self) -> Vec<Entry> {
+        let entries = self.0.entries().iter();
+        entries
+            .map(|entry| {
+                let size = entry.end - entry.start;
+                (entry.name.clone(), entry.dtype.clone(), entry.shape.clone(), size)
+            })
+            .collect()
+    }
+
+    /// What the file says beside its tensors.
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let said = PyDict::new(py);
+        for (key, value) in self.0.metadata() {
+            said.set_item(key, object(py, value)?)?;
+        }
+        Ok(said)
+    }
+
+    /// Why the file is read although it was to be mapped.
+    #[getter]
+    fn not_mapped(&self) -> Option<&str> {
+        self.0.source().not_mapped()
+    }
+
+    /// Whether the file at the path is still the one that was opened.
+    fn is_unchanged(&self) -> bool {
+        self.0.source().is_unchanged()
+    }
+
+    /// The file's tensors as rows, with what each means; the flags say whether another file of the
+    /// checkpoint has tensors with reasons, or stacks.
+    fn rows(
+        &self,
+        meanings: Vec<Said>,
+        any_reasons: bool,
+        any_stacks: bool,
+        part_bytes: u64,
+    ) -> PyResult<TensorRows> {
+        let each = meanings.into_iter().map(meaning).collect();
+        let meanings = Meanings { each, any_reasons, any_stacks };
+        self.0.rows(&meanings, part_bytes).map(TensorRows).map_err(errors::call)
+    }
+}
+
+fn meaning((role, keep_reason, companion_of, stack): Said) -> Meaning {
+    let stack = stack.map(|(count, axis)| Stack { count, axis });
+    Meaning { role, keep_reason, companion_of, stack }
+}
+
+fn object<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Value::Text(text) => text.into_pyobject(py)?.into_any(),
+        Value::Signed(number) => number.into_pyobject(py)?.into_any(),
+        Value::Unsigned(number) => number.into_pyobject(py)?.into_any(),
+        Value::Float(number) => number.into_pyobject(py)?.into_any(),
+        Value::Bool(yes) => yes.into_pyobject(py)?.to_owned().into_any(),
+        Value::List(values) => {
+            let list = PyList::empty(py);
+            for value in values {
+                list.append(object(py, value)?)?;
+            }
+            list.into_any()
+        }
+    })
+}
+
+/// The rows of a file of tensors.
+#[pyclass(module = "arrowquant._core", frozen)]
+pub(crate) struct TensorRows(Rows);
+
+#[pymethods]
+impl TensorRows {
+    /// A stream of the weights relation, from row `first` on and so many rows; without `data` for a
+    /// plan.
+    fn reader(&self, with_data: bool, first: usize, count: usize) -> PyRecordBatchReader {
+        let rows = first..first.saturating_add(count);
+        PyRecordBatchReader::new(Box::new(self.0.range(rows, with_data)))
+    }
+
+    /// Part index and bytes of each row.
+    fn pieces(&self) -> Vec<(i32, u64)> {
+        self.0.pieces().collect()
+    }
+
+    /// How many layers there are.
+    #[getter]
+    fn layers(&self) -> usize {
+        self.0.layers()
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The XXH3 hash, of 128 bits, of each row's data.
+#[pyfunction]
+pub(crate) fn content_hashes(
+    py: Python<'_>,
+    batch: PyRecordBatch,
+    threads: Option<i64>,
+) -> PyResult<Vec<Option<u128>>> {
+    let pool = pool::thread_count(threads).and_then(pool::with_threads).map_err(errors::call)?;
+    let batch = batch.into_inner();
+    let hashes = py.detach(|| content::hashes(&batch, &pool));
+    hashes.map_err(|error| errors::raise(py, error))
+}
+
+/// A file that is written tensor by tensor and gets its name at the end.
+#[pyclass(module = "arrowquant._core", frozen)]
+pub(crate) struct SafetensorsWriter {
+    writer: Mutex<Option<Writer>>,
+    path: PathBuf,
+    overwrite: bool,
+}
+
+#[pymethods]
+impl SafetensorsWriter {
+    #[new]
+    fn create(
+        path: PathBuf,
+        tensors: Vec<(String, String, Vec<i64>)>,
+        metadata: BTreeMap<String, String>,
+        overwrite: bool,
+    ) -> PyResult<Self> {
+        let spec = |(name, dtype, shape)| TensorSpec { name, dtype, shape };
+        let tensors = tensors.into_iter().map(spec).collect();
+        let writer = Writer::create(&path, tensors, metadata).map_err(errors::call)?;
+        Ok(Self { writer: Mutex::new(Some(writer)), path, overwrite })
+    }
+
+    /// Write the tensors of a weights batch.
+    fn write(&self, py: Python<'_>, batch: PyRecordBatch) -> PyResult<()> {
+        let batch = batch.into_inner();
+        let written = py.detach(|| {
+            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.as_mut().map(|writer| writer.write(&batch))
+        });
+        written.ok_or_else(closed)?.map_err(|error| errors::raise(py, error))
+    }
+
+    /// Sync the file and give it its name.
+    fn finish(&self, py: Python<'_>) -> PyResult<()> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = writer.ok_or_else(closed)?;
+        py.detach(|| writer.finish(self.overwrite)).map_err(|error| match error {
+            Error::Io(error) => errors::io(&self.path, &error),
+            other => errors::raise(py, other),
+        })
+    }
+
+    /// Give up: the temporary file is removed.
+    fn abort(&self) {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("the writer is finished")
+}
