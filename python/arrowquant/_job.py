@@ -13,6 +13,7 @@ from arrowquant._options import Options
 from arrowquant._parquet import AtomicParquet, failed_path
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan
+from arrowquant._scan.tables import with_source_metadata
 from arrowquant._summary import COLUMNS, MEANING_COLUMNS, PART_COLUMNS, Summary, layers_of
 
 
@@ -34,13 +35,14 @@ def quantize_file(
     started = time.monotonic()
     quantizer = _core.Quantizer(source.schema, plan, options, 0)
     quantized, _, failed = (pa.schema(schema) for schema in quantizer.schemas)
+    stored = with_source_metadata(quantized, source.metadata)
     summary, failures = Summary(output), []
     rows: list[dict[str, Any]] = []
     shown = [
         name for name in (*COLUMNS, *MEANING_COLUMNS, *PART_COLUMNS) if name in quantized.names
     ]
     with (
-        AtomicParquet(output, failed_path(output), quantized, overwrite=overwrite) as writer,
+        AtomicParquet(output, failed_path(output), stored, overwrite=overwrite) as writer,
         listener(progress) as callback,
     ):
         for batch in source:

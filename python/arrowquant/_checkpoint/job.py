@@ -275,9 +275,12 @@ def _settle(pending: Future[Part] | None, parts: dict[int, Part]) -> None:
 def _outline(source: Scan) -> pa.Table:
     """The source's rows without data, in memory."""
     reader = source.without_data()
-    names = [name for name in reader.schema.names if name != "data"]
-    schema = pa.schema([reader.schema.field(name) for name in names], reader.schema.metadata)
-    return pa.Table.from_batches([batch.select(names) for batch in reader], schema)
+    if "data" not in reader.schema.names:
+        return pa.Table.from_batches(list(reader), reader.schema)
+    # Its other columns don't say all, so that data were read after all.
+    schema = pa.schema(_core.outline_schema(reader.schema))
+    batches = [pa.record_batch(_core.outline(batch)) for batch in reader]
+    return pa.Table.from_batches(batches, schema)
 
 
 def _is_there(destination: Path, part: Part) -> bool:

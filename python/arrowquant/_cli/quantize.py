@@ -97,7 +97,8 @@ def quantize(
     """Quantize a checkpoint into a dataset or a file.
 
     Without --all, the matrices of linear layers are quantized; embeddings, heads, routers, norms
-    and the like are kept; see the plan command. Failed layers go to a file of their own. After a stop, the same command resumes a dataset.
+    and the like are kept; see the plan command. Failed layers go to a file of their own. After a
+    stop, the same command resumes a dataset.
     """
     from arrowquant import _report
     from arrowquant._checkpoint.place import known_part_bytes

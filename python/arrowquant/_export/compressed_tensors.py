@@ -98,8 +98,9 @@ def _check_source(folder: Path, layers: Layers) -> None:
         more = f" and {len(packed) - _SHOWN} more" if len(packed) > _SHOWN else ""
         raise ValueError(
             f"the source is quantized already, {packed[0].keep_reason}: {names}{more} are kept, "
-            "and config.json can't state how they and the newly quantized layers are stored. Write the "
-            "new ones decoded: to='safetensors' (--to safetensors), or decode=['*'] (--decode '*')."
+            "and config.json can't state how they and the newly quantized layers are stored. Write "
+            "the new ones decoded: to='safetensors' (--to safetensors), or decode=['*'] "
+            "(--decode '*')."
         )
 
 

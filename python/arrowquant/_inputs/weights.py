@@ -16,6 +16,8 @@ from arrowquant._inputs.arrow import (
     as_table,
 )
 from arrowquant._inputs.loaded import is_a
+from arrowquant._model import Config, Tensor, resolve
+from arrowquant._model.annotate import Annotations
 
 Weights = (
     ArrowStreamExportable
@@ -56,9 +58,10 @@ def weights_table(weights: Any) -> pa.Table:
 
 
 def _module_to_table(module: Any) -> pa.Table:
-    """A torch module's state; what several names stand for comes once, under the first.
+    """A torch module's state with what each tensor means.
 
-    The others are in the column `tied_names`, which is there where anything is tied.
+    What several names stand for comes once, under the first. The others are in the column
+    `tied_names`, which is there where anything is tied.
     """
     state: dict[str, Any] = module.state_dict(keep_vars=True)
     first: dict[Any, str] = {}
@@ -70,7 +73,21 @@ def _module_to_table(module: Any) -> pa.Table:
     table = pa.table(weights)
     if any(tied):
         table = table.append_column("tied_names", pa.array(tied, pa.list_(pa.string())))
-    return table
+    config = Config(_settings(module))
+    shapes = [[] if shape is None else shape for shape in table["shape"].to_pylist()]
+    columns = table["layer_name"].to_pylist(), table["dtype"].to_pylist(), shapes
+    tensors = [Tensor(n, dtype or "", shape) for n, dtype, shape in zip(*columns, strict=True)]
+    annotations = Annotations.of(tensors, resolve(tensors, config))
+    batches = [annotations.complete(batch) for batch in table.to_batches()]
+    return pa.Table.from_batches(batches, annotations.schema(table.schema))
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """What a transformers' model says of itself, as its `config.json` would."""
+    config = getattr(module, "config", None)
+    to_dict = getattr(config, "to_dict", None)
+    settings = to_dict() if callable(to_dict) else None
+    return settings if isinstance(settings, dict) else {}
 
 
 def _place(tensor: Any) -> Any:

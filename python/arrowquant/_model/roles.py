@@ -58,8 +58,8 @@ _NORM_MODULE = re.compile(
 _NORM_PARAMETER = re.compile(
     r"^(weight|scale|gamma|beta|g|running_(mean|var)|num_batches_tracked)$"
 )
-_NORM_BARE = re.compile(r"(^|[._])(gamma|beta|layer_scale\d*|layerscale|norm|ls[12]|lambda_\d)$")
-_CONV_ALWAYS = re.compile(r"(^|[._])(conv1d|ssm_conv1d|shortconv|conv_weight)([._]|$)")
+_NORM_BARE = re.compile(r"(^|[._])(gamma|beta|layer_scale\d*|layerscale|norm|ls\d|lambda_\d)$")
+_CONV_ALWAYS = re.compile(r"(^|[._])(conv\dd|ssm_conv\dd|shortconv|conv_weight)([._]|$)")
 _CONV = re.compile(
     r"(^|[._])(conv\w*|patch_embed\w*|patch_embedding|downsample\w*|upsample\w*|dwconv|stem)([._]|$)"
 )
@@ -104,7 +104,7 @@ def _is_gate(dimensions: list[int], experts: int | None) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def _role(name: str, is_kernel: bool) -> Role:
-    """The same of a name whose numbers are 0: layers are alike."""
+    """The same of a name whose digits are all 0: layers are alike, and names of modules, too."""
     for role, pattern in (
         ("mtp", _MTP),
         ("other", _ADAPTER),

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from arrowquant import _core
 from arrowquant._inputs.arrays import safetensors_dtype
 from arrowquant._model import Config, Meaning, Tensor, read_config, resolve
-from arrowquant._scan.annotate import Annotations
+from arrowquant._model.annotate import Annotations
 from arrowquant._scan.base import Piece, Scan, Setup, warn_not_mapped
 
 _FIELDS = {

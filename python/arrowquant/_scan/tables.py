@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,11 +15,22 @@ import pyarrow.parquet as pq
 
 from arrowquant import _core
 from arrowquant._model import Config, Meaning, Tensor, read_config, resolve
-from arrowquant._scan.annotate import Annotations
+from arrowquant._model.annotate import Annotations
 from arrowquant._scan.base import Piece, Scan, warn_not_mapped
 from arrowquant._scan.recognise import LFS_POINTER, is_lfs_pointer
 
 _FLOATS = {pa.float64(): "F64", pa.float32(): "F32", pa.float16(): "F16"}
+
+
+_SOURCE_METADATA = b"arrowquant.source_metadata"
+"""What the source of a quantized file says beside its tensors, as JSON."""
+
+
+def with_source_metadata(schema: pa.Schema, said: dict[str, Any]) -> pa.Schema:
+    """The schema with what a source says beside its tensors."""
+    if not said:
+        return schema
+    return schema.with_metadata({**(schema.metadata or {}), _SOURCE_METADATA: json.dumps(said)})
 
 
 class _Groups(Protocol):
@@ -138,6 +150,14 @@ class TableScan(Scan):
 
     def without_data(self) -> pa.RecordBatchReader:
         return self._read(None, with_data=False)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the source that the file was quantized from says beside its tensors."""
+        with self._open() as file:
+            found = (file.schema.metadata or {}).get(_SOURCE_METADATA)
+        said = {} if found is None else json.loads(found)
+        return said if isinstance(said, dict) else {}
 
     def _read(self, groups: range | None, *, with_data: bool) -> pa.RecordBatchReader:
         with self._open() as file:

@@ -24,6 +24,7 @@ mod layer;
 mod memory;
 pub mod monitor;
 pub mod options;
+pub mod outline;
 pub mod panics;
 pub mod parts;
 pub mod plan;

@@ -52,6 +52,19 @@ pub(crate) fn split_stacks(
     split.map(PyRecordBatch::new).map_err(|error| errors::raise(py, error))
 }
 
+/// A batch without its data, and with the dtype and shape of each row.
+#[pyfunction]
+pub(crate) fn outline(py: Python<'_>, batch: PyRecordBatch) -> PyResult<PyRecordBatch> {
+    let outline = arrowquant::outline::of(batch.as_ref());
+    outline.map(PyRecordBatch::new).map_err(|error| errors::raise(py, error))
+}
+
+/// The schema of such a batch.
+#[pyfunction]
+pub(crate) fn outline_schema(schema: PySchema) -> PySchema {
+    PySchema::new(arrowquant::outline::schema(schema.as_ref()))
+}
+
 /// A schema with the columns that say which matrix of a stack a row is.
 #[pyfunction]
 pub(crate) fn stacks_schema(schema: PySchema) -> PySchema {

@@ -33,7 +33,9 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::compare::{compare, parts_schema, split_parts, split_stacks, stacks_schema};
+    use crate::compare::{
+        compare, outline, outline_schema, parts_schema, split_parts, split_stacks, stacks_schema,
+    };
     #[pymodule_export]
     use crate::container::{SafetensorsWriter, TensorFile, TensorRows, content_hashes};
     #[pymodule_export]

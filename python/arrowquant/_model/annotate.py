@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from arrowquant import _core
-from arrowquant._model import Meaning, Tensor
+from arrowquant._model.meaning import Meaning
+from arrowquant._model.tensor import Tensor
 
 
 @dataclass
