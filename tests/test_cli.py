@@ -54,8 +54,12 @@ def test_the_main_job(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.parquet"
     done = run("quantize", checkpoint, "-o", out)
     assert "37 layers quantized, 67 kept, 0 failed" in done.stdout
-    assert re.search(r"90.9 MB became 12.3 MB, 4.32 bits per weight", done.stdout)
-    assert done.stdout.index("token_type_embeddings.weight") < done.stdout.index("18.48")
+    assert re.search(r"90.9 MB became 53.6 MB, 18.86 bits per weight", done.stdout)
+    assert done.stdout.index("encoder.layer.1.output.dense") < done.stdout.index("18.62")
+    assert "Kept for what they are: embedding 46.9 MB, position 793.6 kB" in done.stdout
+    everything = run("quantize", checkpoint, "-o", tmp_path / "e.parquet", "--include", "*")
+    assert "40 layers quantized, 64 kept" in everything.stdout
+    assert re.search(r"90.9 MB became 12.3 MB, 4.32 bits per weight", everything.stdout)
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
     scan = aq.scan(checkpoint)

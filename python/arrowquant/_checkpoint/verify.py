@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,18 +138,22 @@ class _Verifier:
         self._check_listing()
         self._check_units()
         done = self._manifest.done
-        for unit in self._manifest.units:
-            part = done.get(unit.index)
-            if part is None:
-                self._found.add(
-                    None,
-                    f"unit {unit.index} of {len(self._manifest.units)} ({unit.layers} layers) is "
-                    "not finished. Run the job again.",
-                )
-            elif self._check_files(part):
-                self._check_unit(unit, part)
-            self._progress.finished(unit)
+        # The next unit's files are hashed while the rows of one are looked at.
+        with ThreadPoolExecutor(1, "arrowquant-verify") as thread:
+            digests = _Digests(thread, self._path, [done[i] for i in sorted(done)])
+            for unit in self._manifest.units:
+                part = done.get(unit.index)
+                if part is None:
+                    self._found.add(
+                        None,
+                        f"unit {unit.index} of {len(self._manifest.units)} ({unit.layers} layers) "
+                        "is not finished. Run the job again.",
+                    )
+                elif self._check_files(part, digests):
+                    self._check_unit(unit, part)
+                self._progress.finished(unit)
         self._check_source_rows()
+        self._check_source_tensors()
         return self._found
 
     def _check_listing(self) -> None:
@@ -173,7 +178,7 @@ class _Verifier:
                 f"units account for {manifest.layers} layers, the plan for {len(manifest.plan)}",
             )
 
-    def _check_files(self, part: Part) -> bool:
+    def _check_files(self, part: Part, digests: _Digests) -> bool:
         """Whether a unit's files are there and have the manifest's checksums."""
         before = len(self._found.found)
         for file in part.files:
@@ -186,9 +191,7 @@ class _Verifier:
             if size != file.bytes:
                 self._found.add(file.path, f"has {size:,} bytes, the manifest says {file.bytes:,}")
                 continue
-            with path.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            if digest != file.sha256:
+            if digests.of(part, file.path) != file.sha256:
                 self._found.add(file.path, "has another SHA-256 than the manifest says")
         return len(self._found.found) == before
 
@@ -223,15 +226,14 @@ class _Verifier:
             return
         self._compare_unit(self._source, unit, readers)
 
-    def _decode(self, file: str, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A batch's weights as float32; kept rows as they were."""
-        (weights, _, failed), _ = _core.dequantize(batch, "F32", self._threads, True)
+    def _decode(self, file: str, batch: pa.RecordBatch) -> None:
+        """See whether a batch's rows can be decoded."""
+        (_, _, failed), _ = _core.dequantize(batch, "F32", self._threads, True)
         self._found.rows += batch.num_rows
         for bad in map(pa.record_batch, failed):
             for row in bad.to_pylist():
                 index = batch["row_index"][row["row_index"]].as_py()
                 self._found.add(file, row["error_message"], index, row["layer_name"])
-        return pa.record_batch(weights[0])
 
     def _compare_unit(self, source: Scan, unit: Unit, readers: dict[str, _Rows]) -> None:
         start = unit.first_row
@@ -255,7 +257,8 @@ class _Verifier:
         at = pc.subtract(quantized["row_index"], start)
         same = len(at) == batch.num_rows and at.equals(pa.array(range(len(at)), at.type))
         source = batch if same else batch.take(at)
-        compared = _core.compare(source, self._decode(file, quantized), self._threads)
+        compared = _core.compare(source, quantized, self._threads)
+        self._found.rows += len(compared)
         self._found.compared += len(compared)
         columns = ["layer_name", "dtype", "shape"]
         wanted = source.select([n for n in columns if n in source.schema.names]).to_pylist()
@@ -263,9 +266,31 @@ class _Verifier:
             ["row_index", *columns, "scheme", "mse", "max_abs_error", "snr_db"]
         ).to_pylist()
         for row, origin, measured in zip(stored, wanted, compared, strict=True):
-            problem = _difference(row, origin, measured)
+            *measures, undecodable = measured
+            problem = undecodable or _difference(row, origin, measures)
             if problem:
                 self._found.add(file, problem, row["row_index"], row["layer_name"])
+
+    def _check_source_tensors(self) -> None:
+        """The source's rows are all of its tensors' elements, each once: none is left out, and the
+        matrices of a stack are all there.
+        """
+        tensors = {} if self._source is None else {t.name: t for t in self._source.tensors()}
+        if self._source is None or not tensors:
+            return
+        counts: dict[str, int] = dict.fromkeys(tensors, 0)
+        for batch in self._source.without_data():
+            names = batch["layer_name"]
+            if "stack_name" in batch.schema.names:
+                names = pc.coalesce(batch["stack_name"], names)
+            for name, shape in zip(names.to_pylist(), batch["shape"].to_pylist(), strict=True):
+                if name in counts and shape is not None:
+                    counts[name] += math.prod(shape)
+        for name, found in counts.items():
+            expected = math.prod(tensors[name].shape)
+            if found != expected:
+                why = f"the source's rows hold {found} elements of this tensor, not {expected}"
+                self._found.add(None, why, None, name)
 
     def _check_source_rows(self) -> None:
         """Every row of the source belongs to a unit, which is of the stretch that it says."""
@@ -292,10 +317,39 @@ class _Verifier:
                 )
 
 
+class _Digests:
+    """The SHA-256 of the dataset's files, computed a unit ahead of who asks for it."""
+
+    def __init__(self, thread: ThreadPoolExecutor, dataset: Path, parts: list[Part]) -> None:
+        self._thread, self._dataset, self._parts = thread, dataset, iter(parts)
+        self._pending: dict[str, Future[str]] = {}
+        self._next = -1
+
+    def of(self, part: Part, path: str) -> str:
+        """A file's digest."""
+        while self._next <= part.unit:
+            following = next(self._parts, None)
+            if following is None:
+                break
+            self._next = following.unit
+            for file in following.files:
+                if (self._dataset / file.path).is_file():
+                    self._pending[file.path] = self._thread.submit(
+                        _digest, self._dataset / file.path
+                    )
+        known = self._pending.pop(path, None)
+        return _digest(self._dataset / path) if known is None else known.result()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _difference(
     row: dict[str, Any],
     origin: dict[str, Any],
-    measured: tuple[bool, float | None, float | None, float | None],
+    measured: list[Any],
 ) -> str | None:
     """What is wrong with a row, beside its source and its metrics measured anew."""
     for name in ("layer_name", "dtype", "shape"):

@@ -22,7 +22,7 @@ from arrowquant._export import shards
 from arrowquant._export.layers import Layer, Layers
 from arrowquant._export.plain import decode
 from arrowquant._files import replacing
-from arrowquant._inputs import named
+from arrowquant._inputs import named_runs
 from arrowquant._model import is_adapter, read_config
 from arrowquant._progress import ProgressCallback, counted
 from arrowquant._safetensors import source_metadata
@@ -75,7 +75,7 @@ def write(
         for decoded in (True, False)
     }
     with counted(progress, len(layers.layers)) as count:
-        batches = _tensors(count(relation), names[True], names[False], threads)
+        batches = _tensors(count(shards.ahead(relation)), names[True], names[False], threads)
         metadata = source_metadata(relation)
         shards.write(folder, groups, batches, shard_bytes, metadata=metadata)
 
@@ -127,10 +127,9 @@ def _tensors(
     threads: int | None,
 ) -> Iterator[pa.RecordBatch]:
     for batch in relation:
-        plain, packed = named(batch, as_floats), named(batch, quantized)
-        if plain.num_rows:
+        for plain in named_runs(batch, as_floats):
             yield decode(plain, threads)
-        if packed.num_rows:
+        for packed in named_runs(batch, quantized):
             yield pa.record_batch(_core.compressed_tensors(packed))
 
 

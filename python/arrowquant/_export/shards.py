@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._files import replacing
-from arrowquant._inputs import named
+from arrowquant._inputs import named_runs
 
 Tensor = tuple[str, str, list[int]]
 """Name, dtype, shape."""
@@ -42,8 +43,7 @@ def write(
     try:
         for batch in batches:
             for writer, wanted in zip(writers, members, strict=True):
-                own = _of_tensors(batch, wanted)
-                if own.num_rows:
+                for own in named_runs(batch, wanted, _tensor_names(batch)):
                     writer.write(own)
         for writer in writers:
             writer.finish()
@@ -54,12 +54,21 @@ def write(
         _write_index(folder / f"{stem}.safetensors.index.json", shards, names)
 
 
-def _of_tensors(batch: pa.RecordBatch, wanted: pa.Array) -> pa.RecordBatch:
-    """The rows of these tensors; a matrix of a stack is of the stack."""
+def _tensor_names(batch: pa.RecordBatch) -> pa.Array:
+    """The tensor that each row is of: a matrix of a stack is of the stack."""
     if "stack_name" not in batch.schema.names:
-        return named(batch, wanted)
-    names = pc.coalesce(batch["stack_name"].cast(pa.string()), batch["layer_name"])
-    return batch.filter(pc.is_in(names, wanted))
+        return batch["layer_name"]
+    return pc.coalesce(batch["stack_name"].cast(pa.string()), batch["layer_name"])
+
+
+def ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, of which the next is read while one is written."""
+    source = iter(batches)
+    with ThreadPoolExecutor(1, "arrowquant-read") as thread:
+        pending = thread.submit(next, source, None)
+        while (batch := pending.result()) is not None:
+            pending = thread.submit(next, source, None)
+            yield batch
 
 
 def _shards(groups: Sequence[list[Tensor]], most: int) -> list[list[Tensor]]:

@@ -16,6 +16,7 @@ from arrowquant._inputs.arrow import (
     lazy_reader,
     lazy_schema,
     named,
+    named_runs,
 )
 from arrowquant._inputs.weights import Weights, as_weights, weights_table
 
@@ -31,5 +32,6 @@ __all__ = [
     "lazy_schema",
     "mapping_to_table",
     "named",
+    "named_runs",
     "weights_table",
 ]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from arrowquant import _core
@@ -203,6 +204,29 @@ def named(batch: pa.RecordBatch, names: pa.Array) -> pa.RecordBatch:
 
     wanted = pc.is_in(batch["layer_name"], names)
     return batch if wanted.true_count == batch.num_rows else batch.filter(wanted)
+
+
+_MOST_RUNS = 32
+"""Rows in more stretches are copied together rather than handed out one by one."""
+
+
+def named_runs(batch: pa.RecordBatch, names: pa.Array, of: Any = None) -> list[pa.RecordBatch]:
+    """The rows whose layers have these names, as stretches of the batch that are not copied.
+
+    Args:
+        batch: With a `layer_name`.
+        names: The names.
+        of: The names of the rows, where these are not those of their layers.
+    """
+    import pyarrow.compute as pc
+
+    mask = pc.is_in(batch["layer_name"] if of is None else of, names)
+    wanted = mask.to_numpy(zero_copy_only=False)
+    edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False))
+    if len(edges) > 2 * _MOST_RUNS:
+        return [batch.filter(mask)]
+    pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    return [batch.slice(start, end - start) for start, end in pairs]
 
 
 def is_sized(weights: Any) -> bool:

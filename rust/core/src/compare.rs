@@ -1,19 +1,25 @@
 //! What decoding gives back against the source, measured anew: for who does not take a relation's
 //! metrics at its word.
 
+use std::ops::Range;
+
 use arrow_array::RecordBatch;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use crate::dequantize::row::{Columns, Rows, Sound};
 use crate::dtype::Float;
-use crate::error::Error;
-use crate::kernel::metrics::{Sums, sums};
+use crate::error::{Error, RowError};
+use crate::kernel::metrics::Sums;
+use crate::layer::message;
 use crate::monitor::Monitor;
+use crate::panics;
+use crate::relation::bytes::Element;
+use crate::relation::check_format;
 use crate::relation::weights::{Weights, WeightsSchema};
+use crate::scheme::{Grouping, Scheme};
 use crate::simd::{self, Level};
-
-/// Elements that one thread compares at a time.
-const PIECE: usize = 1 << 18;
+use crate::tile::Tiling;
 
 /// How a decoded row compares with its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -28,85 +34,126 @@ pub struct Comparison {
     pub snr_db: Option<f64>,
 }
 
-/// Compare two weights relations row by row: `source` of any float type, `decoded` of float32 (or,
-/// where a layer was kept, as it was). Rows beyond the shorter one's are left out.
+/// A quantized row beside its source.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Compared {
+    /// How they compare; nothing where the row can't be decoded.
+    pub comparison: Comparison,
+    /// Why it can't be.
+    pub error: Option<String>,
+}
+
+/// Compare the rows of a quantized relation with those of the weights that it was made of. Tiles are
+/// decoded and compared one by one, so that no layer is ever decoded as a whole. Rows beyond the
+/// shorter relation's are left out.
 ///
 /// # Errors
-/// A batch can't be read as weights; [`Error::Cancelled`].
+/// A batch can't be read as weights or as a quantized relation; [`Error::Cancelled`].
 pub fn compare(
     source: &RecordBatch,
-    decoded: &RecordBatch,
+    quantized: &RecordBatch,
     pool: &ThreadPool,
     monitor: &Monitor,
-) -> Result<Vec<Comparison>, Error> {
-    let bind =
-        |batch: &RecordBatch| Ok::<_, Error>(WeightsSchema::try_new(&batch.schema())?.bind(batch)?);
-    let (source, decoded) = (bind(source)?, bind(decoded)?);
-    let rows = source.len.min(decoded.len);
-    let compared = (0..rows).map(|row| compare_row(&source, &decoded, row, pool, monitor));
-    let compared: Vec<_> = compared.collect();
+) -> Result<Vec<Compared>, Error> {
+    let source = WeightsSchema::try_new(&source.schema())?.bind(source)?;
+    check_format(&quantized.schema())?;
+    let rows = Columns::try_new(&quantized.schema())?.bind(quantized)?;
+    let count = source.len.min(rows.len);
+    let row = |row: usize| compare_row(&source, &rows, row, monitor);
+    let compared = pool.install(|| (0..count).into_par_iter().map(row).collect());
     if monitor.is_cancelled() { Err(Error::Cancelled) } else { Ok(compared) }
 }
 
 fn dtype(weights: &Weights, row: usize) -> Option<&str> {
-    use crate::relation::bytes::Element;
     match weights.element {
         Some(Element::Float(float)) => Some(float.name()),
         _ => weights.dtype(row),
     }
 }
 
-fn compare_row(
-    source: &Weights,
-    decoded: &Weights,
+fn compare_row(source: &Weights, rows: &Rows, row: usize, monitor: &Monitor) -> Compared {
+    let (described, fate) = rows.check(row);
+    let failed = |error: &RowError| Compared {
+        error: Some(message(rows.name(row), &described, None, None, error)),
+        ..Compared::default()
+    };
+    let compared = match (source.bytes(row), fate) {
+        (_, Err(error)) => return failed(&error),
+        (None, Ok(_)) => Ok(Comparison::default()),
+        (Some(before), Ok(Sound::Kept)) => Ok(Comparison {
+            identical: dtype(source, row) == described.dtype && rows.data(row) == Some(before),
+            ..Comparison::default()
+        }),
+        (Some(before), Ok(Sound::Encoded { scheme, rows: count, grouping, .. })) => {
+            let from = dtype(source, row).and_then(Float::from_name);
+            let elements = count * grouping.columns;
+            match from.filter(|from| before.len() == elements * from.width()) {
+                None => Ok(Comparison::default()),
+                Some(from) => {
+                    let tiling = Tiling::new(count, grouping);
+                    let tiled = Tiled { rows, row, scheme, tiling, grouping };
+                    panics::catch(|| tiled.compare(from, before, monitor))
+                }
+            }
+        }
+    };
+    match compared {
+        Ok(comparison) => Compared { comparison, error: None },
+        Err(panic) => failed(&RowError::Internal(panic)),
+    }
+}
+
+/// A row that is decoded tile by tile.
+struct Tiled<'a> {
+    rows: &'a Rows,
     row: usize,
-    pool: &ThreadPool,
-    monitor: &Monitor,
-) -> Comparison {
-    let (Some(before), Some(after)) = (source.bytes(row), decoded.bytes(row)) else {
-        return Comparison::default();
-    };
-    let dtypes = [dtype(source, row), dtype(decoded, row)];
-    let identical = dtypes[0] == dtypes[1] && before == after;
-    let [Some(from), Some(Float::F32)] = dtypes.map(|name| Float::from_name(name?)) else {
-        return Comparison { identical, ..Comparison::default() };
-    };
-    let count = after.len() / 4;
-    if before.len() != count * from.width() || count == 0 {
-        return Comparison { identical, ..Comparison::default() };
-    }
-    let piece = |(before, after): (&[u8], &[u8])| {
-        if monitor.is_cancelled() { Sums::default() } else { sums_of(from, before, after) }
-    };
-    let sums: Vec<Sums> = pool.install(|| {
-        let before = before.par_chunks(PIECE * from.width());
-        before.zip(after.par_chunks(PIECE * 4)).map(piece).collect()
-    });
-    // In order, so that threads don't matter.
-    let mut total = Sums::default();
-    for sums in sums {
-        total += sums;
-    }
-    Comparison {
-        identical,
-        mse: Some(total.mse(count)),
-        max_abs_error: Some(total.max_abs_error),
-        snr_db: total.snr_db(),
-    }
+    scheme: &'static dyn Scheme,
+    tiling: Tiling,
+    grouping: Grouping,
 }
 
-fn sums_of(from: Float, before: &[u8], after: &[u8]) -> Sums {
-    let level = Level::best();
-    let decoded = floats(level, Float::F32, after);
-    if from == Float::F64 {
-        return simd::sums_f64(level, before, &decoded);
+impl Tiled<'_> {
+    fn compare(&self, from: Float, before: &[u8], monitor: &Monitor) -> Comparison {
+        let pieces: Vec<_> = self.tiling.pieces().collect();
+        let sums = |tiles: Range<usize>| match monitor.is_cancelled() {
+            true => Sums::default(),
+            false => self.sums(from, before, tiles),
+        };
+        let sums: Vec<Sums> = pieces.into_par_iter().with_max_len(1).map(sums).collect();
+        // In order, so that threads don't matter.
+        let mut total = Sums::default();
+        for sums in sums {
+            total += sums;
+        }
+        let count = before.len() / from.width();
+        Comparison {
+            identical: false,
+            mse: Some(total.mse(count)),
+            max_abs_error: Some(total.max_abs_error),
+            snr_db: total.snr_db(),
+        }
     }
-    let values = floats(level, from, before);
-    sums(&values, &decoded, |decoded| decoded)
-}
 
-fn floats(level: Level, from: Float, bytes: &[u8]) -> Vec<f32> {
-    let mut values = vec![0f32; bytes.len() / from.width()];
-    simd::to_f32(level, from, bytes, &mut values);
-    values
+    /// The sums of some tiles.
+    fn sums(&self, from: Float, before: &[u8], tiles: Range<usize>) -> Sums {
+        let level = Level::best();
+        let (mut codes, mut decoded, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let mut total = Sums::default();
+        for tile in tiles {
+            let place = self.tiling.place(tile);
+            let tile = self.rows.codes(self.row, self.scheme, &self.tiling, self.grouping, &place);
+            decoded.resize(place.elements.len(), 0f32);
+            self.scheme.decode(level, &tile.borrow(), &mut codes, &mut decoded);
+            let width = from.width();
+            let bytes = &before[place.elements.start * width..place.elements.end * width];
+            if from == Float::F64 {
+                total += simd::sums_f64(level, bytes, &decoded);
+                continue;
+            }
+            values.resize(place.elements.len(), 0f32);
+            simd::to_f32(level, from, bytes, &mut values);
+            total += simd::sums_f32(level, &values, &decoded);
+        }
+        total
+    }
 }

@@ -8,21 +8,24 @@ use pyo3_arrow::{PyRecordBatch, PySchema};
 use crate::errors;
 use crate::run::run;
 
-/// Whether the bytes are the same, mean squared error, largest absolute error, and SNR.
-type Row = (bool, Option<f64>, Option<f64>, Option<f64>);
+/// Whether the bytes are the same, mean squared error, largest absolute error, SNR; and why the row
+/// can't be decoded.
+type Row = (bool, Option<f64>, Option<f64>, Option<f64>, Option<String>);
 
-/// How decoded rows compare with their sources.
+/// How quantized rows compare with their sources.
 #[pyfunction]
 pub(crate) fn compare(
     py: Python<'_>,
     source: PyRecordBatch,
-    decoded: PyRecordBatch,
+    quantized: PyRecordBatch,
     threads: Option<i64>,
 ) -> PyResult<Vec<Row>> {
     let pool = pool::thread_count(threads).and_then(pool::with_threads).map_err(errors::call)?;
-    let (source, decoded) = (source.into_inner(), decoded.into_inner());
-    let rows = run(py, None, move |monitor, _| core::compare(&source, &decoded, &pool, monitor))?;
-    let row = |row: core::Comparison| (row.identical, row.mse, row.max_abs_error, row.snr_db);
+    let (source, quantized) = (source.into_inner(), quantized.into_inner());
+    let rows = run(py, None, move |monitor, _| core::compare(&source, &quantized, &pool, monitor))?;
+    let row = |core::Compared { comparison: row, error }| {
+        (row.identical, row.mse, row.max_abs_error, row.snr_db, error)
+    };
     Ok(rows.into_iter().map(row).collect())
 }
 

@@ -60,6 +60,12 @@ pub(crate) fn sums<T: Copy>(values: &[f32], codes: &[T], decode: impl Fn(T) -> f
     totals.sums()
 }
 
+/// The sums of float32 values and of what was decoded of them.
+#[inline(always)]
+pub(crate) fn sums_f32<L: crate::simd::Lanes>(_: L, values: &[f32], decoded: &[f32]) -> Sums {
+    sums(values, decoded, |decoded| decoded)
+}
+
 /// The sums of a float64 source, given as little-endian bytes, at its own precision.
 #[inline(always)]
 pub(crate) fn sums_f64<L: crate::simd::Lanes>(_: L, source: &[u8], decoded: &[f32]) -> Sums {

@@ -157,6 +157,10 @@ dispatch! {
     fence = stream::fence, ()
 }
 dispatch! {
+    /// See [`metrics::sums_f32`].
+    sums_f32 = metrics::sums_f32, (values: &[f32], decoded: &[f32]) -> Sums
+}
+dispatch! {
     /// See [`metrics::sums_f64`].
     sums_f64 = metrics::sums_f64, (source: &[u8], decoded: &[f32]) -> Sums
 }
