@@ -354,8 +354,8 @@ def test_a_bad_value_costs_one_expert(tmp_path: Path) -> None:
     assert len(result.succeeded) == 2 * E - 1
     kept = aq.plan(aq.scan(model), keep=[f"{name}[2]"])
     assert aq.quantize(aq.scan(model), plan=kept).failed.num_rows == 0
-    with pytest.raises(ValueError, match="has 3 matrices|has 3 of its 4 matrices"):
-        back = aq.dequantize(pa.table(result.succeeded))
+    back = aq.dequantize(pa.table(result.succeeded))
+    with pytest.raises(ValueError, match=r"has 3 of its 4 matrices"):
         aq.write_safetensors(back, tmp_path / "b.safetensors")
 
 

@@ -126,7 +126,7 @@ def test_a_split_file_is_one_checkpoint(
 ) -> None:
     write(tmp_path / "m.gguf", tensors, split_max_tensors=3)
     parts = sorted(tmp_path.glob("*.gguf"))
-    assert [path.name for path in parts][0] == "m-00001-of-00003.gguf"
+    assert parts[0].name == "m-00001-of-00003.gguf"
     source = {"a directory": tmp_path, "the first file": parts[0], "the last file": parts[-1]}
     scan = aq.scan(source[named])
     assert {name.split("[")[0] for name in scan.layer_names} == set(tensors)

@@ -109,7 +109,7 @@ def test_a_damaged_shard_costs_its_own_layers(
     damage(paths[0])
     damage(paths[1])
     with pytest.raises(
-        (OSError, ValueError), match="model-00001|none of its 2 files|holds no file"
+        (OSError, ValueError), match=r"model-00001|none of its 2 files|holds no file"
     ):
         aq.scan(folder)
 
@@ -159,7 +159,7 @@ def test_two_checkpoints_in_one_directory_are_refused_by_name(
     for row in found:
         (name,) = aq.scan(folder, variant=row["variant"]).layer_names
         assert name == f"l{names.index(row['files'])}.weight"
-    with pytest.raises(ValueError, match="has no variant 'fp8'. Choose one of"):
+    with pytest.raises(ValueError, match=r"has no variant 'fp8'. Choose one of"):
         aq.scan(folder, variant="fp8")
     done = run("plan", folder, code=2)
     assert all(name in done.stdout for name in names)
@@ -350,9 +350,7 @@ def test_an_adapter_is_no_model(tmp_path: Path) -> None:
     assert (tmp_path / "e/adapter_config.json").is_file()
 
 
-def test_a_model_of_the_hub_comes_out_of_its_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_of_the_hub_comes_out_of_its_cache(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     cache = tmp_path / "hub"
     model = cache / "models--org--tiny-model"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ import pyarrow.parquet as pq
 from arrowquant import _core
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import row_groups
+from arrowquant._checkpoint.differences import RowsBelow, difference
+from arrowquant._checkpoint.digests import Digests
 from arrowquant._checkpoint.records import Manifest, Part, Unit
 from arrowquant._checkpoint.rows import Report
 from arrowquant._checkpoint.tasks import Progress
@@ -26,10 +26,6 @@ from arrowquant._files import user_path
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan, Source, scan
 
-_CLOSE = 2e-6
-"""Relative: what an `mse` may be off for its roundings to float32, see docs/format.md."""
-_CLOSE_DB = 2e-5
-"""The same of Σw² and Σe² both, in decibels."""
 _LISTED = 100
 """More rows that are missing are counted, not listed: a manifest may claim any number."""
 _SCHEMA = pa.schema(
@@ -140,7 +136,7 @@ class _Verifier:
         done = self._manifest.done
         # The next unit's files are hashed while the rows of one are looked at.
         with ThreadPoolExecutor(1, "arrowquant-verify") as thread:
-            digests = _Digests(thread, self._path, [done[i] for i in sorted(done)])
+            digests = Digests(thread, self._path, [done[i] for i in sorted(done)])
             for unit in self._manifest.units:
                 part = done.get(unit.index)
                 if part is None:
@@ -178,7 +174,7 @@ class _Verifier:
                 f"units account for {manifest.layers} layers, the plan for {len(manifest.plan)}",
             )
 
-    def _check_files(self, part: Part, digests: _Digests) -> bool:
+    def _check_files(self, part: Part, digests: Digests) -> bool:
         """Whether a unit's files are there and have the manifest's checksums."""
         before = len(self._found.found)
         for file in part.files:
@@ -218,7 +214,7 @@ class _Verifier:
                 self._found.add(name, f"a row of the source is there {count} times", row)
             if row not in expected:
                 self._found.add(name, "a row of another unit", row)
-        readers = {file.path: _Rows(row_groups(self._path / file.path)) for file in part.layers}
+        readers = {file.path: RowsBelow(row_groups(self._path / file.path)) for file in part.layers}
         if self._source is None:
             for name, rows in readers.items():
                 for batch in rows.below(None):
@@ -235,7 +231,7 @@ class _Verifier:
                 index = batch["row_index"][row["row_index"]].as_py()
                 self._found.add(file, row["error_message"], index, row["layer_name"])
 
-    def _compare_unit(self, source: Scan, unit: Unit, readers: dict[str, _Rows]) -> None:
+    def _compare_unit(self, source: Scan, unit: Unit, readers: dict[str, RowsBelow]) -> None:
         start = unit.first_row
         try:
             for batch in source.stretch(unit.file, unit.position, unit.pieces):
@@ -267,14 +263,12 @@ class _Verifier:
         ).to_pylist()
         for row, origin, measured in zip(stored, wanted, compared, strict=True):
             *measures, undecodable = measured
-            problem = undecodable or _difference(row, origin, measures)
+            problem = undecodable or difference(row, origin, measures)
             if problem:
                 self._found.add(file, problem, row["row_index"], row["layer_name"])
 
     def _check_source_tensors(self) -> None:
-        """The source's rows are all of its tensors' elements, each once: none is left out, and the
-        matrices of a stack are all there.
-        """
+        """The source's rows are all of its tensors' elements, each once, also those of stacks."""
         tensors = {} if self._source is None else {t.name: t for t in self._source.tensors()}
         if self._source is None or not tensors:
             return
@@ -315,85 +309,3 @@ class _Verifier:
                 self._found.add(
                     None, f"unit {unit.index} is of no such stretch of the source", unit.first_row
                 )
-
-
-class _Digests:
-    """The SHA-256 of the dataset's files, computed a unit ahead of who asks for it."""
-
-    def __init__(self, thread: ThreadPoolExecutor, dataset: Path, parts: list[Part]) -> None:
-        self._thread, self._dataset, self._parts = thread, dataset, iter(parts)
-        self._pending: dict[str, Future[str]] = {}
-        self._next = -1
-
-    def of(self, part: Part, path: str) -> str:
-        """A file's digest."""
-        while self._next <= part.unit:
-            following = next(self._parts, None)
-            if following is None:
-                break
-            self._next = following.unit
-            for file in following.files:
-                if (self._dataset / file.path).is_file():
-                    self._pending[file.path] = self._thread.submit(
-                        _digest, self._dataset / file.path
-                    )
-        known = self._pending.pop(path, None)
-        return _digest(self._dataset / path) if known is None else known.result()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _difference(
-    row: dict[str, Any],
-    origin: dict[str, Any],
-    measured: list[Any],
-) -> str | None:
-    """What is wrong with a row, beside its source and its metrics measured anew."""
-    for name in ("layer_name", "dtype", "shape"):
-        if name in origin and origin[name] is not None and origin[name] != row[name]:
-            return f"{name} is {row[name]!r}, the source's is {origin[name]!r}"
-    identical, *metrics = measured
-    if row["scheme"] == "none":
-        return None if identical else "a kept layer whose bytes are not the source's"
-    for name, value in zip(("mse", "max_abs_error", "snr_db"), metrics, strict=True):
-        stored = row[name]
-        if (stored is None) != (value is None) or not _is_close(name, stored, value):
-            return f"{name} is stored as {stored!r}, measured {value!r}"
-    return None
-
-
-def _is_close(name: str, stored: float | None, value: float | None) -> bool:
-    if stored is None or value is None:
-        return stored is value
-    if name == "max_abs_error":
-        return stored == value
-    if name == "snr_db":
-        return abs(stored - value) <= _CLOSE_DB
-    return math.isclose(stored, value, rel_tol=_CLOSE)
-
-
-class _Rows:
-    """Batches whose `row_index` rises, taken up to some index."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self._next: pa.RecordBatch | None = None
-
-    def below(self, end: int | None) -> Iterator[pa.RecordBatch]:
-        """Yield what has a smaller `row_index`."""
-        while True:
-            batch = self._next if self._next is not None else next(self._batches, None)
-            self._next = None
-            if batch is None:
-                return
-            count = batch.num_rows
-            if end is not None:
-                count = pc.sum(pc.less(batch["row_index"], end)).as_py() or 0
-            if count:
-                yield batch.slice(0, count)
-            if count < batch.num_rows:
-                self._next = batch.slice(count)
-                return

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._parquet import failed_path
-from arrowquant._safetensors import Stack
 from arrowquant._scan import Scan
+from arrowquant._tensors import Stack
 
 _SHOWN = 5
 

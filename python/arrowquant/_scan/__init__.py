@@ -14,18 +14,19 @@ from typing import IO, Any
 from arrowquant._scan.base import PART_BYTES, Files, Piece, Scan, Setup, missing_key
 from arrowquant._scan.directory import (
     directory,
-    from_index,
     from_split,
     is_index,
     several,
     split_files,
 )
 from arrowquant._scan.given import read_file
+from arrowquant._scan.index import from_index
+from arrowquant._scan.ipc import IpcScan
 from arrowquant._scan.numpy import NumpyScan
+from arrowquant._scan.parquet import ParquetScan
 from arrowquant._scan.recognise import kind_of, unreadable
 from arrowquant._scan.resolve import existing_path
 from arrowquant._scan.shards import ManyScan
-from arrowquant._scan.tables import IpcScan, ParquetScan
 from arrowquant._scan.tensors import TensorScan
 
 __all__ = ["PART_BYTES", "Files", "ManyScan", "Piece", "Scan", "Source", "missing_key", "scan"]

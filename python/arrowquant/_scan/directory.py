@@ -1,25 +1,23 @@
 """Which files are a checkpoint: what an index lists, a numbered set, or the files of a directory.
 
-Source of the index's format: `model.safetensors.index.json` has a `weight_map` from tensor to file,
-https://huggingface.co/docs/safetensors/en/torch_shared_tensors and transformers' sharded saving.
 Variants are named as `diffusers` and `transformers` do: `model.fp16.safetensors`,
 `model.safetensors.index.fp16.json`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from arrowquant._errors import QuantizationWarning, SeveralCheckpointsError
 from arrowquant._scan.base import Scan, Setup
+from arrowquant._scan.index import from_index
+from arrowquant._scan.members import check_readable, member_of, some_of
 from arrowquant._scan.recognise import converts, unreadable
 from arrowquant._scan.shards import ManyScan, UnreadableScan
 from arrowquant._scan.tensors import TensorScan
@@ -32,7 +30,6 @@ _NUMBERED = re.compile(
 )
 _APART = re.compile(r"^(consolidated|adapter_model|mmproj|lora)([._-]|$)")
 """Names of files that are a checkpoint of their own beside others."""
-_SHOWN = 3
 
 
 def is_index(path: Path) -> bool:
@@ -113,20 +110,18 @@ def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan
         if others and len(indices) == 1:
             warnings.warn(
                 QuantizationWarning(
-                    f"{chosen.index.name} does not list {_some(others)}, which is left out. Name a "
-                    "file to read it."
+                    f"{chosen.index.name} does not list {some_of(others)}, which is left out. Name "
+                    "a file to read it."
                 ),
                 stacklevel=4,
             )
         return scan
     ((kind, _),) = found.items()
-    members = [_member(file, kind, setup) for file in chosen.files]
-    why = (
-        "the file is not there, though the numbers of the others count it. Fetch it, and run again."
-    )
+    members = [member_of(file, kind, setup) for file in chosen.files]
+    why = "the file is not there, but the others count it. Fetch it, and run again."
     members += [UnreadableScan(file, setup, [file.name], why) for file in chosen.missing]
     members.sort(key=lambda member: member.path.name)
-    _check_readable(members)
+    check_readable(members)
     scan = ManyScan(path, setup, members)
     if len(members) > 1 and not _NUMBERED.match(members[0].path.stem):
         _check_apart(path, members)
@@ -223,37 +218,6 @@ def _listed(candidates: list[_Checkpoint]) -> pa.Table:
     )
 
 
-def _member(file: Path, kind: type[Scan], setup: Setup, names: list[str] | None = None) -> Scan:
-    """A file's scan; of one that can't be read, rows that say why."""
-    try:
-        return kind(file, setup)
-    except OSError as error:
-        why = _reason(file, error)
-        return UnreadableScan(file, setup, names if names is not None else [file.name], why)
-
-
-def _reason(file: Path, error: OSError) -> str:
-    """What is wrong with a file, without its path, and what to do."""
-    if not file.exists():
-        return "the file is not there. Fetch it, and run again."
-    text = str(error).removeprefix(f"{file}: ")
-    if isinstance(error, PermissionError) or "ermission denied" in text:
-        return f"there is no permission to read the file. Run: chmod u+r {file}"
-    return f"{text} Replace the file, and run again."
-
-
-def _check_readable(members: Sequence[Scan]) -> None:
-    """Raise where no file can be read at all.
-
-    Raises:
-        OSError: The first one's error.
-    """
-    if all(isinstance(member, UnreadableScan) for member in members):
-        first = members[0]
-        assert isinstance(first, UnreadableScan)
-        raise first.error
-
-
 def _check_apart(path: Path, members: Sequence[Scan]) -> None:
     """Refuse files that hold the same tensors: these are two checkpoints.
 
@@ -299,111 +263,6 @@ def split_files(path: Path) -> list[Path]:
 
 def from_split(files: list[Path], setup: Setup) -> Scan:
     """The files of a numbered set that was named by one of them."""
-    members = [_member(file, TensorScan, setup) for file in files]
-    _check_readable(members)
+    members = [member_of(file, TensorScan, setup) for file in files]
+    check_readable(members)
     return ManyScan(files[0].parent, setup, members)
-
-
-def from_index(index: Path, setup: Setup) -> ManyScan:
-    """The shards that an index lists, in its order; what can't be read comes as rows that say so.
-
-    Raises:
-        OSError: The index can't be read, or none of its shards.
-        ValueError: It is no index, or a shard holds a tensor that the index has in another one.
-
-    Warns:
-        QuantizationWarning: A shard holds tensors that the index does not list, or the index's
-            `total_size` is not that of its tensors.
-    """
-    shards, total = _read_index(index)
-    root = index.parent
-    if not any((root / name).is_file() for name in shards):
-        raise FileNotFoundError(f"{index}: none of its {len(shards)} files is there.")
-    owner = {tensor: name for name, tensors in shards.items() for tensor in tensors}
-    members: list[Scan] = []
-    unlisted: list[str] = []
-    for name, listed in shards.items():
-        member = _member(root / name, TensorScan, setup, listed)
-        members.append(member)
-        if isinstance(member, UnreadableScan):
-            continue
-        present = {tensor.name for tensor in member.tensors()}
-        elsewhere = [tensor for tensor in present if owner.get(tensor, name) != name]
-        if elsewhere:
-            tensor = min(elsewhere)
-            raise ValueError(
-                f"{index}: '{tensor}' is in {name}, but the index has it in {owner[tensor]}. "
-                "Correct the index, or scan the files one by one."
-            )
-        unlisted += sorted(present - owner.keys())
-        missing = [tensor for tensor in listed if tensor not in present]
-        if missing:
-            why = "the index names it, but the file does not hold it. Fetch the file anew."
-            members.append(UnreadableScan(root / name, setup, missing, why, is_lacking=True))
-    _check_readable(members)
-    _warn_of_index(index, members, unlisted, total)
-    return ManyScan(root, setup, members, index=index)
-
-
-def _warn_of_index(
-    index: Path, members: Sequence[Scan], unlisted: list[str], total: int | None
-) -> None:
-    if unlisted:
-        warnings.warn(
-            QuantizationWarning(
-                f"{index.name} does not list {_some(unlisted)}, which its files hold. They are "
-                "read, too."
-            ),
-            stacklevel=5,
-        )
-    whole = not any(isinstance(member, UnreadableScan) for member in members)
-    found = sum(member.data_bytes or 0 for member in members)
-    if whole and total is not None and total != found:
-        warnings.warn(
-            QuantizationWarning(
-                f"{index.name} says total_size {total:,}, but its files hold {found:,} bytes of "
-                "tensors. Is it the index of these files?"
-            ),
-            stacklevel=5,
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def _read_index(index: Path) -> tuple[dict[str, list[str]], int | None]:
-    """The tensors of each file, in the index's order, and the bytes that it says they have."""
-    try:
-        text = index.read_text("utf-8")
-        said = json.loads(text, object_pairs_hook=_unique)
-        entries = dict(said["weight_map"].items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index}: is no index of safetensors files: {error!r}.") from error
-    shards: dict[str, list[str]] = {}
-    for tensor, name in entries.items():
-        if not isinstance(name, str) or not _is_file_name(name):
-            raise ValueError(f"{index}: '{tensor}' is in {name!r}, which is no file's name.")
-        shards.setdefault(name, []).append(tensor)
-    if not shards:
-        raise ValueError(f"{index}: its weight_map is empty.")
-    metadata = said.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if isinstance(total, bool) or not isinstance(total, int | float):
-        return shards, None
-    return shards, int(total)
-
-
-def _is_file_name(name: str) -> bool:
-    plain = Path(name).name == name and name not in {"", ".", ".."}
-    return plain and "\0" not in name and name.isprintable()
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which no name comes twice: JSON would silently let the last one win."""
-    known = dict(pairs)
-    if len(known) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{max(names, key=names.count)}' comes twice")
-    return known

@@ -1,4 +1,4 @@
-"""Parquet and Arrow IPC files."""
+"""Files that hold a relation: groups of rows with columns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet as pq
 
 from arrowquant import _core
 from arrowquant._model import Config, Meaning, Tensor, read_config, resolve
@@ -33,7 +31,7 @@ def with_source_metadata(schema: pa.Schema, said: dict[str, Any]) -> pa.Schema:
     return schema.with_metadata({**(schema.metadata or {}), _SOURCE_METADATA: json.dumps(said)})
 
 
-class _Groups(Protocol):
+class Groups(Protocol):
     """An open file of groups of rows."""
 
     schema: pa.Schema
@@ -52,7 +50,7 @@ class TableScan(Scan):
     """A file of groups of rows, with columns of its own beside those of the relation."""
 
     @abstractmethod
-    def _open_file(self) -> AbstractContextManager[_Groups]:
+    def _open_file(self) -> AbstractContextManager[Groups]:
         """The open file."""
 
     def tensors(self) -> list[Tensor]:
@@ -100,7 +98,7 @@ class TableScan(Scan):
         return Annotations.of(tensors, meanings)
 
     @contextmanager
-    def _open(self) -> Iterator[_Groups]:
+    def _open(self) -> Iterator[Groups]:
         """The open file. What it is not, or holds and should not, is an error that names it."""
         try:
             with self._open_file() as file:
@@ -171,7 +169,7 @@ class TableScan(Scan):
 
         return pa.RecordBatchReader.from_batches(columns.schema, batches())
 
-    def _group(self, file: _Groups, group: int, columns: _Columns) -> Iterator[pa.RecordBatch]:
+    def _group(self, file: Groups, group: int, columns: _Columns) -> Iterator[pa.RecordBatch]:
         for batch in file.read(group, columns.stored):
             yield columns.complete(batch, self.path.name, self.setup.part_bytes)
 
@@ -256,124 +254,3 @@ def _item(kind: pa.DataType) -> pa.DataType | None:
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
     return kind.value_type if is_list else None
-
-
-class ParquetScan(TableScan):
-    """Read a row group at a time."""
-
-    @contextmanager
-    def _open_file(self) -> Iterator[_Groups]:
-        source = self._source()
-        with pq.ParquetFile(source) as file:
-            yield _RowGroups(file)
-
-
-class _RowGroups:
-    def __init__(self, file: pq.ParquetFile) -> None:
-        self._file = file
-        self.schema: pa.Schema = file.schema_arrow
-
-    def each(self) -> Iterable[int]:
-        return range(self._file.num_row_groups)
-
-    def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
-        batches: list[pa.RecordBatch] = self._file.read_row_group(group, columns=names).to_batches()
-        return batches
-
-    def bytes(self, group: int) -> int:
-        size: int = self._file.metadata.row_group(group).total_byte_size
-        return size
-
-
-class IpcScan(TableScan):
-    """The file or the stream format. Mapped; uncompressed buffers come without a copy."""
-
-    @contextmanager
-    def _open_file(self) -> Iterator[_Groups]:
-        with self._source() as source:
-            start = source.read(len(_IPC_FILE))
-            source.seek(0)
-            if start == _IPC_FILE:
-                with pa.ipc.open_file(source) as file:
-                    yield _Batches(file)
-            else:
-                yield _Stream(source)
-
-
-_IPC_FILE = b"ARROW1"
-"""How the file format begins; a stream begins with its first message."""
-
-
-class _Batches:
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.schema: pa.Schema = file.schema
-
-    def each(self) -> Iterable[int]:
-        return range(self._file.num_record_batches)
-
-    def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
-        batch = self._file.get_batch(group)
-        batch.validate(full=True)  # Offsets of a damaged file may point anywhere.
-        return [batch.select(names)]
-
-    def bytes(self, group: int) -> int:
-        size: int = self._file.get_batch(group).nbytes
-        return size
-
-
-_END = b"\xff\xff\xff\xff\0\0\0\0"
-"""How a stream ends that was written to its end."""
-
-
-class _Stream:
-    """Batches that follow each other: one that was passed is read again from the beginning."""
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        source.seek(max(source.size() - len(_END), 0))
-        if source.read() != _END:
-            raise EOFError(
-                "it ends without the mark of a stream's end, so batches may be missing. Write it "
-                "anew; or read it with pyarrow.ipc.open_stream, and hand over the table."
-            )
-        self._open()
-        self.schema: pa.Schema = self._reader.schema
-
-    def _open(self) -> None:
-        self._source.seek(0)
-        self._reader = pa.ipc.open_stream(self._source)
-        self._at = -1
-        self._batch: pa.RecordBatch | None = None
-
-    def _next(self) -> bool:
-        """Go to the next batch, if there is one."""
-        try:
-            self._batch = self._reader.read_next_batch()
-        except StopIteration:
-            return False
-        self._at += 1
-        return True
-
-    def each(self) -> Iterable[int]:
-        self._open()
-        while self._next():
-            yield self._at
-
-    def _go_to(self, group: int) -> pa.RecordBatch:
-        if group < self._at:
-            self._open()
-        while self._at < group:
-            if not self._next():
-                raise EOFError(f"it has {self._at + 1} batches, and none numbered {group}")
-        assert self._batch is not None
-        return self._batch
-
-    def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
-        batch = self._go_to(group)
-        batch.validate(full=True)  # As those of a file.
-        return [batch.select(names)]
-
-    def bytes(self, group: int) -> int:
-        size: int = self._go_to(group).nbytes
-        return size
