@@ -2,6 +2,8 @@
 //! says is trusted; [`tensors`] makes rows of them.
 
 mod gguf;
+mod reader;
+mod rows;
 mod safetensors;
 pub mod tensors;
 mod transpose;

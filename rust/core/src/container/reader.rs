@@ -1,0 +1,244 @@
+//! The rows of a file of tensors as record batches.
+
+use std::borrow::Cow;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::{
+    ArrayRef, Int8Array, Int64Array, LargeBinaryArray, RecordBatch, RecordBatchReader, StringArray,
+};
+use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+
+use super::rows::{Bytes, Row};
+use super::tensors::{Meaning, Meanings, TensorFile};
+use crate::parts::stacks::stack_fields;
+use crate::parts::{part_columns, part_fields};
+use crate::relation::columns::shape_type;
+use crate::relation::quantized::shapes;
+use crate::source::no_memory;
+
+/// Layers are put together in batches of about this many bytes; a larger layer is a batch alone.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Which columns there are.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    reasons: bool,
+    stacks: bool,
+}
+
+/// A file's rows.
+#[derive(Clone, Debug)]
+pub struct TensorRows {
+    file: TensorFile,
+    meanings: Arc<Vec<Meaning>>,
+    rows: Arc<Vec<Row>>,
+    layout: Layout,
+}
+
+impl TensorRows {
+    pub(super) fn new(file: TensorFile, meanings: &Meanings, rows: Vec<Row>) -> Self {
+        let layout = Layout { reasons: meanings.reasons(), stacks: meanings.stacks() };
+        Self { file, meanings: Arc::new(meanings.each.clone()), rows: Arc::new(rows), layout }
+    }
+
+    /// The relation's schema; without `data` for a plan.
+    pub fn schema(&self, with_data: bool) -> SchemaRef {
+        schema(with_data, self.layout)
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// How many layers there are.
+    pub fn layers(&self) -> usize {
+        self.rows.iter().filter(|row| row.part.0 == 0).count()
+    }
+
+    /// Part index and bytes of each row.
+    pub fn pieces(&self) -> impl Iterator<Item = (i32, u64)> {
+        self.rows.iter().map(|row| (row.part.0, row.size()))
+    }
+
+    /// Read some of the rows in batches; a range beyond them ends with them.
+    pub fn range(&self, rows: Range<usize>, with_data: bool) -> TensorReader {
+        let end = rows.end.min(self.rows.len());
+        let (of, schema) = (self.clone(), self.schema(with_data));
+        TensorReader { of, schema, with_data, first: rows.start, next: rows.start, end }
+    }
+}
+
+fn schema(with_data: bool, layout: Layout) -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let mut fields = vec![text("layer_name"), text("dtype")];
+    fields.push(Field::new("shape", shape_type(), true));
+    fields.extend(with_data.then(|| Field::new("data", DataType::LargeBinary, true)));
+    fields.extend(part_fields());
+    fields.extend([text("source_file"), text("role")]);
+    if layout.reasons {
+        fields.extend([text("keep_reason"), text("companion_of")]);
+    }
+    if layout.stacks {
+        fields.extend(stack_fields());
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// The batches of one file.
+pub struct TensorReader {
+    of: TensorRows,
+    schema: SchemaRef,
+    with_data: bool,
+    first: usize,
+    next: usize,
+    end: usize,
+}
+
+impl TensorReader {
+    /// The rows of the next batch.
+    fn take(&mut self) -> Option<Range<usize>> {
+        let rows = self.of.rows.get(self.next..self.end)?;
+        let first = rows.first()?;
+        let mut bytes = first.size();
+        let others = rows.windows(2).take_while(|pair| {
+            bytes += pair[1].size();
+            !self.with_data || (bytes <= BATCH_BYTES && pair[1].follows(&pair[0]))
+        });
+        let range = self.next..self.next + 1 + others.count();
+        self.next = range.end;
+        Some(range)
+    }
+
+    fn batch(&self, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
+        let (entries, meanings) = (self.of.file.entries(), &self.of.meanings);
+        let path = self.of.file.source().path();
+        let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let entry = |row: &Row| &entries[row.entry];
+        let meaning = |row: &Row| &meanings[row.entry];
+        let names = rows.iter().map(|row| match row.index {
+            Some(index) => Cow::Owned(format!("{}[{index}]", entry(row).name)),
+            None => Cow::Borrowed(entry(row).name.as_str()),
+        });
+        let said = |get: fn(&Meaning) -> &Option<String>| -> ArrayRef {
+            Arc::new(rows.iter().map(|row| get(meaning(row)).as_deref()).collect::<StringArray>())
+        };
+        let shape = |get: fn(&Row) -> &Vec<i64>| -> ArrayRef {
+            Arc::new(shapes(rows.iter().map(|row| Some(get(row).as_slice()))))
+        };
+        let dtypes = StringArray::from_iter_values(rows.iter().map(|row| &entry(row).dtype));
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(names)),
+            Arc::new(dtypes),
+            shape(|row| &row.shape),
+        ];
+        if self.with_data {
+            columns.push(Arc::new(self.data(rows)?));
+        }
+        let parts: Vec<_> = rows.iter().map(|row| row.part).collect();
+        columns.extend(part_columns(&parts, shape(|row| &row.layer_shape)));
+        columns.push(Arc::new(StringArray::from(vec![file.as_deref(); rows.len()])));
+        columns.push(said(|meaning| &meaning.role));
+        if self.of.layout.reasons {
+            columns.push(said(|meaning| &meaning.keep_reason));
+            columns.push(said(|meaning| &meaning.companion_of));
+        }
+        if self.of.layout.stacks {
+            let stacked = |row: &Row| row.index.map(|_| entry(row));
+            let names = rows.iter().map(|row| stacked(row).map(|entry| entry.name.as_str()));
+            columns.push(Arc::new(names.collect::<StringArray>()));
+            let indices = rows.iter().map(|row| row.index.map(|index| index as i64));
+            columns.push(Arc::new(indices.collect::<Int64Array>()));
+            let of = rows.iter().map(|row| stacked(row).map(|entry| entry.shape.as_slice()));
+            columns.push(Arc::new(shapes(of)));
+            let axes = rows.iter().map(|row| meaning(row).stack.map(|stack| stack.axis));
+            columns.push(Arc::new(axes.collect::<Int8Array>()));
+        }
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+
+    /// The rows' bytes as one column: the file's own where they are as they are there.
+    fn data(&self, rows: &[Row]) -> Result<LargeBinaryArray, ArrowError> {
+        let start = match rows.first().map(|row| &row.bytes) {
+            Some(Bytes::Plain(range)) => range.start,
+            _ => 0,
+        };
+        let length: u64 = rows.iter().map(Row::size).sum();
+        let found = match rows.first().map(|row| &row.bytes) {
+            Some(Bytes::Plain(_)) => self.of.file.source().bytes(start..start + length),
+            _ => self.turned(rows, length).map(|buffer| (buffer, 0)),
+        };
+        let path = self.of.file.source().path().display();
+        let (buffer, mut at) =
+            found.map_err(|error| ArrowError::IoError(format!("{path}: {error}"), error))?;
+        let mut offsets = Vec::with_capacity(rows.len() + 1);
+        offsets.push(at as i64);
+        for row in rows {
+            at += row.size();
+            offsets.push(at as i64);
+        }
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+        Ok(LargeBinaryArray::new(offsets, buffer, None))
+    }
+
+    /// Matrices that are turned around, in memory.
+    fn turned(&self, rows: &[Row], length: u64) -> io::Result<Buffer> {
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        let mut bytes: Vec<u8> = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|_| no_memory(length))?;
+        bytes.resize(length, 0);
+        let (source, mut rest) = (self.of.file.source().stretches()?, bytes.as_mut_slice());
+        for row in rows {
+            if let Bytes::Turned(turned) = &row.bytes {
+                let (out, others) = rest.split_at_mut(turned.bytes());
+                turned.read(&source, out)?;
+                rest = others;
+            }
+        }
+        Ok(Buffer::from_vec(bytes))
+    }
+
+    /// Before a batch is handed out, and before the next: what was read between must be the file
+    /// whose header was checked.
+    fn check_unchanged(&self) -> Result<(), ArrowError> {
+        if !self.with_data || self.of.file.source().is_unchanged() {
+            return Ok(());
+        }
+        let path = self.of.file.source().path().display();
+        let text = format!(
+            "source_unreadable: {path} changed while it was read. Start again on a file that \
+             nobody writes to."
+        );
+        Err(ArrowError::IoError(text.clone(), io::Error::other(text)))
+    }
+}
+
+impl Iterator for TensorReader {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next > self.first
+            && let Err(error) = self.check_unchanged()
+        {
+            self.next = self.end;
+            return Some(Err(error));
+        }
+        let rows = Arc::clone(&self.of.rows);
+        let range = self.take()?;
+        Some(self.check_unchanged().and_then(|()| self.batch(&rows[range])))
+    }
+}
+
+impl RecordBatchReader for TensorReader {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
