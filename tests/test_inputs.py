@@ -419,3 +419,104 @@ def test_delta_tables(tmp_path: Path) -> None:
     back = aq.dequantize(deltalake.DeltaTable(tmp_path / "q"))
     expected = aq.dequantize(aq.quantize(TABLE))
     assert back.weights["data"].to_pylist() == expected.weights["data"].to_pylist()
+
+
+NAMES = {
+    "torch.float32": "F32",
+    "float32": "F32",
+    "<f4": "F32",
+    "numpy.float32": "F32",
+    "torch.bfloat16": "BF16",
+    "bfloat16": "BF16",
+    "BF16": "BF16",
+    "torch.float16": "F16",
+    "half": "F16",
+    "float8_e4m3fn": "F8_E4M3",
+    "torch.float64": "F64",
+    "int8": "I8",
+    "torch.int64": "I64",
+    "bool": "BOOL",
+}
+
+
+@pytest.mark.parametrize(("name", "ours"), NAMES.items())
+def test_other_libraries_names_of_dtypes_are_understood(
+    name: str, ours: str, tmp_path: Path
+) -> None:
+    numpy = {"F64": "f8", "I64": "i8", "F32": "f4", "F16": "f2", "I8": "i1", "BOOL": "?"}
+    kind = {"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn}.get(ours)
+    array = np.ones((64, 64), kind or numpy[ours])
+    table = pa.table(
+        {
+            "layer_name": ["a.weight"],
+            "dtype": [name],
+            "shape": [[64, 64]],
+            "data": [array.tobytes()],
+        }
+    )
+    (row,) = aq.quantize(table, scheme="none").quantized.to_pylist()
+    assert row["dtype"] == ours
+    pq.write_table(table, tmp_path / "w.parquet")
+    dataset = aq.quantize_checkpoint(tmp_path / "w.parquet", tmp_path / "out")
+    (row,) = pa.table(dataset).to_pylist()
+    is_weights = ours in {"F64", "F32", "F16", "BF16"}
+    assert (row["dtype"], row["scheme"]) == (ours, "int4" if is_weights else "none")
+    assert aq.verify(tmp_path / "out", tmp_path / "w.parquet").ok
+    aq.write_safetensors(aq.dequantize(aq.scan(tmp_path / "out")), tmp_path / "b.safetensors")
+    assert pa.table(aq.scan(tmp_path / "b.safetensors"))["dtype"].to_pylist() == [ours]
+
+
+@pytest.mark.parametrize("name", ["float99", "f8", "i8", "torch.", "", "object", "float128"])
+def test_an_unknown_dtype_is_an_error_row(name: str, tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "layer_name": ["a.weight", "b.weight"],
+            "dtype": [name, "float32"],
+            "shape": [[64, 64]] * 2,
+            "data": [b"\0" * 16384] * 2,
+        }
+    )
+    pq.write_table(table, tmp_path / "w.parquet")
+    for source in (table, tmp_path / "w.parquet"):
+        result = aq.quantize(source, continue_on_error=True)
+        (failed,) = result.failed.to_pylist()
+        assert (failed["layer_name"], failed["error_code"]) == ("a.weight", "unsupported_dtype")
+        assert f"dtype '{name}' is unknown. Correct the dtype column" in failed["error_message"]
+        assert len(result.succeeded) == 1
+        kept = aq.quantize(source, plan=aq.plan(source, keep=["a.weight"]))
+        assert kept.failed.num_rows == 0
+    (planned,) = [r for r in aq.plan(table).to_pylist() if r["layer_name"] == "a.weight"]
+    assert (planned["scheme"], planned["predicted_bytes"]) == ("int4", None)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_tensors_of_one_shape_bring_their_shape(suffix: str, tmp_path: Path) -> None:
+    arrays = np.random.default_rng(0).normal(size=(2, 64, 128)).astype(np.float32)
+    data = pa.FixedShapeTensorArray.from_numpy_ndarray(arrays)
+    table = pa.table({"layer_name": ["a.weight", "b.weight"], "data": data})
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    plain = aq.quantize({"a.weight": arrays[0], "b.weight": arrays[1]})
+    for source in (table, path):
+        assert aq.plan(source)["shape"].to_pylist() == [[64, 128]] * 2
+        result = aq.quantize(source)
+        for column in ("shape", "data", "scales", "zero_points"):
+            found, expected = result.quantized[column], plain.quantized[column]
+            assert found.to_pylist() == expected.to_pylist(), column
+    dataset = aq.quantize_checkpoint(path, tmp_path / "out")
+    assert pa.table(dataset)["shape"].to_pylist() == [[64, 128]] * 2
+    assert aq.verify(tmp_path / "out", path).ok
+    turned = pa.FixedShapeTensorArray.from_numpy_ndarray(arrays.transpose(0, 2, 1))
+    if turned.type.permutation not in (None, [0, 1]):
+        with pytest.raises(TypeError, match="permuted"):
+            aq.quantize(pa.table({"layer_name": ["a", "b"], "data": turned}))
+
+
+def test_lists_in_lists_are_refused_with_the_remedy() -> None:
+    nested = pa.array([[[1.0, 2.0], [3.0, 4.0]]], pa.list_(pa.list_(pa.float32())))
+    with pytest.raises(TypeError, match=r"one flat list .* column 'shape'"):
+        aq.quantize(pa.table({"layer_name": ["a"], "data": nested}))

@@ -315,13 +315,25 @@ def tied(folder: Path, *, same: bool) -> Path:
         (False, {}, False),
         (True, {"include": ["role:head"]}, False),
         (True, {"include": ["role:head"], "keep": ["lm_head*"]}, True),
+        (True, {"include": ["role:embedding"]}, True),
+        (False, {"include": ["role:embedding"]}, False),
     ],
 )
 def test_a_tied_head_stays_tied_while_it_is_the_embeddings(
     same: bool, options: Any, stays: bool, to: Any, tmp_path: Path
 ) -> None:
     folder = tied(tmp_path / "m", same=same)
-    aq.quantize_checkpoint(folder, tmp_path / "out", **options)
+    dataset = aq.quantize_checkpoint(folder, tmp_path / "out", **options)
+    rows = {row["layer_name"]: row["scheme"] for row in pa.table(dataset).to_pylist()}
+    assert rows == {
+        row["layer_name"]: row["scheme"] for row in aq.plan(folder, **options).to_pylist()
+    }
+    if "role:embedding" in options.get("include", ()):
+        assert rows["model.embed_tokens.weight"] == "int4"
+        # The head with the same bytes follows it; loaders of this format take neither quantized.
+        assert (rows["lm_head.weight"] == "int4") == same
+        if to == "compressed-tensors":
+            return
     if stays:
         aq.export(tmp_path / "out", tmp_path / "e", to=to)
     else:

@@ -18,6 +18,7 @@ from arrowquant._inputs import as_table, as_weights
 from arrowquant._inputs.arrow import is_path
 from arrowquant._options import Options, ScaleDtype, Scheme
 from arrowquant._scan import Scan, scan
+from arrowquant._scan.tied import follow_table
 
 
 def plan(
@@ -72,9 +73,13 @@ def plan(
     options = Options(scheme, group_size, symmetric, scale_dtype)
     if is_path(weights):
         weights = scan(weights)
+    source = weights
     if isinstance(weights, Scan) and columns is None:
         weights = weights.without_data()
-    return resolve(as_weights(weights, columns), options, keep, rules, include=include)
+    table = resolve(as_weights(weights, columns), options, keep, rules, include=include)
+    ruled = read_plan(rules, "rules")
+    named = [] if ruled is None else as_table(ruled, "rules")["layer_name"].to_pylist()
+    return follow_table(table, source, [*keep, *include, *(name for name in named if name)])
 
 
 def resolve(

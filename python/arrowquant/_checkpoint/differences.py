@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from arrowquant import _core
+
 _CLOSE = 2e-6
 """Relative: what an `mse` may be off for its roundings to float32, see docs/format.md."""
 _CLOSE_DB = 2e-5
@@ -22,8 +24,11 @@ def difference(
 ) -> str | None:
     """What is wrong with a row, beside its source and its metrics measured anew."""
     for name in ("layer_name", "dtype", "shape"):
-        if name in origin and origin[name] is not None and origin[name] != row[name]:
-            return f"{name} is {row[name]!r}, the source's is {origin[name]!r}"
+        expected = origin.get(name)
+        if name == "dtype" and expected is not None:
+            expected = _core.dtype_name(expected) or expected
+        if expected is not None and expected != row[name]:
+            return f"{name} is {row[name]!r}, the source's is {expected!r}"
     identical, *metrics = measured
     if row["scheme"] == "none":
         return None if identical else "a kept layer whose bytes are not the source's"

@@ -49,7 +49,7 @@ class Job:
         self._report = report
         self._started = time.monotonic()
         self._files = source.files()
-        self._outline = _outline(source)
+        self._outline = source.outline()
 
     def resume(self) -> None:
         """Do the units that are not done."""
@@ -86,7 +86,7 @@ class Job:
     def _fresh(self, request: Request) -> Manifest:
         """The manifest of a job that begins now; what can't be done is found here."""
         source = self._source
-        plan = plans.rows(request.resolve(self._outline))
+        plan = plans.rows(request.resolve(self._outline, source))
         schema = plans.without_columns(source.schema)
         quantizer = _core.Quantizer(schema, plans.table(plan), request.options(), 0)
         _core.check_storable(quantizer.schemas[0])
@@ -270,17 +270,6 @@ def _settle(pending: Future[Part] | None, parts: dict[int, Part]) -> None:
     if pending is not None:
         part = pending.result()
         parts[part.unit] = part
-
-
-def _outline(source: Scan) -> pa.Table:
-    """The source's rows without data, in memory."""
-    reader = source.without_data()
-    if "data" not in reader.schema.names:
-        return pa.Table.from_batches(list(reader), reader.schema)
-    # Its other columns don't say all, so that data were read after all.
-    schema = pa.schema(_core.outline_schema(reader.schema))
-    batches = [pa.record_batch(_core.outline(batch)) for batch in reader]
-    return pa.Table.from_batches(batches, schema)
 
 
 def _is_there(destination: Path, part: Part) -> bool:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from arrowquant._options import Options
 from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve
+from arrowquant._scan.tied import follow_table
 
 _KEPT = ("scheme", "group_size", "symmetric", "scale_dtype", "everything")
 
@@ -60,9 +61,9 @@ class Request:
             self.continue_on_error,
         )
 
-    def resolve(self, outline: pa.Table) -> pa.Table:
+    def resolve(self, outline: pa.Table, source: Any = None) -> pa.Table:
         """The plan of a source's rows without their data."""
-        return resolve(
+        plan = resolve(
             outline,
             self.options(),
             self.keep,
@@ -70,6 +71,13 @@ class Request:
             include=self.include,
             everything=self.everything,
         )
+        return follow_table(plan, source, [*self.keep, *self.include, *self._ruled()])
+
+    def _ruled(self) -> list[str]:
+        """The patterns of the rules."""
+        rules = read_plan(self.plan)
+        names = [] if rules is None else rules["layer_name"].to_pylist()
+        return [name for name in names if name is not None]
 
     @property
     def asks_anew(self) -> bool:

@@ -273,7 +273,7 @@ class _Verifier:
         if self._source is None or not tensors:
             return
         counts: dict[str, int] = dict.fromkeys(tensors, 0)
-        for batch in self._source.without_data():
+        for batch in self._source.outline().to_batches():
             names = batch["layer_name"]
             if "stack_name" in batch.schema.names:
                 names = pc.coalesce(batch["stack_name"], names)

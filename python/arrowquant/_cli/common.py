@@ -190,6 +190,9 @@ def exits(command: Callable[..., int]) -> Callable[..., None]:
             if not as_json:
                 _list_checkpoints(error)
             status = _say([f"error: {error}"], WRONG_CALL, error if as_json else None)
+        except MemoryError as error:
+            advice = "Smaller parts need less memory (--part-mib 64), and so do fewer --threads."
+            status = _say([f"error: out of memory: {error} {advice}"], WRONG_CALL, None)
         except KeyboardInterrupt:
             status = _say(["interrupted"], INTERRUPTED, None)
         except Exception as error:
@@ -286,4 +289,4 @@ def planned(source: Scan, request: Request) -> pa.Table:
     """The plan that the options ask for."""
     from arrowquant._inputs import as_arrow
 
-    return request.resolve(as_arrow(source.without_data(), "weights"))
+    return request.resolve(as_arrow(source.without_data(), "weights"), source)

@@ -11,10 +11,12 @@ from arrowquant._errors import QuantizationWarning
 from arrowquant._export.layers import Layer, Layers
 from arrowquant._files import replacing
 from arrowquant._model import read_config
+from arrowquant._model.ties import head_and_table
 from arrowquant._scan import Scan
 from arrowquant._scan.layers import layer_hashes
 
 _KEY = "tie_word_embeddings"
+_MATRIX = 2
 
 
 def untie_head(relation: Scan, layers: Layers, folder: Path) -> None:
@@ -27,9 +29,11 @@ def untie_head(relation: Scan, layers: Layers, folder: Path) -> None:
     """
     if not read_config(folder).is_tied:
         return
-    head, table = _head(layers), _table(layers)
-    if head is None or table is None or _are_same(relation, head, table):
+    matrices = [layer for layer in layers.layers if len(layer.shape) == _MATRIX]
+    found = head_and_table(matrices, lambda layer: layer.name, lambda layer: layer.role)
+    if found is None or _are_same(relation, *found):
         return
+    head, table = found
     path = folder / "config.json"
     config = _untied(json.loads(path.read_text("utf-8")))
     with replacing(path) as temporary:
@@ -39,21 +43,6 @@ def untie_head(relation: Scan, layers: Layers, folder: Path) -> None:
         f"{_KEY}: false, so that loaders take both."
     )
     warnings.warn(QuantizationWarning(message), stacklevel=3)
-
-
-def _head(layers: Layers) -> Layer | None:
-    """The output head's matrix."""
-    matrix = 2
-    found = [x for x in layers.with_role("head") if len(x.shape) == matrix]
-    named = [x for x in found if x.name.endswith("lm_head.weight")] or found
-    return named[0] if len(named) == 1 else None
-
-
-def _table(layers: Layers) -> Layer | None:
-    """The table of the words' embeddings."""
-    found = layers.with_role("embedding")
-    named = [x for x in found if x.name.endswith(("embed_tokens.weight", "wte.weight"))] or found
-    return named[0] if len(named) == 1 else None
 
 
 def _are_same(relation: Scan, head: Layer, table: Layer) -> bool:

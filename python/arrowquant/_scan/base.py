@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from arrowquant import _core
 from arrowquant._display import arrow_html
 from arrowquant._errors import QuantizationWarning
 from arrowquant._model import Meaning, Tensor
@@ -141,6 +142,16 @@ class Scan(ABC):
         Raises:
             OSError: The file can't be read, or there is none of that key.
         """
+
+    def outline(self) -> pa.Table:
+        """All rows without their data, with the dtype and shape of each."""
+        reader = self.without_data()
+        if "data" not in reader.schema.names:
+            return pa.Table.from_batches(list(reader), reader.schema)
+        # Its other columns don't say all, so that data were read after all.
+        schema = pa.schema(_core.outline_schema(reader.schema))
+        batches = [pa.record_batch(_core.outline(batch)) for batch in reader]
+        return pa.Table.from_batches(batches, schema)
 
     @property
     def key(self) -> str:

@@ -50,7 +50,11 @@ impl Block {
             }
         }
         let map = MmapMut::map_anon(len).map_err(|error| {
-            ArrowError::MemoryError(format!("{len} bytes for a batch's output: {error}"))
+            ArrowError::MemoryError(format!(
+                "there is no memory for {len} bytes of a batch's output ({error}). Use smaller \
+                 parts (part_bytes=, --part-mib) or smaller batches; quantize into a dataset, or \
+                 as a stream, which hold one batch at a time"
+            ))
         })?;
         // A kernel without huge pages refuses, and the memory works all the same.
         #[cfg(target_os = "linux")]

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use arrow_schema::ArrowError;
 use arrowquant::{CallError, Error};
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError,
+};
 use pyo3::prelude::*;
 use pyo3_arrow::PyRecordBatch;
 
@@ -65,6 +67,7 @@ fn arrow(error: ArrowError) -> PyErr {
             Err(source) => PyOSError::new_err(source.to_string()),
         },
         ArrowError::IoError(text, _) => PyOSError::new_err(text),
+        ArrowError::MemoryError(text) => PyMemoryError::new_err(text),
         ArrowError::CDataInterface(text) => PyRuntimeError::new_err(without_traceback(text)),
         other => PyValueError::new_err(other.to_string()),
     }
