@@ -379,3 +379,84 @@ def test_a_table_a_mapping_file_and_a_module_have_stacks_too(tmp_path: Path) -> 
         assert len(aq.plan(scan)) == 2 * E
         aq.quantize_checkpoint(scan, tmp_path / f"out-{file}")
         assert aq.verify(tmp_path / f"out-{file}", scan).ok
+
+
+def test_stacks_in_tables_of_any_type(tmp_path: Path) -> None:
+    """Lists, tensors of one shape, null data, and batches without rows."""
+    name = f"{LAYER}.mlp.experts.down_proj"
+    other = f"{LAYER}.mlp.experts.gate_up_proj"
+    (tmp_path / "config.json").write_text(json.dumps(config("qwen3_5_moe")))
+    down, up = np.ones((E, H, M), np.float32), np.full((E, 2 * M, H), 2, np.float32)
+    lists = pa.array([down.ravel(), up.ravel(), None], pa.list_(pa.float32()))
+    table = pa.table(
+        {
+            "layer_name": [name, other, f"{LAYER}.x.weight"],
+            "data": lists,
+            "shape": [list(down.shape), list(up.shape), [64, 64]],
+        }
+    )
+    path = tmp_path / "t.arrow"
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_pylist([], table.schema))
+        for at in (0, 2):
+            writer.write_table(table.slice(at, 2).combine_chunks())
+    result = aq.quantize(path, continue_on_error=True)
+    assert result.failed["error_code"].to_pylist() == ["null_data"]
+    assert len(result.succeeded) == 2 * E
+    pair = np.stack([down, 2 * down])
+    names = [name, name.replace("layers.0", "layers.1")]
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(pair)
+    pa.parquet.write_table(pa.table({"layer_name": names, "data": tensors}), tmp_path / "f.parquet")
+    scan = aq.scan(tmp_path / "f.parquet", stack_axis=-1)
+    assert pa.table(scan)["shape"].to_pylist() == [[H, M]] * 2 * E
+    assert np.array_equal(scan[f"{names[1]}[1]"], 2 * down[1])
+
+
+@pytest.mark.parametrize("size", [0, 1, 20, 24])
+def test_a_matrix_of_another_size_is_refused(size: int, tmp_path: Path) -> None:
+    row = {
+        "layer_name": ["e[0]"],
+        "dtype": ["F16"],
+        "shape": [[2, 4]],
+        "data": [b"\0" * size],
+        "stack_name": ["e"],
+        "stack_index": [0],
+        "stack_shape": [[1, 4, 2]],
+        "stack_axis": [-2],
+    }
+    with pytest.raises(OSError, match=r"layer 'e"):
+        aq.write_safetensors(pa.table(row), tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shape_that_lies_takes_no_memory(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "layer_name": [f"{LAYER}.mlp.experts.gate_up_proj"],
+            "dtype": ["F32"],
+            "shape": [[20_000_000, 128, 64]],
+            "data": [b"\0" * 16],
+        }
+    )
+    pa.parquet.write_table(table, tmp_path / "m.parquet")
+    failed = aq.quantize(tmp_path / "m.parquet", continue_on_error=True).failed
+    assert set(failed["error_code"].to_pylist()) == {"shape_mismatch"}
+    assert failed.num_rows < 1 << 16
+
+
+def test_verify_misses_a_matrix_that_the_rows_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files' own headers say what there must be, for a directory, too."""
+    tensors, _ = fused(f"{LAYER}.mlp.experts")
+    tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
+    model = write(tmp_path / "m", tensors, config("qwen3_5_moe"))
+    aq.quantize_checkpoint(model, tmp_path / "out")
+    scan = aq.scan(model)
+    known = scan.tensor_elements()
+    assert known == {name: value.size for name, value in tensors.items()}
+    name = f"{LAYER}.mlp.experts.down_proj"
+    monkeypatch.setattr(scan, "tensor_elements", lambda: known | {name: known[name] + 1})
+    (problem,) = aq.verify(tmp_path / "out", scan).problems.to_pylist()
+    assert problem["layer_name"] == name
+    assert "elements" in problem["problem"]

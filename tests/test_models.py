@@ -527,3 +527,19 @@ def test_the_plan_prints_roles_and_owners(tmp_path: Path) -> None:
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "role:embedding" in out
     assert "already_quantized (fp8)" in out
+
+
+def test_scales_of_attention_do_not_make_a_model_quantized(tmp_path: Path) -> None:
+    """Parameters of query and key norms are called so; caches have such scales, too."""
+    base = "model.layers.0.self_attn"
+    tensors = {f"{base}.{p}_proj.weight": w(64, 64) for p in "qkv"}
+    tensors |= {f"{base}.q_scale": w(64), f"{base}.k_scale": w(1), f"{base}.input_scale": w(1)}
+    folder = model(tmp_path / "m", tensors)
+    plan = planned(folder)
+    assert {n for n, row in plan.items() if row["scheme"] != "none"} == {
+        f"{base}.{p}_proj.weight" for p in "qkv"
+    }
+    assert not any("already" in (row["reason"] or "") for row in plan.values())
+    aq.quantize_checkpoint(folder, tmp_path / "out")
+    with pytest.warns(aq.QuantizationWarning, match="config"):
+        aq.export(tmp_path / "out", tmp_path / "e")

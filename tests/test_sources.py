@@ -413,3 +413,134 @@ def test_where_mapping_is_refused_files_are_read(tmp_path: Path) -> None:
     assert done.stdout.startswith("256 ")
     assert "can't be mapped" in done.stdout
     shutil.rmtree(tmp_path)
+
+
+def test_a_late_shard_may_bring_stacks_and_companions(tmp_path: Path) -> None:
+    """The dataset has one schema, whatever is found later."""
+    import ml_dtypes
+
+    folder = tmp_path / "m"
+    folder.mkdir()
+    shard(folder, 1, 2)
+    (folder / "config.json").write_text('{"model_type": "qwen3_5_moe", "num_experts": 4}')
+    out = tmp_path / "out"
+    aq.quantize_checkpoint(folder, out, continue_on_error=True)
+    late = {
+        "l2.mlp.experts.gate_up_proj": w(4, 96, 64),
+        "l2.mlp.experts.down_proj": w(4, 64, 48),
+        "l2.q_proj.weight": w(128, 128).astype(ml_dtypes.float8_e4m3fn),
+        "l2.q_proj.weight_scale_inv": w(1, 1),
+    }
+    save_file(late, folder / "model-00002-of-00002.safetensors")
+    dataset = aq.quantize_checkpoint(folder, out, retry_failed=True)
+    assert dataset.failed.num_rows == 0
+    rows = {row["layer_name"]: row for row in pa.table(aq.scan(out)).to_pylist()}
+    assert rows["l2.mlp.experts.down_proj[3]"]["scheme"] == "int4"
+    assert rows["l2.q_proj.weight_scale_inv"]["companion_of"] == "l2.q_proj.weight"
+    assert aq.verify(out, folder).ok
+    aq.export(out, tmp_path / "e", to="safetensors")
+    with safe_open(tmp_path / "e/model.safetensors", "np") as file:
+        assert set(file.keys()) == {"l1.weight", *late}
+
+
+def test_the_same_bytes_of_another_shape_or_type_are_not_the_same(tmp_path: Path) -> None:
+    import ml_dtypes
+
+    path = tmp_path / "m.safetensors"
+    bad = w(64, 64)
+    bad[0, 0] = np.nan
+    array = w(64, 128).astype(np.float16)
+    save_file({"a.weight": array, "b.weight": bad}, path)
+    aq.quantize_checkpoint(path, tmp_path / "out", continue_on_error=True)
+    for other in (array.reshape(128, 64), array.view(ml_dtypes.bfloat16)):
+        save_file({"a.weight": other, "b.weight": w(64, 64)}, path)
+        with (
+            pytest.warns(aq.QuantizationWarning),
+            pytest.raises(ValueError, match=r"layer 'a.weight' of m.safetensors is not as it was"),
+        ):
+            aq.quantize_checkpoint(path, tmp_path / "out", retry_failed=True)
+
+
+def test_tables_verify_as_they_are(tmp_path: Path) -> None:
+    """Without shapes, with a name that comes twice, and with a file that has no rows."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    data = pa.array([[0.5] * 256] * 3, pa.list_(pa.float32()))
+    table = pa.table({"layer_name": ["a.weight", "a.weight", "b.weight"], "data": data})
+    pa.parquet.write_table(table, folder / "p0.parquet")
+    pa.parquet.write_table(table.slice(0, 0), folder / "p1.parquet")
+    aq.quantize_checkpoint(folder, tmp_path / "out")
+    found = aq.verify(tmp_path / "out", folder)
+    assert found.ok, found.problems.to_pylist()
+    assert found.compared == 3
+
+
+def test_stale_shards_beside_new_ones_can_be_told_apart(tmp_path: Path) -> None:
+    for number in (1, 2):
+        shard(tmp_path, number, 2)
+    for number in (1, 2, 3):
+        shard(tmp_path, number, 3, f"n{number}.weight")
+    with pytest.raises(aq.SeveralCheckpointsError) as caught:
+        aq.scan(tmp_path)
+    found = caught.value.checkpoints.to_pylist()
+    layers = [aq.scan(tmp_path, variant=row["variant"]).layers for row in found]
+    assert sorted(filter(None, layers)) == [2, 3]
+
+
+def test_a_variant_is_chosen_among_files_of_several_kinds(tmp_path: Path) -> None:
+    path = shard(tmp_path, 1, 1)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"l1.weight": path.name}}))
+    save_file({"other.weight": w(64, 64)}, tmp_path / "consolidated.safetensors")
+    np.savez(tmp_path / "extra.npz", x=w(64, 64))
+    assert aq.scan(tmp_path, variant="consolidated").layer_names == ["other.weight"]
+    assert aq.scan(tmp_path, variant="extra").layer_names == ["x"]
+
+
+def test_what_is_printed_next_can_be_run(tmp_path: Path) -> None:
+    folder = two(tmp_path / "m", "model.safetensors", "model.fp16.safetensors")
+    bad = w(64, 64)
+    bad[1, 1] = np.inf
+    save_file({"l1.weight": bad}, folder / "model.fp16.safetensors")
+    out = tmp_path / "out"
+    options = ["--variant", "fp16", "--continue-on-error"]
+    done = run("quantize", folder, "-o", out, *options, code=1)
+    (following,) = [line for line in done.stdout.splitlines() if line.startswith("Next: ")]
+    words = following.removeprefix("Next: arrowquant ").split()
+    done = run(*words)
+    (following,) = [line for line in done.stdout.splitlines() if line.startswith("Next: ")]
+    assert "no problems" in run(*following.removeprefix("Next: arrowquant ").split()).stdout
+
+
+def test_a_hub_model_is_resumed(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    model = tmp_path / "hub/models--org--tiny"
+    snapshot = model / "snapshots/0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text(snapshot.name)
+    save_file({"a.weight": w(64, 64)}, snapshot / "model.safetensors")
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    for words in (("quantize", "org/tiny", "-o", "out"),) * 2 + (
+        ("verify", "out", "--against", "org/tiny"),
+    ):
+        command = [sys.executable, "-m", "arrowquant", *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_blocks_of_gguf_have_no_place_in_an_export(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    kind = gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("blk.0.attn_q.weight", gguf.quants.quantize(w(64, 64), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    aq.quantize_checkpoint(tmp_path / "m.gguf", tmp_path / "out")
+    for to in ("safetensors", "compressed-tensors"):
+        done = run("export", tmp_path / "out", "-o", tmp_path / "e", "--to", to, code=2)
+        assert "(Q8_0) is kept in a GGUF type of blocks" in done.stderr
+    assert not (tmp_path / "e").exists()

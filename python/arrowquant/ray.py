@@ -25,7 +25,7 @@ import ray.data
 from arrowquant._checkpoint import records
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._checkpoint.job import Job
-from arrowquant._checkpoint.place import known_part_bytes
+from arrowquant._checkpoint.place import known_setup
 from arrowquant._checkpoint.quantize import run
 from arrowquant._checkpoint.records import Part
 from arrowquant._checkpoint.request import Request
@@ -110,13 +110,16 @@ def quantize_checkpoint(
         threads=threads,
     )
     destination = Path(destination).absolute()
-    part_bytes = part_bytes or known_part_bytes(destination, overwrite=overwrite)
     origin = scan(
         Path(source).absolute(),
-        mmap=mmap,
-        part_bytes=part_bytes,
-        variant=variant,
-        stack_axis=stack_axis,
+        **known_setup(
+            destination,
+            overwrite=overwrite,
+            mmap=mmap,
+            part_bytes=part_bytes,
+            variant=variant,
+            stack_axis=stack_axis,
+        ),
     )
     if isinstance(origin, Dataset):
         raise ValueError(f"{origin.path}: is quantized already. Name the checkpoint it came from.")
@@ -167,7 +170,7 @@ def _stop_flag(task: Task) -> Path:
 
 def _outcome(row: dict[str, Any], shared: Any) -> dict[str, Any]:
     """Do one task, on a worker. What is wrong comes back as data: Ray retries only what dies."""
-    work, tasks = ray.get(shared)
+    work, tasks = _shared(shared)
     task: Task = tasks[row["index"]]
     outcome: dict[str, Any] = {"index": row["index"], "part": None, "error": None, "failed": None}
     try:
@@ -184,6 +187,18 @@ def _outcome(row: dict[str, Any], shared: Any) -> dict[str, Any]:
     except OSError as error:
         outcome["error"] = str(error)
     return outcome
+
+
+_LATEST: dict[str, Any] = {}
+"""What this worker's tasks share: headers and plan are read once a worker, not once a task."""
+
+
+def _shared(reference: Any) -> Any:
+    key = reference.hex()
+    if key not in _LATEST:
+        _LATEST.clear()
+        _LATEST[key] = ray.get(reference)
+    return _LATEST[key]
 
 
 def _failure(outcome: dict[str, Any]) -> Exception:

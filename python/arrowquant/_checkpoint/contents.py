@@ -18,7 +18,11 @@ _SHOWN = 3
 
 
 def changed_layers(
-    source: Scan, destination: Path, manifest: Manifest, names: Iterable[str]
+    source: Scan,
+    destination: Path,
+    manifest: Manifest,
+    names: Iterable[str],
+    threads: int | None,
 ) -> list[str]:
     """The good layers of files that are not as they were, worded; none where all are the same.
 
@@ -27,6 +31,7 @@ def changed_layers(
         destination: The dataset.
         manifest: With the hashes of what is done.
         names: The files that have other times or sizes.
+        threads: As for `aq.quantize`.
 
     Warns:
         QuantizationWarning: Files are compared, which takes the time of reading them.
@@ -41,14 +46,16 @@ def changed_layers(
         warnings.warn(QuantizationWarning(message), stacklevel=5)
     changed: list[str] = []
     for unit in units:
-        changed += _changed(source, destination, unit, done[unit.index])
+        changed += _changed(source, destination, unit, done[unit.index], threads)
         if len(changed) > _SHOWN:
             break
     more = ["and more"] if len(changed) > _SHOWN else []
     return changed[:_SHOWN] + more
 
 
-def _changed(source: Scan, destination: Path, unit: Unit, part: Part) -> list[str]:
+def _changed(
+    source: Scan, destination: Path, unit: Unit, part: Part, threads: int | None
+) -> list[str]:
     """The good layers of a unit that are not as they were."""
     failed = pq.read_table(destination / part.failed.path, columns=["row_index"])["row_index"]
     failures = {index - unit.first_row for index in failed.to_pylist()}
@@ -63,7 +70,7 @@ def _changed(source: Scan, destination: Path, unit: Unit, part: Part) -> list[st
             start += batch.num_rows
             layers = batch["layer_name"].to_pylist()
             for (place, value), layer in zip(
-                row_hashes(batch, indices, unit, None).items(), layers, strict=True
+                row_hashes(batch, indices, unit, threads).items(), layers, strict=True
             ):
                 if place not in failures and part.hash_of(place) != value:
                     found.append(f"layer '{layer}' of {unit.file} is not as it was")

@@ -139,7 +139,9 @@ class Job:
         )
         if not names or units != stretches:
             return []
-        found = contents.changed_layers(self._source, self._destination, manifest, names)
+        found = contents.changed_layers(
+            self._source, self._destination, manifest, names, self._request.threads
+        )
         if not found:
             plans.accept_files(manifest, fresh, names)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._files import refuse_url
@@ -13,11 +14,25 @@ from arrowquant._scan import PART_BYTES
 _LOCK = ".lock"
 
 
-def known_part_bytes(destination: Path, *, overwrite: bool) -> int:
-    """The part size that a dataset was begun with, or the default."""
-    if overwrite or not manifests.exists(destination):
-        return PART_BYTES
-    return int(manifests.load(destination).settings["part_bytes"])
+def known_setup(
+    destination: Path | None,
+    *,
+    overwrite: bool,
+    mmap: bool,
+    part_bytes: int | None,
+    variant: str | None,
+    stack_axis: int | None,
+) -> dict[str, Any]:
+    """How a source is to be read: as asked, else as the dataset was begun with, else as usual."""
+    known: dict[str, Any] = {}
+    if destination is not None and not overwrite and manifests.exists(destination):
+        known = manifests.load(destination).settings
+    return {
+        "mmap": mmap,
+        "part_bytes": known.get("part_bytes", PART_BYTES) if part_bytes is None else part_bytes,
+        "variant": known.get("variant") if variant is None else variant,
+        "stack_axis": known.get("stack_axis") if stack_axis is None else stack_axis,
+    }
 
 
 def make_directory(destination: Path) -> bool:

@@ -11,7 +11,7 @@ from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._checkpoint.job import Job
 from arrowquant._checkpoint.place import (
-    known_part_bytes,
+    known_setup,
     locked,
     make_directory,
     remove_empty,
@@ -71,8 +71,8 @@ def quantize_checkpoint(
         part_bytes: Layers of more bytes are cut into parts of at most so many; smaller ones share
             a file. None: as the dataset has it, or 256 MiB.
         mmap: As for `aq.scan`, like the next two.
-        variant: See there.
-        stack_axis: See there.
+        variant: See there; None: as the dataset has it.
+        stack_axis: See there, likewise.
         threads: As for `aq.quantize`.
         progress: As for `aq.quantize`.
 
@@ -101,11 +101,15 @@ def quantize_checkpoint(
     )
     place = user_path(destination)
     if not isinstance(source, Scan):
-        if part_bytes is None:
-            part_bytes = known_part_bytes(place, overwrite=overwrite)
-        source = scan(
-            source, mmap=mmap, part_bytes=part_bytes, variant=variant, stack_axis=stack_axis
+        setup = known_setup(
+            place,
+            overwrite=overwrite,
+            mmap=mmap,
+            part_bytes=part_bytes,
+            variant=variant,
+            stack_axis=stack_axis,
         )
+        source = scan(source, **setup)
     if isinstance(source, Dataset):
         raise ValueError(f"{source.path}: is quantized already. Name the checkpoint it came from.")
     with listener(progress) as callback:

@@ -269,21 +269,18 @@ class _Verifier:
 
     def _check_source_tensors(self) -> None:
         """The source's rows are all of its tensors' elements, each once, also those of stacks."""
-        tensors = {} if self._source is None else {t.name: t for t in self._source.tensors()}
-        if self._source is None or not tensors:
+        tensors = None if self._source is None else self._source.tensor_elements()
+        if self._source is None or tensors is None:
             return
         counts: dict[str, int] = dict.fromkeys(tensors, 0)
         for batch in self._source.outline().to_batches():
-            names = batch["layer_name"]
-            if "stack_name" in batch.schema.names:
-                names = pc.coalesce(batch["stack_name"], names)
+            names = pc.coalesce(batch["stack_name"], batch["layer_name"])
             for name, shape in zip(names.to_pylist(), batch["shape"].to_pylist(), strict=True):
                 if name in counts and shape is not None:
                     counts[name] += math.prod(shape)
         for name, found in counts.items():
-            expected = math.prod(tensors[name].shape)
-            if found != expected:
-                why = f"the source's rows hold {found} elements of this tensor, not {expected}"
+            if found != tensors[name]:
+                why = f"the source's rows hold {found} of this tensor's {tensors[name]} elements"
                 self._found.add(None, why, None, name)
 
     def _check_source_rows(self) -> None:

@@ -240,8 +240,9 @@ def say_warnings() -> None:
 
 def not_the_source(source: Path, *outputs: Path) -> None:
     """Refuse to overwrite what is read."""
+    origin = source.expanduser()
     for output in outputs:
-        if output.exists() and output.samefile(source.expanduser()):
+        if origin.exists() and output.exists() and output.samefile(origin):
             raise ValueError(f"{output}: is the source itself. Name another file.")
 
 

@@ -101,20 +101,22 @@ def quantize(
     stop, the same command resumes a dataset.
     """
     from arrowquant import _report
-    from arrowquant._checkpoint.place import known_part_bytes
+    from arrowquant._checkpoint.place import known_setup
     from arrowquant._checkpoint.request import Request
-    from arrowquant._scan import PART_BYTES, scan
+    from arrowquant._scan import scan
 
     say_warnings()
-    if part_mib is None:
-        part_bytes = known_part_bytes(output, overwrite=overwrite) if output else PART_BYTES
-    else:
-        part_bytes = part_mib << 20
-        if part_bytes >= 1 << 63:
-            raise ValueError(
-                f"--part-mib {part_mib}: is beyond 64 bits of bytes. The default is 256."
-            )
-    source = scan(model, mmap=mmap, part_bytes=part_bytes, variant=variant, stack_axis=stack_axis)
+    if part_mib is not None and part_mib << 20 >= 1 << 63:
+        raise ValueError(f"--part-mib {part_mib}: is beyond 64 bits of bytes. The default is 256.")
+    setup = known_setup(
+        output,
+        overwrite=overwrite,
+        mmap=mmap,
+        part_bytes=None if part_mib is None else part_mib << 20,
+        variant=variant,
+        stack_axis=stack_axis,
+    )
+    source = scan(model, **setup)
     request = Request(
         scheme=scheme,
         group_size=group_size,

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from arrowquant import _core
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._export import compressed_tensors, place, plain
 from arrowquant._export.companions import copy_companions
@@ -78,6 +79,7 @@ def export(
     origin = _origin(relation, source)
     if not layers.layers:
         raise ValueError(f"{path}: has no layers, so there is nothing to export.")
+    _check_types(layers)
     with place.new_directory(
         destination,
         overwrite=overwrite,
@@ -88,6 +90,24 @@ def export(
         write = plain.write if to == "safetensors" else compressed_tensors.write
         write(relation, layers, temporary, shard_bytes, threads=threads, progress=progress)
     return destination
+
+
+def _check_types(layers: Layers) -> None:
+    """Refuse types that safetensors does not have.
+
+    Raises:
+        ValueError: A kept layer is one of GGUF's types of blocks.
+    """
+    blocks = [x for x in layers.layers if x.decoded and _core.dtype_bytes(x.dtype, 1) is None]
+    foreign = [x for x in blocks if _core.dtype_bytes(x.dtype, 8) is None]
+    if foreign:
+        first = foreign[0]
+        more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise ValueError(
+            f"layer '{first.name}' ({first.dtype}{more}) is kept in a GGUF type of blocks, which "
+            "safetensors does not have, and GGUF is not written yet. Decode the source first, with "
+            "gguf.quants.dequantize of the gguf package, and quantize what that gives."
+        )
 
 
 def _origin(relation: Scan, source: str | os.PathLike[str] | None) -> Path | None:

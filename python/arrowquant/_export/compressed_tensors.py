@@ -71,7 +71,7 @@ def write(
     _warn_of_differences(layers)
     _write_config(folder, layers)
     names = {
-        decoded: pa.array([x.name for x in layers.layers if x.decoded == decoded], pa.string())
+        decoded: {x.name for x in layers.layers if x.decoded == decoded}
         for decoded in (True, False)
     }
     with counted(progress, len(layers.layers)) as count:
@@ -122,8 +122,8 @@ def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
 
 def _tensors(
     relation: Iterable[pa.RecordBatch],
-    as_floats: pa.Array,
-    quantized: pa.Array,
+    as_floats: set[str],
+    quantized: set[str],
     threads: int | None,
 ) -> Iterator[pa.RecordBatch]:
     for batch in relation:

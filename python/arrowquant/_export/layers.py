@@ -44,8 +44,9 @@ class Layer:
 
     @property
     def is_packed(self) -> bool:
-        """Whether its source was quantized already, and it is kept as it was."""
-        return self.decoded and (self.keep_reason or "").startswith("already_quantized")
+        """Whether it holds codes of another tool, and is kept as it was."""
+        is_quantized = (self.keep_reason or "").startswith("already_quantized")
+        return self.decoded and is_quantized and self.role != "companion"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def write(
         _core.SafetensorsWriter(folder / name, tensors, metadata, True)
         for name, tensors in zip(names, shards, strict=True)
     ]
-    members = [pa.array([name for name, _, _ in shard], pa.string()) for shard in shards]
+    members = [{name for name, _, _ in shard} for shard in shards]
     try:
         for batch in batches:
             for writer, wanted in zip(writers, members, strict=True):

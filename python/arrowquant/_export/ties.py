@@ -13,7 +13,7 @@ from arrowquant._files import replacing
 from arrowquant._model import read_config
 from arrowquant._model.ties import head_and_table
 from arrowquant._scan import Scan
-from arrowquant._scan.layers import layer_hashes
+from arrowquant._scan.layers import layer_contents
 
 _KEY = "tie_word_embeddings"
 _MATRIX = 2
@@ -51,7 +51,7 @@ def _are_same(relation: Scan, head: Layer, table: Layer) -> bool:
         (x.dtype, x.shape, x.scheme, x.group_size, x.is_symmetric, x.decoded) for x in (head, table)
     ]
     return alike[0] == alike[1] and (
-        layer_hashes(relation, head.name) == layer_hashes(relation, table.name)
+        layer_contents(relation, head.name) == layer_contents(relation, table.name)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -210,21 +210,21 @@ _MOST_RUNS = 32
 """Rows in more stretches are copied together rather than handed out one by one."""
 
 
-def named_runs(batch: pa.RecordBatch, names: pa.Array, of: Any = None) -> list[pa.RecordBatch]:
+def named_runs(
+    batch: pa.RecordBatch, names: Container[str], of: Any = None
+) -> list[pa.RecordBatch]:
     """The rows whose layers have these names, as stretches of the batch that are not copied.
 
     Args:
         batch: With a `layer_name`.
-        names: The names.
+        names: The names, as a set: they may be many more than the batch has rows.
         of: The names of the rows, where these are not those of their layers.
     """
-    import pyarrow.compute as pc
-
-    mask = pc.is_in(batch["layer_name"] if of is None else of, names)
-    wanted = mask.to_numpy(zero_copy_only=False)
+    found = (batch["layer_name"] if of is None else of).to_pylist()
+    wanted = np.fromiter((name in names for name in found), bool, len(found))
     edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False))
     if len(edges) > 2 * _MOST_RUNS:
-        return [batch.filter(mask)]
+        return [batch.filter(pa.array(wanted))]
     pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
     return [batch.slice(start, end - start) for start, end in pairs]
 

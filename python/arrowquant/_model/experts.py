@@ -16,6 +16,7 @@ from arrowquant._model.config import Config
 from arrowquant._model.tensor import Tensor, is_float
 
 _DIMENSIONS = 3
+_MOST = 1 << 16
 _LAST, _TURNED = -1, -2
 
 _FUSED = re.compile(
@@ -121,9 +122,11 @@ def find(
     found: dict[str, Experts] = {}
     blocks: dict[str, dict[str, Tensor]] = {}
     single = {match[1] for name in tensors if (match := _SINGLE.match(name))}
-    experts = config.number(*_COUNTS)
+    experts = config.number(*_COUNTS) or None
     for name, tensor in tensors.items():
         if not is_float(tensor.dtype) or 0 in tensor.shape:
+            continue
+        if tensor.shape[:1] > [_MOST]:  # It lies.
             continue
         if len(tensor.shape) == _DIMENSIONS and _ORDERED.match(name):
             found[name] = Experts(tensor.shape[0], _LAST)

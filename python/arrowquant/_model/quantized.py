@@ -103,12 +103,14 @@ def find(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Quantized]:
                 continue
             stem = name[: match.start()]
             owner = next((stem + end for end in suffix.weights if stem + end in tensors), None)
+            if said is None and _ACTIVATIONS.search(name) and not _has_codes(tensors, stem):
+                break  # Parameters of attention are called so, too.
             if owner is not None and owner != name and _can_belong(tensors, owner, name):
                 owners.setdefault(owner, []).append(name)
                 kinds[owner] = kinds.get(owner) or suffix.method
                 break
             if suffix.alone and owner is None:
-                alone[name] = suffix.method or said or "fp8"
+                alone[name] = suffix.method or said or "unknown format"
                 break
     found: dict[str, Quantized] = {}
     for owner, companions in owners.items():
@@ -119,6 +121,12 @@ def find(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Quantized]:
         if name not in found
     }
     return found | dict(_without_companions(tensors, found, said))
+
+
+def _has_codes(tensors: Mapping[str, Tensor], module: str) -> bool:
+    """Whether a module's weights are codes."""
+    names = (f"{module}.weight", f"{module}.weight_packed", f"{module}.qweight", module)
+    return any(name in tensors and tensors[name].dtype in _PACKED for name in names)
 
 
 def _can_belong(tensors: Mapping[str, Tensor], owner: str, companion: str) -> bool:
@@ -185,7 +193,7 @@ def _disagreement(
     scales = next((tensors[n] for n in companions if _SCALES.search(n)), None)
     if scales is None:
         return None
-    if is_float(weight.dtype) and not _ACTIVATIONS.search(scales.name):
+    if is_float(weight.dtype):
         return f"{scales.name} belongs to weights that are {weight.dtype}"
     if weight.dtype in _FP8 and not _fits(weight.shape, scales.shape):
         return f"scales {scales.shape} fit no blocks of {weight.shape}"

@@ -16,9 +16,10 @@ _KERNEL = 3
 """Dimensions of a convolution's kernel, at least."""
 
 _VISION = re.compile(
-    r"(^|[._])(vision_(tower|model|encoder|embed_tokens)|visual|vision|vit|image_(newline|encoder)"
+    r"(^|[._])(vision_(tower|model|encoder|embed_tokens)|visual|vit|image_(newline|encoder|embed)"
     r"|img_projector|multi_modal_projector|mm_projector|modality_projection|embed_vision|vpm"
     r"|resampler|sam_model|qformer)([._]|$)"
+    r"|(^|\.)vision\.|^mlp0\."
     r"|^v\.(blk|patch_|position_|pre_|post_|class_|std_|token_)"
     r"|^mm\.(\d|model|input|soft|patch_merger|up|down|gate|norm|post)"
 )
@@ -65,13 +66,16 @@ _CONV = re.compile(
 )
 _EMBEDDING_MODULE = re.compile(
     r"^(embed_tokens\w*|embed_in|wte|tok_embeddings?|word_embeddings?|word_embed|token_embd\w*"
-    r"|per_layer_token_embd|embeddings?|\w+_embeddings?|emb|embed|shared|embed_text|tokens_embed"
-    r"|lookup|speaker_embed\w*|codebook)$"
+    r"|per_layer_token_embd|embeddings?|\w+_embeddings?|emb|embed|embed_text|tokens_embed"
+    r"|speaker_embed\w*|codebook)$"
 )
+_SHARED = re.compile(r"^((model|transformer|encoder|decoder)\.)*shared\.weight$")
+"""T5's table, which encoder and decoder share."""
 _HEAD = re.compile(
-    r"(^|\.)(lm_heads?|embed_out|output_layer|qa_outputs|vocab_head|score|classifier"
+    r"(^|\.)(lm_heads?|embed_out|qa_outputs|vocab_head|classifier"
     r"|classification_head|cls\.predictions\.decoder|predictions\.decoder|seq_relationship"
-    r"|codec_head|lm_head_\w+|text_head)(\.\d+)?(\.|$)|^(model\.)?(output|head|proj_out)\.weight$"
+    r"|codec_head|lm_head_\w+|text_head)(\.\d+)?(\.|$)"
+    r"|^((model|transformer)\.)*(output|head|proj_out|score|output_layer)\.weight$"
 )
 _OTHER = re.compile(
     r"(^|[._])(A_log|ssm_[ad]|dt_bias|altup\w*|laurel\w*|per_layer_model_proj|sinks|masked_bias"
@@ -134,7 +138,8 @@ def _of_module(name: str, is_kernel: bool) -> Role:
     if _CONV_ALWAYS.search(name) or (is_kernel and _CONV.search(name)):
         return "conv"
     of_table = module if parameter in {"weight", "embedding"} else parameter
-    if _EMBEDDING_MODULE.search(of_table) and not is_kernel:
+    is_table = _SHARED.search(name) or _EMBEDDING_MODULE.search(of_table)
+    if is_table and not is_kernel:
         return "embedding"
     return "weight"
 

@@ -107,16 +107,20 @@ class Scan(ABC):
         """What the source says beside its tensors, by key."""
         return {}
 
+    def tensor_elements(self) -> dict[str, int] | None:
+        """How many elements each tensor has by the files' own headers; None where there are none.
+
+        What several files call by one name is added up.
+        """
+        return None
+
     def tensors(self) -> list[Tensor]:
         """What the source's tensors are called, and their types and shapes: what meaning needs."""
         return []
 
-    def assign(self, meanings: Sequence[Meaning], *, any_reasons: bool, any_stacks: bool) -> None:
-        """Take the meaning of each of `tensors`.
-
-        The flags say whether another file of the checkpoint has reasons to keep layers, or stacks.
-        """
-        del meanings, any_reasons, any_stacks  # A relation may say itself what its rows mean.
+    def assign(self, meanings: Sequence[Meaning], *, any_stacks: bool) -> None:
+        """Take the meaning of each of `tensors`; and whether any file has stacks."""
+        del meanings, any_stacks  # A relation may say itself what its rows mean.
 
     @property
     @abstractmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ def several(scans: Sequence[Scan], setup: Setup) -> Scan:
     if whole:
         raise ValueError(f"{whole[0]}: is a dataset. Scan it on its own.")
     keys = [member.key for member in members]
-    twice = [key for key in keys if keys.count(key) > 1]
+    twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         raise ValueError(f"two of the files are called {twice[0]}. Scan them one by one.")
     return ManyScan(members[0].path.parent, setup, members)
@@ -99,9 +100,9 @@ def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan
             f"{path}: holds files of several kinds, such as {names}. Name one of them."
         )
     files = [file for files in found.values() for file in files]
-    candidates = _of_indices(indices) if indices else _of_files(files)
-    if indices and setup.variant not in {None, *(one.label for one in candidates)}:
-        candidates += _of_files(files)
+    candidates = _of_indices(indices)
+    if not indices or setup.variant not in {None, *(one.label for one in candidates)}:
+        candidates += [one for files in found.values() for one in _of_files(files)]
     chosen = _choose(path, candidates, setup.variant)
     if chosen.index is not None:
         scan = from_index(chosen.index, setup)
@@ -116,7 +117,7 @@ def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan
                 stacklevel=4,
             )
         return scan
-    ((kind, _),) = found.items()
+    kind = kinds[chosen.files[0].suffix.lower()]
     members = [member_of(file, kind, setup) for file in chosen.files]
     why = "the file is not there, but the others count it. Fetch it, and run again."
     members += [UnreadableScan(file, setup, [file.name], why) for file in chosen.missing]
@@ -171,6 +172,10 @@ def _of_files(files: list[Path]) -> list[_Checkpoint]:
             checkpoints.setdefault(f".{variant}", _Checkpoint(variant)).files.append(file)
         else:
             checkpoints.setdefault("", _Checkpoint(file.stem)).files.append(file)
+    for key, checkpoint in checkpoints.items():
+        labels = [one.label for one in checkpoints.values()]
+        if labels.count(checkpoint.label) > 1:
+            checkpoint.label = key
     return list(checkpoints.values())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,10 @@ def from_index(index: Path, setup: Setup) -> ManyScan:
         unlisted += sorted(present - owner.keys())
         missing = [tensor for tensor in listed if tensor not in present]
         if missing:
-            why = "the index names it, but the file does not hold it. Fetch the file anew."
+            why = (
+                "the index names it, but the file does not hold it. Fetch the file anew, and start "
+                "afresh (overwrite=True, --overwrite)."
+            )
             members.append(UnreadableScan(root / name, setup, missing, why, is_lacking=True))
     check_readable(members)
     _warn_of_index(index, members, unlisted, total)
@@ -115,5 +119,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     known = dict(pairs)
     if len(known) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"'{max(names, key=names.count)}' comes twice")
+        raise ValueError(f"'{Counter(names).most_common(1)[0][0]}' comes twice")
     return known

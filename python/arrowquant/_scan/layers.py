@@ -32,6 +32,7 @@ def read_layer(scan: Scan, name: str) -> np.ndarray[Any, Any]:
     """
     from arrowquant._dequantize import dequantize
     from arrowquant._numpy import to_numpy
+    from arrowquant._quantize import quantize
 
     wanted = pa.array([name], pa.string())
     batches = []
@@ -49,23 +50,27 @@ def read_layer(scan: Scan, name: str) -> np.ndarray[Any, Any]:
         table = dequantize(table, continue_on_error=True).succeeded
     if not table.num_rows or table["data"].null_count:
         raise ValueError(f"layer {name!r} has no data. It failed, or its file can't be read.")
+    if not pa.types.is_large_binary(table["data"].type):
+        # As bytes with their dtype, whatever lists or views they came in.
+        table = dequantize(quantize(table, scheme="none").quantized).succeeded
     array: np.ndarray[Any, Any] = to_numpy(table)[name]
     return array
 
 
-def layer_hashes(scan: Scan, name: str) -> list[int | None]:
-    """The hashes of a layer's rows, of their data alone."""
+def layer_contents(scan: Scan, name: str) -> list[Any]:
+    """What tells whether two layers are the same: hashes of their data, and their scales."""
     wanted = pa.array([name], pa.string())
-    hashes: list[int | None] = []
+    contents: list[Any] = []
     for piece in _pieces_with(scan, name):
         for batch in scan.stretch(*piece):
             found = named(batch, wanted)
-            if found.num_rows:
-                row = found.select(
-                    [n for n in ("layer_name", "dtype", "data") if n in found.schema.names]
-                )
-                hashes += _core.content_hashes(row, None)
-    return hashes
+            if not found.num_rows:
+                continue
+            columns = found.schema.names
+            data = found.select([n for n in ("layer_name", "dtype", "data") if n in columns])
+            contents += _core.content_hashes(data, None)
+            contents += [found[n] for n in ("scales", "zero_points") if n in columns]
+    return contents
 
 
 def _pieces_with(scan: Scan, name: str) -> list[tuple[str, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -81,9 +82,12 @@ class NumpyScan(Scan):
             for header in self._headers
         ]
 
-    def assign(self, meanings: Sequence[Meaning], *, any_reasons: bool, any_stacks: bool) -> None:
+    def tensor_elements(self) -> dict[str, int] | None:
+        return {header.name: math.prod(header.shape) for header in self._headers}
+
+    def assign(self, meanings: Sequence[Meaning], *, any_stacks: bool) -> None:
         self.__dict__["_annotations"] = Annotations.of(
-            self.tensors(), meanings, any_reasons=any_reasons, any_stacks=any_stacks
+            self.tensors(), meanings, any_stacks=any_stacks
         )
         self.__dict__.pop("_outlines", None)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant._model import read_config, resolve
+from arrowquant._model import Tensor, read_config, resolve
 from arrowquant._scan.base import Files, Piece, Scan, Setup, identity, missing_key
 
 _ERRORS = [pa.field("error_code", pa.string()), pa.field("error_message", pa.string())]
@@ -48,16 +48,26 @@ class ManyScan(Scan):
         config = read_config(folder)
         every = {key: member.tensors() for key, member in self.members.items()}
         tensors = [tensor for found in every.values() for tensor in found]
-        if not tensors:
-            return
         meanings = resolve(tensors, config, stack_axis=self.setup.stack_axis)
-        any_reasons = any(meaning.keep_reason is not None for meaning in meanings)
         any_stacks = any(meaning.stack is not None for meaning in meanings)
         start = 0
         for key, found in every.items():
             own = meanings[start : start + len(found)]
             start += len(found)
-            self.members[key].assign(own, any_reasons=any_reasons, any_stacks=any_stacks)
+            self.members[key].assign(own, any_stacks=any_stacks)
+
+    def tensors(self) -> list[Tensor]:
+        return [tensor for member in self.members.values() for tensor in member.tensors()]
+
+    def tensor_elements(self) -> dict[str, int] | None:
+        counts: dict[str, int] = {}
+        for member in self.members.values():
+            found = member.tensor_elements()
+            if found is None:
+                return None
+            for name, count in found.items():
+                counts[name] = counts.get(name, 0) + count
+        return counts
 
     @property
     def layers(self) -> int | None:
@@ -166,6 +176,9 @@ class UnreadableScan(Scan):
     @property
     def row_count(self) -> int | None:
         return len(self._names)
+
+    def tensor_elements(self) -> dict[str, int] | None:
+        return {}
 
     @property
     def error(self) -> OSError:

@@ -57,7 +57,7 @@ class TableScan(Scan):
         """What the rows say of their tensors; nothing where they say themselves what these mean."""
         with self._open() as file:
             names = file.schema.names
-            if "layer_name" not in names or {"role", "scales"} & set(names):
+            if self._says_itself:
                 return []
             known = [name for name in ("layer_name", "dtype", "shape") if name in names]
             data = file.schema.field("data").type if "data" in names else None
@@ -75,13 +75,18 @@ class TableScan(Scan):
                             found[row["layer_name"]] = Tensor(row["layer_name"], said, shape)
         return list(found.values())
 
-    def assign(self, meanings: Sequence[Meaning], *, any_reasons: bool, any_stacks: bool) -> None:
-        tensors = self._tensors
-        self.__dict__["_annotations"] = (
-            None
-            if not tensors
-            else Annotations.of(tensors, meanings, any_reasons=any_reasons, any_stacks=any_stacks)
-        )
+    def assign(self, meanings: Sequence[Meaning], *, any_stacks: bool) -> None:
+        if not self._says_itself:
+            self.__dict__["_annotations"] = Annotations.of(
+                self._tensors, meanings, any_stacks=any_stacks
+            )
+
+    @cached_property
+    def _says_itself(self) -> bool:
+        """Whether the relation has roles of its own, is quantized, or no weights at all."""
+        with self._open() as file:
+            names = set(file.schema.names)
+        return "layer_name" not in names or bool({"role", "scales"} & names)
 
     @cached_property
     def _tensors(self) -> list[Tensor]:
@@ -90,9 +95,9 @@ class TableScan(Scan):
     @cached_property
     def _annotations(self) -> Annotations | None:
         """What the layers mean; nothing of a relation that says it itself, or is quantized."""
-        tensors = self._tensors
-        if not tensors:
+        if self._says_itself:
             return None
+        tensors = self._tensors
         config = Config() if self.given is not None else read_config(self.path.parent)
         meanings = resolve(tensors, config, stack_axis=self.setup.stack_axis)
         return Annotations.of(tensors, meanings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from arrowquant import _core
-from arrowquant._model import Meaning, Tensor, read_config, resolve
+from arrowquant._model import Config, Meaning, Tensor, read_config, resolve
 from arrowquant._scan.base import Piece, Scan, Setup, warn_not_mapped
 
 
@@ -22,7 +23,7 @@ class TensorScan(Scan):
         super().__init__(path, setup, given)
         self._opened: _core.TensorFile | None = self._open()  # A broken header raises here.
         self._entries = self._opened.entries()
-        self._said: tuple[list[Any], bool, bool] | None = None
+        self._said: list[Any] | None = None
         self.data_bytes = sum(size for *_, size in self._entries)
         if self._opened.not_mapped is not None:
             warn_not_mapped(path, self._opened.not_mapped)
@@ -51,19 +52,22 @@ class TensorScan(Scan):
     def tensors(self) -> list[Tensor]:
         return [Tensor(name, dtype, shape) for name, dtype, shape, _ in self._entries]
 
-    def assign(self, meanings: Sequence[Meaning], *, any_reasons: bool, any_stacks: bool) -> None:
-        self._said = [meaning.plain for meaning in meanings], any_reasons, any_stacks
+    def tensor_elements(self) -> dict[str, int] | None:
+        return {tensor.name: math.prod(tensor.shape) for tensor in self.tensors()}
+
+    def assign(self, meanings: Sequence[Meaning], *, any_stacks: bool) -> None:
+        del any_stacks  # The columns are the same.
+        self._said = [meaning.plain for meaning in meanings]
         self.__dict__.pop("_rows", None)
 
     @cached_property
     def _rows(self) -> _core.TensorRows:
         if self._said is None:
-            folder = self.path.parent
-            config = read_config(folder if self.given is None else Path("/nonexistent"))
+            config = Config() if self.given is not None else read_config(self.path.parent)
             meanings = resolve(self.tensors(), config, stack_axis=self.setup.stack_axis)
-            self.assign(meanings, any_reasons=False, any_stacks=False)
+            self.assign(meanings, any_stacks=False)
         assert self._said is not None
-        return self._file.rows(*self._said, self.setup.part_bytes)
+        return self._file.rows(self._said, self.setup.part_bytes)
 
     @property
     def layers(self) -> int | None:

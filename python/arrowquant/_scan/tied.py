@@ -11,7 +11,7 @@ import pyarrow as pa
 from arrowquant._model import read_config
 from arrowquant._model.ties import head_and_table
 from arrowquant._scan.base import Scan
-from arrowquant._scan.layers import layer_hashes
+from arrowquant._scan.layers import layer_contents
 
 _SETTINGS = ("scheme", "group_size", "is_symmetric", "predicted_bytes", "reason", "note")
 
@@ -37,7 +37,7 @@ def follow_table(plan: pa.Table, source: Any, named: Sequence[str]) -> pa.Table:
     same = all(head[name] == table[name] for name in ("shape", "dtype"))
     if not same or all(head[name] == table[name] for name in _SETTINGS) or _is_named(head, named):
         return plan
-    hashes = [layer_hashes(source, row["layer_name"]) for row in (head, table)]
+    hashes = [layer_contents(source, row["layer_name"]) for row in (head, table)]
     if hashes[0] != hashes[1]:
         return plan
     head |= {name: table[name] for name in _SETTINGS}

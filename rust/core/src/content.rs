@@ -10,12 +10,18 @@ use twox_hash::XxHash3_128;
 use crate::error::Error;
 use crate::relation::weights::WeightsSchema;
 
-/// The hash of each row's `data`; `None` where that is null.
+/// The hash of each row's `data`, dtype and shape; `None` where data are null.
 ///
 /// # Errors
 /// The batch can't be read as weights.
 pub fn hashes(batch: &RecordBatch, pool: &ThreadPool) -> Result<Vec<Option<u128>>, Error> {
     let weights = WeightsSchema::try_new(&batch.schema())?.bind(batch)?;
-    let hash = |row: usize| weights.bytes(row).map(XxHash3_128::oneshot);
+    // What the bytes mean belongs to them.
+    let hash = |row: usize| {
+        let bytes = XxHash3_128::oneshot(weights.bytes(row)?);
+        let shape = weights.shape(row).and_then(Result::ok);
+        let said = format!("{:?} {shape:?} {bytes}", weights.dtype(row));
+        Some(XxHash3_128::oneshot(said.as_bytes()))
+    };
     Ok(pool.install(|| (0..weights.len).into_par_iter().map(hash).collect()))
 }

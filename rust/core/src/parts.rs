@@ -63,7 +63,9 @@ pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
         rows => 1 << rows.ilog2(),
     };
     let whole_rows = columns.is_multiple_of(block.elements);
-    let on_rows = rows > 0 && (whole_rows || rows.is_multiple_of(block.elements));
+    let whole_matrices = (matrix * columns).is_multiple_of(block.elements);
+    let on_rows =
+        rows > 0 && (whole_rows || (whole_matrices && rows.is_multiple_of(block.elements)));
     // What is cut from its beginning on: all whole matrices, each matrix, or each row.
     let (stretch, step) = match on_rows {
         true if rows >= matrix => (count, rows * columns),
@@ -154,6 +156,7 @@ mod tests {
                 prop_assert_eq!((part.offset, part.start), (element, at));
                 let size: i64 = part.shape.iter().product();
                 prop_assert!(size > 0 && part.shape.len() <= 2);
+                prop_assert_eq!(block.bytes_of(size as u64), Some(part.end - part.start));
                 prop_assert!(part.end - part.start <= part_bytes.max(8));
                 let columns = *part.shape.last().unwrap();
                 let (from, to) = (element as i64, element as i64 + size);

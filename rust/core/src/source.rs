@@ -91,7 +91,7 @@ impl Source {
     /// The range is not in the file, can't be read, or there is no memory for it.
     pub fn bytes(&self, range: Range<u64>) -> io::Result<(Buffer, u64)> {
         if let Some(mapping) = &self.mapping {
-            let inside = range.start <= range.end && range.end <= self.size;
+            let inside = range.start <= range.end && range.end <= mapping.len() as u64;
             return if inside { Ok((mapping.clone(), range.start)) } else { Err(short()) };
         }
         let length = range.end.checked_sub(range.start).ok_or_else(short)?;

@@ -6,7 +6,7 @@ use std::fs;
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrowquant::container::Value;
-use arrowquant::container::tensors::{Meanings, TensorFile};
+use arrowquant::container::tensors::{Meaning, TensorFile};
 use proptest::prelude::*;
 
 /// ggml's number, our name, elements and bytes of a block.
@@ -61,7 +61,7 @@ fn gguf(version: u32, alignment: Option<u32>, tensors: &[(usize, u64, u64)]) -> 
 }
 
 fn rows(file: &TensorFile, part_bytes: u64) -> Vec<RecordBatch> {
-    let meanings = Meanings::none(file.entries().len());
+    let meanings = vec![Meaning::default(); file.entries().len()];
     let rows = file.rows(&meanings, part_bytes).unwrap();
     rows.range(0..usize::MAX, true).collect::<Result<_, _>>().unwrap()
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use arrowquant::container::tensors::{Meanings, TensorFile};
+use arrowquant::container::tensors::{Meaning, TensorFile};
 use arrowquant::sink::safetensors_writer::{SafetensorsWriter, TensorSpec};
 use proptest::prelude::*;
 
@@ -76,7 +76,7 @@ proptest! {
         }
         prop_assert_eq!(found.len(), metadata.len() + 1);
         let file = TensorFile::open(&path, mmap).unwrap();
-        let meanings = Meanings::none(file.entries().len());
+        let meanings = vec![Meaning::default(); file.entries().len()];
         let tensor_rows = file.rows(&meanings, u64::MAX).unwrap();
         let batches = tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>();
         let mut rows = read(batches.unwrap());
@@ -105,7 +105,7 @@ proptest! {
         fs::write(&path, &bytes).unwrap();
         for mmap in [true, false] {
             if let Ok(file) = TensorFile::open(&path, mmap) {
-                let meanings = Meanings::none(file.entries().len());
+                let meanings = vec![Meaning::default(); file.entries().len()];
                 let tensor_rows = file.rows(&meanings, 4096).unwrap();
                 let batches = tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>();
                 prop_assert_eq!(read(batches.unwrap()).len(), tensor_rows.len());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{LargeBinaryArray, RecordBatch, StringArray};
-use arrowquant::container::tensors::{Meaning, Meanings, Stack, TensorFile};
+use arrowquant::container::tensors::{Meaning, Stack, TensorFile};
 use arrowquant::sink::safetensors_writer::{SafetensorsWriter, TensorSpec};
 use proptest::prelude::*;
 
@@ -48,7 +48,7 @@ proptest! {
 
         let file = TensorFile::open(&path, mmap).unwrap();
         let meaning = Meaning { stack: Some(Stack { count, axis }), ..Meaning::default() };
-        let meanings = Meanings { each: vec![meaning], ..Meanings::default() };
+        let meanings = vec![meaning];
         let tensor_rows = file.rows(&meanings, part_bytes).unwrap();
         let batches: Vec<RecordBatch> =
             tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>().unwrap();
@@ -106,8 +106,8 @@ fn a_tensor_that_is_no_such_stack_is_refused() {
     let file = TensorFile::open(&path, true).unwrap();
     for (count, axis) in [(4, -1), (0, -1), (3, -3)] {
         let meaning = Meaning { stack: Some(Stack { count, axis }), ..Meaning::default() };
-        let meanings = Meanings { each: vec![meaning], ..Meanings::default() };
+        let meanings = vec![meaning];
         assert!(file.rows(&meanings, u64::MAX).is_err(), "{count} {axis}");
     }
-    assert!(file.rows(&Meanings::none(2), u64::MAX).is_err());
+    assert!(file.rows(&[Meaning::default(), Meaning::default()], u64::MAX).is_err());
 }

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use arrowquant::container::Value;
-use arrowquant::container::tensors::{
-    Meaning, Meanings, Stack, TensorFile as File, TensorRows as Rows,
-};
+use arrowquant::container::tensors::{Meaning, Stack, TensorFile as File, TensorRows as Rows};
 use arrowquant::sink::safetensors_writer::{SafetensorsWriter as Writer, TensorSpec};
 use arrowquant::{Error, content, pool};
 use bytes::Bytes;
@@ -75,17 +73,9 @@ impl TensorFile {
         self.0.source().is_unchanged()
     }
 
-    /// The file's tensors as rows, with what each means; the flags say whether another file of the
-    /// checkpoint has tensors with reasons, or stacks.
-    fn rows(
-        &self,
-        meanings: Vec<Said>,
-        any_reasons: bool,
-        any_stacks: bool,
-        part_bytes: u64,
-    ) -> PyResult<TensorRows> {
-        let each = meanings.into_iter().map(meaning).collect();
-        let meanings = Meanings { each, any_reasons, any_stacks };
+    /// The file's tensors as rows, with what each means.
+    fn rows(&self, meanings: Vec<Said>, part_bytes: u64) -> PyResult<TensorRows> {
+        let meanings: Vec<_> = meanings.into_iter().map(meaning).collect();
         self.0.rows(&meanings, part_bytes).map(TensorRows).map_err(errors::call)
     }
 }

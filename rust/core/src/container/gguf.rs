@@ -18,6 +18,8 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MOST_DIMENSIONS: u32 = 4;
 /// Lists in lists are allowed; how deep is not said.
 const MOST_NESTED: u32 = 4;
+/// Tokenizers have a million at most; a value takes 32 bytes in memory.
+const MOST_VALUES: u64 = 1 << 23;
 /// How much of a file that is not mapped is read at first.
 const FIRST_READ: u64 = 1 << 20;
 
@@ -89,7 +91,7 @@ pub(super) fn read(source: &Source) -> Result<Header, String> {
 }
 
 fn parse(bytes: &[u8], size: u64) -> Result<Header, Fault> {
-    let mut cursor = Cursor { bytes, at: MAGIC.len() };
+    let mut cursor = Cursor { bytes, at: MAGIC.len(), values: 0 };
     match cursor.u32()? {
         2 | 3 => {}
         version if matches!(version.swap_bytes(), 2 | 3) => {
@@ -202,6 +204,8 @@ fn entries(infos: &[Info], start: u64, alignment: u64, size: u64) -> Result<Vec<
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Values of lists that were announced.
+    values: u64,
 }
 
 impl Cursor<'_> {
@@ -260,6 +264,10 @@ impl Cursor<'_> {
         // Each takes a byte at least, so that a lie ends with the file.
         if count > self.bytes.len() as u64 {
             return Err(Fault::Short);
+        }
+        self.values = self.values.saturating_add(count);
+        if self.values > MOST_VALUES {
+            return Err(format!("its keys hold more than {MOST_VALUES} values").into());
         }
         let mut values = Vec::new();
         for _ in 0..count {

@@ -12,7 +12,7 @@ use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::rows::{Bytes, Row};
-use super::tensors::{Meaning, Meanings, TensorFile};
+use super::tensors::{Meaning, TensorFile};
 use crate::parts::stacks::stack_fields;
 use crate::parts::{part_columns, part_fields};
 use crate::relation::columns::shape_type;
@@ -22,31 +22,22 @@ use crate::source::no_memory;
 /// Layers are put together in batches of about this many bytes; a larger layer is a batch alone.
 const BATCH_BYTES: u64 = 64 << 20;
 
-/// Which columns there are.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    reasons: bool,
-    stacks: bool,
-}
-
 /// A file's rows.
 #[derive(Clone, Debug)]
 pub struct TensorRows {
     file: TensorFile,
     meanings: Arc<Vec<Meaning>>,
     rows: Arc<Vec<Row>>,
-    layout: Layout,
 }
 
 impl TensorRows {
-    pub(super) fn new(file: TensorFile, meanings: &Meanings, rows: Vec<Row>) -> Self {
-        let layout = Layout { reasons: meanings.reasons(), stacks: meanings.stacks() };
-        Self { file, meanings: Arc::new(meanings.each.clone()), rows: Arc::new(rows), layout }
+    pub(super) fn new(file: TensorFile, meanings: &[Meaning], rows: Vec<Row>) -> Self {
+        Self { file, meanings: Arc::new(meanings.to_vec()), rows: Arc::new(rows) }
     }
 
     /// The relation's schema; without `data` for a plan.
     pub fn schema(&self, with_data: bool) -> SchemaRef {
-        schema(with_data, self.layout)
+        schema(with_data)
     }
 
     /// How many rows there are.
@@ -77,19 +68,15 @@ impl TensorRows {
     }
 }
 
-fn schema(with_data: bool, layout: Layout) -> SchemaRef {
+fn schema(with_data: bool) -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, true);
     let mut fields = vec![text("layer_name"), text("dtype")];
     fields.push(Field::new("shape", shape_type(), true));
     fields.extend(with_data.then(|| Field::new("data", DataType::LargeBinary, true)));
     fields.extend(part_fields());
     fields.extend([text("source_file"), text("role")]);
-    if layout.reasons {
-        fields.extend([text("keep_reason"), text("companion_of")]);
-    }
-    if layout.stacks {
-        fields.extend(stack_fields());
-    }
+    fields.extend([text("keep_reason"), text("companion_of")]);
+    fields.extend(stack_fields());
     Arc::new(Schema::new(fields))
 }
 
@@ -147,21 +134,17 @@ impl TensorReader {
         columns.extend(part_columns(&parts, shape(|row| &row.layer_shape)));
         columns.push(Arc::new(StringArray::from(vec![file.as_deref(); rows.len()])));
         columns.push(said(|meaning| &meaning.role));
-        if self.of.layout.reasons {
-            columns.push(said(|meaning| &meaning.keep_reason));
-            columns.push(said(|meaning| &meaning.companion_of));
-        }
-        if self.of.layout.stacks {
-            let stacked = |row: &Row| row.index.map(|_| entry(row));
-            let names = rows.iter().map(|row| stacked(row).map(|entry| entry.name.as_str()));
-            columns.push(Arc::new(names.collect::<StringArray>()));
-            let indices = rows.iter().map(|row| row.index.map(|index| index as i64));
-            columns.push(Arc::new(indices.collect::<Int64Array>()));
-            let of = rows.iter().map(|row| stacked(row).map(|entry| entry.shape.as_slice()));
-            columns.push(Arc::new(shapes(of)));
-            let axes = rows.iter().map(|row| meaning(row).stack.map(|stack| stack.axis));
-            columns.push(Arc::new(axes.collect::<Int8Array>()));
-        }
+        columns.push(said(|meaning| &meaning.keep_reason));
+        columns.push(said(|meaning| &meaning.companion_of));
+        let stacked = |row: &Row| row.index.map(|_| entry(row));
+        let names = rows.iter().map(|row| stacked(row).map(|entry| entry.name.as_str()));
+        columns.push(Arc::new(names.collect::<StringArray>()));
+        let indices = rows.iter().map(|row| row.index.map(|index| index as i64));
+        columns.push(Arc::new(indices.collect::<Int64Array>()));
+        let of = rows.iter().map(|row| stacked(row).map(|entry| entry.shape.as_slice()));
+        columns.push(Arc::new(shapes(of)));
+        let axes = rows.iter().map(|row| meaning(row).stack.map(|stack| stack.axis));
+        columns.push(Arc::new(axes.collect::<Int8Array>()));
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
 
@@ -186,7 +169,7 @@ impl TensorReader {
             offsets.push(at as i64);
         }
         let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-        Ok(LargeBinaryArray::new(offsets, buffer, None))
+        LargeBinaryArray::try_new(offsets, buffer, None)
     }
 
     /// Matrices that are turned around, in memory.

@@ -81,7 +81,7 @@ pub(super) fn matrices(
 ) -> Option<()> {
     let width = dtype::block(&entry.dtype).filter(|block| block.elements == 1)?.bytes as usize;
     let (&columns, leading) = entry.shape.split_last()?;
-    let all: i64 = leading.iter().product();
+    let all = leading.iter().try_fold(1i64, |all, &next| all.checked_mul(next))?;
     let count = i64::try_from(stack.count).ok().filter(|&count| count > 0 && all % count == 0)?;
     let source = (all / count, columns);
     let shape = match stack.axis {
@@ -89,7 +89,7 @@ pub(super) fn matrices(
         -2 => vec![source.1, source.0],
         _ => return None,
     };
-    let size = (source.0 * source.1) as u64 * width as u64;
+    let size = u64::try_from(source.0.checked_mul(source.1)?).ok()?.checked_mul(width as u64)?;
     for index in 0..stack.count {
         let start = entry.start + index as u64 * size;
         let parts = parts::cut(&shape, &entry.dtype, part_bytes).unwrap_or_else(|| {

@@ -14,14 +14,18 @@ const LARGEST_HEADER: u64 = 100_000_000;
 /// The header, checked.
 pub(super) fn read(source: &Source) -> Result<Header, String> {
     let (data_start, metadata) = read_metadata(source)?;
-    let entry = |(name, info): (String, &safetensors::tensor::TensorInfo)| Entry {
-        name,
-        dtype: info.dtype.to_string(),
-        shape: info.shape.iter().map(|&dimension| dimension as i64).collect(),
-        start: data_start + info.data_offsets.0 as u64,
-        end: data_start + info.data_offsets.1 as u64,
+    let entry = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
+        let shape = info.shape.iter().map(|&dimension| i64::try_from(dimension));
+        let shape = shape.collect::<Result<_, _>>();
+        Ok(Entry {
+            shape: shape.map_err(|_| format!("tensor '{name}' has the shape {:?}", info.shape))?,
+            name,
+            dtype: info.dtype.to_string(),
+            start: data_start + info.data_offsets.0 as u64,
+            end: data_start + info.data_offsets.1 as u64,
+        })
     };
-    let entries = metadata.tensors().into_iter().map(entry).collect();
+    let entries = metadata.tensors().into_iter().map(entry).collect::<Result<_, String>>()?;
     let mut said: Vec<_> = metadata.metadata().iter().flatten().collect();
     said.sort();
     let said = said.into_iter().map(|(key, text)| (key.clone(), Value::Text(text.clone())));

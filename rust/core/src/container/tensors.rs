@@ -64,19 +64,19 @@ impl TensorFile {
         &self.source
     }
 
-    /// The file's tensors as rows. Layers of more than `part_bytes` come in parts.
+    /// The file's tensors as rows, with what each means, in the order of [`Self::entries`]. Layers of more than `part_bytes` come in parts.
     ///
     /// # Errors
     /// There are other meanings than tensors, or a stack is none that the tensor can be.
-    pub fn rows(&self, meanings: &Meanings, part_bytes: u64) -> Result<TensorRows, CallError> {
+    pub fn rows(&self, meanings: &[Meaning], part_bytes: u64) -> Result<TensorRows, CallError> {
         let fail =
             |why: String| CallError::File { path: self.source.path().display().to_string(), why };
         let entries = self.entries();
-        if meanings.each.len() != entries.len() {
+        if meanings.len() != entries.len() {
             return Err(fail("there is no meaning for each tensor".to_owned()));
         }
         let mut rows = Vec::with_capacity(entries.len());
-        for (at, (entry, meaning)) in entries.iter().zip(&meanings.each).enumerate() {
+        for (at, (entry, meaning)) in entries.iter().zip(meanings).enumerate() {
             match meaning.stack {
                 None => whole(at, entry, part_bytes, &mut rows),
                 Some(stack) => matrices(at, entry, stack, part_bytes, &mut rows)
@@ -108,30 +108,4 @@ pub struct Stack {
     /// The axis of the tensor that is contracted with the input: -1, or -2, where each matrix is
     /// turned around as it is read.
     pub axis: i8,
-}
-
-/// What each tensor of a file means, and which columns a checkpoint has of it.
-#[derive(Clone, Debug, Default)]
-pub struct Meanings {
-    /// In the order of [`TensorFile::entries`].
-    pub each: Vec<Meaning>,
-    /// Another file of the checkpoint holds tensors with such reasons.
-    pub any_reasons: bool,
-    /// Another file of the checkpoint holds stacks.
-    pub any_stacks: bool,
-}
-
-impl Meanings {
-    /// No meaning for any of `count` tensors.
-    pub fn none(count: usize) -> Self {
-        Self { each: vec![Meaning::default(); count], ..Self::default() }
-    }
-
-    pub(super) fn reasons(&self) -> bool {
-        self.any_reasons || self.each.iter().any(|meaning| meaning.keep_reason.is_some())
-    }
-
-    pub(super) fn stacks(&self) -> bool {
-        self.any_stacks || self.each.iter().any(|meaning| meaning.stack.is_some())
-    }
 }

@@ -30,6 +30,9 @@ impl Turned {
     /// Write its columns into `out`, one after the other.
     pub(super) fn read(&self, from: &Stretches<'_>, out: &mut [u8]) -> io::Result<()> {
         let run = self.columns.1 as usize * self.width;
+        if run == 0 {
+            return Ok(());
+        }
         let mut room = vec![0; run * SIDE_BY_SIDE.min(self.rows.1 as usize)];
         for first in (0..self.rows.1).step_by(SIDE_BY_SIDE) {
             let count = (self.rows.1 - first).min(SIDE_BY_SIDE as u64) as usize;
@@ -44,9 +47,12 @@ impl Turned {
     }
 }
 
-/// `rows` by `columns` elements of `width` bytes, turned around.
+/// `rows` by `columns` elements of `width` bytes, turned around; zeros where they are not so many.
 pub(crate) fn transpose(bytes: &[u8], rows: usize, columns: usize, width: usize) -> Vec<u8> {
     let mut out = vec![0; bytes.len()];
+    if bytes.is_empty() || bytes.len() != rows * columns * width {
+        return out;
+    }
     let all: Vec<&[u8]> = bytes.chunks(columns * width).collect();
     for (at, runs) in all.chunks(SIDE_BY_SIDE).enumerate() {
         scatter(runs, width, at * SIDE_BY_SIDE, rows, &mut out);

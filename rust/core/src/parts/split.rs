@@ -19,7 +19,7 @@ use crate::relation::quantized::shapes;
 use crate::relation::weights::WeightsSchema;
 
 /// What becomes of one row.
-enum Fate {
+pub(super) enum Fate {
     Whole,
     Cut(Vec<Part>),
 }
@@ -115,7 +115,7 @@ fn part_shapes(fates: &[Fate], layer_shapes: &ArrayRef) -> ArrayRef {
 }
 
 /// The data column with the same values and more offsets, or views.
-fn cut_data(column: &ArrayRef, fates: &[Fate]) -> Result<ArrayRef, ArrowError> {
+pub(super) fn cut_data(column: &ArrayRef, fates: &[Fate]) -> Result<ArrayRef, ArrowError> {
     let nulls = column.logical_nulls().map(|nulls| {
         let valid = fates.iter().enumerate().flat_map(|(row, fate)| {
             let valid = nulls.is_valid(row);

@@ -7,10 +7,13 @@ use arrow_array::{
     ArrayRef, Float16Array, Float32Array, Float64Array, Int8Array, Int64Array, LargeBinaryArray,
     LargeListArray, RecordBatch, StringArray, UInt64Array,
 };
-use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 
+use super::split::{Fate, cut_data};
+use super::{MOST, Part};
 use crate::container::tensors::Stack;
 use crate::container::transpose;
 use crate::dtype::{self, Float};
@@ -39,8 +42,11 @@ pub fn schema(schema: &Schema) -> SchemaRef {
         ("data", kind) => Arc::new(Field::new("data", data_type(kind), true)),
         _ => Arc::clone(field),
     };
-    let fields: Vec<_> = schema.fields().iter().map(field).collect();
-    let fields = fields.into_iter().chain(stack_fields().map(Arc::new)).collect::<Vec<_>>();
+    let mut fields: Vec<_> = schema.fields().iter().map(field).collect();
+    if schema.index_of("shape").is_err() {
+        fields.push(Arc::new(Field::new("shape", shape_type(), true)));
+    }
+    fields.extend(stack_fields().map(Arc::new));
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
@@ -93,9 +99,12 @@ pub fn split(batch: &RecordBatch, stacks: &[Option<Stack>]) -> Result<RecordBatc
         columns.push(match field.name().as_str() {
             "layer_name" => names(&weights, &rows),
             "shape" => matrix_shapes(&weights, &rows),
-            "data" => data(&weights, &rows, field.data_type())?,
+            "data" => data(&weights, &rows, column)?,
             _ => take(column, &repeat, None)?,
         });
+    }
+    if given.index_of("shape").is_err() {
+        columns.push(matrix_shapes(&weights, &rows));
     }
     columns.extend(stack_columns(&weights, &rows));
     Ok(RecordBatch::try_new(out_schema, columns)?)
@@ -107,7 +116,8 @@ fn source_shape(weights: &Weights, row: usize, stack: Stack) -> Option<[usize; 2
     let (&columns, leading) = shape.split_last()?;
     let all: i64 = leading.iter().try_fold(1i64, |all, &next| all.checked_mul(next))?;
     let (all, columns) = (usize::try_from(all).ok()?, usize::try_from(columns).ok()?);
-    let fits = stack.count > 0 && all.is_multiple_of(stack.count);
+    // A shape that lies must not take memory.
+    let fits = (1..=MOST as usize).contains(&stack.count) && all.is_multiple_of(stack.count);
     fits.then(|| [all / stack.count, columns])
 }
 
@@ -158,11 +168,40 @@ fn stack_columns(weights: &Weights, rows: &[Out]) -> [ArrayRef; 4] {
     ]
 }
 
+/// The rows' data: the column's own values with more offsets, unless matrices are turned around.
+fn data(weights: &Weights, rows: &[Out], column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let is_turned = |out: &Out| out.matrix.is_some_and(|(_, stack, _)| stack.axis != -1);
+    let is_fixed = matches!(column.data_type(), DataType::FixedSizeList(..));
+    let data_type = data_type(column.data_type());
+    if is_fixed || rows.iter().any(is_turned) {
+        return turned(weights, rows, &data_type);
+    }
+    let mut fates: Vec<Fate> = Vec::with_capacity(weights.len);
+    let mut at = 0;
+    while let Some(out) = rows.get(at) {
+        let Some((_, stack, [count, columns])) = out.matrix else {
+            fates.push(Fate::Whole);
+            at += 1;
+            continue;
+        };
+        let size = (count * columns * width(weights, out.row).unwrap_or(0)) as u64;
+        let part = |index: u64| Part {
+            offset: 0,
+            shape: Vec::new(),
+            start: index * size,
+            end: (index + 1) * size,
+        };
+        fates.push(Fate::Cut((0..stack.count as u64).map(part).collect()));
+        at += stack.count;
+    }
+    cast(&cut_data(column, &fates)?, &data_type)
+}
+
 /// All rows' bytes in one buffer, matrices that are turned around among them. Of a row whose data are
 /// not as its shape says, the first matrix gets all: that they disagree is found when it is checked.
 /// One that has nulls among its elements is null as a whole.
-fn data(weights: &Weights, rows: &[Out], kind: &DataType) -> Result<ArrayRef, ArrowError> {
-    let mut bytes: Vec<u8> = Vec::new();
+fn turned(weights: &Weights, rows: &[Out], data_type: &DataType) -> Result<ArrayRef, ArrowError> {
+    let mut bytes = MutableBuffer::new(0);
     let mut offsets = vec![0i64];
     let mut valid = Vec::with_capacity(rows.len());
     for out in rows {
@@ -181,15 +220,14 @@ fn data(weights: &Weights, rows: &[Out], kind: &DataType) -> Result<ArrayRef, Ar
                     bytes.extend_from_slice(&whole[index * size..(index + 1) * size]);
                 } else {
                     let matrix = &whole[index * size..(index + 1) * size];
-                    bytes.extend(transpose(matrix, rows, columns, width));
+                    bytes.extend_from_slice(&transpose(matrix, rows, columns, width));
                 }
             }
         }
         offsets.push(bytes.len() as i64);
     }
-    let (bytes, nulls) = (Buffer::from_vec(bytes), Some(NullBuffer::from(valid)));
-    let data_type = data_type(kind);
-    let DataType::LargeList(item) = &data_type else {
+    let (bytes, nulls) = (Buffer::from(bytes), Some(NullBuffer::from(valid)));
+    let DataType::LargeList(item) = data_type else {
         let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
         return Ok(Arc::new(LargeBinaryArray::try_new(offsets, bytes, nulls)?));
     };

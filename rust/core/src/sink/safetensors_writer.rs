@@ -46,6 +46,8 @@ struct Missing {
     bits: u64,
     /// What is written of it, from where in it to where.
     written: BTreeMap<u64, u64>,
+    /// How many bytes that is.
+    count: u64,
 }
 
 impl Missing {
@@ -60,14 +62,18 @@ impl Missing {
             return Err("was not announced, or comes twice".to_owned());
         }
         if bytes > 0 {
-            self.written.insert(start, end);
+            // A run that follows another one makes it longer.
+            match self.written.range_mut(..=start).next_back() {
+                Some((_, until)) if *until == start => *until = end,
+                _ => _ = self.written.insert(start, end),
+            }
+            self.count += bytes;
         }
         Ok(())
     }
 
     fn is_whole(&self) -> bool {
-        let written: u64 = self.written.iter().map(|(start, end)| end - start).sum();
-        written == self.range.end - self.range.start
+        self.count == self.range.end - self.range.start
     }
 }
 
@@ -107,7 +113,15 @@ impl SafetensorsWriter {
         let missing = infos.into_iter().map(|(name, info)| {
             let (from, to) = info.data_offsets;
             let range = start + from as u64..start + to as u64;
-            (name, Missing { range, bits: info.dtype.bitsize() as u64, written: BTreeMap::new() })
+            (
+                name,
+                Missing {
+                    range,
+                    bits: info.dtype.bitsize() as u64,
+                    written: BTreeMap::new(),
+                    count: 0,
+                },
+            )
         });
         let missing = missing.collect();
         let file =
@@ -166,6 +180,11 @@ impl SafetensorsWriter {
         let (row, k) = (offset / matrix.columns, offset % matrix.columns);
         let across = ((bytes.len() / width) as u64).min(matrix.columns - k).max(1);
         let rows = (bytes.len() / width) as u64 / across;
+        if rows * across * width as u64 != bytes.len() as u64 || row + rows > matrix.rows {
+            let why =
+                format!("layer '{stack}[{}]' has {} bytes at {offset}", matrix.index, bytes.len());
+            return Err(CallError::File { path: self.path.display().to_string(), why }.into());
+        }
         let turned = transpose(bytes, rows as usize, across as usize, width);
         if rows == matrix.rows {
             return self.write_part(stack, first, &turned);
