@@ -75,7 +75,7 @@ def test_what_is_missing_is_rows(tmp_path: Path, shards: dict[str, dict[str, Any
     failed = {row["layer_name"]: row["error_message"] for row in result.failed.to_pylist()}
     assert failed == {
         "a.weight": f"layer 'a.weight' ({first}): the index names it, but the file does not hold "
-        "it. Fetch the file anew.",
+        "it. Fetch the file anew, and start afresh (overwrite=True, --overwrite).",
         "c.weight": f"layer 'c.weight' ({second}): the file is not there. Fetch it, and run again.",
         "ids": f"layer 'ids' ({second}): the file is not there. Fetch it, and run again.",
     }

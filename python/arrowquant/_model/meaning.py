@@ -50,11 +50,9 @@ def resolve(
     count = experts.count_of(named, config)
     layers = config.number("num_hidden_layers", "n_layer")
     has_more = bool(config.number("num_nextn_predict_layers", "num_mtp_modules"))
-    of_tower = roles.without_towers if _is_tower(named, count) else roles.role_of
     meanings = []
-    for tensor in tensors:
-        found = packed.get(tensor.name)
-        role = of_tower(_CODES.sub(".weight", tensor.name), tensor.shape, count)
+    for tensor, named_role in zip(tensors, _roles(tensors, count), strict=True):
+        found, role = packed.get(tensor.name), named_role
         if has_more and layers is not None and _is_beyond(tensor.name, layers):
             role = "mtp"
         if config.is_adapter:
@@ -80,12 +78,16 @@ def _is_beyond(name: str, layers: int) -> bool:
     return match is not None and int(match[1]) >= layers
 
 
-def _is_tower(tensors: dict[str, Tensor], count: int | None) -> bool:
-    """Whether all matrices are a vision or audio tower's, which then is the model itself."""
+def _roles(tensors: Sequence[Tensor], count: int | None) -> list[str]:
+    """The role of each tensor by its name.
+
+    Where all matrices are a vision or audio tower's, that is the model itself.
+    """
+    names = [_CODES.sub(".weight", tensor.name) for tensor in tensors]
+    pairs = list(zip(names, (tensor.shape for tensor in tensors), strict=True))
+    found = [roles.role_of(name, shape, count) for name, shape in pairs]
     matrix = 2
-    found = {
-        roles.role_of(name, tensor.shape, count)
-        for name, tensor in tensors.items()
-        if len(tensor.shape) >= matrix
-    }
-    return bool(found & {"vision", "audio"}) and "weight" not in found
+    matrices = {role for role, (_, shape) in zip(found, pairs, strict=True) if len(shape) >= matrix}
+    if matrices & {"vision", "audio"} and "weight" not in matrices:
+        return [roles.without_towers(name, shape, count) for name, shape in pairs]
+    return found

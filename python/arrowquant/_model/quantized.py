@@ -77,6 +77,9 @@ _SUFFIXES = (
     _suffix(r"_(weight_)?scale(_2)?", ("", "_packed"), None, alone=False),
 )
 
+_ANY = re.compile("|".join(f"(?:{suffix.pattern.pattern})" for suffix in _SUFFIXES))
+"""Most names end in none of them, which one look tells."""
+
 _METHODS = {
     "compressed_tensors": "compressed-tensors",
     "compressed-tensors": "compressed-tensors",
@@ -96,7 +99,7 @@ def find(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Quantized]:
     owners: dict[str, list[str]] = {}
     alone: dict[str, str] = {}
     kinds: dict[str, str | None] = {}
-    for name in tensors:
+    for name in filter(_ANY.search, tensors):
         for suffix in _SUFFIXES:
             match = suffix.pattern.search(name)
             if match is None:
