@@ -78,9 +78,9 @@ def scan(
 
     Returns:
         A `Scan`: columns `layer_name, dtype, shape, data, part_index, part_count, part_offset,
-        layer_shape, source_file, role`; where the checkpoint has tensors that are quantized
-        already, `keep_reason, companion_of`; where it has stacks of experts, one row a matrix and
-        `stack_name, stack_index, stack_shape, stack_axis`. A layer whose file is missing, damaged
+        layer_shape, source_file`; what the tensor means, `role, keep_reason, companion_of`; and
+        for the matrices of stacks of experts, one row each, `stack_name, stack_index, stack_shape,
+        stack_axis`. A layer whose file is missing, damaged
         or not to be read comes as a row with the error `source_unreadable`. Files that hold other
         columns keep theirs, and a quantized relation comes as it was written. `scan["a layer's
         name"]` is that layer as a NumPy array.
