@@ -252,6 +252,9 @@ ASKED = {
         config("nemotron_h"),
         "width",
     ),
+}
+
+REFUSED = {
     "a pair that fits no layout": (
         lambda: {
             f"{LAYER}.mlp.experts.gate_up_proj": np.ones((E, 64, 128), np.float32),
@@ -304,6 +307,33 @@ def test_what_cannot_be_told_is_kept_and_asked_for(
         assert of_stacks[f"{stacks[0]}[0]"]["shape"] == (shape if axis == -1 else shape[::-1])
     aq.quantize_checkpoint(model, tmp_path / "out", stack_axis=-2)
     assert aq.verify(tmp_path / "out", model).ok
+
+
+@pytest.mark.parametrize(("make", "said", "why"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("axis", [None, -1, -2])
+def test_what_contradicts_itself_is_kept_whatever_is_said(
+    make: Callable[[], Tensors],
+    said: dict[str, Any] | None,
+    why: str,
+    axis: Any,
+    tmp_path: Path,
+) -> None:
+    tensors = {name: value.astype(np.float32) for name, value in make().items()}
+    model = write(tmp_path / "m", tensors, said)
+    stacks = [name for name, value in tensors.items() if value.ndim == 3]
+    plan = aq.plan(aq.scan(model, stack_axis=axis)).to_pylist()
+    rows = [row for row in plan if row["layer_name"].split("[")[0] in stacks]
+    assert {row["scheme"] for row in rows} == {"none"}
+    assert all(row["reason"].startswith("contradictory_stack (") for row in rows)
+    assert any(re.search(why, row["reason"]) for row in rows)
+    assert not any("--stack-axis" in row["reason"] for row in rows)
+
+
+def test_dbrx_without_its_configuration_is_kept(tmp_path: Path) -> None:
+    tensors, _, _ = dbrx()
+    plan = aq.plan(write(tmp_path / "m", tensors, None)).to_pylist()
+    assert len(plan) == 3
+    assert all("how many experts" in row["reason"] for row in plan)
 
 
 def test_what_is_no_stack(tmp_path: Path) -> None:

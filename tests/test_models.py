@@ -50,6 +50,12 @@ ROLES = {
         "decoder.layers.0.encoder_attn.out_proj.weight",
         "transformer_blocks.0.norm1.linear.weight",
         "transformer_blocks.0.ff.net.0.proj.weight",
+        "model.layers.0.self_attn.vision_expert_query_key_value.weight",
+        "model.layers.0.normalizer_proj.weight",
+        "blk.0.shortconv.in_proj.weight",
+        "net.0.ffn.output_layer.weight",
+        "net.0.self_attn.score.weight",
+        "net.0.mlp.shared.weight",
         "time_embedding.linear_1.weight",
         "blocks.0.att.key.weight",
         "blk.0.attn_q.weight",
@@ -75,6 +81,9 @@ ROLES = {
         "token_embd.weight",
         "per_layer_token_embd.weight",
         "model.language_model.embed_tokens_per_layer.weight",
+        "decoder.model.decoder.embed_tokens.0.weight",
+        "semantic.input_embeds_layer.weight",
+        "codebook_embeds.weight",
     ],
     "head": [
         "lm_head.weight",
@@ -84,6 +93,15 @@ ROLES = {
         "classifier.weight",
         "score.weight",
         "cls.predictions.decoder.weight",
+        "language_model.output.weight",
+        "unembedding.weight",
+        "vocab_projector.weight",
+        "decoder.weight",
+        "lm_loss.weight",
+        "model.transformer.ff_out.weight",
+        "class_labels_classifier.weight",
+        "gen_head.output_mlp_projector.weight",
+        "cls.weight",
     ],
     "router": [
         "model.layers.0.mlp.router.weight",
@@ -93,6 +111,7 @@ ROLES = {
         "model.layers.0.linear_attn.in_proj_a.weight",
         "blk.0.ffn_gate_inp.weight",
         "blk.0.ffn_gate_inp_shexp.weight",
+        "blk.0.ssm_ba.weight",
     ],
     "norm": [
         "model.layers.0.input_layernorm.weight",
@@ -130,6 +149,10 @@ ROLES = {
         "blk.0.attn_rel_b.weight",
         "blk.0.time_mix_w1.weight",
         "position_embd.weight",
+        "blocks.0.att.w1",
+        "blocks.0.att.r_k",
+        "blocks.0.modulation",
+        "quantizer.codevectors",
         "model.embed_positions.weight",
     ],
     "indexer": [
@@ -140,6 +163,11 @@ ROLES = {
         "model.visual.blocks.0.attn.qkv.weight",
         "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight",
         "multi_modal_projector.linear_1.weight",
+        "model.vision_backbone.image_projector.w1.weight",
+        "aligner.layers.0.weight",
+        "language_projection.weight",
+        "model.embed_tokens_extend.image_embed.proj.weight",
+        "mlp1.1.weight",
         "v.blk.0.attn_q.weight",
         "mm.0.weight",
     ],
@@ -154,6 +182,7 @@ ROLES = {
         "base_model.model.layers.0.self_attn.q_proj.lora_A.weight",
         "model.layers.0.q_proj.lora_B.default.weight",
         "model.layers.0.mixer.A_log",
+        "model.language_model.per_layer_model_projection.weight",
         "model.layers.0.altup.prediction_coefs.weight",
     ],
 }
@@ -543,3 +572,64 @@ def test_scales_of_attention_do_not_make_a_model_quantized(tmp_path: Path) -> No
     aq.quantize_checkpoint(folder, tmp_path / "out")
     with pytest.warns(aq.QuantizationWarning, match="config"):
         aq.export(tmp_path / "out", tmp_path / "e")
+
+
+OTHERS = {
+    "DeepSeek's own": ({"q.weight": w(512, 4096, dtype=FP8), "q.scale": w(32, 32)}, None),
+    "fused experts": (
+        {
+            "e.experts.w13_weight": w(4, 256, 4096, dtype=FP8),
+            "e.experts.w13_weight_scale": w(4, 2, 32),
+            "e.experts.w2_weight": w(4, 256, 4096, dtype=FP8),
+            "e.experts.w2_weight_scale_inv": w(4, 2, 32),
+        },
+        None,
+    ),
+    "HQQ": (
+        {"h.W_q": np.ones((64, 64), np.uint8), "h.scale": w(64, 64), "h.zero": w(64, 64)},
+        None,
+    ),
+    "AQLM": ({"a.codes": np.ones((64, 64, 2), np.int16), "a.codebooks": w(2, 256, 64)}, "aqlm"),
+    "quanto": ({"k.weight._data": np.ones((64, 64), np.int8), "k.weight._scale": w(64, 64)}, None),
+    "Marlin": ({"q.B": np.ones((64, 64), np.int32), "q.s": w(64, 64)}, None),
+    "sparse": ({"m.weight_packed": w(64, 64), "m.weight_scale": w(64, 64)}, None),
+    "AWQ, gemv": (
+        {
+            "g.qweight": np.ones((64, 16), np.int32),
+            "g.qzeros": np.ones((64, 1), np.int32),
+            "g.scales": w(64, 8),
+        },
+        "awq",
+    ),
+}
+
+
+@pytest.mark.parametrize(("tensors", "method"), OTHERS.values(), ids=OTHERS)
+def test_scales_of_any_tool_are_kept(
+    tensors: dict[str, Any], method: str | None, tmp_path: Path
+) -> None:
+    config = None if method is None else {"quantization_config": {"quant_method": method}}
+    plain = {"x.q_proj.weight": w(64, 64), "x.q_proj.bias": w(64)}
+    plan = planned(model(tmp_path / "m", tensors | plain, config))
+    assert {n for n, row in plan.items() if row["scheme"] != "none"} == {"x.q_proj.weight"}
+    for name in tensors:
+        assert plan[name]["reason"].startswith("already_quantized ("), (name, plan[name]["reason"])
+        assert "fit" not in plan[name]["reason"]
+
+
+def test_a_base_model_beside_an_adapters_configuration_is_quantized(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", {"model.layers.0.mlp.up_proj.weight": w(64, 64)})
+    (folder / "adapter_config.json").write_text("{}")
+    (row,) = planned(folder).values()
+    assert (row["role"], row["scheme"]) == ("weight", "int4")
+
+
+def test_a_modules_classes_say_what_their_weights_are() -> None:
+    torch = pytest.importorskip("torch")
+    layers = torch.nn.Sequential(
+        torch.nn.Embedding(64, 64), torch.nn.Linear(64, 64), torch.nn.Conv1d(64, 64, 64)
+    )
+    roles = {name: row["role"] for name, row in planned(layers).items()}
+    assert roles["0.weight"] == "embedding"
+    assert roles["1.weight"] == "weight"
+    assert roles["2.weight"] == "conv"

@@ -59,7 +59,8 @@ def plan(
         `layer_name, shape, dtype, role, scheme, group_size, is_symmetric, source_bytes,
         predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
         is kept (`one_dimensional`, `not_float`, `no_gain`, `kept_by_user`, `kept_by_role`,
-        `already_quantized (...)`, `unknown_axis (...)`), `note` on layers that are often kept, and
+        `already_quantized (...)`, `unknown_axis (...)`,
+        `contradictory_stack (...)`), `note` on layers that are often kept, and
         `companion_of`: the tensor that scales and the like belong to. Sizes are exact, but for a
         layer whose scales overflow `scale_dtype="F16"`: it takes F32, which only its values tell.
 

@@ -137,8 +137,10 @@ class Job:
         stretches = sorted(
             (unit.file, unit.position, unit.pieces, unit.rows) for unit in fresh.units
         )
-        if not names or units != stretches:
+        if not names:
             return []
+        if units != stretches:
+            return [f"{', '.join(names)}: holds other layers, types or shapes, or another order"]
         found = contents.changed_layers(
             self._source, self._destination, manifest, names, self._request.threads
         )

@@ -137,6 +137,12 @@ def differences(manifest: Manifest, fresh: Manifest) -> list[str]:
             found.append(
                 f"source file {name}: {_file(there, name)} there, {_file(here, name)} here"
             )
+    if manifest.plan != fresh.plan and _sorted(manifest.plan) == _sorted(fresh.plan):
+        return [
+            *found,
+            "the source has its layers in another order than when the job began, since a file was "
+            "written anew",
+        ]
     changed = [
         (before, after)
         for before, after in zip(manifest.plan, fresh.plan, strict=False)
@@ -151,6 +157,10 @@ def differences(manifest: Manifest, fresh: Manifest) -> list[str]:
     if not found and _stretches(manifest) != _stretches(fresh):
         found.append("units: the manifest does not account for the source, it was damaged")
     return found
+
+
+def _sorted(plan: list[dict[str, Any]]) -> list[str]:
+    return sorted(str(row) for row in plan)
 
 
 def _stretches(manifest: Manifest) -> list[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from arrowquant._export.layers import Layer, Layers
 from arrowquant._export.plain import decode
 from arrowquant._files import replacing
 from arrowquant._inputs import named_runs
-from arrowquant._model import is_adapter, read_config
+from arrowquant._model import read_config
 from arrowquant._progress import ProgressCallback, counted
 from arrowquant._safetensors import source_metadata
 from arrowquant._scan import Scan
@@ -87,7 +87,7 @@ def _check_source(folder: Path, layers: Layers) -> None:
         ValueError: It is an adapter; or layers are kept that another tool has quantized, which one
             configuration can't state beside ours.
     """
-    if read_config(folder).is_adapter or all(is_adapter(layer.name) for layer in layers.layers):
+    if layers.is_adapter(read_config(folder)):
         raise ValueError(
             "it is an adapter, which no loader takes quantized. Write it decoded, as "
             "adapter_model.safetensors: to='safetensors' (--to safetensors)."

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from arrowquant._checkpoint.dataset import Dataset
+from arrowquant._model import Config, is_adapter
 from arrowquant._parquet import failed_path
 from arrowquant._scan import Scan
 from arrowquant._tensors import Stack
@@ -61,9 +62,10 @@ class Layers:
             {layer.tensor[0]: layer.tensor for layer in self.layers if layer.decoded}.values()
         )
 
-    def with_role(self, role: str) -> list[Layer]:
-        """The layers of a role."""
-        return [layer for layer in self.layers if layer.role == role]
+    def is_adapter(self, config: Config) -> bool:
+        """Whether they are an adapter's: by its configuration and names, or by names alone."""
+        named = [is_adapter(layer.name) for layer in self.layers]
+        return all(named) or (config.is_adapter and any(named))
 
     @staticmethod
     def of(relation: Scan, path: Path, decode: Sequence[str]) -> Layers:

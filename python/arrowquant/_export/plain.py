@@ -28,7 +28,7 @@ def write(
     """Write all layers in their own types, under the name that loaders look for."""
     named = {layer.tensor[0]: layer.tensor for layer in layers.layers}
     groups = [[tensor] for tensor in named.values()]
-    stem = "adapter_model" if read_config(folder).is_adapter else "model"
+    stem = "adapter_model" if layers.is_adapter(read_config(folder)) else "model"
     stream = dequantize_stream(relation, threads=threads)
     with counted(progress, len(layers.layers)) as count:
         shards.write(

@@ -27,7 +27,8 @@ def untie_head(relation: Scan, layers: Layers, folder: Path) -> None:
     Warns:
         QuantizationWarning: It was tied.
     """
-    if not read_config(folder).is_tied:
+    said = read_config(folder)
+    if not said.values or (said.says_tied and not said.is_tied):
         return
     matrices = [layer for layer in layers.layers if len(layer.shape) == _MATRIX]
     found = head_and_table(matrices, lambda layer: layer.name, lambda layer: layer.role)
@@ -36,8 +37,12 @@ def untie_head(relation: Scan, layers: Layers, folder: Path) -> None:
     head, table = found
     path = folder / "config.json"
     config = _untied(json.loads(path.read_text("utf-8")))
+    if not said.says_tied:
+        config[_KEY] = False
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    if not said.says_tied:
+        return
     message = (
         f"config.json ties '{head.name}' to '{table.name}', but they differ now. The export says "
         f"{_KEY}: false, so that loaders take both."

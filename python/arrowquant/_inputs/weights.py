@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -77,9 +78,31 @@ def _module_to_table(module: Any) -> pa.Table:
     shapes = [[] if shape is None else shape for shape in table["shape"].to_pylist()]
     columns = table["layer_name"].to_pylist(), table["dtype"].to_pylist(), shapes
     tensors = [Tensor(n, dtype or "", shape) for n, dtype, shape in zip(*columns, strict=True)]
-    annotations = Annotations.of(tensors, resolve(tensors, config))
+    known = _roles_of_types(module)
+    meanings = [
+        replace(meaning, role=known.get(tensor.name, meaning.role))
+        if meaning.role == "weight"
+        else meaning
+        for tensor, meaning in zip(tensors, resolve(tensors, config), strict=True)
+    ]
+    annotations = Annotations.of(tensors, meanings)
     batches = [annotations.complete(batch) for batch in table.to_batches()]
     return pa.Table.from_batches(batches, annotations.schema(table.schema))
+
+
+_TYPES = {"Embedding": "embedding", "EmbeddingBag": "embedding", "LayerNorm": "norm"}
+_TYPES |= {"RMSNorm": "norm", "GroupNorm": "norm", "_NormBase": "norm", "_ConvNd": "conv"}
+"""Classes of torch, and what their weights are."""
+
+
+def _roles_of_types(module: Any) -> dict[str, str]:
+    """The roles of weights whose module's class says more than their names."""
+    found = {}
+    for path, one in module.named_modules():
+        for kind in type(one).__mro__:
+            if kind.__module__.startswith("torch.nn.") and kind.__name__ in _TYPES:
+                found[f"{path}.weight" if path else "weight"] = _TYPES[kind.__name__]
+    return found
 
 
 def _settings(module: Any) -> dict[str, Any]:

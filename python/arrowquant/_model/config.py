@@ -52,6 +52,11 @@ class Config:
         said = [level.get("tie_word_embeddings") for level in self._levels()]
         return any(value is True for value in said)
 
+    @property
+    def says_tied(self) -> bool:
+        """Whether anything is said of it: of some architectures it is the default."""
+        return any("tie_word_embeddings" in level for level in self._levels())
+
     def _levels(self) -> Iterator[dict[str, Any]]:
         yield self.values
         for name in _NESTED:

@@ -86,11 +86,14 @@ _EITHER = {"qwen3_vl_moe", "qwen3_vl_moe_text"}
 class Experts:
     """What is known of a stack."""
 
-    count: int
+    count: int | None
+    """How many matrices; None where that can't be told."""
     axis: int | None
     """-1 or -2; None where it can't be told."""
     problem: str | None = None
-    """Why it can't be told, and what to do."""
+    """Why it can't be told."""
+    is_contradiction: bool = False
+    """What is known contradicts itself, so that nobody can say it, either."""
 
 
 def count_of(tensors: Mapping[str, Tensor], config: Config) -> int | None:
@@ -134,18 +137,18 @@ def find(
             block, part = _block_and_part(match)
             blocks.setdefault(block, {})[part] = tensor
         elif len(tensor.shape) == 2 and (match := _FLAT.match(name)):  # noqa: PLR2004
-            flat = _flat(tensor, match["part"], experts)
-            if flat is not None:
-                found[name] = flat
+            found[name] = _flat(tensor, match["part"], experts)
     for block, parts in blocks.items():
-        axis, problem = _axis(parts, config, experts)
+        problem = _contradiction({p: t.shape for p, t in parts.items()}, config, experts)
         if block in single:
-            axis, problem = None, "its block has single experts, too"
-        if axis is None and stack_axis is not None:
+            problem = "its block has single experts, too"
+        is_contradiction, axis = problem is not None, None
+        if problem is None:
+            axis, problem = _axis({p: t.shape for p, t in parts.items()}, config)
+        if axis is None and stack_axis is not None and not is_contradiction:
             axis, problem = stack_axis, None
         for tensor in parts.values():
-            count = tensor.shape[0]
-            found[tensor.name] = Experts(count, axis, problem)
+            found[tensor.name] = Experts(tensor.shape[0], axis, problem, is_contradiction)
     return found
 
 
@@ -155,47 +158,50 @@ def _block_and_part(match: re.Match[str]) -> tuple[str, str]:
     return block, _NAMES.get(part, part)
 
 
-def _flat(tensor: Tensor, part: str, experts: int | None) -> Experts | None:
+def _flat(tensor: Tensor, part: str, experts: int | None) -> Experts:
     """DBRX's: `w1` and `v1` are `[out, in]` an expert, `w2` is turned around."""
     if not experts or tensor.shape[0] % experts:
-        return None
+        return Experts(None, None, "config.json doesn't say of how many experts", True)
     return Experts(experts, _TURNED if part == "w2" else _LAST)
 
 
-def _axis(
-    parts: Mapping[str, Tensor], config: Config, experts: int | None
-) -> tuple[int | None, str | None]:
-    """The contracted axis of a block's stacks, or why it can't be told."""
-    shapes = {part: tensor.shape for part, tensor in parts.items()}
+def _contradiction(
+    shapes: Mapping[str, list[int]], config: Config, experts: int | None
+) -> str | None:
+    """What about a block's stacks contradicts itself, or the model's type."""
     counts = {shape[0] for shape in shapes.values()}
     if len(counts) > 1 or (experts is not None and counts != {experts}):
         said = f", config.json says {experts}" if experts is not None else ""
-        return None, f"its stacks have {sorted(counts)} matrices{said}"
-    if "gate_up" in shapes:
-        return _fused(shapes, config)
-    return _without_fused(shapes, config.number("hidden_size", "d_model", "n_embd"))
+        return f"its stacks have {sorted(counts)} matrices{said}"
+    if not {"gate_up", "down"} <= shapes.keys():
+        return None
+    pair, known = _pair(shapes["gate_up"], shapes["down"]), _known_axis(config)
+    if pair is None:
+        return f"{shapes['gate_up']} and {shapes['down']} fit no layout of gate_up and down"
+    is_either = any(name in _EITHER for name in config.model_types)
+    if known is not None and known != pair and not is_either:
+        return f"{shapes['gate_up']} is not the layout of model_type {config.model_types[0]!r}"
+    return None
 
 
-def _fused(shapes: Mapping[str, list[int]], config: Config) -> tuple[int | None, str | None]:
-    types = config.model_types
-    known = next((_AXES[name] for name in types if name in _AXES), None)
+def _known_axis(config: Config) -> int | None:
+    return next((_AXES[name] for name in config.model_types if name in _AXES), None)
+
+
+def _axis(shapes: Mapping[str, list[int]], config: Config) -> tuple[int | None, str | None]:
+    """The contracted axis of a block's stacks, or why it can't be told."""
+    if "gate_up" not in shapes:
+        return _without_fused(shapes, config.number("hidden_size", "d_model", "n_embd"))
     if "down" not in shapes:
         return None, "it is alone: its block has no down_proj to compare it with"
-    pair = _pair(shapes["gate_up"], shapes["down"])
-    if pair is None:
-        return None, f"{shapes['gate_up']} and {shapes['down']} fit no layout of gate_up and down"
-    if any(name in _EITHER for name in types):
-        return pair, None
-    if known is None:
-        name = types[0] if types else None
-        return None, (
-            f"the layout of model_type {name!r} is not known"
-            if name
-            else "no config.json says which model it is"
-        )
-    if known != pair:
-        return None, f"{shapes['gate_up']} is not the layout of model_type {types[0]!r}"
-    return known, None
+    if any(name in _EITHER for name in config.model_types):
+        return _pair(shapes["gate_up"], shapes["down"]), None
+    known = _known_axis(config)
+    if known is not None:
+        return known, None
+    if not config.model_types:
+        return None, "no config.json says which model it is"
+    return None, f"the layout of model_type {config.model_types[0]!r} is not known"
 
 
 def _pair(gate_up: list[int], down: list[int]) -> int | None:

@@ -50,12 +50,14 @@ def resolve(
     count = experts.count_of(named, config)
     layers = config.number("num_hidden_layers", "n_layer")
     has_more = bool(config.number("num_nextn_predict_layers", "num_mtp_modules"))
+    # A base model may lie beside an adapter's configuration.
+    is_adapter = config.is_adapter and any(roles.is_adapter(name) for name in named)
     meanings = []
     for tensor, named_role in zip(tensors, _roles(tensors, count), strict=True):
         found, role = packed.get(tensor.name), named_role
         if has_more and layers is not None and _is_beyond(tensor.name, layers):
             role = "mtp"
-        if config.is_adapter:
+        if is_adapter:
             role = "other"
         if found is not None:
             role = "companion" if found.is_companion else role
@@ -64,12 +66,17 @@ def resolve(
         stack = stacks.get(tensor.name)
         if stack is None:
             meanings.append(Meaning(role))
-        elif stack.axis is None:
-            reason = f"unknown_axis ({stack.problem}). {_ASK}"
-            meanings.append(Meaning(role, reason, None, (stack.count, -1)))
         else:
-            meanings.append(Meaning(role, None, None, (stack.count, stack.axis)))
+            matrices = None if stack.count is None else (stack.count, stack.axis or -1)
+            meanings.append(Meaning(role, _why_kept(stack), None, matrices))
     return meanings
+
+
+def _why_kept(stack: experts.Experts) -> str | None:
+    """Why a stack is kept: nobody knows how it lies, or what is known contradicts itself."""
+    if stack.is_contradiction:
+        return f"contradictory_stack ({stack.problem})"
+    return None if stack.axis is not None else f"unknown_axis ({stack.problem}). {_ASK}"
 
 
 def _is_beyond(name: str, layers: int) -> bool:

@@ -70,8 +70,10 @@ _SUFFIXES = (
     ),
     _suffix(r"\.[kqv]_(scale|zero_point)|\.[kv]_proj\.output_scale", ("",), None),
     _suffix(r"_scale_inv", ("", ".weight"), "fp8"),
+    _suffix(r"(_input|_global|_input_global)?_scale(_2)?", ("", "_packed"), None, alone=False),
     _suffix(r"\.(qzeros|g_idx|qscales)", (".qweight",), None),
     _suffix(r"\.scales", (".qweight", ".weight"), None, alone=False),
+    _suffix(r"\.scale|\.weight:_weight_scale|\._weight_scale", (".weight",), None, alone=False),
     _suffix(r"\.biases", (".weight",), "mlx", alone=False),
     _suffix(r"_scales", ("_blocks",), "mxfp4", alone=False),
     _suffix(r"_(weight_)?scale(_2)?", ("", "_packed"), None, alone=False),
@@ -123,7 +125,8 @@ def find(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Quantized]:
         for name, method in alone.items()
         if name not in found
     }
-    return found | dict(_without_companions(tensors, found, said))
+    found |= dict(_without_companions(tensors, found, said))
+    return found | dict(_beside_codes(tensors, found, said))
 
 
 def _has_codes(tensors: Mapping[str, Tensor], module: str) -> bool:
@@ -137,7 +140,7 @@ def _can_belong(tensors: Mapping[str, Tensor], owner: str, companion: str) -> bo
 
     Scales of a float matrix are no scales, unless their name leaves no doubt.
     """
-    if companion.endswith((".scales", ".biases", "_scales", "_scale", "_scale_2")):
+    if companion.endswith((".scale", ".scales", ".biases", "_scales", "_scale", "_scale_2")):
         doubtful = not companion.endswith((".weight_scale", ".input_scale", "_scale_inv"))
         return not (doubtful and is_float(tensors[owner].dtype))
     return True
@@ -182,10 +185,46 @@ def _without_companions(
     for name, tensor in tensors.items():
         if name in found:
             continue
-        if name.endswith((".qweight", ".weight_packed")) and tensor.dtype in _PACKED:
+        is_codes = name.endswith(".qweight") and tensor.dtype in _PACKED
+        if is_codes or name.endswith(".weight_packed"):  # Also of sparse floats.
             yield name, Quantized(f"already_quantized ({said or _method_of(tensor, [])})")
         elif said is not None and tensor.dtype in _PACKED and len(tensor.shape) > 1:
             yield name, Quantized(f"already_quantized ({said})")
+
+
+_MATRIX = re.compile(r"(^|[._])(weight|bias|biases|\w*_proj|\w*_bias|w\d+|v\d+)$")
+"""What parameters of a layer are called that belong to no other."""
+_BUFFER = re.compile(r"(ids|mask|masked_bias|buckets|index\w*|tokens?)$")
+"""Whole numbers that are no codes."""
+
+
+def _beside_codes(
+    tensors: Mapping[str, Tensor], found: Mapping[str, Quantized], said: str | None
+) -> Iterator[tuple[str, Quantized]]:
+    """Floats that share a module with codes, whatever a tool calls them: scales, zeros, tables."""
+    codes: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        is_matrix = sum(size > 1 for size in tensor.shape) > 1
+        if tensor.dtype in _PACKED - {"I64"} and is_matrix and not _BUFFER.search(name):
+            codes.setdefault(_module(name), name)
+    for name in tensors:
+        owner = codes.get(_module(name))
+        if owner is None or name in found or not _is_beside(tensors, name, owner):
+            continue
+        known = found.get(owner)
+        quantized = known or Quantized(f"already_quantized ({said or 'codes of some kind'})")
+        yield owner, quantized
+        yield name, Quantized(quantized.reason, owner, is_companion=True)
+
+
+def _module(name: str) -> str:
+    return re.split(r"\.[^.]*$", name)[0]
+
+
+def _is_beside(tensors: Mapping[str, Tensor], name: str, owner: str) -> bool:
+    """Whether a tensor is a float of no matrix's name."""
+    last = name.rpartition(".")[2]
+    return name != owner and is_float(tensors[name].dtype) and not _MATRIX.search(last)
 
 
 def _disagreement(
@@ -203,7 +242,8 @@ def _disagreement(
     if weight.name.endswith(".qweight") and len(scales.shape) > 1:
         columns = scales.shape[-1]
         widths = {columns, *(columns * bits // 32 for bits in (2, 3, 4, 8))}
-        if weight.shape[-1] not in widths:
+        by_rows = weight.shape[0] == scales.shape[0]  # AWQ's gemv.
+        if weight.shape[-1] not in widths and not by_rows:
             return f"scales {scales.shape} don't fit qweight {weight.shape}"
     rows = weight.shape[:-1]
     by_rows = method == "mlx" or weight.name.endswith((".weight_packed", "_blocks"))

@@ -78,5 +78,8 @@ def _next(summary: Summary, model: Path) -> str:
     if summary.unfinished:
         return f"arrowquant quantize {model} -o {output}"
     if summary.failed:
-        return f"arrowquant quantize {model} -o {output} --retry-failed --scheme none"
+        # What could not be read is read again, once the file is there; nobody wants it kept.
+        unread = any(row["error_code"] == "source_unreadable" for row in summary.failed)
+        keep = "" if unread else " --scheme none"
+        return f"arrowquant quantize {model} -o {output} --retry-failed{keep}"
     return f"arrowquant verify {output} --against {model}"

@@ -27,7 +27,7 @@ _INDEX = re.compile(
     r"^(?P<base>.+?)(\.(?P<before>[\w-]+))?\.safetensors\.index(\.(?P<after>[\w-]+))?\.json$"
 )
 _NUMBERED = re.compile(
-    r"^(?P<stem>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>(\.[\w-]+)?)$"
+    r"^(?P<stem>.+?)(?P<dash>[-_])(?P<number>\d+)-of-(?P<count>\d+)(?P<rest>(\.[\w-]+)?)$"
 )
 _APART = re.compile(r"^(consolidated|adapter_model|mmproj|lora)([._-]|$)")
 """Names of files that are a checkpoint of their own beside others."""
@@ -181,11 +181,10 @@ def _of_files(files: list[Path]) -> list[_Checkpoint]:
 
 def _numbers(file: Path, match: re.Match[str]) -> list[Path]:
     """All files that the numbering counts."""
-    most = 1 << 16
+    most, width = 1 << 16, len(match["number"])
+    start, end = f"{match['stem']}{match['dash']}", f"-of-{match['count']}{match['rest']}"
     return [
-        file.with_name(
-            f"{match['stem']}-{number:05}-of-{match['count']}{match['rest']}{file.suffix}"
-        )
+        file.with_name(f"{start}{number:0{width}}{end}{file.suffix}")
         for number in range(1, min(int(match["count"]), most) + 1)
     ]
 

@@ -14,6 +14,8 @@ _SHOWN = 3
 def member_of(file: Path, kind: type[Scan], setup: Setup, names: list[str] | None = None) -> Scan:
     """A file's scan; of one that can't be read, rows that say why."""
     try:
+        if file.exists() and not file.is_file():  # A pipe would wait for ever.
+            raise OSError(f"{file}: is no regular file.")
         return kind(file, setup)
     except OSError as error:
         why = _reason(file, error)
@@ -27,7 +29,8 @@ def _reason(file: Path, error: OSError) -> str:
     text = str(error).removeprefix(f"{file}: ")
     if isinstance(error, PermissionError) or "ermission denied" in text:
         return f"there is no permission to read the file. Run: chmod u+r {file}"
-    return f"{text} Replace the file, and run again."
+    end = "" if text.endswith((".", "?")) else "."
+    return f"{text}{end} Replace the file, and run again."
 
 
 def check_readable(members: Sequence[Scan]) -> None:

@@ -237,7 +237,7 @@ def _archive(file: Any) -> Iterator[zipfile.ZipFile | None]:
     """The archive in a file, if it is one."""
     start = file.read(len(_ZIP))
     file.seek(0)
-    if start != _ZIP:
+    if start[:2] != _ZIP[:2]:  # An archive without members begins otherwise.
         yield None
         return
     with zipfile.ZipFile(file) as archive:

@@ -170,7 +170,8 @@ pub fn canonical(name: &str) -> Option<&'static str> {
     if let Some(known) = known().find(|known| *known == name) {
         return Some(known);
     }
-    let lower = name.trim().to_ascii_lowercase();
+    // NumPy marks the machine's own order of bytes by `=`.
+    let lower = name.trim().to_ascii_lowercase().replace('=', "<");
     let bare = LIBRARIES.iter().find_map(|library| lower.strip_prefix(library)).unwrap_or(&lower);
     ALIASES.iter().find(|(alias, _)| *alias == bare).map(|(_, known)| *known)
 }
