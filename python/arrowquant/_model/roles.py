@@ -12,7 +12,7 @@ from functools import lru_cache
 
 Role = str
 
-_MOST_EXPERTS = 1024
+_MOST_EXPERTS = 512
 _KERNEL = 3
 """Dimensions of a convolution's kernel, at least."""
 
@@ -113,7 +113,7 @@ def _is_gate(dimensions: list[int], experts: int | None) -> bool:
         return True
     if experts is not None:
         return experts in dimensions
-    return min(dimensions) <= _MOST_EXPERTS and 4 * min(dimensions) <= max(dimensions)
+    return min(dimensions) <= _MOST_EXPERTS and 8 * min(dimensions) <= max(dimensions)
 
 
 @lru_cache(maxsize=1 << 14)
