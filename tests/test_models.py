@@ -633,3 +633,27 @@ def test_a_modules_classes_say_what_their_weights_are() -> None:
     assert roles["0.weight"] == "embedding"
     assert roles["1.weight"] == "weight"
     assert roles["2.weight"] == "conv"
+
+
+@pytest.mark.parametrize("method", ["compressed-tensors", "fp8"])
+def test_how_the_cache_is_quantized_is_not_forgotten(method: str, tmp_path: Path) -> None:
+    """A model of BF16 weights with scales of its cache: one configuration states both, or none."""
+    base = "model.layers.0.self_attn"
+    tensors = {
+        f"{base}.q_proj.weight": w(64, 128),
+        f"{base}.k_scale": w(1),
+        f"{base}.v_scale": w(1),
+    }
+    scheme = {"num_bits": 8, "type": "float", "strategy": "tensor"}
+    said = {"quant_method": method, "kv_cache_scheme": scheme, "config_groups": {}}
+    folder = model(tmp_path / "m", tensors, {"quantization_config": said})
+    assert planned(folder)[f"{base}.q_proj.weight"]["scheme"] == "int4"
+    aq.quantize_checkpoint(folder, tmp_path / "out")
+    if method == "fp8":
+        with pytest.raises(ValueError, match="is quantized already"):
+            aq.export(tmp_path / "out", tmp_path / "e")
+        return
+    aq.export(tmp_path / "out", tmp_path / "e")
+    config = json.loads((tmp_path / "e/config.json").read_text())["quantization_config"]
+    assert config["kv_cache_scheme"] == scheme
+    assert config["config_groups"]["group_0"]["targets"] == [f"{base}.q_proj"]

@@ -28,6 +28,7 @@ from arrowquant._progress import ProgressCallback, counted
 from arrowquant._safetensors import source_metadata
 from arrowquant._scan import Scan
 
+_METHOD = "compressed-tensors"
 _FORMAT = "pack-quantized"
 _EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|embed_in|wte|wpe|tok_embeddings|shared|\w*embeddings?)\.weight$"
@@ -92,7 +93,9 @@ def _check_source(folder: Path, layers: Layers) -> None:
             "it is an adapter, which no loader takes quantized. Write it decoded, as "
             "adapter_model.safetensors: to='safetensors' (--to safetensors)."
         )
-    packed = [layer for layer in layers.layers if layer.is_packed]
+    packed = [layer for layer in layers.layers if layer.is_of_another_tool]
+    if _cache_scheme(folder) is not None:  # The new configuration has a place for it.
+        packed = [layer for layer in packed if not layer.is_of_cache]
     if packed and any(not layer.decoded for layer in layers.layers):
         names = ", ".join(repr(layer.name) for layer in packed[:_SHOWN])
         more = f" and {len(packed) - _SHOWN} more" if len(packed) > _SHOWN else ""
@@ -102,6 +105,13 @@ def _check_source(folder: Path, layers: Layers) -> None:
             "the new ones decoded: to='safetensors' (--to safetensors), or decode=['*'] "
             "(--decode '*')."
         )
+
+
+def _cache_scheme(folder: Path) -> Any:
+    """How the source's configuration says that keys and values are cached; None if it doesn't."""
+    config = read_config(folder)
+    said = config.quantization if config.quant_method == _METHOD else None
+    return None if said is None else said.get("kv_cache_scheme")
 
 
 def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
@@ -163,7 +173,7 @@ def quantization_config(layers: Layers) -> dict[str, Any]:
     }
     kept = [_module(layer.name) for layer in layers.layers if _is_kept_matrix(layer)]
     return {
-        "quant_method": "compressed-tensors",
+        "quant_method": _METHOD,
         "format": _FORMAT,
         "quantization_status": "compressed",
         "config_groups": config_groups,
@@ -203,7 +213,8 @@ def _write_config(folder: Path, layers: Layers) -> None:
         warnings.warn(QuantizationWarning(message), stacklevel=4)
     # Where nothing was quantized here, what the source says of itself still holds.
     if any(not layer.decoded for layer in layers.layers):
-        config["quantization_config"] = quantization_config(layers)
+        scheme = _cache_scheme(folder)
+        config["quantization_config"] = quantization_config(layers) | {"kv_cache_scheme": scheme}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 

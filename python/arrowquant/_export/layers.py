@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ from arrowquant._scan import Scan
 from arrowquant._tensors import Stack
 
 _SHOWN = 5
+_CACHE = re.compile(r"\.[kqv]_(scale|zero_point)$")
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,14 @@ class Layer:
         return self.stack.name, self.dtype, list(self.stack.shape)
 
     @property
-    def is_packed(self) -> bool:
-        """Whether it holds codes of another tool, and is kept as it was."""
-        is_quantized = (self.keep_reason or "").startswith("already_quantized")
-        return self.decoded and is_quantized and self.role != "companion"
+    def is_of_another_tool(self) -> bool:
+        """Whether it is part of what another tool has quantized, and is kept as it was."""
+        return self.decoded and (self.keep_reason or "").startswith("already_quantized")
+
+    @property
+    def is_of_cache(self) -> bool:
+        """Whether it is a scale of the cache of keys and values, which no weight has."""
+        return _CACHE.search(self.name) is not None
 
 
 @dataclass(frozen=True)
