@@ -7,7 +7,10 @@ half or order fails by value. The layouts are those that transformers writes and
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -490,3 +493,18 @@ def test_verify_misses_a_matrix_that_the_rows_lack(
     (problem,) = aq.verify(tmp_path / "out", scan).problems.to_pylist()
     assert problem["layer_name"] == name
     assert "elements" in problem["problem"]
+
+
+def test_a_plan_asks_on_any_screen(tmp_path: Path) -> None:
+    tensors, _ = fused(f"{LAYER}.mlp.experts")
+    model = write(tmp_path / "m", {n: v.astype("f4") for n, v in tensors.items()}, None)
+    command = [sys.executable, "-m", "arrowquant", "plan", str(model)]
+    narrow = os.environ | {"COLUMNS": "80"}
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=narrow).stdout
+    assert "unknown_axis (no config.json says which model it is). Say it with" in out
+    assert out.count("--stack-axis") == 1
+    answered = subprocess.run(
+        [*command, "--stack-axis", "-1"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "8 layers to quantize, 0 to keep" in answered
+    assert "--stack-axis -1 -o OUT" in answered

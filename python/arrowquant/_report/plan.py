@@ -11,13 +11,20 @@ from arrowquant._report.tables import Column, grouped, show
 
 
 def _why(row: dict[str, Any]) -> str | None:
-    """Why a layer is kept; of one that its role keeps, which."""
+    """Why a layer is kept, in few words; of one that its role keeps, which."""
+    reason: str | None = row["reason"] or row["note"]
     if row["companion_of"] is not None:
-        return f"{row['reason']}, of {row['companion_of']}"
+        return f"{reason}, of {row['companion_of']}"
     if row["reason"] == "kept_by_role":
         return f"role:{row['role']}"
-    reason: str | None = row["reason"] or row["note"]
+    if reason is not None and reason.startswith(_EXPLAINED):
+        return reason.partition(" (")[0]
     return reason
+
+
+_EXPLAINED = ("unknown_axis", "contradictory_stack")
+"""Reasons too long for a table, which are told below it."""
+_SHOWN = 3
 
 
 _COLUMNS = (
@@ -52,6 +59,9 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
         f"{size(before)} become {size(after)}"
         + (f", less {unknown} that may fail." if unknown else ".")
     )
+    long = [row["reason"] for row in rows if (row["reason"] or "").startswith(_EXPLAINED)]
+    for reason in list(dict.fromkeys(long))[:_SHOWN]:
+        out.print(reason, soft_wrap=True, markup=False)
     out.print(f"Next: {following}", soft_wrap=True)
 
 
