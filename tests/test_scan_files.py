@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import arrowquant as aq
@@ -19,6 +23,52 @@ from conftest import binary_weights, float_row
 
 GOOD = np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)
 TABLE = binary_weights([float_row("a", GOOD), float_row("b", GOOD * 2)])
+
+
+def _saved(kind: str) -> bytes:
+    arrays = {"a.weight": GOOD, "t": np.asfortranarray(GOOD), "i": np.arange(3)}
+    file = io.BytesIO()
+    if kind == "npy":
+        np.save(file, GOOD)
+    else:
+        {"npz": np.savez, "compressed npz": np.savez_compressed}[kind](file, **arrays)
+    return file.getvalue()
+
+
+@given(
+    kind=st.sampled_from(["npy", "npz", "compressed npz"]),
+    wrong=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6),
+    length=st.none() | st.integers(0, 2000),
+    mmap=st.booleans(),
+)
+def test_no_numpy_file_does_worse_than_an_error(
+    kind: str, wrong: list[tuple[int, int]], length: int | None, mmap: bool
+) -> None:
+    content = bytearray(_saved(kind))
+    for at, byte in wrong:
+        if at < len(content):
+            content[at] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("m.npy" if kind == "npy" else "m.npz")
+        path.write_bytes(content[:length])
+        try:
+            scan = aq.scan(path, mmap=mmap)
+            assert pa.table(scan).num_rows == scan.row_count
+        except OSError as error:
+            assert "m.np" in str(error)  # noqa: PT017 Either is right.
+
+
+def test_a_numpy_header_that_lies_takes_no_memory(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.save(header, GOOD)
+    lie = header.getvalue().replace(b"(2, 64), }         ", b"(2, 64000000000), }")
+    assert lie != header.getvalue()
+    with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+        archive.writestr("a.npy", lie)
+    (tmp_path / "m.npy").write_bytes(lie)
+    for name in ("m.npz", "m.npy"):
+        with pytest.raises(OSError, match=r"claims 512,000,000,000 bytes"):
+            aq.scan(tmp_path / name, mmap=False)
 
 
 class TestFiles:

@@ -40,9 +40,9 @@ class _Batches:
         return range(self._file.num_record_batches)
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
-        batch = self._file.get_batch(group)
+        batch = self._file.get_batch(group).select(names)
         batch.validate(full=True)  # Offsets of a damaged file may point anywhere.
-        return [batch.select(names)]
+        return [batch]
 
     def bytes(self, group: int) -> int:
         size: int = self._file.get_batch(group).nbytes
@@ -97,9 +97,9 @@ class _Stream:
         return self._batch
 
     def read(self, group: int, names: list[str]) -> Iterable[pa.RecordBatch]:
-        batch = self._go_to(group)
+        batch = self._go_to(group).select(names)
         batch.validate(full=True)  # As those of a file.
-        return [batch.select(names)]
+        return [batch]
 
     def bytes(self, group: int) -> int:
         size: int = self._go_to(group).nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,17 @@ class _Header:
     def known_dtype(self) -> str | None:
         """safetensors' name of its type; numbers of another byte order are turned around."""
         return safetensors_dtype(self.dtype.newbyteorder("="))
+
+    def check_size(self, available: int) -> None:
+        """Refuse a header that lies: it would ask for memory before a byte is read.
+
+        Raises:
+            ValueError: It claims more than there is.
+        """
+        if not self.dtype.hasobject and self.bytes > available:
+            raise ValueError(
+                f"'{self.name}' claims {self.bytes:,} bytes, but there are {available:,}"
+            )
 
     def problem(self, file: str) -> str | None:
         """Why its elements are no weights."""
@@ -186,13 +198,17 @@ class NumpyScan(Scan):
             with self._open() as file, _archive(file) as archive:
                 if archive is None:
                     shape, _, dtype = _header(file)
-                    return [_Header(self.path.stem, None, shape, dtype)]
+                    header = _Header(self.path.stem, None, shape, dtype)
+                    start = file.tell()
+                    header.check_size(file.seek(0, os.SEEK_END) - start)
+                    return [header]
                 headers = []
                 for member in archive.infolist():
                     with archive.open(member) as inside:
                         shape, _, dtype = _header(inside)
                     name = member.filename.removesuffix(".npy")
                     headers.append(_Header(name, member, shape, dtype))
+                    headers[-1].check_size(member.file_size)
                 return headers
         except _DAMAGE as error:
             raise OSError(
