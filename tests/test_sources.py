@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +273,97 @@ def test_cleaned_data_can_be_retried(tmp_path: Path) -> None:
     assert dataset.failed.num_rows == 0
     assert aq.verify(out, folder).ok
     assert sorted(dataset.layer_names) == ["a.weight", "b.weight"]
+
+
+def with_a_bad_layer(path: Path, kind: str, *, clean: bool, order: int, **others: Any) -> None:
+    """A file of four layers, one of which has a NaN until it is cleaned, in one of two orders."""
+    tensors: dict[str, Any] = {name: w(128, 64, value=at) for at, name in enumerate("acd", 1)}
+    bad = w(128, 64, value=7)
+    bad[3, 5] = 0 if clean else np.nan
+    tensors = {f"{name}.weight": value for name, value in (tensors | {"b": bad}).items()} | others
+    tensors = {name: tensors[name] for name in sorted(tensors)[::order]}
+    if kind == "npz":
+        np.savez(path, **tensors)
+        return
+    head, at = {}, 0
+    for name, value in tensors.items():
+        dtype = {"float64": "F64", "float32": "F32", "float16": "F16"}[str(value.dtype)]
+        offsets = [at, at + value.nbytes]
+        head[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": offsets}
+        at += value.nbytes
+    text = json.dumps(head).encode()
+    data = b"".join(value.tobytes() for value in tensors.values())
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"b.weight": w(128, 64, value=7).astype(np.float16)},
+        {"b.weight": w(128, 64, value=7).astype(np.float64)},
+        {"b.weight": w(64, 96, value=7)},
+        {"b.weight": w(1, 5, value=7)[0]},
+    ],
+    ids=["same", "narrower", "wider", "shape", "vector"],
+)
+@pytest.mark.parametrize("part_bytes", [1 << 28, 70_000])
+def test_a_cleaned_file_may_have_another_order_and_its_failed_layer_another_shape(
+    kind: str, changed: Any, part_bytes: int, tmp_path: Path
+) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    path, out = folder / f"m.{kind}", tmp_path / "out"
+    with_a_bad_layer(path, kind, clean=False, order=1)
+    first = aq.quantize_checkpoint(folder, out, continue_on_error=True, part_bytes=part_bytes)
+    assert first.failed["layer_name"].to_pylist() == ["b.weight"]
+    with_a_bad_layer(path, kind, clean=True, order=-1, **changed)
+    with pytest.warns(aq.QuantizationWarning, match="changed since"):
+        dataset = aq.quantize_checkpoint(folder, out, retry_failed=True)
+    assert dataset.failed.num_rows == 0
+    assert aq.verify(out, folder).ok
+    table = pa.table(dataset).sort_by("row_index")
+    assert table["layer_name"].to_pylist() == ["a.weight", "b.weight", "c.weight", "d.weight"]
+    assert table["row_index"].to_pylist() == [0, 1, 2, 3]
+    for name in "acd":
+        assert np.allclose(dataset[f"{name}.weight"], "acd".index(name) + 1, rtol=1e-2)
+    expected = changed.get("b.weight", w(128, 64, value=7))
+    assert dataset["b.weight"].shape == expected.shape
+    again = aq.quantize_checkpoint(folder, out)  # Now it is what the dataset was made from.
+    assert len(again.manifest.attempts) == 3
+    assert again.failed.num_rows == 0
+
+
+def test_a_failed_layer_of_another_number_of_parts_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    path, out = folder / "m.safetensors", tmp_path / "out"
+    with_a_bad_layer(path, "safetensors", clean=False, order=1)
+    aq.quantize_checkpoint(folder, out, continue_on_error=True, part_bytes=40_000)
+    larger = {"b.weight": w(512, 64)}
+    with_a_bad_layer(path, "safetensors", clean=True, order=1, **larger)
+    with pytest.raises(ValueError, match="another number of parts"):
+        aq.quantize_checkpoint(folder, out, retry_failed=True)
+
+
+def test_a_good_layer_that_changed_or_is_gone_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    path, out = folder / "m.safetensors", tmp_path / "out"
+    with_a_bad_layer(path, "safetensors", clean=False, order=1)
+    aq.quantize_checkpoint(folder, out, continue_on_error=True)
+    for changed, message in (
+        ({"c.weight": w(128, 64, value=9)}, "layer 'c.weight' of m.safetensors is not as it was"),
+        ({"c.weight": w(64, 128, value=2)}, "layer 'c.weight' of m.safetensors is not as it was"),
+        ({"e.weight": w(128, 64)}, "holds other layers than it did: a new 'e.weight'"),
+    ):
+        with_a_bad_layer(path, "safetensors", clean=True, order=-1, **changed)
+        with (
+            warnings.catch_warnings(action="ignore"),
+            pytest.raises(ValueError, match=message),
+        ):
+            aq.quantize_checkpoint(folder, out, retry_failed=True)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "parquet", "arrow"])

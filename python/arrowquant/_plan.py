@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
 from arrowquant._files import replacing, user_path
 from arrowquant._inputs import as_table, as_weights
 from arrowquant._inputs.arrow import is_path
+from arrowquant._model import axis_rules
 from arrowquant._options import Options, ScaleDtype, Scheme
 from arrowquant._scan import Scan, scan
 from arrowquant._scan.tied import follow_table
@@ -52,7 +54,9 @@ def plan(
         rules: What to do with some layers, whatever they are: a table `layer_name` (such a
             pattern), `scheme`, `group_size`, `is_symmetric` in anything that speaks Arrow, or the
             path of one in Parquet, CSV or JSON. The first row that matches counts; what is null
-            or absent in it is as for all.
+            or absent in it is as for all. A column `stack_axis` says how stacks of experts of a
+            scan lie where nothing else tells it: -1 for `[E, out, in]`, -2 for `[E, in, out]`; a
+            row with nothing else asks for no scheme.
         columns: As for `aq.quantize`.
 
     Returns:
@@ -60,9 +64,11 @@ def plan(
         predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
         is kept (`one_dimensional`, `not_float`, `no_gain`, `kept_by_user`, `kept_by_role`,
         `already_quantized (...)`, `unknown_axis (...)`,
-        `contradictory_stack (...)`), `note` on layers that are often kept, and
-        `companion_of`: the tensor that scales and the like belong to. Sizes are exact, but for a
-        layer whose scales overflow `scale_dtype="F16"`: it takes F32, which only its values tell.
+        `contradictory_stack (...)`), `note` on layers that are often kept, `companion_of`, the
+        tensor that scales and the like belong to, and `stack_axis`, the contracted axis of the
+        stack that a matrix is of, null where it is unknown: fill it in to say it. Sizes are exact,
+        but for a layer whose scales overflow `scale_dtype="F16"`: it takes F32, which only its
+        values tell.
 
     Raises:
         TypeError, ValueError: The call is wrong.
@@ -75,11 +81,11 @@ def plan(
     if is_path(weights):
         weights = scan(weights)
     source = weights
-    if isinstance(weights, Scan) and columns is None:
-        weights = weights.without_data()
-    table = resolve(as_weights(weights, columns), options, keep, rules, include=include)
     ruled = read_plan(rules, "rules")
-    named = [] if ruled is None else as_table(ruled, "rules")["layer_name"].to_pylist()
+    if isinstance(weights, Scan) and columns is None:
+        weights = weights.with_axes(axis_rules(ruled)).without_data()
+    table = resolve(as_weights(weights, columns), options, keep, ruled, include=include)
+    named = [] if ruled is None else ruled["layer_name"].to_pylist()
     return follow_table(table, source, [*keep, *include, *(name for name in named if name)])
 
 
@@ -101,7 +107,7 @@ def resolve(
     """
     for option, patterns in (("keep", keep), ("include", include)):
         check_patterns(option, patterns)
-    table = read_plan(rules, "rules")
+    table = _without_answers(read_plan(rules, "rules"))
     if everything:
         table = _with_last_rule(table)
     batches, schema, unmatched = _core.plan(source, list(keep), list(include), table, options)
@@ -112,6 +118,14 @@ def resolve(
     _warn("include matches no layer", unmatched_include)
     _warn("no layer follows the rules of", unmatched_rules)
     return pa.Table.from_batches([pa.record_batch(batch) for batch in batches], pa.schema(schema))
+
+
+def answered(weights: Any, plan: pa.Table | None) -> Any:
+    """The weights; a scan, or a path of one, as the plan says that its stacks of experts lie."""
+    rules = axis_rules(plan)
+    if rules and is_path(weights):
+        weights = scan(weights)
+    return weights.with_axes(rules) if rules and isinstance(weights, Scan) else weights
 
 
 def check_patterns(option: str, patterns: Sequence[str]) -> None:
@@ -128,6 +142,17 @@ def _warn(what: str, patterns: list[str]) -> None:
     if patterns:
         names = ", ".join(repr(pattern) for pattern in patterns)
         warnings.warn(QuantizationWarning(f"{what}: {names}."), stacklevel=4)
+
+
+def _without_answers(rules: pa.Table | None) -> pa.Table | None:
+    """The rules without rows that only say how a stack lies: they ask for no scheme."""
+    if rules is None or "stack_axis" not in rules.schema.names:
+        return rules
+    said = pc.is_null(rules["stack_axis"])
+    for name in ("scheme", "group_size", "is_symmetric"):
+        if name in rules.schema.names:
+            said = pc.or_(said, pc.is_valid(rules[name]))
+    return rules.filter(said).drop_columns(["stack_axis"])
 
 
 def _with_last_rule(rules: Any) -> pa.Table:
@@ -149,6 +174,7 @@ RULE_COLUMNS = {
     "scheme": pa.string(),
     "group_size": pa.int64(),
     "is_symmetric": pa.bool_(),
+    "stack_axis": pa.int64(),
 }
 
 
@@ -244,5 +270,5 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
 def _says_nothing(path: Path, others: list[str]) -> str:
     return (
         f"{path}: says nothing of what to do: it has {', '.join(map(repr, others))}, but none of "
-        "'scheme', 'group_size', 'is_symmetric'."
+        "'scheme', 'group_size', 'is_symmetric', 'stack_axis'."
     )

@@ -8,7 +8,7 @@ from typing import Any
 from arrowquant import _core
 from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
 from arrowquant._options import Options, ScaleDtype, Scheme
-from arrowquant._plan import read_plan
+from arrowquant._plan import answered, read_plan
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._result import QuantizationResult
 from arrowquant._scan import Scan
@@ -46,7 +46,8 @@ def quantize(
         scale_dtype: What scales are rounded to: `source` (F16 or BF16 as the weights, else F32),
             `F32`, `F16` or `BF16`.
         plan: A table `layer_name, scheme, group_size, is_symmetric`, such as `aq.plan` makes, in
-            any Arrow object, or the path of one in Parquet, CSV or JSON.
+            any Arrow object, or the path of one in Parquet, CSV or JSON. Of a scan's stacks of
+            experts, its column `stack_axis` says how they lie, where nothing else tells it.
         columns: What columns of `weights` with other names are to be called here, such as
             `{"name": "layer_name", "weights": "data"}`.
         continue_on_error: Whether failed rows are returned rather than raised.
@@ -71,7 +72,8 @@ def quantize(
         0
     """
     options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
-    source, planned = as_weights(weights, columns), read_plan(plan)
+    planned = read_plan(plan)
+    source = as_weights(answered(weights, planned), columns)
     with listener(progress) as callback:
         batches, schemas = _core.quantize(
             source, planned, options, callback, is_sized(weights), _total(weights)
@@ -110,5 +112,6 @@ def quantize_stream(
         TypeError, ValueError: The call is wrong.
     """
     options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
-    source = as_weights(weights, columns)
-    return QuantizationStream(_core.quantize_stream(source, read_plan(plan), options))
+    planned = read_plan(plan)
+    source = as_weights(answered(weights, planned), columns)
+    return QuantizationStream(_core.quantize_stream(source, planned, options))

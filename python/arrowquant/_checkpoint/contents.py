@@ -77,3 +77,15 @@ def _changed(
     except (OSError, pa.ArrowException) as error:
         found.append(f"source file {unit.file} can't be read: {error}")
     return list(dict.fromkeys(found))
+
+
+def good_layers(destination: Path, manifest: Manifest, names: Iterable[str]) -> set[str]:
+    """The layers of these files that are quantized or kept."""
+    wanted, done = set(names), manifest.done
+    return {
+        name
+        for unit in manifest.units
+        if unit.file in wanted and unit.index in done
+        for file in done[unit.index].layers
+        for name in pq.read_table(destination / file.path, columns=["layer_name"])[0].to_pylist()
+    }

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ from arrowquant._errors import (
     QuantizationError,
     QuantizationWarning,
 )
+from arrowquant._model import axis_rules, rules_of
 from arrowquant._options import Options
 from arrowquant._scan import Scan
 
@@ -45,28 +47,37 @@ class Job:
     def __init__(
         self, source: Scan, destination: Path, request: Request, report: Report | None
     ) -> None:
+        begun = manifests.exists(destination) and not request.overwrite
+        self._begun = manifests.load(destination) if begun else None
+        # A plan says how stacks lie once: a retry and a second call know it from the manifest.
+        known = self._begun.settings.get("axis_rules", ()) if self._begun else ()
+        axes = axis_rules(request.plan) or rules_of(known)
+        source = source.with_axes(axes)
+        if self._begun is not None:
+            source = source.in_order(*plans.places(self._begun))
         self._source, self._destination, self._request = source, destination, request
         self._report = report
         self._started = time.monotonic()
-        self._files = source.files()
-        self._outline = source.outline()
+        self._files = self._source.files()
+        self._outline = self._source.outline()
+        self._pieces = self._source.pieces()
 
     def resume(self) -> None:
         """Do the units that are not done."""
         manifest = fresh = self._fresh(self._request)
-        if manifests.exists(self._destination) and not self._request.overwrite:
-            manifest = manifests.load(self._destination)
+        if self._begun is not None:
+            manifest = self._begun
             self._check_compatible(manifest, fresh)
         done = {part.unit for part in manifest.parts if _is_there(self._destination, part)}
         manifest.parts = [part for part in manifest.parts if part.unit in done]
         attempt = self._attempt(manifest)
-        work = self._work(fresh, plans.table(manifest.plan), self._request.options())
+        work = self._work(plans.table(manifest.plan), self._request.options())
         todo = [unit for unit in manifest.units if unit.index not in done]
         self._each(manifest, attempt, work, todo)
 
     def retry(self) -> None:
         """Do what failed in finished units, and what could not be read at first."""
-        manifest = manifests.load(self._destination)
+        manifest = self._begun or manifests.load(self._destination)
         original = self._request.with_original(manifest.request)
         with warnings.catch_warnings(action="ignore", category=QuantizationWarning):
             fresh = self._fresh(original)  # It was warned of them when it began.
@@ -81,7 +92,7 @@ class Job:
         ]
         request = self._request.over(original)
         plan = self._retry_plan(manifest, request, late - done.keys())
-        self._each(manifest, attempt, self._work(fresh, plan, request.options()), todo)
+        self._each(manifest, attempt, self._work(plan, request.options()), todo)
 
     def _fresh(self, request: Request) -> Manifest:
         """The manifest of a job that begins now; what can't be done is found here."""
@@ -101,11 +112,12 @@ class Job:
                 "part_bytes": source.setup.part_bytes,
                 "variant": source.setup.variant,
                 "stack_axis": source.setup.stack_axis,
+                "axis_rules": [list(rule) for rule in source.setup.axis_rules],
             },
             request=request.to_json(),
             late_units=[],
             plan=plan,
-            units=units_of(source.pieces(), source.setup.part_bytes, source.first_key),
+            units=units_of(self._pieces, source.setup.part_bytes, source.first_key),
         )
 
     def _check_compatible(self, manifest: Manifest, fresh: Manifest) -> None:
@@ -116,7 +128,7 @@ class Job:
             raise ValueError(f"{self._destination}: {error}") from error
         plans.add_late_files(manifest, fresh, self._outline)
         changed = self._changed_layers(manifest, fresh)
-        differences = changed or plans.differences(manifest, fresh)
+        differences = changed or plans.differences(manifest, fresh, self._pieces)
         if differences:
             raise ValueError(
                 f"{self._destination}: holds a dataset that another call began: "
@@ -131,21 +143,19 @@ class Job:
         source that was cleaned.
         """
         names = plans.changed_files(manifest, fresh)
-        units = sorted(
-            (unit.file, unit.position, unit.pieces, unit.rows) for unit in manifest.units
-        )
-        stretches = sorted(
-            (unit.file, unit.position, unit.pieces, unit.rows) for unit in fresh.units
-        )
         if not names:
             return []
-        if units != stretches:
-            return [f"{', '.join(names)}: holds other layers, types or shapes, or another order"]
+        found = plans.other_layers(manifest, fresh, self._pieces, names)
+        if found:
+            return found
         found = contents.changed_layers(
             self._source, self._destination, manifest, names, self._request.threads
         )
         if not found:
-            plans.accept_files(manifest, fresh, names)
+            plans.accept_files(manifest, fresh, self._pieces, names)
+            layers = plans.names_of_files(names, self._outline)
+            layers -= contents.good_layers(self._destination, manifest, names)
+            plans.accept_plan(manifest, fresh, layers)
         return found
 
     def _retry_plan(self, manifest: Manifest, request: Request, units: set[int]) -> pa.Table:
@@ -168,8 +178,12 @@ class Job:
                 planned[row["layer_name"]] = row
         return plans.table([planned[row["layer_name"]] for row in manifest.plan])
 
-    def _work(self, fresh: Manifest, plan: pa.Table, options: Options) -> Work:
-        offsets = {(unit.file, unit.position): unit.first_row for unit in fresh.units}
+    def _work(self, plan: pa.Table, options: Options) -> Work:
+        ends = accumulate(piece.rows for piece in self._pieces)
+        offsets = {
+            (piece.file, piece.position): end - piece.rows
+            for piece, end in zip(self._pieces, ends, strict=True)
+        }
         return Work(self._source, self._files, self._outline, offsets, plan, options)
 
     def _attempt(self, manifest: Manifest) -> Attempt:

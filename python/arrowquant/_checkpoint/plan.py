@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arrowquant._checkpoint.records import Manifest, Unit
-from arrowquant._scan import missing_key
+from arrowquant._scan import Piece, missing_key
 
 _SCHEMA = pa.schema(
     {
@@ -63,10 +64,11 @@ def names_in(manifest: Manifest, units: Iterable[int], outline: pa.Table) -> set
     """The layers of the files that units are of."""
     wanted = set(units)
     files = {unit.file for unit in manifest.units if unit.index in wanted}
-    return _names_of_files(files, outline)
+    return names_of_files(files, outline)
 
 
-def _names_of_files(files: set[str], outline: pa.Table) -> set[str]:
+def names_of_files(files: Iterable[str], outline: pa.Table) -> set[str]:
+    """The layers of these files."""
     column = outline["source_file"].cast(pa.string())
     chosen = outline.filter(pc.is_in(column, pa.array(sorted(files), pa.string())))
     return {name for name in chosen["layer_name"].to_pylist() if name is not None}
@@ -98,7 +100,7 @@ def add_late_files(manifest: Manifest, fresh: Manifest, outline: pa.Table) -> No
     manifest.parts = [part for part in manifest.parts if part.unit not in gone]
     manifest.files = [there[file[0]] if file[0] in late_files else file for file in manifest.files]
     # What is there now has a dtype and a shape, which the plan of what was missing could not know.
-    layers = _names_of_files(late_files, outline)
+    layers = names_of_files(late_files, outline)
     before = {row["layer_name"]: row for row in manifest.plan}
     manifest.plan = [
         row if row["layer_name"] in layers else before.get(row["layer_name"], row)
@@ -117,19 +119,84 @@ def changed_files(manifest: Manifest, fresh: Manifest) -> list[str]:
     ]
 
 
-def accept_files(manifest: Manifest, fresh: Manifest, names: Iterable[str]) -> None:
-    """Take over what these files are now: their contents are what they were."""
+def places(manifest: Manifest) -> tuple[dict[str, int], set[str]]:
+    """Where in the source each layer was; and the files that were not there to say it."""
+    places = {row["layer_name"]: at for at, row in enumerate(manifest.plan)}
+    return places, {name for name, size, _ in manifest.files if size is None}
+
+
+def other_layers(
+    manifest: Manifest, fresh: Manifest, pieces: Sequence[Piece], names: Iterable[str]
+) -> list[str]:
+    """The changed files that have other layers than they had, or other numbers of parts; worded."""
+    files = ", ".join(names)
+    before, after = ([row["layer_name"] for row in m.plan] for m in (manifest, fresh))
+    if Counter(before) != Counter(after):
+        what = [f"no '{name}' any more" for name in Counter(before) - Counter(after)]
+        what += [f"a new '{name}'" for name in Counter(after) - Counter(before)]
+        return [f"{files}: holds other layers than it did: {', '.join(what[:_SHOWN])}"]
+    if before != after:
+        return [
+            f"{files}: holds its layers in another order than it did, and rows of a table are "
+            "not put in order"
+        ]
+    sums, wanted = _sums(manifest, pieces), set(names)
+    own = [unit for unit in manifest.units if unit.file in wanted]
+    if sums is None or any((unit.rows, unit.layers) != sums[unit.index][:2] for unit in own):
+        return [f"{files}: a layer has another number of parts or another row group than it had"]
+    return []
+
+
+def _sums(manifest: Manifest, pieces: Sequence[Piece]) -> dict[int, tuple[int, int, int]] | None:
+    """The rows, layers and bytes that the source has now for each unit.
+
+    Nothing where the units are not all of its pieces, each once.
+    """
+    by_file: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        by_file.setdefault(piece.file, []).append(piece)
+    found, ends = {}, dict.fromkeys(by_file, 0)
+    for unit in sorted(manifest.units, key=lambda unit: (unit.file, unit.position)):
+        if unit.position != ends.get(unit.file, 0):
+            return None
+        own = by_file.get(unit.file, [])[unit.position : unit.position + unit.pieces]
+        ends[unit.file] = unit.position + unit.pieces
+        found[unit.index] = (
+            sum(piece.rows for piece in own),
+            sum(piece.layers for piece in own),
+            sum(piece.bytes for piece in own),
+        )
+    is_all = all(ends[file] == len(own) for file, own in by_file.items())
+    return found if is_all else None
+
+
+def accept_files(
+    manifest: Manifest, fresh: Manifest, pieces: Sequence[Piece], names: Iterable[str]
+) -> None:
+    """Take over what these files are now: their good layers are what they were."""
     here = {file[0]: file for file in fresh.files}
-    wanted = set(names)
+    wanted, sums = set(names), _sums(manifest, pieces)
     manifest.files = [here[file[0]] if file[0] in wanted else file for file in manifest.files]
+    manifest.units = [
+        replace(unit, bytes=sums[unit.index][2]) if sums and unit.file in wanted else unit
+        for unit in manifest.units
+    ]
 
 
-def differences(manifest: Manifest, fresh: Manifest) -> list[str]:
+def accept_plan(manifest: Manifest, fresh: Manifest, layers: set[str]) -> None:
+    """Take over the plan of these layers: they may be of another type or shape now."""
+    manifest.plan = [
+        after if after["layer_name"] in layers else before
+        for before, after in zip(manifest.plan, fresh.plan, strict=True)
+    ]
+
+
+def differences(manifest: Manifest, fresh: Manifest, pieces: Sequence[Piece]) -> list[str]:
     """What keeps a job from going on with what another began: all that would change bytes."""
     found = [
         f"{name}: {manifest.settings.get(name)!r} there, {value!r} here"
         for name, value in fresh.settings.items()
-        if manifest.settings.get(name) != value
+        if (manifest.settings.get(name) or None) != (value or None)
     ]
     there, here = ({name: rest for name, *rest in m.files} for m in (manifest, fresh))
     for name in sorted(there.keys() | here.keys()):
@@ -137,12 +204,6 @@ def differences(manifest: Manifest, fresh: Manifest) -> list[str]:
             found.append(
                 f"source file {name}: {_file(there, name)} there, {_file(here, name)} here"
             )
-    if manifest.plan != fresh.plan and _sorted(manifest.plan) == _sorted(fresh.plan):
-        return [
-            *found,
-            "the source has its layers in another order than when the job began, since a file was "
-            "written anew",
-        ]
     changed = [
         (before, after)
         for before, after in zip(manifest.plan, fresh.plan, strict=False)
@@ -154,20 +215,18 @@ def differences(manifest: Manifest, fresh: Manifest) -> list[str]:
         found.append(f"{len(changed) - _SHOWN} more layers likewise")
     if len(manifest.plan) != len(fresh.plan):
         found.append(f"layers: {len(manifest.plan)} there, {len(fresh.plan)} here")
-    if not found and _stretches(manifest) != _stretches(fresh):
+    if not found and not _are_accounted_for(manifest, pieces):
         found.append("units: the manifest does not account for the source, it was damaged")
     return found
 
 
-def _sorted(plan: list[dict[str, Any]]) -> list[str]:
-    return sorted(str(row) for row in plan)
-
-
-def _stretches(manifest: Manifest) -> list[tuple[Any, ...]]:
-    """What the units are of, in whatever order they were counted."""
-    return sorted(
-        (unit.file, unit.position, unit.pieces, unit.rows, unit.layers, unit.bytes)
-        for unit in manifest.units
+def _are_accounted_for(manifest: Manifest, pieces: Sequence[Piece]) -> bool:
+    """Whether the units are the source's, each piece once."""
+    if not pieces:
+        return all(unit.rows == 0 for unit in manifest.units)
+    sums = _sums(manifest, pieces)
+    return sums is not None and all(
+        (unit.rows, unit.layers, unit.bytes) == sums[unit.index] for unit in manifest.units
     )
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from arrowquant import _core
 from arrowquant._checkpoint import manifest as manifests
+from arrowquant._checkpoint import plan as plans
 from arrowquant._checkpoint.dataset import row_groups
 from arrowquant._checkpoint.differences import RowsBelow, difference
 from arrowquant._checkpoint.digests import Digests
@@ -23,6 +24,7 @@ from arrowquant._checkpoint.records import Manifest, Part, Unit
 from arrowquant._checkpoint.rows import Report
 from arrowquant._checkpoint.tasks import Progress
 from arrowquant._files import user_path
+from arrowquant._model import rules_of
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan, Source, scan
 
@@ -111,6 +113,8 @@ def verify(
             variant=settings.get("variant"),
             stack_axis=settings.get("stack_axis"),
         )
+        source = source.with_axes(rules_of(settings.get("axis_rules", ())))
+        source = source.in_order(*plans.places(manifest))
     with listener(progress) as report:
         return _Verifier(path, manifest, source, threads, report).run()
 

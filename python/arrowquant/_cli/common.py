@@ -289,5 +289,7 @@ def quantize_command() -> str:
 def planned(source: Scan, request: Request) -> pa.Table:
     """The plan that the options ask for."""
     from arrowquant._inputs import as_arrow
+    from arrowquant._plan import answered, read_plan
 
+    source = answered(source, read_plan(request.plan))
     return request.resolve(as_arrow(source.without_data(), "weights"), source)

@@ -163,8 +163,10 @@ def _to_file(
     from arrowquant._files import check_output
     from arrowquant._job import quantize_file
     from arrowquant._parquet import SUFFIXES, failed_path
+    from arrowquant._plan import answered, read_plan
     from arrowquant._scan import ManyScan
 
+    source = answered(source, read_plan(request.plan))
     if isinstance(source, ManyScan):
         if len(source.members) > 1:
             raise ValueError(f"{model}: has several files. Name a directory to write to.")

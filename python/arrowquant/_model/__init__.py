@@ -7,9 +7,21 @@ Meaning comes from names, siblings and configuration, never from a shape alone.
 
 from __future__ import annotations
 
+from arrowquant._model.axes import AxisRules, StackAxes, axis_rules, rules_of
 from arrowquant._model.config import Config, read_config
 from arrowquant._model.meaning import Meaning, resolve
 from arrowquant._model.roles import is_adapter
 from arrowquant._model.tensor import Tensor
 
-__all__ = ["Config", "Meaning", "Tensor", "is_adapter", "read_config", "resolve"]
+__all__ = [
+    "AxisRules",
+    "Config",
+    "Meaning",
+    "StackAxes",
+    "Tensor",
+    "axis_rules",
+    "is_adapter",
+    "read_config",
+    "resolve",
+    "rules_of",
+]

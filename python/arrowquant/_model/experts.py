@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from arrowquant._model.axes import StackAxes
 from arrowquant._model.config import Config
 from arrowquant._model.tensor import Tensor, is_float
 
@@ -112,15 +113,13 @@ def count_of(tensors: Mapping[str, Tensor], config: Config) -> int | None:
     return stacks.pop() if len(stacks) == 1 else None
 
 
-def find(
-    tensors: Mapping[str, Tensor], config: Config, stack_axis: int | None
-) -> dict[str, Experts]:
+def find(tensors: Mapping[str, Tensor], config: Config, axes: StackAxes) -> dict[str, Experts]:
     """The stacks among a checkpoint's tensors.
 
     Args:
         tensors: All of the checkpoint, by name.
         config: What is said beside them.
-        stack_axis: What the user says of stacks whose axis can't be told.
+        axes: What the user says of stacks whose axis can't be told.
     """
     found: dict[str, Experts] = {}
     blocks: dict[str, dict[str, Tensor]] = {}
@@ -145,10 +144,12 @@ def find(
         is_contradiction, axis = problem is not None, None
         if problem is None:
             axis, problem = _axis({p: t.shape for p, t in parts.items()}, config)
-        if axis is None and stack_axis is not None and not is_contradiction:
-            axis, problem = stack_axis, None
         for tensor in parts.values():
-            found[tensor.name] = Experts(tensor.shape[0], axis, problem, is_contradiction)
+            told = axis
+            if axis is None and not is_contradiction:
+                told = axes.of(tensor.name)
+            why = problem if told is None else None
+            found[tensor.name] = Experts(tensor.shape[0], told, why, is_contradiction)
     return found
 
 

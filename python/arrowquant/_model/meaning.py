@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arrowquant._model import experts, quantized, roles
+from arrowquant._model.axes import StackAxes
 from arrowquant._model.config import Config
 from arrowquant._model.tensor import Tensor
 
@@ -14,7 +15,13 @@ __all__ = ["Meaning", "Tensor", "resolve"]
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _CODES = re.compile(r"(\.qweight|\.weight_packed|_blocks|_packed)$")
-_ASK = "Say it with stack_axis=-1 for [E, out, in] or -2 for [E, in, out] (--stack-axis)."
+_ASK = (
+    "Say it with stack_axis=-1 for [E, out, in] or -2 for [E, in, out] (--stack-axis), or in the "
+    "plan's column stack_axis."
+)
+
+
+_NOTHING_SAID = StackAxes()
 
 
 @dataclass(frozen=True)
@@ -25,28 +32,28 @@ class Meaning:
     keep_reason: str | None = None
     """Why it is kept where nobody asks for anything else."""
     companion_of: str | None = None
-    stack: tuple[int, int] | None = None
-    """The count and the contracted axis of the matrices that it is a stack of."""
+    stack: tuple[int, int | None] | None = None
+    """The count and the contracted axis, if it is known, of the matrices that it is a stack of."""
 
     @property
-    def plain(self) -> tuple[str, str | None, str | None, tuple[int, int] | None]:
+    def plain(self) -> tuple[str, str | None, str | None, tuple[int, int | None] | None]:
         """As the core takes it."""
         return self.role, self.keep_reason, self.companion_of, self.stack
 
 
 def resolve(
-    tensors: Sequence[Tensor], config: Config, *, stack_axis: int | None = None
+    tensors: Sequence[Tensor], config: Config, axes: StackAxes = _NOTHING_SAID
 ) -> list[Meaning]:
     """The meaning of each of a checkpoint's tensors.
 
     Args:
         tensors: All of them, of all files: a tensor's meaning may lie in another one.
         config: What is said beside them.
-        stack_axis: What the user says of stacks of experts whose contracted axis can't be told.
+        axes: What the user says of stacks of experts whose contracted axis can't be told.
     """
     named = {tensor.name: tensor for tensor in tensors}
     packed = quantized.find(named, config)
-    stacks = experts.find(named, config, stack_axis)
+    stacks = experts.find(named, config, axes)
     count = experts.count_of(named, config)
     layers = config.number("num_hidden_layers", "n_layer")
     has_more = bool(config.number("num_nextn_predict_layers", "num_mtp_modules"))
@@ -67,7 +74,7 @@ def resolve(
         if stack is None:
             meanings.append(Meaning(role))
         else:
-            matrices = None if stack.count is None else (stack.count, stack.axis or -1)
+            matrices = None if stack.count is None else (stack.count, stack.axis)
             meanings.append(Meaning(role, _why_kept(stack), None, matrices))
     return meanings
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 from arrowquant import _core
 from arrowquant._display import arrow_html
 from arrowquant._errors import QuantizationWarning
-from arrowquant._model import Meaning, Tensor
+from arrowquant._model import AxisRules, Meaning, StackAxes, Tensor
 
 PART_BYTES = 256 << 20
 """A Parquet cell holds at most 2 GiB, and Spark fails from 0.6 GB on."""
@@ -31,6 +32,13 @@ class Setup:
     """Which of several checkpoints in a directory."""
     stack_axis: int | None = None
     """The contracted axis of stacks of experts where nothing else tells it."""
+    axis_rules: AxisRules = ()
+    """The same of single stacks, as a plan says."""
+
+    @property
+    def axes(self) -> StackAxes:
+        """All that the user says of stacks."""
+        return StackAxes(self.stack_axis, self.axis_rules)
 
     def __post_init__(self) -> None:
         """Check what users gave."""
@@ -121,6 +129,27 @@ class Scan(ABC):
     def assign(self, meanings: Sequence[Meaning], *, any_stacks: bool) -> None:
         """Take the meaning of each of `tensors`; and whether any file has stacks."""
         del meanings, any_stacks  # A relation may say itself what its rows mean.
+
+    def with_axes(self, rules: AxisRules) -> Scan:
+        """The same source where a plan says how stacks of experts lie; itself if it does not."""
+        if not rules:
+            return self
+        other = copy.copy(self)
+        other.setup = replace(self.setup, axis_rules=(*rules, *self.setup.axis_rules))
+        other._forget_meaning()
+        return other
+
+    def in_order(self, place: Mapping[str, int], fixed: Collection[str] = ()) -> Scan:
+        """The same source with its layers in the order of their places, where it can be read so.
+
+        A file of tensors can; a table stays as it is, and so do the files called `fixed`.
+        """
+        del place, fixed
+        return self
+
+    def _forget_meaning(self) -> None:
+        """Forget what tensors mean, so that it is found out anew."""
+        return  # A dataset says itself what its rows mean.
 
     @property
     @abstractmethod

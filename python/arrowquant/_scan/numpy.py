@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,11 +104,31 @@ class NumpyScan(Scan):
         )
         self.__dict__.pop("_outlines", None)
 
+    def in_order(self, place: Mapping[str, int], fixed: Collection[str] = ()) -> Scan:
+        if self.path.name in fixed:
+            return self
+
+        def at(header: _Header) -> int:
+            name = header.name
+            return min(place.get(name, len(place)), place.get(f"{name}[0]", len(place)))
+
+        headers = sorted(self._headers, key=at)
+        if headers == self._headers:
+            return self
+        other = copy.copy(self)
+        other._headers = headers
+        other.__dict__.pop("_outlines", None)
+        return other
+
+    def _forget_meaning(self) -> None:
+        for known in ("_annotations", "_outlines"):
+            self.__dict__.pop(known, None)
+
     @cached_property
     def _annotations(self) -> Annotations:
         config = Config() if self.given is not None else read_config(self.path.parent)
         tensors = self.tensors()
-        meanings = resolve(tensors, config, stack_axis=self.setup.stack_axis)
+        meanings = resolve(tensors, config, self.setup.axes)
         return Annotations.of(tensors, meanings)
 
     @cached_property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,26 @@ class ManyScan(Scan):
         config = read_config(folder)
         every = {key: member.tensors() for key, member in self.members.items()}
         tensors = [tensor for found in every.values() for tensor in found]
-        meanings = resolve(tensors, config, stack_axis=self.setup.stack_axis)
+        meanings = resolve(tensors, config, self.setup.axes)
         any_stacks = any(meaning.stack is not None for meaning in meanings)
         start = 0
         for key, found in every.items():
             own = meanings[start : start + len(found)]
             start += len(found)
             self.members[key].assign(own, any_stacks=any_stacks)
+
+    def in_order(self, place: Mapping[str, int], fixed: Collection[str] = ()) -> Scan:
+        members = {key: member.in_order(place, fixed) for key, member in self.members.items()}
+        if all(members[key] is member for key, member in self.members.items()):
+            return self
+        other = copy.copy(self)
+        other.members = members
+        return other
+
+    def _forget_meaning(self) -> None:
+        rules = self.setup.axis_rules
+        self.members = {key: member.with_axes(rules) for key, member in self.members.items()}
+        self._resolve(self.path)
 
     def tensors(self) -> list[Tensor]:
         return [tensor for member in self.members.values() for tensor in member.tensors()]

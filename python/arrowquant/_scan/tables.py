@@ -81,6 +81,9 @@ class TableScan(Scan):
                 self._tensors, meanings, any_stacks=any_stacks
             )
 
+    def _forget_meaning(self) -> None:
+        self.__dict__.pop("_annotations", None)
+
     @cached_property
     def _says_itself(self) -> bool:
         """Whether the relation has roles of its own, is quantized, or no weights at all."""
@@ -99,7 +102,7 @@ class TableScan(Scan):
             return None
         tensors = self._tensors
         config = Config() if self.given is not None else read_config(self.path.parent)
-        meanings = resolve(tensors, config, stack_axis=self.setup.stack_axis)
+        meanings = resolve(tensors, config, self.setup.axes)
         return Annotations.of(tensors, meanings)
 
     @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ class TensorScan(Scan):
         self._opened: _core.TensorFile | None = self._open()  # A broken header raises here.
         self._entries = self._opened.entries()
         self._said: list[Any] | None = None
+        self._order: list[int] | None = None
+        """Of the tensors, where it is not that of their bytes."""
         self.data_bytes = sum(size for *_, size in self._entries)
         if self._opened.not_mapped is not None:
             warn_not_mapped(path, self._opened.not_mapped)
@@ -60,14 +63,34 @@ class TensorScan(Scan):
         self._said = [meaning.plain for meaning in meanings]
         self.__dict__.pop("_rows", None)
 
+    def in_order(self, place: Mapping[str, int], fixed: Collection[str] = ()) -> Scan:
+        if self.path.name in fixed:
+            return self
+
+        def at(entry: int) -> int:
+            name = self._entries[entry][0]
+            return min(place.get(name, len(place)), place.get(f"{name}[0]", len(place)))
+
+        order = sorted(range(len(self._entries)), key=at)
+        if order == (self._order or list(range(len(order)))):
+            return self
+        other = copy.copy(self)
+        other._order = order
+        other.__dict__.pop("_rows", None)
+        return other
+
+    def _forget_meaning(self) -> None:
+        self._said = None
+        self.__dict__.pop("_rows", None)
+
     @cached_property
     def _rows(self) -> _core.TensorRows:
         if self._said is None:
             config = Config() if self.given is not None else read_config(self.path.parent)
-            meanings = resolve(self.tensors(), config, stack_axis=self.setup.stack_axis)
+            meanings = resolve(self.tensors(), config, self.setup.axes)
             self.assign(meanings, any_stacks=False)
         assert self._said is not None
-        return self._file.rows(self._said, self.setup.part_bytes)
+        return self._file.rows(self._said, self.setup.part_bytes, self._order)
 
     @property
     def layers(self) -> int | None:

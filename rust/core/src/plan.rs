@@ -49,6 +49,7 @@ struct Planned<'a> {
     reason: Option<&'a str>,
     note: Option<String>,
     companion_of: Option<&'a str>,
+    stack_axis: Option<i64>,
 }
 
 impl Planner {
@@ -130,7 +131,19 @@ impl Planner {
         };
         let note = name.filter(|_| reason.is_none() && role.is_none()).and_then(often_kept);
         let companion_of = weights.companion_of(row);
-        Planned { name, described, role, asked, bytes, source_bytes, reason, note, companion_of }
+        let stack_axis = weights.stack_axis(row);
+        Planned {
+            name,
+            described,
+            role,
+            asked,
+            bytes,
+            source_bytes,
+            reason,
+            note,
+            companion_of,
+            stack_axis,
+        }
     }
 }
 
@@ -153,6 +166,7 @@ fn plan_schema() -> SchemaRef {
         Field::new("reason", DataType::Utf8, true),
         Field::new("note", DataType::Utf8, true),
         Field::new("companion_of", DataType::Utf8, true),
+        Field::new("stack_axis", DataType::Int64, true),
     ]))
 }
 
@@ -172,6 +186,7 @@ fn table(schema: &SchemaRef, rows: &[Planned<'_>]) -> Result<RecordBatch, ArrowE
         Arc::new(rows.iter().map(|row| row.reason).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.note.as_deref()).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.companion_of).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|row| row.stack_axis).collect::<Int64Array>()),
     ];
     RecordBatch::try_new(Arc::clone(schema), columns)
 }

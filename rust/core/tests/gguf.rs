@@ -62,7 +62,7 @@ fn gguf(version: u32, alignment: Option<u32>, tensors: &[(usize, u64, u64)]) -> 
 
 fn rows(file: &TensorFile, part_bytes: u64) -> Vec<RecordBatch> {
     let meanings = vec![Meaning::default(); file.entries().len()];
-    let rows = file.rows(&meanings, part_bytes).unwrap();
+    let rows = file.rows(&meanings, part_bytes, None).unwrap();
     rows.range(0..usize::MAX, true).collect::<Result<_, _>>().unwrap()
 }
 

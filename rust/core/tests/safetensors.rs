@@ -77,7 +77,7 @@ proptest! {
         prop_assert_eq!(found.len(), metadata.len() + 1);
         let file = TensorFile::open(&path, mmap).unwrap();
         let meanings = vec![Meaning::default(); file.entries().len()];
-        let tensor_rows = file.rows(&meanings, u64::MAX).unwrap();
+        let tensor_rows = file.rows(&meanings, u64::MAX, None).unwrap();
         let batches = tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>();
         let mut rows = read(batches.unwrap());
         rows.sort();
@@ -106,7 +106,7 @@ proptest! {
         for mmap in [true, false] {
             if let Ok(file) = TensorFile::open(&path, mmap) {
                 let meanings = vec![Meaning::default(); file.entries().len()];
-                let tensor_rows = file.rows(&meanings, 4096).unwrap();
+                let tensor_rows = file.rows(&meanings, 4096, None).unwrap();
                 let batches = tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>();
                 prop_assert_eq!(read(batches.unwrap()).len(), tensor_rows.len());
             }

@@ -47,9 +47,9 @@ proptest! {
         written.finish(true).unwrap();
 
         let file = TensorFile::open(&path, mmap).unwrap();
-        let meaning = Meaning { stack: Some(Stack { count, axis }), ..Meaning::default() };
+        let meaning = Meaning { stack: Some(Stack { count, axis: Some(axis) }), ..Meaning::default() };
         let meanings = vec![meaning];
-        let tensor_rows = file.rows(&meanings, part_bytes).unwrap();
+        let tensor_rows = file.rows(&meanings, part_bytes, None).unwrap();
         let batches: Vec<RecordBatch> =
             tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>().unwrap();
 
@@ -105,9 +105,10 @@ fn a_tensor_that_is_no_such_stack_is_refused() {
     written.finish(true).unwrap();
     let file = TensorFile::open(&path, true).unwrap();
     for (count, axis) in [(4, -1), (0, -1), (3, -3)] {
-        let meaning = Meaning { stack: Some(Stack { count, axis }), ..Meaning::default() };
+        let meaning =
+            Meaning { stack: Some(Stack { count, axis: Some(axis) }), ..Meaning::default() };
         let meanings = vec![meaning];
-        assert!(file.rows(&meanings, u64::MAX).is_err(), "{count} {axis}");
+        assert!(file.rows(&meanings, u64::MAX, None).is_err(), "{count} {axis}");
     }
-    assert!(file.rows(&[Meaning::default(), Meaning::default()], u64::MAX).is_err());
+    assert!(file.rows(&[Meaning::default(), Meaning::default()], u64::MAX, None).is_err());
 }

@@ -47,9 +47,10 @@ pub(crate) fn split_parts(
 pub(crate) fn split_stacks(
     py: Python<'_>,
     batch: PyRecordBatch,
-    stacks: Vec<Option<(usize, i8)>>,
+    stacks: Vec<Option<(usize, Option<i8>)>>,
 ) -> PyResult<PyRecordBatch> {
-    let stack = |stack: Option<(usize, i8)>| stack.map(|(count, axis)| Stack { count, axis });
+    let stack =
+        |stack: Option<(usize, Option<i8>)>| stack.map(|(count, axis)| Stack { count, axis });
     let stacks: Vec<_> = stacks.into_iter().map(stack).collect();
     let split = py.detach(|| parts::stacks::split(batch.as_ref(), &stacks));
     split.map(PyRecordBatch::new).map_err(|error| errors::raise(py, error))

@@ -22,7 +22,7 @@ use crate::numpy::Memory;
 type Entry = (String, String, Vec<i64>, u64);
 /// A tensor's role, why it is kept by default, the tensor that it belongs to, and the count and
 /// contracted axis of the matrices that it is a stack of.
-type Said = (Option<String>, Option<String>, Option<String>, Option<(usize, i8)>);
+type Said = (Option<String>, Option<String>, Option<String>, Option<(usize, Option<i8>)>);
 
 /// An opened file of named tensors whose header was checked.
 #[pyclass(module = "arrowquant._core", frozen)]
@@ -73,10 +73,16 @@ impl TensorFile {
         self.0.source().is_unchanged()
     }
 
-    /// The file's tensors as rows, with what each means.
-    fn rows(&self, meanings: Vec<Said>, part_bytes: u64) -> PyResult<TensorRows> {
+    /// The file's tensors as rows, with what each means, in any order of them.
+    fn rows(
+        &self,
+        meanings: Vec<Said>,
+        part_bytes: u64,
+        order: Option<Vec<usize>>,
+    ) -> PyResult<TensorRows> {
         let meanings: Vec<_> = meanings.into_iter().map(meaning).collect();
-        self.0.rows(&meanings, part_bytes).map(TensorRows).map_err(errors::call)
+        let rows = self.0.rows(&meanings, part_bytes, order.as_deref());
+        rows.map(TensorRows).map_err(errors::call)
     }
 }
 

@@ -143,7 +143,7 @@ impl TensorReader {
         columns.push(Arc::new(indices.collect::<Int64Array>()));
         let of = rows.iter().map(|row| stacked(row).map(|entry| entry.shape.as_slice()));
         columns.push(Arc::new(shapes(of)));
-        let axes = rows.iter().map(|row| meaning(row).stack.map(|stack| stack.axis));
+        let axes = rows.iter().map(|row| meaning(row).stack.and_then(|stack| stack.axis));
         columns.push(Arc::new(axes.collect::<Int8Array>()));
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }

@@ -85,8 +85,8 @@ pub(super) fn matrices(
     let count = i64::try_from(stack.count).ok().filter(|&count| count > 0 && all % count == 0)?;
     let source = (all / count, columns);
     let shape = match stack.axis {
-        -1 => vec![source.0, source.1],
-        -2 => vec![source.1, source.0],
+        None | Some(-1) => vec![source.0, source.1],
+        Some(-2) => vec![source.1, source.0],
         _ => return None,
     };
     let size = u64::try_from(source.0.checked_mul(source.1)?).ok()?.checked_mul(width as u64)?;
@@ -102,8 +102,8 @@ pub(super) fn matrices(
             layer_shape: shape.clone(),
             part: (number, of, part.offset as i64),
             bytes: match stack.axis {
-                -1 => Bytes::Plain(start + part.start..start + part.end),
-                _ => Bytes::Turned(turned(start, source, width, &part)),
+                Some(-2) => Bytes::Turned(turned(start, source, width, &part)),
+                _ => Bytes::Plain(start + part.start..start + part.end),
             },
             shape: part.shape,
         }));

@@ -64,20 +64,37 @@ impl TensorFile {
         &self.source
     }
 
-    /// The file's tensors as rows, with what each means, in the order of [`Self::entries`]. Layers of more than `part_bytes` come in parts.
+    /// The file's tensors as rows, with what each means. Layers of more than `part_bytes` come in
+    /// parts.
+    ///
+    /// `order` has the index of each of [`Self::entries`] once; that of the bytes is the fastest.
     ///
     /// # Errors
-    /// There are other meanings than tensors, or a stack is none that the tensor can be.
-    pub fn rows(&self, meanings: &[Meaning], part_bytes: u64) -> Result<TensorRows, CallError> {
+    /// There are other meanings than tensors, a stack is none that the tensor can be, or the order
+    /// lacks a tensor or has one twice.
+    pub fn rows(
+        &self,
+        meanings: &[Meaning],
+        part_bytes: u64,
+        order: Option<&[usize]>,
+    ) -> Result<TensorRows, CallError> {
         let fail =
             |why: String| CallError::File { path: self.source.path().display().to_string(), why };
         let entries = self.entries();
         if meanings.len() != entries.len() {
             return Err(fail("there is no meaning for each tensor".to_owned()));
         }
+        let order = match order {
+            Some(order) if !is_permutation(order, entries.len()) => {
+                return Err(fail("the order does not have each tensor once".to_owned()));
+            }
+            Some(order) => order.to_vec(),
+            None => (0..entries.len()).collect(),
+        };
         let mut rows = Vec::with_capacity(entries.len());
-        for (at, (entry, meaning)) in entries.iter().zip(meanings).enumerate() {
-            match meaning.stack {
+        for at in order {
+            let entry = &entries[at];
+            match meanings[at].stack {
                 None => whole(at, entry, part_bytes, &mut rows),
                 Some(stack) => matrices(at, entry, stack, part_bytes, &mut rows)
                     .ok_or_else(|| fail(format!("'{}' is no such stack", entry.name)))?,
@@ -85,6 +102,12 @@ impl TensorFile {
         }
         Ok(TensorRows::new(self.clone(), meanings, rows))
     }
+}
+
+fn is_permutation(order: &[usize], len: usize) -> bool {
+    let mut seen = vec![false; len];
+    let is_new = |&at: &usize| seen.get_mut(at).is_some_and(|seen| !std::mem::replace(seen, true));
+    order.len() == len && order.iter().all(is_new)
 }
 
 /// What a tensor means.
@@ -106,6 +129,6 @@ pub struct Stack {
     /// How many.
     pub count: usize,
     /// The axis of the tensor that is contracted with the input: -1, or -2, where each matrix is
-    /// turned around as it is read.
-    pub axis: i8,
+    /// turned around as it is read; `None` where nobody knows, and matrices stay as they lie.
+    pub axis: Option<i8>,
 }

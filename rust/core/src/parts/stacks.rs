@@ -145,8 +145,8 @@ fn names(weights: &Weights, rows: &[Out]) -> ArrayRef {
 fn matrix_shapes(weights: &Weights, rows: &[Out]) -> ArrayRef {
     let shape = |out: &Out| match out.matrix {
         Some((_, stack, [rows, columns])) => Some(match stack.axis {
-            -1 => vec![rows as i64, columns as i64],
-            _ => vec![columns as i64, rows as i64],
+            Some(-2) => vec![columns as i64, rows as i64],
+            _ => vec![rows as i64, columns as i64],
         }),
         None => weights.shape(out.row)?.ok().map(<[i64]>::to_vec),
     };
@@ -158,7 +158,7 @@ fn stack_columns(weights: &Weights, rows: &[Out]) -> [ArrayRef; 4] {
     let of = |out: &Out| out.matrix.map(|_| out.row);
     let names = rows.iter().map(|out| of(out).and_then(|row| weights.name(row)));
     let indices = rows.iter().map(|out| out.matrix.map(|(index, ..)| index as i64));
-    let axes = rows.iter().map(|out| out.matrix.map(|(_, stack, _)| stack.axis));
+    let axes = rows.iter().map(|out| out.matrix.and_then(|(_, stack, _)| stack.axis));
     let shape = |out: &Out| weights.shape(of(out)?)?.ok();
     [
         Arc::new(names.collect::<StringArray>()),
@@ -170,7 +170,7 @@ fn stack_columns(weights: &Weights, rows: &[Out]) -> [ArrayRef; 4] {
 
 /// The rows' data: the column's own values with more offsets, unless matrices are turned around.
 fn data(weights: &Weights, rows: &[Out], column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    let is_turned = |out: &Out| out.matrix.is_some_and(|(_, stack, _)| stack.axis != -1);
+    let is_turned = |out: &Out| out.matrix.is_some_and(|(_, stack, _)| stack.axis == Some(-2));
     let is_fixed = matches!(column.data_type(), DataType::FixedSizeList(..));
     let data_type = data_type(column.data_type());
     if is_fixed || rows.iter().any(is_turned) {
@@ -216,7 +216,7 @@ fn turned(weights: &Weights, rows: &[Out], data_type: &DataType) -> Result<Array
                 let size = rows.saturating_mul(columns).saturating_mul(width);
                 if size == 0 || size.checked_mul(stack.count) != Some(whole.len()) {
                     bytes.extend_from_slice(if index == 0 { whole } else { &[] });
-                } else if stack.axis == -1 {
+                } else if stack.axis != Some(-2) {
                     bytes.extend_from_slice(&whole[index * size..(index + 1) * size]);
                 } else {
                     let matrix = &whole[index * size..(index + 1) * size];
@@ -265,7 +265,7 @@ mod tests {
         for (axis, second) in
             [(-1, [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]), (-2, [6.0, 9.0, 7.0, 10.0, 8.0, 11.0])]
         {
-            let out = split(&batch, &[Some(Stack { count: 2, axis }), None]).unwrap();
+            let out = split(&batch, &[Some(Stack { count: 2, axis: Some(axis) }), None]).unwrap();
             assert_eq!(out.schema(), schema(&batch.schema()));
             let names: Vec<_> = out["layer_name"].as_string::<i32>().iter().flatten().collect();
             assert_eq!(names, ["e[0]", "e[1]", "w"]);
@@ -275,7 +275,7 @@ mod tests {
             assert_eq!(indices.iter().collect::<Vec<_>>(), [Some(0), Some(1), None]);
         }
         // What can't be such a stack stays as it is.
-        let out = split(&batch, &[Some(Stack { count: 3, axis: -1 }), None]).unwrap();
+        let out = split(&batch, &[Some(Stack { count: 3, axis: Some(-1) }), None]).unwrap();
         assert_eq!(out.num_rows(), 2);
     }
 }

@@ -49,6 +49,7 @@ pub struct WeightsSchema {
     role: Option<usize>,
     keep_reason: Option<usize>,
     companion_of: Option<usize>,
+    stack_axis: Option<usize>,
     parts: Option<PartSchema>,
     /// The shape of every row, where `data` is of the type for tensors of one shape.
     tensor_shape: Option<Arc<[i64]>>,
@@ -95,6 +96,7 @@ impl WeightsSchema {
             role: finder.text("role").ok().flatten(),
             keep_reason: finder.text("keep_reason").ok().flatten(),
             companion_of: finder.text("companion_of").ok().flatten(),
+            stack_axis: finder.integer("stack_axis").ok().flatten(),
             parts: PartSchema::find(&finder),
             tensor_shape: None,
             carried,
@@ -139,6 +141,10 @@ impl WeightsSchema {
             roles: text(self.role)?,
             keep_reason: text(self.keep_reason)?,
             companion_of: text(self.companion_of)?,
+            stack_axes: self
+                .stack_axis
+                .map(|i| columns::integer(column(i), "stack_axis"))
+                .transpose()?,
             tensor_shape: self.tensor_shape.clone(),
             parts: self.parts.map(|parts| parts.bind(batch)).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
@@ -239,6 +245,7 @@ pub struct Weights {
     roles: Option<Text>,
     keep_reason: Option<Text>,
     companion_of: Option<Text>,
+    stack_axes: Option<Int64Array>,
     parts: Option<Parts>,
     tensor_shape: Option<Arc<[i64]>>,
     /// The carried columns, as they came.
@@ -326,6 +333,11 @@ impl Weights {
     /// The tensor that the row's belongs to.
     pub fn companion_of(&self, row: usize) -> Option<&str> {
         self.companion_of.as_ref().and_then(|rows| rows.get(row))
+    }
+
+    /// The contracted axis of the stack of which the row is a matrix.
+    pub fn stack_axis(&self, row: usize) -> Option<i64> {
+        columns::integer_at(self.stack_axes.as_ref(), row)
     }
 
     /// The file that the row came from, for messages.
