@@ -4,10 +4,10 @@
 use std::hint::black_box;
 
 use arrowquant::dtype::{Float, ScaleDtype};
+use arrowquant::lanes::Level;
 use arrowquant::scheme::{
-    self, Buffers, Choice, Codes, Encoded, Grouping, Range, Scheme, Sums, Tile, Values,
+    self, Bounds, Buffers, Choice, Codes, Encoded, Grouping, Scheme, Sums, Tile, Values,
 };
-use arrowquant::simd::Level;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 
@@ -18,7 +18,7 @@ struct Case {
     grouping: Grouping,
     values: Vec<f32>,
     halves: Vec<u8>,
-    ranges: Vec<Range>,
+    ranges: Vec<Bounds>,
     data: Vec<u8>,
     scales: Vec<f32>,
     zero_points: Vec<u8>,
@@ -31,7 +31,7 @@ impl Case {
         let scale_dtype = ScaleDtype::F32;
         let grouping = Grouping { columns: TILE, group_size, symmetric, scale_dtype };
         let values: Vec<f32> = (0..TILE).map(|at| 0.1 * (at as f32 * 0.7).sin()).collect();
-        let range = |group: &[f32]| Range {
+        let range = |group: &[f32]| Bounds {
             lo: group.iter().copied().fold(0.0, f32::min),
             hi: group.iter().copied().fold(0.0, f32::max),
         };

@@ -10,15 +10,17 @@ use rayon::prelude::*;
 use crate::dequantize::row::{Columns, Rows, Sound};
 use crate::dtype::Float;
 use crate::error::{Error, RowError};
+use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
+use crate::kernel::tile::Grouping;
+use crate::lanes::Level;
 use crate::layer::message;
 use crate::monitor::Monitor;
 use crate::panics;
 use crate::relation::bytes::Element;
 use crate::relation::check_format;
 use crate::relation::weights::{Weights, WeightsSchema};
-use crate::scheme::{Grouping, Scheme};
-use crate::simd::{self, Level};
+use crate::scheme::Scheme;
 use crate::tile::Tiling;
 
 /// How a decoded row compares with its source.
@@ -147,12 +149,12 @@ impl Tiled<'_> {
             let width = from.width();
             let bytes = &before[place.elements.start * width..place.elements.end * width];
             if from == Float::F64 {
-                total += simd::sums_f64(level, bytes, &decoded);
+                total += dispatch::sums_f64(level, bytes, &decoded);
                 continue;
             }
             values.resize(place.elements.len(), 0f32);
-            simd::to_f32(level, from, bytes, &mut values);
-            total += simd::sums_f32(level, &values, &decoded);
+            dispatch::to_f32(level, from, bytes, &mut values);
+            total += dispatch::sums_f32(level, &values, &decoded);
         }
         total
     }

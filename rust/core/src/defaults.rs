@@ -2,11 +2,12 @@
 //! rule.
 
 use crate::dtype::{self, Float, ScaleDtype};
+use crate::kernel::tile::Grouping;
 use crate::layer::{Described, Job, Shape, element_product, group_size};
 use crate::options::{Asked, Options, PlanRow};
 use crate::relation::weights::Weights;
 use crate::role::Role;
-use crate::scheme::{Choice, Grouping};
+use crate::scheme::Choice;
 
 /// A last dimension below this is no matrix worth quantizing.
 const SMALLEST_ROW: usize = 32;

@@ -13,6 +13,8 @@ use rayon::prelude::*;
 
 use crate::dtype::Float;
 use crate::error::{CallError, Error, RowError};
+use crate::kernel::dispatch;
+use crate::lanes::Level;
 use crate::layer::{Described, message};
 use crate::memory::Output;
 use crate::monitor::Monitor;
@@ -23,7 +25,6 @@ use crate::relation::errors::{self, Entry};
 use crate::relation::failed::{self, Failed};
 use crate::relation::quantized::{self, Spans, Values};
 use crate::relation::{check_format, output_schema, side_by_side_schema};
-use crate::simd::{self, Level};
 use crate::tile::{Carver, Tiling, into_tasks};
 use row::{Columns, Rows, Sound};
 
@@ -236,7 +237,7 @@ impl Dequantizer {
             let wanted = !monitor.is_cancelled();
             let panic = wanted.then(|| panics::catch(decoded).err()).flatten();
             // Once a piece, also one that was not finished.
-            simd::fence(level);
+            dispatch::fence(level);
             panic.map(|panic| (row, panic))
         };
         let panicked: Panicked = pool.install(|| {
@@ -258,7 +259,7 @@ impl Dequantizer {
         out: &mut [u8],
     ) {
         let Ok(Sound::Encoded { scheme, source, rows: tensor_rows, grouping }) = state.fate else {
-            return simd::copy(level, rows.data(row).unwrap_or(&[]), out);
+            return dispatch::copy(level, rows.data(row).unwrap_or(&[]), out);
         };
         let target = self.target(source);
         let tiling = Tiling::new(tensor_rows, grouping);
@@ -280,10 +281,10 @@ impl Dequantizer {
             scheme.decode(level.for_output(0), &codes.borrow(), &mut buffer, &mut values);
             if level.streams() {
                 narrow.resize(len, 0);
-                simd::from_f32(level, target, &values, &mut narrow);
-                simd::copy(level, &narrow, out);
+                dispatch::from_f32(level, target, &values, &mut narrow);
+                dispatch::copy(level, &narrow, out);
             } else {
-                simd::from_f32(level, target, &values, out);
+                dispatch::from_f32(level, target, &values, out);
             }
         }
     }
@@ -305,7 +306,7 @@ impl Dequantizer {
         ];
         columns.extend(rows.carried.iter().cloned());
         let failed = failed_rows(rows, states);
-        let [codes, messages, elements, counts] = errors::error_columns(rows.len, &failed);
+        let [codes, messages, elements, counts] = failed::error_columns(rows.len, &failed);
         let first = self.next_row_index;
         let row_index = Int64Array::from_iter_values(first..first + rows.len as i64);
         let errors = RecordBatch::try_new(

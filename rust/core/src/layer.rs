@@ -4,10 +4,11 @@ use std::ops::Deref;
 
 use crate::dtype::{self, Float, ScaleDtype};
 use crate::error::RowError;
+use crate::kernel::tile::Grouping;
 use crate::options::{Asked, Options};
 use crate::relation::bytes::Element;
 use crate::relation::weights::{Part, Weights};
-use crate::scheme::{self, Choice, Grouping, RowLayout, Scheme};
+use crate::scheme::{self, Choice, RowLayout, Scheme};
 
 /// What a row says of its tensor, as far as it can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -9,6 +9,7 @@ mod piece;
 mod rows;
 mod run;
 mod scratch;
+mod stop;
 mod wide;
 
 use std::sync::Arc;
@@ -126,7 +127,7 @@ impl Quantizer {
         let (columns, (payload, errors)) = join(
             spread,
             || output::columns(&rows, &sums, pool),
-            || (payload.columns(), errors::error_columns(weights.len, &failed)),
+            || (payload.columns(), failed::error_columns(weights.len, &failed)),
         );
         let quantized = self.batches(&weights, columns, &failed, payload, errors)?;
         self.next_row_index += weights.len as i64;

@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use crate::scheme::{Grouping, Scheme, TILE_UNIT};
+use crate::kernel::tile::{Grouping, TILE_UNIT};
+use crate::scheme::Scheme;
 
 /// Elements of a tile: its values, 16-bit ones as they are, and its codes stay in the second-level cache
 /// from the moment its ranges are found until it is encoded, and what comes once a tile weighs little. Larger groups

@@ -6,7 +6,9 @@ use std::fs;
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrowquant::container::Value;
-use arrowquant::container::tensors::{Meaning, TensorFile};
+use arrowquant::container::meaning::Meaning;
+use arrowquant::container::reader::TensorRows;
+use arrowquant::container::tensors::TensorFile;
 use proptest::prelude::*;
 
 /// ggml's number, our name, elements and bytes of a block.
@@ -62,7 +64,7 @@ fn gguf(version: u32, alignment: Option<u32>, tensors: &[(usize, u64, u64)]) -> 
 
 fn rows(file: &TensorFile, part_bytes: u64) -> Vec<RecordBatch> {
     let meanings = vec![Meaning::default(); file.entries().len()];
-    let rows = file.rows(&meanings, part_bytes, None).unwrap();
+    let rows = TensorRows::try_new(&file, &meanings, part_bytes, None).unwrap();
     rows.range(0..usize::MAX, true).collect::<Result<_, _>>().unwrap()
 }
 

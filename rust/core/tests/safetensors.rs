@@ -4,7 +4,9 @@ use std::fs;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use arrowquant::container::tensors::{Meaning, TensorFile};
+use arrowquant::container::meaning::Meaning;
+use arrowquant::container::reader::TensorRows;
+use arrowquant::container::tensors::TensorFile;
 use arrowquant::sink::safetensors_writer::{SafetensorsWriter, TensorSpec};
 use proptest::prelude::*;
 
@@ -77,7 +79,7 @@ proptest! {
         prop_assert_eq!(found.len(), metadata.len() + 1);
         let file = TensorFile::open(&path, mmap).unwrap();
         let meanings = vec![Meaning::default(); file.entries().len()];
-        let tensor_rows = file.rows(&meanings, u64::MAX, None).unwrap();
+        let tensor_rows = TensorRows::try_new(&file, &meanings, u64::MAX, None).unwrap();
         let batches = tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>();
         let mut rows = read(batches.unwrap());
         rows.sort();
@@ -106,7 +108,7 @@ proptest! {
         for mmap in [true, false] {
             if let Ok(file) = TensorFile::open(&path, mmap) {
                 let meanings = vec![Meaning::default(); file.entries().len()];
-                let tensor_rows = file.rows(&meanings, 4096, None).unwrap();
+                let tensor_rows = TensorRows::try_new(&file, &meanings, 4096, None).unwrap();
                 let batches = tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>();
                 prop_assert_eq!(read(batches.unwrap()).len(), tensor_rows.len());
             }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{LargeBinaryArray, RecordBatch, StringArray};
-use arrowquant::container::tensors::{Meaning, Stack, TensorFile};
+use arrowquant::container::meaning::{Meaning, Stack};
+use arrowquant::container::reader::TensorRows;
+use arrowquant::container::tensors::TensorFile;
 use arrowquant::sink::safetensors_writer::{SafetensorsWriter, TensorSpec};
 use proptest::prelude::*;
 
@@ -49,7 +51,7 @@ proptest! {
         let file = TensorFile::open(&path, mmap).unwrap();
         let meaning = Meaning { stack: Some(Stack { count, axis: Some(axis) }), ..Meaning::default() };
         let meanings = vec![meaning];
-        let tensor_rows = file.rows(&meanings, part_bytes, None).unwrap();
+        let tensor_rows = TensorRows::try_new(&file, &meanings, part_bytes, None).unwrap();
         let batches: Vec<RecordBatch> =
             tensor_rows.range(0..usize::MAX, true).collect::<Result<_, _>>().unwrap();
 
@@ -108,7 +110,10 @@ fn a_tensor_that_is_no_such_stack_is_refused() {
         let meaning =
             Meaning { stack: Some(Stack { count, axis: Some(axis) }), ..Meaning::default() };
         let meanings = vec![meaning];
-        assert!(file.rows(&meanings, u64::MAX, None).is_err(), "{count} {axis}");
+        assert!(TensorRows::try_new(&file, &meanings, u64::MAX, None).is_err(), "{count} {axis}");
     }
-    assert!(file.rows(&[Meaning::default(), Meaning::default()], u64::MAX, None).is_err());
+    assert!(
+        TensorRows::try_new(&file, &[Meaning::default(), Meaning::default()], u64::MAX, None)
+            .is_err()
+    );
 }

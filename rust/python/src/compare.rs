@@ -1,6 +1,6 @@
 //! `compare` and `split_parts`.
 
-use arrowquant::container::tensors::Stack;
+use arrowquant::container::meaning::Stack;
 use arrowquant::{compare as core, parts, pool};
 use pyo3::prelude::*;
 use pyo3_arrow::{PyRecordBatch, PySchema};

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use arrowquant::container::Value;
-use arrowquant::container::tensors::{Meaning, Stack, TensorFile as File, TensorRows as Rows};
+use arrowquant::container::meaning::{Meaning, Stack};
+use arrowquant::container::reader::TensorRows as Rows;
+use arrowquant::container::tensors::TensorFile as File;
 use arrowquant::sink::safetensors_writer::{SafetensorsWriter as Writer, TensorSpec};
 use arrowquant::{Error, content, pool};
 use bytes::Bytes;
@@ -81,7 +83,7 @@ impl TensorFile {
         order: Option<Vec<usize>>,
     ) -> PyResult<TensorRows> {
         let meanings: Vec<_> = meanings.into_iter().map(meaning).collect();
-        let rows = self.0.rows(&meanings, part_bytes, order.as_deref());
+        let rows = Rows::try_new(&self.0, &meanings, part_bytes, order.as_deref());
         rows.map(TensorRows).map_err(errors::call)
     }
 }

@@ -2,7 +2,8 @@
 //! says is trusted; [`tensors`] makes rows of them.
 
 mod gguf;
-mod reader;
+pub mod meaning;
+pub mod reader;
 mod rows;
 mod safetensors;
 pub mod tensors;

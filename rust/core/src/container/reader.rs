@@ -11,8 +11,10 @@ use arrow_array::{
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
-use super::rows::{Bytes, Row};
-use super::tensors::{Meaning, TensorFile};
+use super::meaning::Meaning;
+use super::rows::{Bytes, Row, matrices, whole};
+use super::tensors::TensorFile;
+use crate::error::CallError;
 use crate::parts::stacks::stack_fields;
 use crate::parts::{part_columns, part_fields};
 use crate::relation::columns::shape_type;
@@ -31,8 +33,43 @@ pub struct TensorRows {
 }
 
 impl TensorRows {
-    pub(super) fn new(file: TensorFile, meanings: &[Meaning], rows: Vec<Row>) -> Self {
-        Self { file, meanings: Arc::new(meanings.to_vec()), rows: Arc::new(rows) }
+    /// The file's tensors as rows, with what each means. Layers of more than `part_bytes` come in
+    /// parts.
+    ///
+    /// `order` has the index of each of [`TensorFile::entries`] once; that of the bytes is the fastest.
+    ///
+    /// # Errors
+    /// There are other meanings than tensors, a stack is none that the tensor can be, or the order
+    /// lacks a tensor or has one twice.
+    pub fn try_new(
+        file: &TensorFile,
+        meanings: &[Meaning],
+        part_bytes: u64,
+        order: Option<&[usize]>,
+    ) -> Result<Self, CallError> {
+        let fail =
+            |why: String| CallError::File { path: file.source().path().display().to_string(), why };
+        let entries = file.entries();
+        if meanings.len() != entries.len() {
+            return Err(fail("there is no meaning for each tensor".to_owned()));
+        }
+        let order = match order {
+            Some(order) if !is_permutation(order, entries.len()) => {
+                return Err(fail("the order does not have each tensor once".to_owned()));
+            }
+            Some(order) => order.to_vec(),
+            None => (0..entries.len()).collect(),
+        };
+        let mut rows = Vec::with_capacity(entries.len());
+        for at in order {
+            let entry = &entries[at];
+            match meanings[at].stack {
+                None => whole(at, entry, part_bytes, &mut rows),
+                Some(stack) => matrices(at, entry, stack, part_bytes, &mut rows)
+                    .ok_or_else(|| fail(format!("'{}' is no such stack", entry.name)))?,
+            }
+        }
+        Ok(Self { file: file.clone(), meanings: Arc::new(meanings.to_vec()), rows: Arc::new(rows) })
     }
 
     /// The relation's schema; without `data` for a plan.
@@ -66,6 +103,12 @@ impl TensorRows {
         let (of, schema) = (self.clone(), self.schema(with_data));
         TensorReader { of, schema, with_data, first: rows.start, next: rows.start, end }
     }
+}
+
+fn is_permutation(order: &[usize], len: usize) -> bool {
+    let mut seen = vec![false; len];
+    let is_new = |&at: &usize| seen.get_mut(at).is_some_and(|seen| !std::mem::replace(seen, true));
+    order.len() == len && order.iter().all(is_new)
 }
 
 fn schema(with_data: bool) -> SchemaRef {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Entry;
-use super::tensors::Stack;
+use super::meaning::Stack;
 use super::transpose::Turned;
 use crate::dtype;
 use crate::parts;

@@ -5,6 +5,7 @@ use arrow_schema::{ArrowError, DataType, Schema};
 
 use crate::dtype::{Float, ScaleDtype};
 use crate::error::{CallError, RowError};
+use crate::kernel::tile::{Codes, Grouping};
 use crate::layer::{Described, Shape, check_shape, element_product};
 use crate::relation::bytes::Bytes;
 use crate::relation::columns::{self, Carried, Finder, list_item};
@@ -13,7 +14,7 @@ use crate::relation::exact;
 use crate::relation::quantized::RESERVED;
 use crate::relation::shapes::Shapes;
 use crate::relation::text::Text;
-use crate::scheme::{self, Choice, Codes, Grouping, Scheme};
+use crate::scheme::{self, Choice, Scheme};
 use crate::tile::{Place, Tiling};
 
 const DATA: &str = "binary, large_binary or binary_view";

@@ -1,7 +1,7 @@
 //! Between the source's number types and float32.
 
 use crate::dtype::Float;
-use crate::simd::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes};
 
 /// Read little-endian numbers of type `source` as float32 (F64 rounded to nearest), from an address
 /// of any alignment.
@@ -145,7 +145,7 @@ fn narrow<const EXPONENT: u32, const FRACTION: u32>(value: f32, largest: u16) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::Portable;
+    use crate::lanes::Portable;
     use half::{bf16, f16};
     use proptest::prelude::*;
 

@@ -62,13 +62,13 @@ pub(crate) fn sums<T: Copy>(values: &[f32], codes: &[T], decode: impl Fn(T) -> f
 
 /// The sums of float32 values and of what was decoded of them.
 #[inline(always)]
-pub(crate) fn sums_f32<L: crate::simd::Lanes>(_: L, values: &[f32], decoded: &[f32]) -> Sums {
+pub(crate) fn sums_f32<L: crate::lanes::Lanes>(_: L, values: &[f32], decoded: &[f32]) -> Sums {
     sums(values, decoded, |decoded| decoded)
 }
 
 /// The sums of a float64 source, given as little-endian bytes, at its own precision.
 #[inline(always)]
-pub(crate) fn sums_f64<L: crate::simd::Lanes>(_: L, source: &[u8], decoded: &[f32]) -> Sums {
+pub(crate) fn sums_f64<L: crate::lanes::Lanes>(_: L, source: &[u8], decoded: &[f32]) -> Sums {
     let mut totals = Totals::default();
     let (source, _) = source.as_chunks::<8>();
     for (at, (value, decoded)) in source.iter().zip(decoded).enumerate() {
@@ -133,7 +133,7 @@ mod tests {
             prop_assert_eq!(ours.max_abs_error, errors.map(f64::abs).fold(0.0, f64::max));
             let wide: Vec<u8> =
                 values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
-            let wide = sums_f64(crate::simd::Portable, &wide, &decoded);
+            let wide = sums_f64(crate::lanes::Portable, &wide, &decoded);
             prop_assert_eq!(wide, ours);
         }
     }

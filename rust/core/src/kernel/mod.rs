@@ -1,15 +1,17 @@
-//! Loops over slices, in the sixteen lanes of [`crate::simd::Lanes`] where the compiler needs to be
+//! Loops over slices, in the sixteen lanes of [`crate::lanes::Lanes`] where the compiler needs to be
 //! told how to vectorize them.
 //!
-//! Each is `#[inline(always)]`: [`crate::simd`] compiles it for every instruction set and is the
+//! Each is `#[inline(always)]`: [`dispatch`] compiles it for every instruction set and is the
 //! only caller.
 
 pub(crate) mod affine;
 pub(crate) mod convert;
+pub(crate) mod dispatch;
 pub(crate) mod metrics;
 pub(crate) mod pack;
 pub(crate) mod squares;
 pub(crate) mod stored;
 pub(crate) mod stream;
 pub(crate) mod survey;
+pub(crate) mod tile;
 pub(crate) mod together;

@@ -1,7 +1,7 @@
 //! Sums of squares of float32 numbers in few instructions: short sums in float32, long ones in
 //! float64.
 
-use crate::simd::Lanes;
+use crate::lanes::Lanes;
 
 /// After so many additions at most the lanes are moved into float64.
 pub(crate) const SETTLE: usize = 32;
@@ -62,7 +62,7 @@ pub(crate) fn is_faint(total: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{LANES, Portable};
+    use crate::lanes::{LANES, Portable};
     use proptest::prelude::*;
 
     fn total(numbers: &[f32]) -> f64 {

@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use super::survey::Extremes;
 use crate::dtype::Float;
-use crate::scheme::{PAIRS, Values};
-use crate::simd::{LANES, Lanes};
+use crate::kernel::tile::{PAIRS, Values};
+use crate::lanes::{LANES, Lanes};
 
 /// A type of weights that kernels read without converting them beforehand.
 pub(crate) trait Stored {

@@ -1,6 +1,6 @@
 //! Writing past the caches.
 
-use crate::simd::{LINE, Lanes};
+use crate::lanes::{LINE, Lanes};
 
 /// Copy, past the caches where `lanes` do that, and then [`fence`] must follow; lines that `to` has
 /// only a part of are copied as usual.
@@ -31,7 +31,8 @@ pub(crate) fn fence<L: Lanes>(lanes: L) {
 
 #[cfg(test)]
 mod tests {
-    use crate::simd::{self, Level};
+    use crate::kernel::dispatch;
+    use crate::lanes::Level;
 
     #[test]
     fn every_byte_is_copied_from_and_to_any_address() {
@@ -41,7 +42,7 @@ mod tests {
                 [(0, 1000, 0), (1, 900, 63), (5, 5, 1), (3, 40, 2), (9, 700, 64)]
             {
                 let mut to = vec![0xaa; 1100];
-                simd::copy(
+                dispatch::copy(
                     level.for_output(usize::MAX),
                     &from[start..end],
                     &mut to[at..][..end - start],

@@ -2,14 +2,15 @@
 //! values are finite.
 
 mod along;
+mod extremes;
 
 use super::stored::{BFloat16, Float16, Float32, Stored};
 use crate::dtype::Float;
-use crate::scheme::{Range, Values};
-use crate::simd::{LANES, Lanes};
+use crate::kernel::tile::{Bounds, Values};
+use crate::lanes::{LANES, Lanes};
 pub(crate) use along::Along;
-
-const SIGN: u32 = 0x8000_0000;
+pub(crate) use extremes::Extremes;
+use extremes::{are_finite, extremes, quarter, write};
 
 /// The range of every group of `values`, rows of `width` elements, into `ranges`, row after row;
 /// whether every value is a finite number.
@@ -25,7 +26,7 @@ pub(crate) fn survey<L: Lanes>(
     values: &[f32],
     width: usize,
     group_size: usize,
-    ranges: &mut [Range],
+    ranges: &mut [Bounds],
 ) -> bool {
     if width.is_multiple_of(group_size) && group_size.is_multiple_of(LANES) {
         // Without rests it makes no difference where rows end.
@@ -35,14 +36,14 @@ pub(crate) fn survey<L: Lanes>(
 }
 
 /// The same for binary16 or bfloat16 numbers, in groups of `group_size`, a multiple of
-/// [`crate::scheme::PAIRS`], whichever row they are of.
+/// [`crate::kernel::tile::PAIRS`], whichever row they are of.
 #[inline(always)]
 pub(crate) fn survey_halves<L: Lanes>(
     lanes: L,
     source: Float,
     bytes: &[u8],
     group_size: usize,
-    ranges: &mut [Range],
+    ranges: &mut [Bounds],
 ) -> bool {
     let values = Values::Halves(source, bytes);
     if source == Float::BF16 {
@@ -57,7 +58,7 @@ fn survey_lines<L: Lanes, S: Stored>(
     lanes: L,
     values: Values<'_>,
     group_size: usize,
-    ranges: &mut [Range],
+    ranges: &mut [Bounds],
 ) -> bool {
     let lines = S::lines(values);
     // The usual sizes have loops of their own.
@@ -69,9 +70,6 @@ fn survey_lines<L: Lanes, S: Stored>(
         count => scan(lanes, Lines::<S, 0> { lines, count }, ranges),
     }
 }
-
-/// The largest bits of positive and of negative values.
-pub(crate) type Extremes<L> = [<L as Lanes>::U32; 2];
 
 /// Groups that follow each other.
 trait Source<L: Lanes> {
@@ -132,23 +130,10 @@ impl<L: Lanes, S: Stored, const COUNT: usize> Source<L> for Lines<'_, S, COUNT> 
     }
 }
 
-/// The extremes with those of some lines more.
-#[inline(always)]
-fn extremes<L: Lanes, S: Stored>(
-    lanes: L,
-    lines: &[S::Line],
-    mut extremes: Extremes<L>,
-) -> Extremes<L> {
-    for line in lines {
-        extremes = S::extend(lanes, extremes, line);
-    }
-    extremes
-}
-
 /// The ranges of all groups, up to sixteen of them together, since their lanes are compared
 /// together.
 #[inline(always)]
-fn scan<L: Lanes, S: Source<L>>(lanes: L, mut groups: S, ranges: &mut [Range]) -> bool {
+fn scan<L: Lanes, S: Source<L>>(lanes: L, mut groups: S, ranges: &mut [Bounds]) -> bool {
     let zero = lanes.zero_u32();
     let mut largest = [zero; 2];
     for ranges in ranges.chunks_mut(LANES) {
@@ -167,70 +152,11 @@ fn scan<L: Lanes, S: Source<L>>(lanes: L, mut groups: S, ranges: &mut [Range]) -
     are_finite::<L, S::Stored>(lanes, largest)
 }
 
-#[inline(always)]
-fn quarter<L: Lanes, S: Stored, const SIGNED: bool>(lanes: L, vectors: [L::U32; 4]) -> L::U32 {
-    if S::PAIRS {
-        lanes.quarter::<SIGNED, true>(vectors)
-    } else {
-        lanes.quarter::<SIGNED, false>(vectors)
-    }
-}
-
-/// The ranges of up to sixteen groups from their lanes' extremes, which are then part of `largest`.
-#[inline(always)]
-fn write<L: Lanes, S: Stored>(
-    lanes: L,
-    highs: [L::U32; 4],
-    lows: [L::U32; 4],
-    largest: &mut Extremes<L>,
-    ranges: &mut [Range],
-) {
-    let [highs, lows] = if S::PAIRS {
-        [lanes.maxima::<true, true>(highs), lanes.maxima::<false, true>(lows)]
-    } else {
-        [lanes.maxima::<true, false>(highs), lanes.maxima::<false, false>(lows)]
-    };
-    let [highs, lows] = S::finish(lanes, [highs, lows]);
-    let [positive, negative] = *largest;
-    *largest = [lanes.max::<false>(positive, highs), lanes.max::<false>(negative, lows)];
-    let (mut high, mut low) = ([0; LANES], [0; LANES]);
-    lanes.store_u32(highs, &mut high);
-    lanes.store_u32(lows, &mut low);
-    // Minus zero is zero, and so is what is left where no value is negative.
-    for low in &mut low {
-        *low = if *low > SIGN { *low } else { 0 };
-    }
-    let (high, low) = (S::values(lanes, &high), S::values(lanes, &low));
-    for ((range, hi), lo) in ranges.iter_mut().zip(high).zip(low) {
-        *range = Range { lo, hi };
-    }
-}
-
-#[inline(always)]
-fn are_finite<L: Lanes, S: Stored>(lanes: L, [positive, negative]: Extremes<L>) -> bool {
-    lanes.largest(positive) < S::INFINITY && lanes.largest(negative) < SIGN | S::INFINITY
-}
-
-impl Range {
-    /// Of no values: zero alone.
-    pub const ZERO: Self = Self { lo: 0.0, hi: 0.0 };
-
-    /// The range of both together.
-    #[must_use]
-    pub fn union(self, other: Self) -> Self {
-        Self { lo: self.lo.min(other.lo), hi: self.hi.max(other.hi) }
-    }
-
-    /// The largest magnitude.
-    pub fn absmax(self) -> f32 {
-        self.hi.max(-self.lo)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{self, Level};
+    use crate::kernel::dispatch;
+    use crate::lanes::Level;
     use proptest::prelude::*;
 
     proptest! {
@@ -245,8 +171,8 @@ mod tests {
             values.truncate(values.len() / width * width);
             let rows = values.chunks(width);
             let groups: Vec<&[f32]> = rows.flat_map(|row| row.chunks(group_size)).collect();
-            let mut out = vec![Range::ZERO; groups.len()];
-            let finite = simd::survey(Level::best(), &values, width, group_size, &mut out);
+            let mut out = vec![Bounds::ZERO; groups.len()];
+            let finite = dispatch::survey(Level::best(), &values, width, group_size, &mut out);
             for (range, group) in out.iter().zip(groups) {
                 prop_assert_eq!(range.lo, group.iter().copied().fold(0.0, f32::min));
                 prop_assert_eq!(range.hi, group.iter().copied().fold(0.0, f32::max));
@@ -261,10 +187,10 @@ mod tests {
             bad in prop::sample::select(vec![f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
         ) {
             let at = at.index(values.len());
-            let mut ranges = vec![Range::ZERO; values.len().div_ceil(7)];
+            let mut ranges = vec![Bounds::ZERO; values.len().div_ceil(7)];
             let width = values.len();
             let mut survey = |values: &[f32]| {
-                simd::survey(Level::best(), values, width, 7, &mut ranges)
+                dispatch::survey(Level::best(), values, width, 7, &mut ranges)
             };
             prop_assert!(survey(&values));
             values[at] = bad;

@@ -14,7 +14,7 @@ use arrow_select::take::take;
 
 use super::split::{Fate, cut_data};
 use super::{MOST, Part};
-use crate::container::tensors::Stack;
+use crate::container::meaning::Stack;
 use crate::container::transpose;
 use crate::dtype::{self, Float};
 use crate::error::Error;

@@ -6,14 +6,14 @@ use std::ops::Range;
 use super::rows::Rows;
 use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
+use crate::kernel::tile::Bounds;
 use crate::layer::{Job, Layer};
 use crate::relation::quantized::{Payload, Spans};
 use crate::relation::weights::Weights;
-use crate::scheme;
 use crate::tile::{Carver, PIECE, Place, TILE, Tiling};
 
 /// The ranges of wide groups, by row.
-pub(super) type Wide = HashMap<usize, Vec<scheme::Range>>;
+pub(super) type Wide = HashMap<usize, Vec<Bounds>>;
 
 /// A piece of a layer, with the places in the output that it fills.
 pub(super) struct Item<'a> {
@@ -29,7 +29,7 @@ pub(super) enum Work<'a> {
         job: Job,
         tiling: Tiling,
         tiles: Range<usize>,
-        wide: Option<&'a [scheme::Range]>,
+        wide: Option<&'a [Bounds]>,
     },
     /// All of a layer that is one tile.
     Tile {

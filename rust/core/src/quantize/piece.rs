@@ -6,27 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::item::{Item, Places, Work};
 use super::scratch::{OneByOne, Scratch, Seen, Source, float_values};
+use super::stop::Stop;
 use crate::dtype::Float;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
+use crate::kernel::tile::Encoded;
+use crate::lanes::Level;
 use crate::layer::Job;
 use crate::monitor::Monitor;
 use crate::panics;
 use crate::relation::weights::Weights;
-use crate::scheme::Encoded;
-use crate::simd::Level;
 use crate::tile::Carver;
-
-/// Why a piece was not finished.
-pub(super) enum Stop {
-    Row(RowError),
-    /// A value can't be a finite float32; where they all are is found out once for the row.
-    NotFinite,
-    /// A scale would be infinite in the scale dtype: the layer takes F32.
-    ScaleOverflow,
-    /// Nobody needs it any more.
-    Skipped,
-}
 
 /// What all pieces share.
 pub(super) struct Shared<'a> {

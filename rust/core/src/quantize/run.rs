@@ -5,19 +5,21 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::item::{Cutter, Task, Wide, alike, items, pieces, tasks};
-use super::piece::{Shared, Stop, finish, finish_together, non_finite};
+use super::piece::{Shared, finish, finish_together, non_finite};
 use super::rows::Rows;
 use super::scratch::OneByOne;
+use super::stop::Stop;
 use super::wide::wide_ranges;
 use crate::error::Error;
+use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
+use crate::lanes::Level;
 use crate::layer::Layer;
 use crate::memory::Output;
 use crate::monitor::Monitor;
 use crate::pool::{SPREAD, join};
 use crate::relation::quantized::{Payload, Spans, Values};
 use crate::scheme::RowLayout;
-use crate::simd::{self, Level};
 
 /// Encode or copy all good rows and sum up what it took; rows whose values are bad become failed
 /// ones.
@@ -133,7 +135,7 @@ fn first_round(
                 finish_rows(rows, first, sums, cutter, level, shared)
             }
         };
-        simd::fence(level);
+        dispatch::fence(level);
         outcomes
     };
     let outcomes = spread(pool, tasks, work);

@@ -1,19 +1,20 @@
 //! One tile: from source bytes to codes, scales and sums.
 
-use super::piece::Stop;
+use super::stop::Stop;
 use crate::dtype::{Float, ScaleDtype};
+use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Tile, Values};
+use crate::lanes::Level;
 use crate::layer::Job;
-use crate::scheme::{self, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Tile, Values};
-use crate::simd::{self, Level};
 use crate::tile::Place;
 
 /// Buffers for one tile, used again for the next.
 #[derive(Default)]
 pub(super) struct Scratch {
     values: Vec<f32>,
-    ranges: Vec<scheme::Range>,
-    next_ranges: Vec<scheme::Range>,
+    ranges: Vec<Bounds>,
+    next_ranges: Vec<Bounds>,
     buffers: Buffers,
     touched: Touched,
 }
@@ -51,7 +52,7 @@ impl Scratch {
         level: Level,
         (job, place): (&Job, &Place),
         Source { bytes: source, next, seen }: Source<'_>,
-        wide: Option<&[scheme::Range]>,
+        wide: Option<&[Bounds]>,
         out: Encoded<'_>,
         sums: &mut Sums,
     ) -> Result<Seen, Stop> {
@@ -62,7 +63,7 @@ impl Scratch {
         if seen.is_some() {
             std::mem::swap(ranges, next_ranges);
         }
-        ranges.resize(groups, scheme::Range::ZERO);
+        ranges.resize(groups, Bounds::ZERO);
         let (values, finite) =
             survey(level, job.source, (source, seen), values, place.width, group_size, ranges);
         if !finite {
@@ -99,7 +100,7 @@ impl Scratch {
         if seen.is_some() {
             std::mem::swap(ranges, next_ranges);
         }
-        ranges.resize(sums.len() * job.rows * grouping.groups(), scheme::Range::ZERO);
+        ranges.resize(sums.len() * job.rows * grouping.groups(), Bounds::ZERO);
         let (values, finite) =
             survey(level, job.source, (source, seen), values, width, grouping.group_size, ranges);
         if !finite || !scales_fit(job, ranges) {
@@ -137,7 +138,7 @@ impl Touched {
         // Of numbers that float32 holds the sums are those that float32 has, to the bit.
         let exact = match tile.values {
             Values::Float32(values) if job.source == Float::F64 => {
-                simd::is_exact(level, tile.source, values)
+                dispatch::is_exact(level, tile.source, values)
             }
             _ => true,
         };
@@ -146,7 +147,7 @@ impl Touched {
             let codes = Codes { grouping, width, phase, data, scales, zero_points };
             decoded.resize(tile.values.len(), 0.0);
             job.scheme.decode(level.for_output(0), &codes, &mut buffers.codes, decoded);
-            *sums += simd::sums_f64(level, tile.source, decoded);
+            *sums += dispatch::sums_f64(level, tile.source, decoded);
         } else {
             [*sums] = narrow;
         }
@@ -160,12 +161,12 @@ impl Touched {
 fn next_tile<'a>(
     source: Float,
     bytes: Option<&'a [u8]>,
-    ranges: &'a mut Vec<scheme::Range>,
+    ranges: &'a mut Vec<Bounds>,
     groups: usize,
 ) -> Option<Next<'a>> {
     let bytes = bytes.filter(|_| source == Float::F32)?;
     let values = bytemuck::try_cast_slice(bytes).ok()?;
-    ranges.resize(groups, scheme::Range::ZERO);
+    ranges.resize(groups, Bounds::ZERO);
     Some(Next { values, ranges, finite: None })
 }
 
@@ -177,14 +178,14 @@ fn survey<'a>(
     buffer: &'a mut Vec<f32>,
     width: usize,
     group_size: usize,
-    ranges: &mut [scheme::Range],
+    ranges: &mut [Bounds],
 ) -> (Values<'a>, bool) {
     if source.width() == 2 && width.is_multiple_of(group_size) && group_size.is_multiple_of(PAIRS) {
-        let finite = simd::survey_halves(level, source, bytes, group_size, ranges);
+        let finite = dispatch::survey_halves(level, source, bytes, group_size, ranges);
         return (Values::Halves(source, bytes), finite);
     }
     let values = float_values(level, source, bytes, buffer);
-    let find = || simd::survey(level, values, width, group_size, ranges);
+    let find = || dispatch::survey(level, values, width, group_size, ranges);
     (Values::Float32(values), seen.unwrap_or_else(find))
 }
 
@@ -199,14 +200,14 @@ pub(super) fn float_values<'a>(
         return values;
     }
     buffer.resize(bytes.len() / source.width(), 0.0);
-    simd::to_f32(level, source, bytes, buffer);
+    dispatch::to_f32(level, source, bytes, buffer);
     buffer
 }
 
 /// Only binary16 has a range that a scale can exceed, and not where the source was binary16.
-fn scales_fit(job: &Job, ranges: &[scheme::Range]) -> bool {
+fn scales_fit(job: &Job, ranges: &[Bounds]) -> bool {
     let Grouping { symmetric, scale_dtype, .. } = job.grouping;
-    let fits = |range: &scheme::Range| {
+    let fits = |range: &Bounds| {
         let exact = job.scheme.exact_scale(*range, symmetric);
         exact == 0.0 || scale_dtype.round(exact).is_finite()
     };

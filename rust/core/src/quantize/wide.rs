@@ -8,10 +8,11 @@ use rayon::prelude::*;
 use super::item::Wide;
 use super::rows::Rows;
 use super::scratch::float_values;
+use crate::kernel::dispatch;
+use crate::kernel::tile::Bounds;
+use crate::lanes::Level;
 use crate::layer::Job;
 use crate::monitor::Monitor;
-use crate::scheme;
-use crate::simd::{self, Level};
 use crate::tile::{Place, Tiling};
 
 /// The ranges of all groups of those layers whose groups reach over several tiles; of `rows`, which
@@ -44,7 +45,7 @@ pub(super) fn wide_ranges(
                 .flatten()
                 .collect()
         });
-        let mut ranges = vec![scheme::Range::ZERO; job.rows * job.grouping.groups()];
+        let mut ranges = vec![Bounds::ZERO; job.rows * job.grouping.groups()];
         for (groups, tile) in tiles {
             for (range, part) in ranges[groups].iter_mut().zip(tile) {
                 *range = range.union(part);
@@ -63,17 +64,17 @@ fn tile_ranges(
     place: &Place,
     bytes: &[u8],
     values: &mut Vec<f32>,
-) -> (Range<usize>, Vec<scheme::Range>) {
+) -> (Range<usize>, Vec<Bounds>) {
     let width = job.source.width();
     let source = &bytes[place.elements.start * width..place.elements.end * width];
     let values = float_values(level, job.source, source, values);
-    let mut ranges = vec![scheme::Range::ZERO; place.groups.len()];
+    let mut ranges = vec![Bounds::ZERO; place.groups.len()];
     let first = (job.grouping.group_size - place.phase).min(values.len());
     let (head, tail) = values.split_at(first);
     let (first_range, other_ranges) = ranges.split_at_mut(1);
-    simd::survey(level, head, head.len(), head.len(), first_range);
+    dispatch::survey(level, head, head.len(), head.len(), first_range);
     if !tail.is_empty() {
-        simd::survey(level, tail, tail.len(), job.grouping.group_size, other_ranges);
+        dispatch::survey(level, tail, tail.len(), job.grouping.group_size, other_ranges);
     }
     (place.groups.clone(), ranges)
 }

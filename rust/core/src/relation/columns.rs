@@ -11,6 +11,7 @@ use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
 
+pub(crate) use super::exact::list_item;
 use super::exact::{self, holds_integers};
 use crate::error::CallError;
 
@@ -26,18 +27,6 @@ fn is_text(data_type: &DataType) -> bool {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         DataType::Dictionary(_, values) => is_text(values),
         _ => false,
-    }
-}
-
-/// The child of any kind of list.
-pub fn list_item(data_type: &DataType) -> Option<&DataType> {
-    match data_type {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => Some(item.data_type()),
-        _ => None,
     }
 }
 

@@ -6,7 +6,6 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::columns::{self, Finder};
-use super::failed::Failed;
 use super::text::Text;
 use crate::error::{CallError, RowError};
 
@@ -34,20 +33,6 @@ pub fn schema() -> SchemaRef {
 pub(crate) struct Entry {
     pub(crate) error: RowError,
     pub(crate) message: String,
-}
-
-/// The four `error_` columns of `rows` rows, of which those at the given places failed; places rise.
-pub(crate) fn error_columns(rows: usize, failed: &[Failed<'_>]) -> [ArrayRef; 4] {
-    if failed.is_empty() {
-        let text: ArrayRef = Arc::new(StringArray::new_null(rows));
-        let number: ArrayRef = Arc::new(Int64Array::new_null(rows));
-        return [Arc::clone(&text), text, Arc::clone(&number), number];
-    }
-    let mut entries: Vec<Option<&Entry>> = vec![None; rows];
-    for failed in failed {
-        entries[failed.row] = Some(failed.entry);
-    }
-    error_columns_of(entries.into_iter())
 }
 
 /// The four `error_` columns for rows that may have failed.

@@ -15,8 +15,19 @@ use arrow_buffer::{BooleanBufferBuilder, NullBuffer, OffsetBuffer};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field};
 
-use super::columns::list_item;
 use crate::error::CallError;
+
+/// The child of any kind of list.
+pub(crate) fn list_item(data_type: &DataType) -> Option<&DataType> {
+    match data_type {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _) => Some(item.data_type()),
+        _ => None,
+    }
+}
 
 /// Whether every value may be an integer: engines hold them in these types.
 pub(crate) fn holds_integers(data_type: &DataType) -> bool {

@@ -65,6 +65,20 @@ pub(crate) fn batch(
     RecordBatch::try_new(Arc::clone(schema), columns)
 }
 
+/// The four `error_` columns of `rows` rows, of which those at the given places failed; places rise.
+pub(crate) fn error_columns(rows: usize, failed: &[Failed<'_>]) -> [ArrayRef; 4] {
+    if failed.is_empty() {
+        let text: ArrayRef = Arc::new(StringArray::new_null(rows));
+        let number: ArrayRef = Arc::new(Int64Array::new_null(rows));
+        return [Arc::clone(&text), text, Arc::clone(&number), number];
+    }
+    let mut entries: Vec<Option<&Entry>> = vec![None; rows];
+    for failed in failed {
+        entries[failed.row] = Some(failed.entry);
+    }
+    error_columns_of(entries.into_iter())
+}
+
 /// Code, layer and reason of the first of `failed`, and which others failed with it.
 pub(crate) fn summary(failed: &[Failed<'_>]) -> String {
     const NAMED: usize = 8;

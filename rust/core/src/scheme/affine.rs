@@ -1,8 +1,10 @@
 //! `int8`, `int4`, `int2`: affine integers, with scales and zero points beside the codes.
 
-use super::{Buffers, Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile};
+use super::{RowLayout, Scheme, Sums};
+use crate::kernel::dispatch;
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
 use crate::kernel::{affine, pack};
-use crate::simd::{self, Level};
+use crate::lanes::Level;
 
 /// Affine integers of some width.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl Scheme for Affine {
         pack::row_bytes(elements, self.bits)
     }
 
-    fn exact_scale(&self, range: Range, symmetric: bool) -> f64 {
+    fn exact_scale(&self, range: Bounds, symmetric: bool) -> f64 {
         affine::exact_scale(self.bits, range, symmetric)
     }
 
@@ -58,11 +60,11 @@ impl Scheme for Affine {
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     ) {
-        simd::encode_affine(level, self.bits, tile, out, buffers, sums, next);
+        dispatch::encode_affine(level, self.bits, tile, out, buffers, sums, next);
     }
 
     fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {
-        simd::decode_affine(level, self.bits, codes, buffer, values);
+        dispatch::decode_affine(level, self.bits, codes, buffer, values);
     }
 
     fn check_zero_points(&self, zero_points: &[u8]) -> Option<String> {

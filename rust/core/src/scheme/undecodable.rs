@@ -1,8 +1,9 @@
 //! For tests: int8, whose decoder panics.
 
 use super::affine::INT8;
-use super::{Buffers, Codes, Encoded, Grouping, Next, Range, RowLayout, Scheme, Sums, Tile};
-use crate::simd::Level;
+use super::{RowLayout, Scheme, Sums};
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
+use crate::lanes::Level;
 
 #[derive(Debug)]
 pub(super) struct Undecodable;
@@ -26,7 +27,7 @@ impl Scheme for Undecodable {
     fn stretch_bytes(&self, elements: usize) -> usize {
         INT8.stretch_bytes(elements)
     }
-    fn exact_scale(&self, range: Range, symmetric: bool) -> f64 {
+    fn exact_scale(&self, range: Bounds, symmetric: bool) -> f64 {
         INT8.exact_scale(range, symmetric)
     }
     fn encode(

@@ -16,8 +16,9 @@ use super::safetensors_writer::TensorSpec;
 use crate::dequantize::row::{Columns, Rows, Sound};
 use crate::dtype::ScaleDtype;
 use crate::error::{CallError, Error};
+use crate::kernel::tile::Grouping;
 use crate::relation::quantized::shapes;
-use crate::scheme::{Grouping, Scheme};
+use crate::scheme::Scheme;
 
 /// What modules' quantized parameters are called after.
 const WEIGHT: &str = ".weight";

@@ -3,15 +3,15 @@
 use std::ops::Range as Span;
 
 use super::groups::Groups;
-use super::parameters::{MAGIC, Parameters, round};
+use super::parameters::MAGIC;
 use super::parts::Parts;
 use super::run::Run;
-use crate::kernel::metrics::{self, Sums};
+use crate::kernel::metrics::Sums;
 use crate::kernel::squares::{SETTLE, Squares, is_faint};
 use crate::kernel::stored::{Float32, Stored};
 use crate::kernel::survey::{Along, Extremes};
 use crate::kernel::together::together;
-use crate::simd::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes};
 
 /// Sums over a part's simple groups, in lanes.
 #[derive(Clone, Copy)]
@@ -149,7 +149,8 @@ impl<L: Lanes> Errors<L> {
             let places = at * part..(at + 1) * part;
             errors.even::<S, EVEN, PACK, CLAMP, true>(run, places, groups, along.as_deref_mut());
             ahead = errors.ahead;
-            sums.add(&mut errors, Sums::default());
+            let simple = errors.sums(sums.known());
+            sums.add(simple, Sums::default());
         }
         self.ahead = ahead;
     }
@@ -336,23 +337,6 @@ impl<L: Lanes> Vector<L> {
             zero: run.shifted_zero[at].to_bits().wrapping_sub(many),
             exact: run.exact,
         }
-    }
-}
-
-/// The codes of any group, with sums in float64.
-#[inline(never)]
-pub(super) fn general(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) -> Sums {
-    encode(bits, group, values, codes);
-    metrics::sums(values, codes, |code| (f32::from(code) - group.zero) * group.scale)
-}
-
-fn encode(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) {
-    let top = ((1u32 << bits) - 1) as f32;
-    for (code, value) in codes.iter_mut().zip(values) {
-        let shifted = round(value * group.prescale * group.inverse) + group.zero;
-        let clamped = if shifted > 0.0 { shifted } else { 0.0 };
-        let clamped = if clamped < top { clamped } else { top };
-        *code = (clamped + MAGIC).to_bits() as u8;
     }
 }
 

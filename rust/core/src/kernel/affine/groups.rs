@@ -1,46 +1,15 @@
-//! Where the groups of a tile lie.
+//! The groups of a tile as they are worked through.
 
 use std::marker::PhantomData;
-use std::ops::Range as Span;
 
-use super::group;
+use super::general;
 use super::parameters::Parameters;
+use super::spans::{Spans, floats};
 use crate::kernel::metrics::Sums;
+use crate::kernel::pack;
 use crate::kernel::stored::{BFloat16, Stored};
-use crate::kernel::{convert, pack};
-use crate::scheme::{Grouping, Tile, Values};
-use crate::simd::{LANES, Lanes};
-
-/// The places of a tile's groups, one after the other.
-pub(super) struct Spans {
-    group_size: usize,
-    /// Elements of a row.
-    width: usize,
-    /// Where the row begins, and where the next group does in it.
-    row: usize,
-    column: usize,
-    /// Elements of the next group that are within the tile, if its row has so many.
-    size: usize,
-}
-
-impl Spans {
-    #[inline(always)]
-    pub(super) fn new(grouping: &Grouping, width: usize, phase: usize) -> Self {
-        let group_size = grouping.group_size;
-        Self { group_size, width, row: 0, column: 0, size: group_size - phase }
-    }
-
-    #[inline(always)]
-    pub(super) fn next(&mut self) -> Span<usize> {
-        let end = (self.column + self.size).min(self.width);
-        let span = self.row + self.column..self.row + end;
-        (self.column, self.size) = (end, self.group_size);
-        if end == self.width {
-            (self.row, self.column) = (span.end, 0);
-        }
-        span
-    }
-}
+use crate::kernel::tile::{Tile, Values};
+use crate::lanes::{LANES, Lanes};
 
 /// How many whole lines each of a tile's groups is, where all are as many; else zero.
 #[inline(always)]
@@ -101,12 +70,12 @@ impl<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> Groups<'a, L, 
     pub(super) fn general(&mut self, bits: u32, group: &Parameters) -> Sums {
         if !PACK {
             let (values, codes) = self.next();
-            return group::general(bits, group, values, codes);
+            return general::general(bits, group, values, codes);
         }
         let span = self.spans.next();
         let (packed, codes) = (span.start / 2..span.end / 2, &mut self.loose[..span.len()]);
         let values = floats(self.lanes, self.values, span, self.floats);
-        let sums = group::general(bits, group, values, codes);
+        let sums = general::general(bits, group, values, codes);
         pack::pack(codes, bits, &mut self.codes[packed]);
         sums
     }
@@ -121,26 +90,5 @@ impl<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> Groups<'a, L, 
         let lines = &S::lines(self.values)[start / line..span.end / line];
         let codes = if PACK { span.start / 2..span.end / 2 } else { span };
         (lines, self.codes[codes].as_chunks_mut().0)
-    }
-}
-
-/// Some of a tile's values as float32, in `buffer` if they are not that.
-#[inline(always)]
-pub(super) fn floats<'a, L: Lanes>(
-    lanes: L,
-    values: Values<'a>,
-    span: Span<usize>,
-    buffer: &'a mut Vec<f32>,
-) -> &'a [f32] {
-    match values {
-        Values::Float32(values) => &values[span],
-        Values::Halves(source, bytes) => {
-            if buffer.len() < span.len() {
-                buffer.resize(span.len(), 0.0);
-            }
-            let floats = &mut buffer[..span.len()];
-            convert::halves(lanes, source, &bytes[2 * span.start..2 * span.end], floats);
-            floats
-        }
     }
 }

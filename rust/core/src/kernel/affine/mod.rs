@@ -3,24 +3,28 @@
 //! The symmetric form is that of compressed-tensors (`calculate_qparams`, `quantize` in its
 //! `quantization` package), with codes stored as `u = q + 2^(b−1)`.
 
+mod general;
 mod group;
 mod groups;
 mod parameters;
 mod parts;
 mod run;
+mod spans;
 
 use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
 use crate::kernel::stored::{BFloat16, Float16, Float32, Stored};
 use crate::kernel::survey::Along;
-use crate::scheme::{Buffers, Codes, Encoded, Grouping, Next, Tile, Values};
-use crate::simd::{LANES, Lanes};
+use crate::kernel::tile::{Buffers, Codes, Encoded, Grouping, Next, Tile, Values};
+use crate::lanes::{LANES, Lanes};
+use general::zero_point;
 use group::{Ahead, Errors};
-use groups::{Groups, Spans, even_halves, lines};
+use groups::{Groups, even_halves, lines};
 pub(crate) use parameters::exact_scale;
 use parts::{Parts, recount};
 use run::{Kind, Run};
+use spans::Spans;
 
 /// Source memory is asked for so many bytes ahead of its use, or a tile ahead where that is more;
 /// and so many ahead it is brought from the second-level cache into the first.
@@ -30,7 +34,7 @@ const NEAR: usize = 1 << 13;
 /// Groups of fewer vectors than this are surveyed faster on their own.
 const FEWEST: usize = 4;
 
-/// See [`crate::scheme::Scheme::encode`].
+/// See `Codec::encode`.
 #[inline(always)]
 pub(crate) fn encode<L: Lanes>(
     lanes: L,
@@ -229,7 +233,12 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                         let group = run.general(self.kind, places.start, ranges[places.start]);
                         parts.general += groups.general(self.kind.bits, &group);
                     }
-                    parts.count(count, &mut errors);
+                    if parts.count(count) {
+                        let general = std::mem::take(&mut parts.general);
+                        let simple = errors.sums(parts.known());
+                        parts.add(simple, general);
+                        errors.begin();
+                    }
                 }
                 if let (Some(known), true) = (&mut known, track) {
                     *known = known.max(errors.largest());
@@ -262,17 +271,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     }
 }
 
-/// The code of zero in a group.
-#[inline(always)]
-pub(super) fn zero_point(bits: u32, codes: &Codes<'_>, group: usize) -> f32 {
-    if codes.grouping.symmetric {
-        (1u32 << (bits - 1)) as f32
-    } else {
-        f32::from(codes.zero_points[group])
-    }
-}
-
-/// See [`crate::scheme::Scheme::decode`].
+/// See `Codec::decode`.
 #[inline(always)]
 pub(crate) fn decode<L: Lanes>(
     lanes: L,
@@ -298,9 +297,10 @@ pub(crate) fn decode<L: Lanes>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::dispatch;
     use crate::kernel::survey::survey;
-    use crate::scheme::Range;
-    use crate::simd::{self, Level, Portable};
+    use crate::kernel::tile::Bounds;
+    use crate::lanes::{Level, Portable};
     use proptest::prelude::*;
 
     #[test]
@@ -309,7 +309,7 @@ mod tests {
         let mut later: Vec<f32> = values.iter().map(|value| 3.0 * value.abs()).collect();
         let scale_dtype = ScaleDtype::F32;
         let grouping = Grouping { columns: 2048, group_size: 128, symmetric: false, scale_dtype };
-        let mut ranges = vec![Range::ZERO; 16];
+        let mut ranges = vec![Bounds::ZERO; 16];
         let mut expected = ranges.clone();
         survey(Portable, &values, 2048, 128, &mut ranges);
         survey(Portable, &later, 2048, 128, &mut expected);
@@ -321,11 +321,11 @@ mod tests {
             let (mut data, mut scales, mut zero_points) = ([0; 1024], [0.0; 16], [0; 16]);
             let out =
                 Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
-            let mut found = vec![Range::ZERO; 16];
+            let mut found = vec![Bounds::ZERO; 16];
             let mut next = Next { values: &later, ranges: &mut found, finite: None };
             let (mut buffers, mut sums) = (Buffers::default(), [Sums::default()]);
             let some = Some(&mut next);
-            simd::encode_affine(Level::best(), 4, &tile, out, &mut buffers, &mut sums, some);
+            dispatch::encode_affine(Level::best(), 4, &tile, out, &mut buffers, &mut sums, some);
             assert_eq!(next.finite, Some(finite));
             assert!(!finite || found == expected);
             later[1000] = f32::NAN;
@@ -353,7 +353,7 @@ mod tests {
             let width = values.len();
             let group_size = group_size.min(width);
             let groups = width.div_ceil(group_size);
-            let mut ranges = vec![Range::ZERO; groups];
+            let mut ranges = vec![Bounds::ZERO; groups];
             survey(Portable, &values, width, group_size, &mut ranges);
             let grouping = Grouping { columns: width, group_size, symmetric, scale_dtype };
             let (ranges, values) = (ranges.as_slice(), values.as_slice());
@@ -363,7 +363,7 @@ mod tests {
             let (mut scales, mut zero_points) = (vec![0.0; groups], vec![0; groups]);
             let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
             let (mut buffers, mut sums) = (Buffers::default(), [Sums::default()]);
-            simd::encode_affine(Level::best(), bits, &tile, out, &mut buffers, &mut sums, None);
+            dispatch::encode_affine(Level::best(), bits, &tile, out, &mut buffers, &mut sums, None);
             let mut codes = vec![0; width];
             pack::unpack_rows(&data, width, bits, &mut codes);
 
@@ -371,7 +371,7 @@ mod tests {
             let parts = values.chunks(group_size).zip(expected.chunks_mut(group_size));
             for ((values, expected), (range, scale)) in parts.zip(ranges.iter().zip(&scales)) {
                 let long = parameters::parameters(bits, *range, symmetric, scale_dtype);
-                let sums = group::general(bits, &long, values, expected);
+                let sums = general::general(bits, &long, values, expected);
                 largest = f64::max(largest, sums.max_abs_error);
                 prop_assert_eq!(long.scale.to_bits(), scale.to_bits());
             }

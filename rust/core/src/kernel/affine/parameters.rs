@@ -1,8 +1,8 @@
 //! Scale and zero point of a group, from its range.
 
 use crate::dtype::ScaleDtype;
-use crate::scheme::Range;
-pub(super) use crate::simd::MAGIC;
+use crate::kernel::tile::Bounds;
+pub(super) use crate::lanes::MAGIC;
 
 /// Where `1/scale` leaves these bounds, group and scale are first multiplied by a power of two.
 const LARGEST_INVERSE: f32 = power_of_two(100);
@@ -32,7 +32,7 @@ pub(super) struct Parameters {
 
 /// The scale of a group before rounding.
 #[inline(always)]
-pub(crate) fn exact_scale(bits: u32, range: Range, symmetric: bool) -> f64 {
+pub(crate) fn exact_scale(bits: u32, range: Bounds, symmetric: bool) -> f64 {
     if symmetric {
         f64::from(range.absmax()) / (f64::from(1u32 << (bits - 1)) - 0.5)
     } else {
@@ -43,7 +43,7 @@ pub(crate) fn exact_scale(bits: u32, range: Range, symmetric: bool) -> f64 {
 /// Scale and zero point of a group of that range, whatever the range.
 pub(super) fn parameters(
     bits: u32,
-    range: Range,
+    range: Bounds,
     symmetric: bool,
     dtype: ScaleDtype,
 ) -> Parameters {
@@ -100,7 +100,7 @@ mod tests {
             bits in prop::sample::select(vec![2u32, 4, 8]),
             dtype in prop::sample::select(vec![ScaleDtype::F32, ScaleDtype::BF16]),
         ) {
-            let range = Range { lo: -f32::from_bits(a), hi: f32::from_bits(b) };
+            let range = Bounds { lo: -f32::from_bits(a), hi: f32::from_bits(b) };
             let group = parameters(bits, range, symmetric, dtype);
             prop_assert!(group.scale > 0.0 && group.scale.is_finite());
             prop_assert!((0.0..=((1u32 << bits) - 1) as f32).contains(&group.zero));

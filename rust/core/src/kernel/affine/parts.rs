@@ -1,11 +1,10 @@
 //! The sums of layers that share a tile.
 
-use super::group::Errors;
-use super::groups::{Spans, floats};
-use super::zero_point;
+use super::general::zero_point;
+use super::spans::{Spans, floats};
 use crate::kernel::metrics::{self, Sums};
-use crate::scheme::{Codes, Values};
-use crate::simd::Lanes;
+use crate::kernel::tile::{Codes, Values};
+use crate::lanes::Lanes;
 
 /// The sums of a tile's parts, which have equally many groups.
 pub(super) struct Parts<'a> {
@@ -27,23 +26,25 @@ impl<'a> Parts<'a> {
         Self { sums, part, left: part, at: 0, general: Sums::default(), faint: Vec::new() }
     }
 
-    /// Count groups of one part; behind its last one the errors begin anew.
+    /// Count groups of one part; whether it was its last ones.
     #[inline(always)]
-    pub(super) fn count<L: Lanes>(&mut self, groups: usize, errors: &mut Errors<L>) {
+    pub(super) fn count(&mut self, groups: usize) -> bool {
         self.left -= groups;
-        if self.left > 0 {
-            return;
-        }
-        let general = std::mem::take(&mut self.general);
-        self.add(errors, general);
-        errors.begin();
+        self.left == 0
     }
 
-    /// The part at hand is done: add what its simple groups took, and its other ones.
+    /// The largest error of the part at hand that is known.
     #[inline(always)]
-    pub(super) fn add<L: Lanes>(&mut self, errors: &mut Errors<L>, general: Sums) {
-        let part = &mut self.sums[self.at];
-        if let Some(sums) = errors.sums(part.max_abs_error) {
+    pub(super) fn known(&self) -> f64 {
+        self.sums[self.at].max_abs_error
+    }
+
+    /// The part at hand is done: add what its simple groups took, where that can be told, and its
+    /// other ones.
+    #[inline(always)]
+    pub(super) fn add(&mut self, simple: Option<Sums>, general: Sums) {
+        if let Some(sums) = simple {
+            let part = &mut self.sums[self.at];
             *part += sums;
             *part += general;
         } else {

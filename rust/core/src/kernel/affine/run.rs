@@ -7,8 +7,8 @@ use std::ops::Range as Span;
 
 use super::parameters::{MAGIC, Parameters, exact_scale, parameters, power_of_two, round};
 use crate::dtype::ScaleDtype;
-use crate::scheme::Range;
-use crate::simd::LANES;
+use crate::kernel::tile::Bounds;
+use crate::lanes::LANES;
 
 /// Scales of simple groups lie between these: then no product of a value, an error or a scale
 /// leaves the normal float32 or float64 numbers, and neither prescaling nor capping happens.
@@ -71,11 +71,11 @@ impl Run {
 
     /// Make this the run of up to sixteen groups with these ranges.
     #[inline(always)]
-    pub(super) fn set(&mut self, kind: Kind, ranges: &[Range]) {
+    pub(super) fn set(&mut self, kind: Kind, ranges: &[Bounds]) {
         self.len = ranges.len();
         self.exact = kind.scale_dtype != ScaleDtype::F32;
-        let mut padded = [Range::ZERO; LANES];
-        let sixteen = <&[Range; LANES]>::try_from(ranges).unwrap_or_else(|_| {
+        let mut padded = [Bounds::ZERO; LANES];
+        let sixteen = <&[Bounds; LANES]>::try_from(ranges).unwrap_or_else(|_| {
             padded[..ranges.len()].copy_from_slice(ranges);
             &padded
         });
@@ -95,7 +95,7 @@ impl Run {
     fn fill<const BITS: u32, const SYMMETRIC: bool>(
         &mut self,
         dtype: ScaleDtype,
-        ranges: &[Range; LANES],
+        ranges: &[Bounds; LANES],
     ) {
         let top = ((1u32 << BITS) - 1) as f32;
         let half = (1u32 << (BITS - 1)) as f32;
@@ -175,7 +175,7 @@ impl Run {
     }
 
     /// Take the long way for a group that is not simple.
-    pub(super) fn general(&mut self, kind: Kind, group: usize, range: Range) -> Parameters {
+    pub(super) fn general(&mut self, kind: Kind, group: usize, range: Bounds) -> Parameters {
         let general = parameters(kind.bits, range, kind.symmetric, kind.scale_dtype);
         (self.scale[group], self.zero[group]) = (general.scale, general.zero);
         self.shifted_zero[group] = general.zero + MAGIC;
@@ -213,7 +213,7 @@ mod tests {
                 f32::from_bits(bits % (exponents << 23) + (115 << 23))
             };
             let ranges: Vec<_> =
-                bounds.iter().map(|&(a, b)| Range { lo: -bound(a), hi: bound(b) }).collect();
+                bounds.iter().map(|&(a, b)| Bounds { lo: -bound(a), hi: bound(b) }).collect();
             let kind = Kind { bits, symmetric, scale_dtype };
             let mut run = Run::new();
             run.set(kind, &ranges);

@@ -2,17 +2,17 @@
 
 use std::ops::Range as Span;
 
-use super::{Extremes, are_finite, extremes, write};
+use super::extremes::{Extremes, are_finite, extremes, write};
 use crate::kernel::stored::Float32;
-use crate::scheme::Range;
-use crate::simd::{LANES, Lanes};
+use crate::kernel::tile::Bounds;
+use crate::lanes::{LANES, Lanes};
 
 /// A survey that goes along with other work, a vector at a time: groups of equally many whole
 /// vectors.
 pub(crate) struct Along<'a, L: Lanes> {
     lanes: L,
     vectors: &'a [[f32; LANES]],
-    ranges: &'a mut [Range],
+    ranges: &'a mut [Bounds],
     /// Extremes of the groups at hand, behind which others may be left.
     groups: [Extremes<L>; LANES],
     largest: Extremes<L>,
@@ -20,7 +20,7 @@ pub(crate) struct Along<'a, L: Lanes> {
 
 impl<'a, L: Lanes> Along<'a, L> {
     #[inline(always)]
-    pub(crate) fn new(lanes: L, values: &'a [f32], ranges: &'a mut [Range]) -> Self {
+    pub(crate) fn new(lanes: L, values: &'a [f32], ranges: &'a mut [Bounds]) -> Self {
         let zeros = [lanes.zero_u32(); 2];
         let (vectors, _) = values.as_chunks();
         Self { lanes, vectors, ranges, groups: [zeros; LANES], largest: zeros }

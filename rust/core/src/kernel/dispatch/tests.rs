@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 
 use crate::dtype::{Float, ScaleDtype};
+use crate::kernel::dispatch;
 use crate::kernel::squares::PRECISION;
-use crate::scheme::{
-    self, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Range, Sums, Tile, Values,
-};
-use crate::simd::{self, LINE, Level};
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Tile, Values};
+use crate::lanes::{LINE, Level};
+use crate::scheme::{self, Sums};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Numbers {
@@ -26,7 +26,7 @@ enum Numbers {
 struct Everything {
     finite: bool,
     values: Vec<u32>,
-    ranges: Vec<Range>,
+    ranges: Vec<Bounds>,
     data: Vec<u8>,
     scales: Vec<u32>,
     zero_points: Vec<u8>,
@@ -53,22 +53,22 @@ fn everything(
     let count = bytes.len() / source.width();
     let rows = count / columns;
     let mut values = vec![0.0; count];
-    simd::to_f32(level, source, bytes, &mut values);
+    dispatch::to_f32(level, source, bytes, &mut values);
     let raw = values.clone();
     for value in values.iter_mut().filter(|value| !value.is_finite()) {
         *value = 1.0;
     }
-    let mut ranges = vec![Range::ZERO; rows * grouping.groups()];
-    let finite = simd::survey(level, &values, columns, group_size, &mut ranges);
+    let mut ranges = vec![Bounds::ZERO; rows * grouping.groups()];
+    let finite = dispatch::survey(level, &values, columns, group_size, &mut ranges);
     // Without the numbers that were replaced above.
     let mut halves = vec![0; if source.width() == 2 { bytes.len() } else { 0 }];
     if !halves.is_empty() {
-        simd::from_f32(level, source, &values, &mut halves);
+        dispatch::from_f32(level, source, &values, &mut halves);
         if columns.is_multiple_of(group_size) && group_size.is_multiple_of(PAIRS) {
-            let survey = |halves: &[u8], ranges: &mut [Range]| {
-                simd::survey_halves(level, source, halves, group_size, ranges)
+            let survey = |halves: &[u8], ranges: &mut [Bounds]| {
+                dispatch::survey_halves(level, source, halves, group_size, ranges)
             };
-            let mut same = vec![Range::ZERO; ranges.len()];
+            let mut same = vec![Bounds::ZERO; ranges.len()];
             assert_eq!((survey(&halves, &mut same), &same), (finite, &ranges));
             let all_finite = raw.iter().all(|value| value.is_finite());
             assert_eq!(survey(&bytes[..halves.len()], &mut same), all_finite);
@@ -87,7 +87,7 @@ fn everything(
     let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
     let (mut buffers, mut sums) = (Buffers::default(), vec![Sums::default(); parts]);
     let (mut raw_ranges, mut on_the_way) = (ranges.to_vec(), ranges.to_vec());
-    let raw_finite = simd::survey(level, &raw, columns, group_size, &mut raw_ranges);
+    let raw_finite = dispatch::survey(level, &raw, columns, group_size, &mut raw_ranges);
     let mut next = Next { values: &raw, ranges: &mut on_the_way, finite: None };
     scheme.encode(level, &tile, out, &mut buffers, &mut sums, Some(&mut next));
     let found = next.finite;
@@ -107,7 +107,7 @@ fn everything(
             // No codes of before are in them.
             let mut buffers = Buffers::default();
             scheme.encode(level, &tile, out, &mut buffers, &mut same_sums, None);
-            simd::fence(level);
+            dispatch::fence(level);
             assert_eq!((&*same, bits(&s), z), (&*data, bits(&scales), zero_points.clone()));
             let same = |(a, b): (&Sums, &Sums)| {
                 a.max_abs_error == b.max_abs_error
@@ -123,7 +123,7 @@ fn everything(
         assert!(of_halves.iter().all(|sums| sums == &of_halves[0]));
     }
     if let Some(finite) = found {
-        let ends = |ranges: &[Range]| -> Vec<[u32; 2]> {
+        let ends = |ranges: &[Bounds]| -> Vec<[u32; 2]> {
             ranges.iter().map(|range| [range.lo, range.hi].map(f32::to_bits)).collect()
         };
         assert_eq!((finite, ends(&on_the_way)), (raw_finite, ends(&raw_ranges)));
@@ -145,12 +145,12 @@ fn everything(
     scheme.decode(level.for_output(usize::MAX), &codes, &mut buffers.codes, past);
     assert_eq!(bits(past), bits(&decoded));
     let mut narrowed = vec![0; bytes.len()];
-    simd::from_f32(level, source, &decoded, &mut narrowed);
+    dispatch::from_f32(level, source, &decoded, &mut narrowed);
     // The sums are those of what is decoded, up to how they are rounded.
     let parts = values.chunks(part).zip(decoded.chunks(part)).zip(&sums);
     for ((values, decoded), sums) in parts {
         let wide: Vec<u8> = values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
-        let plain = simd::sums_f64(level, &wide, decoded);
+        let plain = dispatch::sums_f64(level, &wide, decoded);
         assert_eq!(sums.max_abs_error, plain.max_abs_error);
         assert!(close(sums.squared_error, plain.squared_error), "{sums:?} {plain:?}");
         assert!(close(sums.squared, plain.squared), "{sums:?} {plain:?}");
@@ -204,7 +204,7 @@ proptest! {
             };
             let values: Vec<f32> = words.enumerate().map(value).collect();
             bytes = vec![0; values.len() * source.width()];
-            simd::from_f32(Level::BASELINE, source, &values, &mut bytes);
+            dispatch::from_f32(Level::BASELINE, source, &values, &mut bytes);
         }
         // Scales of any bits at all need not fit binary16.
         let fits = kind != Numbers::Any || scale_dtype != ScaleDtype::F16;

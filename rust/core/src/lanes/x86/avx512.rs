@@ -3,18 +3,18 @@
 use std::arch::x86_64::*;
 
 use super::totals_of_fours;
-use crate::simd::lanes::{HIGH_HALF, LANES, LINE, Lanes};
+use crate::lanes::vector::{HIGH_HALF, LANES, LINE, Lanes};
 
 /// Stands for a CPU with AVX2, FMA, F16C and AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::simd) struct Avx512 {
+pub(crate) struct Avx512 {
     streams: bool,
 }
 
 impl Avx512 {
     /// # Safety
     /// The CPU has the features that the type stands for.
-    pub(in crate::simd) unsafe fn new(streams: bool) -> Self {
+    pub(crate) unsafe fn new(streams: bool) -> Self {
         Self { streams }
     }
 }

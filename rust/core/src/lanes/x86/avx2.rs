@@ -3,20 +3,20 @@
 use std::arch::x86_64::*;
 
 use super::totals_of_fours;
-use crate::simd::lanes::{HIGH_HALF, LANES, LINE, Lanes};
+use crate::lanes::vector::{HIGH_HALF, LANES, LINE, Lanes};
 
 const MAGNITUDE: i32 = 0x7fff_ffff;
 
 /// Stands for a CPU with AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::simd) struct Avx2 {
+pub(crate) struct Avx2 {
     streams: bool,
 }
 
 impl Avx2 {
     /// # Safety
     /// The CPU has the features that the type stands for.
-    pub(in crate::simd) unsafe fn new(streams: bool) -> Self {
+    pub(crate) unsafe fn new(streams: bool) -> Self {
         Self { streams }
     }
 }

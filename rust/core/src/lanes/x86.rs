@@ -4,6 +4,9 @@
 //! `cargo bench -p arrowquant`, which runs the kernels at every level. No closures, not even in
 //! `array::map`: they are compiled without the features, and vectors would go through memory.
 
+// See `kernel::dispatch`.
+#![allow(unsafe_code)]
+
 use std::arch::x86_64::*;
 
 /// Instructions of the CPU that `self` stands for.
@@ -68,8 +71,8 @@ macro_rules! common {
 mod avx2;
 mod avx512;
 
-pub(super) use avx2::Avx2;
-pub(super) use avx512::Avx512;
+pub(crate) use avx2::Avx2;
+pub(crate) use avx512::Avx512;
 
 /// The last halvings of [`super::Lanes::totals`].
 ///

@@ -1,0 +1,121 @@
+//! Sixteen lanes at once: the operations from which kernels are written that the compiler does not
+//! vectorize well by itself.
+//!
+//! Whatever the registers' width, there are sixteen lanes and each does the same arithmetic in the
+//! same order, so every implementation gives the same bits.
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Bytes that memory is read and written by, on most machines.
+pub(crate) const LINE: usize = 64;
+
+/// Adding and subtracting this rounds a float32 below 2^22 in magnitude to an integer, ties to
+/// even: the sum's last bit weighs one. Its low mantissa bits then are that integer's.
+pub(crate) const MAGIC: f32 = 12_582_912.0;
+
+/// The upper 16 bits of a lane.
+pub(crate) const HIGH_HALF: u32 = 0xffff_0000;
+
+/// Sixteen-lane arithmetic with the instructions that a token stands for.
+pub(crate) trait Lanes: Copy {
+    /// Sixteen float32.
+    type F32: Copy;
+    /// Sixteen uint32.
+    type U32: Copy;
+    /// Sixteen float64.
+    type F64: Copy;
+    /// Sixteen uint8.
+    type U8: Copy;
+    /// Thirty-two uint8.
+    type Bytes: Copy;
+
+    fn load(self, values: &[f32; LANES]) -> Self::F32;
+    fn store(self, values: Self::F32, out: &mut [f32; LANES]);
+    /// binary16 numbers, given by their bits, as float32.
+    fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32;
+    /// bfloat16 numbers, given by their bits, as float32.
+    fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> Self::F32;
+    /// Bytes as float32.
+    fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32;
+    /// The low bytes of `numbers + addend`.
+    fn low_bytes(self, numbers: Self::U32, addend: u32) -> Self::U8;
+    /// `numbers + addend` of both, all of the first before the second's. Numbers are int32 of 9 bits
+    /// and a sign, sums below 256.
+    fn bytes(self, numbers: [Self::U32; 2], addend: u32) -> Self::Bytes;
+    /// The same of sums below 16, two in each byte: the first of two in its lower half.
+    fn nibbles(self, numbers: [Self::U32; 2], addend: u32) -> Self::U8;
+    /// The low two bytes of `numbers + addend`, the lowest first.
+    fn low_words(self, numbers: Self::U32, addend: u32) -> Self::Bytes;
+    /// `a + b·2^BITS`, modulo 2^32.
+    fn add_shifted<const BITS: u32>(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    fn store_u8(self, bytes: Self::U8, out: &mut [u8; LANES]);
+    /// The same past the caches where [`Lanes::streams`], if `out` lies at a multiple of its size.
+    fn stream_u8(self, bytes: Self::U8, out: &mut [u8; LANES]);
+    fn store_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]);
+    /// See [`Lanes::stream_u8`].
+    fn stream_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]);
+    fn splat(self, value: f32) -> Self::F32;
+    /// The nearest integers, of two the even one, as int32 and as float32; of magnitudes below 2^22.
+    fn round(self, values: Self::F32) -> (Self::U32, Self::F32);
+
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The smaller one; `b` where they compare equal.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a² + b`, rounded once.
+    fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a − b·c`, where the product is a float32 number: then it makes no difference whether it is
+    /// rounded.
+    fn sub_exact(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+
+    fn zero_u32(self) -> Self::U32;
+    /// Thirty-two numbers of 16 bits, two in each lane.
+    fn load_pairs(self, halves: &[[u8; 2]; 2 * LANES]) -> Self::U32;
+    /// The lower halves of lanes, which are bfloat16 numbers, as float32.
+    fn low_bf16(self, pairs: Self::U32) -> Self::F32;
+    /// The upper halves.
+    fn high_bf16(self, pairs: Self::U32) -> Self::F32;
+    /// The larger ones of 32 numbers of 16 bits each, as int16 where `SIGNED`.
+    fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// The larger half of each lane, as its high half above zeros.
+    fn larger_half<const SIGNED: bool>(self, a: Self::U32) -> Self::U32;
+    fn store_u32(self, numbers: Self::U32, out: &mut [u32; LANES]);
+    fn bits(self, values: Self::F32) -> Self::U32;
+    /// The larger of `largest` and the bits of the values' magnitudes; no value is a NaN.
+    fn max_magnitude(self, largest: Self::U32, values: Self::F32) -> Self::U32;
+    /// The larger one, as int32 where `SIGNED`.
+    fn max<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// The largest lanes of four vectors, on the way to [`Lanes::maxima`]: reducing sixteen vectors
+    /// together takes a quarter of the shuffles that reducing each does. Where `PAIRS`, the halves of
+    /// each lane are numbers of their own.
+    fn quarter<const SIGNED: bool, const PAIRS: bool>(self, vectors: [Self::U32; 4]) -> Self::U32;
+    /// Lane `i` is the largest of vector `i`, for the sixteen vectors that went into `quarters`; where
+    /// `PAIRS`, the largest of its low halves and the largest of its high ones.
+    fn maxima<const SIGNED: bool, const PAIRS: bool>(self, quarters: [Self::U32; 4]) -> Self::U32;
+    /// The largest lane.
+    fn largest(self, a: Self::U32) -> u32;
+
+    fn zero_f64(self) -> Self::F64;
+    /// `sums + values`, lane by lane, in float64.
+    fn add_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64;
+    /// The sum of the lanes of each: halves are added until one lane is left.
+    fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2];
+
+    /// Whether [`Lanes::stream`] and the others of that name write past the caches.
+    fn streams(self) -> bool;
+    /// Write a line past the caches, if it lies at a multiple of [`LINE`]; else as any other.
+    fn stream(self, line: &[u8; LINE], out: &mut [u8; LINE]);
+    /// The same of float32.
+    fn stream_f32(self, values: Self::F32, out: &mut [f32; LANES]);
+    /// To come after the last such write of a task: whoever hears of the task afterwards sees all of it.
+    fn fence(self);
+
+    /// Ask for the line of memory at an address, which need not be one that can be read.
+    fn prefetch(self, address: *const u8);
+    /// The same for a line that is near.
+    fn prefetch_near(self, address: *const u8);
+    /// The same for a line that will be written.
+    fn prefetch_write(self, address: *const u8);
+}
