@@ -64,7 +64,7 @@ fn gguf(version: u32, alignment: Option<u32>, tensors: &[(usize, u64, u64)]) -> 
 
 fn rows(file: &TensorFile, part_bytes: u64) -> Vec<RecordBatch> {
     let meanings = vec![Meaning::default(); file.entries().len()];
-    let rows = TensorRows::try_new(&file, &meanings, part_bytes, None).unwrap();
+    let rows = TensorRows::try_new(file, &meanings, part_bytes, None).unwrap();
     rows.range(0..usize::MAX, true).collect::<Result<_, _>>().unwrap()
 }
 
