@@ -281,10 +281,10 @@ def test_a_plan_file(sharded: Path, tmp_path: Path) -> None:
     assert schemes["layers.2.down.weight"] == "none"
     assert schemes["layers.1.up.weight"] == "int8"
     assert schemes["layers.3.up.weight"] == "int4"
-    assert planned.stderr == "warning: no layer follows the rules of: 'nothing.*'.\n"
+    assert planned.stderr == "warning: no layer follows the plan's rows: 'nothing.*'.\n"
     done = run("quantize", sharded, "-o", tmp_path / "out", "--plan", plan)
     assert "11 layers quantized, 1 kept, 0 failed" in done.stdout
-    assert done.stderr.startswith("warning: no layer follows the rules of")
+    assert done.stderr.startswith("warning: no layer follows the plan's rows")
 
 
 def test_sharded_sources_need_a_directory(sharded: Path, tmp_path: Path) -> None:

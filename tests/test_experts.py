@@ -326,12 +326,12 @@ def test_a_plan_says_how_stacks_lie(tmp_path: Path) -> None:
         for row in plan.to_pylist()
     ]
     filled = pa.Table.from_pylist(filled, plan.schema)
-    rows = {row["layer_name"]: row for row in aq.plan(model, rules=filled).to_pylist()}
+    rows = {row["layer_name"]: row for row in aq.plan(model, plan=filled).to_pylist()}
     one, other = rows[f"{names[1]}[1]"], rows[f"{names[0]}[1]"]
     assert (one["scheme"], one["shape"], one["stack_axis"]) == ("int4", [64, 48], -2)
     assert other["stack_axis"] is None
     rules = pa.table({"layer_name": ["*layers.1*"], "stack_axis": [-2]})
-    table = aq.plan(model, rules=rules)
+    table = aq.plan(model, plan=rules)
     kept = {row["layer_name"]: row["scheme"] for row in table.to_pylist()}
     assert {kept[f"{names[0]}[{at}]"] for at in range(E)} == {"none"}
     assert {kept[f"{names[1]}[{at}]"] for at in range(E)} == {"int4"}
@@ -356,7 +356,7 @@ def test_a_plan_says_how_stacks_lie(tmp_path: Path) -> None:
     for bad, message in (([-3], "must be -1 or -2"), ([-1, -2], "Give all of a stack the same")):
         rules = pa.table({"layer_name": [f"x[{at}]" for at in range(len(bad))], "stack_axis": bad})
         with pytest.raises(ValueError, match=message):
-            aq.plan(model, rules=rules)
+            aq.plan(model, plan=rules)
 
 
 @pytest.mark.parametrize(("make", "said", "why"), REFUSED.values(), ids=REFUSED)

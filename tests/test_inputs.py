@@ -241,7 +241,7 @@ def test_one_rule_at_every_door(kind: str, tmp_path: Path) -> None:
     plan = pa.table({"layer_name": ["a"], "scheme": ["int8"]})
     planned = aq.quantize(TABLE, plan=_as_kind(plan, kind, tmp_path))
     assert planned.quantized["scheme"].to_pylist() == ["int8", "int4"]
-    rules = aq.plan(TABLE, rules=_as_kind(plan, kind, tmp_path))
+    rules = aq.plan(TABLE, plan=_as_kind(plan, kind, tmp_path))
     assert rules["scheme"].to_pylist() == ["int8", "int4"]
     one = pa.table(aq.quantize(TABLE))
     assert len(aq.dequantize(_as_kind(one, kind, tmp_path))) == 2

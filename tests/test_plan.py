@@ -119,7 +119,7 @@ def test_the_first_rule_that_matches_counts(layers: dict[str, Any]) -> None:
             "is_symmetric": [None, None, True, None],
         }
     )
-    assert _schemes(aq.plan(layers, rules=rules)) == {
+    assert _schemes(aq.plan(layers, plan=rules)) == {
         "model.0.q.weight": ("int4", 64, True, None),
         "model.1.q.weight": ("int8", 32, True, None),
         "model.1.k.weight": ("none", None, None, "kept_by_user"),
@@ -127,7 +127,7 @@ def test_the_first_rule_that_matches_counts(layers: dict[str, Any]) -> None:
         "odd[0].weight": ("int4", 128, False, None),
         "ids": ("none", None, None, "not_float"),
     }
-    plan = aq.plan(layers, rules=rules)
+    plan = aq.plan(layers, plan=rules)
     result = aq.quantize(layers, plan=plan)
     sizes = [
         math.ceil(bits * np.prod(shape) / 8)
@@ -138,12 +138,12 @@ def test_the_first_rule_that_matches_counts(layers: dict[str, Any]) -> None:
         )
     ]
     assert sizes == plan["predicted_bytes"].to_pylist()
-    kept = aq.plan(layers, keep=["model.*"], rules=rules.slice(3))
+    kept = aq.plan(layers, keep=["model.*"], plan=rules.slice(3))
     assert _schemes(kept)["model.0.q.weight"][0] == "none"
 
 
 def test_a_rule_may_ask_for_what_fails(layers: dict[str, Any]) -> None:
-    plan = aq.plan(layers, rules=pa.table({"layer_name": ["ids"], "scheme": ["int8"]}))
+    plan = aq.plan(layers, plan=pa.table({"layer_name": ["ids"], "scheme": ["int8"]}))
     (row,) = (row for row in plan.to_pylist() if row["layer_name"] == "ids")
     assert (row["scheme"], row["predicted_bytes"], row["reason"]) == ("int8", None, None)
     failed = aq.quantize(layers, plan=plan, continue_on_error=True).failed
@@ -152,7 +152,7 @@ def test_a_rule_may_ask_for_what_fails(layers: dict[str, Any]) -> None:
 
 def test_a_name_with_a_patterns_characters_matches_itself(layers: dict[str, Any]) -> None:
     rules = pa.table({"layer_name": ["odd[0].weight"], "scheme": ["int8"]})
-    assert _schemes(aq.plan(layers, rules=rules))["odd[0].weight"][0] == "int8"
+    assert _schemes(aq.plan(layers, plan=rules))["odd[0].weight"][0] == "int8"
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "json", "lines"])
@@ -164,7 +164,7 @@ def test_rules_come_from_files(layers: dict[str, Any], tmp_path: Path, kind: str
     connection = duckdb.connect()
     connection.register("rules", table)
     connection.sql(f"copy (from rules) to '{path}' {options}")
-    schemes = _schemes(aq.plan(layers, rules=path))
+    schemes = _schemes(aq.plan(layers, plan=path))
     assert schemes["model.0.q.weight"] == ("int8", 128, True, None)
     assert schemes["norm"] == ("int4", 128, False, None)
     assert schemes["model.1.k.weight"] == ("int4", 128, False, None)
@@ -174,14 +174,14 @@ def test_wrong_rules(layers: dict[str, Any], tmp_path: Path) -> None:
     def rules(**columns: Any) -> pa.Table:
         return pa.table({"layer_name": ["model.*"]} | columns)
 
-    with pytest.warns(aq.QuantizationWarning, match=r"no layer follows the rules of: 'nothing\*'"):
-        aq.plan(layers, rules=pa.table({"layer_name": ["nothing*"], "scheme": ["int8"]}))
+    with pytest.warns(aq.QuantizationWarning, match=r"no layer follows the plan's rows: 'nothing\*'"):
+        aq.plan(layers, plan=pa.table({"layer_name": ["nothing*"], "scheme": ["int8"]}))
     with pytest.raises(ValueError, match="'q4' is 'int4' here"):
-        aq.plan(layers, rules=rules(scheme=["q4"]))
+        aq.plan(layers, plan=rules(scheme=["q4"]))
     with pytest.raises(ValueError, match="invalid group_size 0"):
-        aq.plan(layers, rules=rules(group_size=[0]))
+        aq.plan(layers, plan=rules(group_size=[0]))
     with pytest.raises(ValueError, match="Plans need a column 'layer_name'"):
-        aq.plan(layers, rules=pa.table({"name": ["*"]}))
+        aq.plan(layers, plan=pa.table({"name": ["*"]}))
     for name, text in {
         "a.json": "{nonsense",
         "b.json": '{"name": 1}',
@@ -194,6 +194,6 @@ def test_wrong_rules(layers: dict[str, Any], tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=name):
-            aq.plan(layers, rules=tmp_path / name)
+            aq.plan(layers, plan=tmp_path / name)
     with pytest.raises(FileNotFoundError):
-        aq.plan(layers, rules=tmp_path / "none.csv")
+        aq.plan(layers, plan=tmp_path / "none.csv")

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
-from typing import Literal, SupportsIndex, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict
+
+from arrowquant import _core
 
 Scheme: TypeAlias = Literal["int8", "int4", "int2", "none"]
 """What is done with a layer; `none` keeps it as it is."""
 
 ScaleDtype: TypeAlias = Literal["source", "F32", "F16", "BF16"]
 """What scales are rounded to; `source`: F16 or BF16 as the weights, else F32."""
+
+Search: TypeAlias = Literal["none"]
+"""How scales are chosen; `none`: from each group's extremes."""
+
+
+class Settings(TypedDict, total=False):
+    """How layers are quantized, beside the scheme; what is absent or None is the scheme's default.
+
+    `_core.settings()` has them all, with what each means.
+    """
+
+    group_size: int | None
+    group_rows: int | None
+    symmetric: bool | None
+    scale_dtype: ScaleDtype | None
+    search: Search | None
+
+
+SETTINGS = {name: column for name, column, *_ in _core.settings()}
+"""What each setting is called in calls, and in plans and relations."""
 
 Dtype: TypeAlias = Literal["source", "F32"]
 """What decoded weights are: each layer's own type, or float32."""
@@ -26,28 +49,48 @@ Mode: TypeAlias = Literal["base", "diffusion"]
 class Options:
     """What to do with layers that no plan says otherwise of.
 
-    The names of schemes and scale dtypes, and the range of the group size, are checked by the
-    core, which lists the choices.
+    The names of schemes, and what settings may be, are checked by the core, which lists the
+    choices.
 
     Raises:
-        TypeError: An option has a type that it can't have.
+        TypeError: There is no such option, or it has a type that it can't have.
     """
 
     scheme: str = "int4"
-    group_size: int | None = None
-    symmetric: bool | None = None
-    scale_dtype: str = "source"
+    settings: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     continue_on_error: bool = False
 
     def __post_init__(self) -> None:
         """Check types: a bool is an int in Python, and would pass for a group size of 1."""
         _check("scheme", self.scheme, str)
-        _check_integer("group_size", self.group_size)
-        _check("symmetric", self.symmetric, bool, optional=True)
-        _check("scale_dtype", self.scale_dtype, str)
+        object.__setattr__(self, "settings", check_settings(self.settings))
         _check_integer("threads", self.threads)
         _check("continue_on_error", self.continue_on_error, bool)
+
+
+_KINDS = {"bool": bool, "str": str}
+
+
+def check_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say something.
+
+    Raises:
+        TypeError: There is no such setting, or it has a type that it can't have.
+    """
+    kinds = {name: kind for name, _, kind, *_ in _core.settings()}
+    for name, value in given.items():
+        if name not in kinds:
+            raise TypeError(f"there is no option {name!r}. Settings are {', '.join(kinds)}.")
+        if kinds[name] == "int":
+            _check_integer(name, value)
+        else:
+            _check(name, value, _KINDS[kinds[name]], optional=True)
+    said = {name: value for name, value in given.items() if value is not None}
+    return {
+        name: operator.index(value) if kinds[name] == "int" else value
+        for name, value in said.items()
+    }
 
 
 def _check_integer(name: str, value: object) -> None:

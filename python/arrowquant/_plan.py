@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,7 @@ from arrowquant._files import replacing, user_path
 from arrowquant._inputs import as_table, as_weights
 from arrowquant._inputs.arrow import is_path
 from arrowquant._model import axis_rules
-from arrowquant._options import Options, ScaleDtype, Scheme
+from arrowquant._options import Options, Scheme, Settings
 from arrowquant._scan import Scan, scan
 from arrowquant._scan.tied import follow_table
 
@@ -26,14 +26,12 @@ from arrowquant._scan.tied import follow_table
 def plan(
     weights: Any,
     *,
-    scheme: Scheme = "int4",
-    group_size: int | None = None,
-    symmetric: bool | None = None,
-    scale_dtype: ScaleDtype = "source",
+    scheme: Scheme | None = None,
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
-    rules: Any = None,
+    plan: Any = None,
     columns: Mapping[str, str] | None = None,
+    **settings: Unpack[Settings],
 ) -> pa.Table:
     """Return what will be done with each layer and what it will take, reading no weights.
 
@@ -44,24 +42,21 @@ def plan(
 
     Args:
         weights: As for `aq.quantize`. Of a one-shot stream nothing is left after it.
-        scheme: As for `aq.quantize`, like the next three.
-        group_size: See there.
-        symmetric: See there.
-        scale_dtype: See there.
+        scheme: As for `aq.quantize`.
         keep: Layers to keep: shell patterns (`*`, `?`, `[...]`) of names, or roles, such as
             `role:vision`.
         include: Layers to quantize although their role keeps them, likewise; `role:embedding`.
-        rules: What to do with some layers, whatever they are: a table `layer_name` (such a
-            pattern), `scheme`, `group_size`, `is_symmetric` in anything that speaks Arrow, or the
-            path of one in Parquet, CSV or JSON. The first row that matches counts; what is null
-            or absent in it is as for all. A column `stack_axis` says how stacks of experts of a
+        plan: What to do with some layers, whatever they are: as for `aq.quantize`. What is null or
+            absent in a row is as for all. A column `stack_axis` says how stacks of experts of a
             scan lie where nothing else tells it: -1 for `[E, out, in]`, -2 for `[E, in, out]`; a
             row with nothing else asks for no scheme.
         columns: As for `aq.quantize`.
+        settings: As for `aq.quantize`.
 
     Returns:
-        `layer_name, shape, dtype, role, scheme, group_size, is_symmetric, source_bytes,
-        predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
+        `layer_name, shape, dtype, role, scheme`, the settings `group_size, group_rows,
+        is_symmetric, scale_dtype, search`, then `source_bytes`,
+        `predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
         is kept (`one_dimensional`, `not_float`, `no_gain`, `kept_by_user`, `kept_by_role`,
         `already_quantized (...)`, `unknown_axis (...)`,
         `contradictory_stack (...)`), `note` on layers that are often kept, `companion_of`, the
@@ -77,11 +72,11 @@ def plan(
         QuantizationWarning: Something in `keep` or `include` matches no layer, or no layer follows
             a rule.
     """
-    options = Options(scheme, group_size, symmetric, scale_dtype)
+    options = Options(scheme or "int4", settings)
     if is_path(weights):
         weights = scan(weights)
     source = weights
-    ruled = read_plan(rules, "rules")
+    ruled = read_plan(plan)
     if isinstance(weights, Scan) and columns is None:
         weights = weights.with_axes(axis_rules(ruled)).without_data()
     table = resolve(as_weights(weights, columns), options, keep, ruled, include=include)
@@ -107,7 +102,7 @@ def resolve(
     """
     for option, patterns in (("keep", keep), ("include", include)):
         check_patterns(option, patterns)
-    table = _without_answers(read_plan(rules, "rules"))
+    table = _without_answers(read_plan(rules))
     if everything:
         table = _with_last_rule(table)
     batches, schema, unmatched = _core.plan(source, list(keep), list(include), table, options)
@@ -116,7 +111,7 @@ def resolve(
         unmatched_rules.remove("*")
     _warn("keep matches no layer", unmatched_keep)
     _warn("include matches no layer", unmatched_include)
-    _warn("no layer follows the rules of", unmatched_rules)
+    _warn("no layer follows the plan's rows", unmatched_rules)
     return pa.Table.from_batches([pa.record_batch(batch) for batch in batches], pa.schema(schema))
 
 
@@ -149,7 +144,7 @@ def _without_answers(rules: pa.Table | None) -> pa.Table | None:
     if rules is None or "stack_axis" not in rules.schema.names:
         return rules
     said = pc.is_null(rules["stack_axis"])
-    for name in ("scheme", "group_size", "is_symmetric"):
+    for name in ("scheme", *SETTING_TYPES):
         if name in rules.schema.names:
             said = pc.or_(said, pc.is_valid(rules[name]))
     return rules.filter(said).drop_columns(["stack_axis"])
@@ -161,7 +156,7 @@ def _with_last_rule(rules: Any) -> pa.Table:
     last = pa.Table.from_pylist([{"layer_name": "*"}], schema)
     if rules is None:
         return last
-    given = as_table(rules, "rules")
+    given = as_table(rules, "plan")
     given = given.select([name for name in schema.names if name in given.schema.names])
     for field in schema:
         if field.name not in given.schema.names:
@@ -169,11 +164,14 @@ def _with_last_rule(rules: Any) -> pa.Table:
     return pa.concat_tables([given.select(schema.names).cast(schema), last])
 
 
+_TYPES = {"int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
+SETTING_TYPES = {column: _TYPES[kind] for _, column, kind, *_ in _core.settings()}
+"""The columns of settings in a plan."""
+
 RULE_COLUMNS = {
     "layer_name": pa.string(),
     "scheme": pa.string(),
-    "group_size": pa.int64(),
-    "is_symmetric": pa.bool_(),
+    **SETTING_TYPES,
     "stack_axis": pa.int64(),
 }
 
@@ -268,7 +266,8 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
 
 
 def _says_nothing(path: Path, others: list[str]) -> str:
+    known = ", ".join(repr(name) for name in RULE_COLUMNS if name != "layer_name")
     return (
         f"{path}: says nothing of what to do: it has {', '.join(map(repr, others))}, but none of "
-        "'scheme', 'group_size', 'is_symmetric', 'stack_axis'."
+        f"{known}."
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from arrowquant import _core
 from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
-from arrowquant._options import Options, ScaleDtype, Scheme
+from arrowquant._options import Options, Scheme, Settings
 from arrowquant._plan import answered, read_plan
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._result import QuantizationResult
@@ -18,15 +18,13 @@ from arrowquant._stream import QuantizationStream
 def quantize(
     weights: Weights,
     *,
-    scheme: Scheme = "int4",
-    group_size: int | None = None,
-    symmetric: bool | None = None,
-    scale_dtype: ScaleDtype = "source",
+    scheme: Scheme | None = None,
     plan: Any = None,
     columns: Mapping[str, str] | None = None,
     continue_on_error: bool = False,
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
+    **settings: Unpack[Settings],
 ) -> QuantizationResult:
     """Quantize weights; every row comes out exactly once, quantized, kept, or with the reason.
 
@@ -38,22 +36,24 @@ def quantize(
             name, with the others in a column `tied_names`. A mapping of names to contiguous
             arrays (NumPy, torch, JAX, anything with `__dlpack__` or `__array__`), read without a
             copy. A path or an `aq.scan`.
-        scheme: `int8`, `int4`, `int2`, or `none` to keep layers as they are. Like the next two,
-            for the rows that neither their own plan columns nor `plan` say otherwise of.
-        group_size: Elements of a row that share a scale, -1 for one group a row; None: the
-            scheme's default, 128.
-        symmetric: Whether zero is the middle code; None: the scheme's default, True for int8.
-        scale_dtype: What scales are rounded to: `source` (F16 or BF16 as the weights, else F32),
-            `F32`, `F16` or `BF16`.
-        plan: A table `layer_name, scheme, group_size, is_symmetric`, such as `aq.plan` makes, in
-            any Arrow object, or the path of one in Parquet, CSV or JSON. Of a scan's stacks of
-            experts, its column `stack_axis` says how they lie, where nothing else tells it.
+        scheme: What layers become, such as `int8` or `q8_0`, or `none` to keep them as they are;
+            `arrowquant.schemes()` lists them. None: `int4`. Like settings, for the rows that
+            neither their own plan columns nor `plan` say otherwise of.
+        plan: A table of `layer_name`, which may be a pattern (`*`, `?`, `[...]`), `scheme` and
+            settings, such as `aq.plan` makes, in any Arrow object, or the path of one in Parquet,
+            CSV or JSON. The first row that matches a layer counts. Of a scan's stacks of experts,
+            its column `stack_axis` says how they lie, where nothing else tells it.
         columns: What columns of `weights` with other names are to be called here, such as
             `{"name": "layer_name", "weights": "data"}`.
         continue_on_error: Whether failed rows are returned rather than raised.
         threads: None: ARROWQUANT_NUM_THREADS, else OMP_NUM_THREADS, else all cores. The result
             does not depend on it.
         progress: True for a bar, or `callback(layer_name, fraction)`.
+        settings: How layers are quantized; None: the scheme's default. `group_size`: elements of a
+            row that share a scale, -1 for all of a row. `group_rows`: rows that share a scale, -1
+            for all of a matrix. `symmetric`: whether zero is the middle code. `scale_dtype`: what
+            scales are rounded to, `source` (F16 or BF16 as the weights, else F32), `F32`, `F16` or
+            `BF16`. `search`: how scales are chosen, `none`: from each group's extremes.
 
     Returns:
         The quantized relation and its error table, row for row.
@@ -71,7 +71,7 @@ def quantize(
         >>> result.failed.num_rows
         0
     """
-    options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
+    options = Options(scheme or "int4", settings, threads, continue_on_error)
     planned = read_plan(plan)
     source = as_weights(answered(weights, planned), columns)
     with listener(progress) as callback:
@@ -91,14 +91,12 @@ def _total(source: Any) -> tuple[int, int] | None:
 def quantize_stream(
     weights: Weights,
     *,
-    scheme: Scheme = "int4",
-    group_size: int | None = None,
-    symmetric: bool | None = None,
-    scale_dtype: ScaleDtype = "source",
+    scheme: Scheme | None = None,
     plan: Any = None,
     columns: Mapping[str, str] | None = None,
     continue_on_error: bool = False,
     threads: int | None = None,
+    **settings: Unpack[Settings],
 ) -> QuantizationStream:
     """Quantize weights batch by batch, as the stream that is returned is read.
 
@@ -111,7 +109,7 @@ def quantize_stream(
     Raises:
         TypeError, ValueError: The call is wrong.
     """
-    options = Options(scheme, group_size, symmetric, scale_dtype, threads, continue_on_error)
+    options = Options(scheme or "int4", settings, threads, continue_on_error)
     planned = read_plan(plan)
     source = as_weights(answered(weights, planned), columns)
     return QuantizationStream(_core.quantize_stream(source, planned, options))

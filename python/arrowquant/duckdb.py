@@ -11,7 +11,7 @@ megabytes take `aq.quantize_stream` and read it by its name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 import arrowquant as aq
 from arrowquant import _core
-from arrowquant._options import ScaleDtype
+from arrowquant._options import Settings
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -41,10 +41,8 @@ _WEIGHTS = """STRUCT(
 def register(
     connection: DuckDBPyConnection,
     *,
-    group_size: int | None = None,
-    symmetric: bool | None = None,
-    scale_dtype: ScaleDtype = "source",
     threads: int | None = 1,
+    **settings: Unpack[Settings],
 ) -> None:
     """Add SQL functions to a connection.
 
@@ -61,10 +59,8 @@ def register(
 
     Args:
         connection: Of DuckDB.
-        group_size: As for `aq.quantize`, like the next two.
-        symmetric: See there.
-        scale_dtype: See there.
         threads: Of each call; DuckDB calls from all of its own threads.
+        settings: As for `aq.quantize`.
 
     Raises:
         duckdb.Error: The connection has functions of these names already.
@@ -76,11 +72,9 @@ def register(
         table = pa.table(columns | _shapes(shapes, columns["data"], columns.get("dtype")))
         result = aq.quantize(
             table,
-            group_size=group_size,
-            symmetric=symmetric,
-            scale_dtype=scale_dtype,
             threads=threads,
             continue_on_error=True,
+            **settings,
         )
         return _as_struct(_without_place(result.to_table()))
 

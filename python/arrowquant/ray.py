@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pyarrow as pa
 import ray
@@ -32,7 +32,7 @@ from arrowquant._checkpoint.request import Request
 from arrowquant._checkpoint.tasks import Progress, Task
 from arrowquant._checkpoint.unit import Work
 from arrowquant._errors import QuantizationError
-from arrowquant._options import ScaleDtype, Scheme
+from arrowquant._options import Scheme, Settings
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import scan
 
@@ -44,9 +44,6 @@ def quantize_checkpoint(
     destination: str | os.PathLike[str],
     *,
     scheme: Scheme | None = None,
-    group_size: int | None = None,
-    symmetric: bool | None = None,
-    scale_dtype: ScaleDtype | None = None,
     plan: Any = None,
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
@@ -60,6 +57,7 @@ def quantize_checkpoint(
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
     num_cpus: float = 1,
+    **settings: Unpack[Settings],
 ) -> Dataset:
     """Quantize a checkpoint into a dataset with Ray's workers; see `aq.quantize_checkpoint`.
 
@@ -70,10 +68,7 @@ def quantize_checkpoint(
     Args:
         source: A path that all workers see.
         destination: Likewise.
-        scheme: As for `aq.quantize_checkpoint`, like all others but the last.
-        group_size: See there.
-        symmetric: See there.
-        scale_dtype: See there.
+        scheme: As for `aq.quantize_checkpoint`, like all others but `num_cpus`.
         plan: See there; the driver reads it.
         keep: See there.
         include: See there.
@@ -88,6 +83,7 @@ def quantize_checkpoint(
             `num_cpus`.
         progress: True for a bar, or a callback, which is called once a unit.
         num_cpus: What Ray reserves for each unit.
+        settings: As for `aq.quantize`.
 
     Returns:
         The dataset.
@@ -98,9 +94,7 @@ def quantize_checkpoint(
     """
     request = Request(
         scheme=scheme,
-        group_size=group_size,
-        symmetric=symmetric,
-        scale_dtype=scale_dtype,
+        settings=settings,
         plan=plan,
         keep=keep,
         include=include,

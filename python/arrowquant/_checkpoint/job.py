@@ -108,7 +108,6 @@ class Job:
             source=str(source.path.absolute()),
             files=self._files,
             settings={
-                "scale_dtype": request.options().scale_dtype,
                 "part_bytes": source.setup.part_bytes,
                 "variant": source.setup.variant,
                 "stack_axis": source.setup.stack_axis,

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arrowquant._checkpoint.records import Manifest, Unit
+from arrowquant._plan import SETTING_TYPES
 from arrowquant._scan import Piece, missing_key
 
 _SCHEMA = pa.schema(
     {
         "layer_name": pa.string(),
         "scheme": pa.string(),
-        "group_size": pa.int64(),
-        "is_symmetric": pa.bool_(),
+        **SETTING_TYPES,
     }
 )
 _SHOWN = 3
@@ -238,5 +238,5 @@ def _file(files: dict[str, list[int | None]], name: str) -> str:
 def _asked(row: dict[str, Any]) -> str:
     if row["scheme"] == "none":
         return "kept"
-    kind = "symmetric" if row["is_symmetric"] else "asymmetric"
-    return f"{row['scheme']} {kind}, group {row['group_size']}"
+    said = {name: row[name] for name in SETTING_TYPES if row[name] is not None}
+    return ", ".join([row["scheme"], *(f"{name} {value}" for name, value in said.items())])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import Dataset
@@ -19,7 +19,7 @@ from arrowquant._checkpoint.place import (
 from arrowquant._checkpoint.request import Request
 from arrowquant._checkpoint.rows import Report
 from arrowquant._files import user_path
-from arrowquant._options import ScaleDtype, Scheme
+from arrowquant._options import Scheme, Settings
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan, Source, scan
 
@@ -29,9 +29,6 @@ def quantize_checkpoint(
     destination: str | os.PathLike[str],
     *,
     scheme: Scheme | None = None,
-    group_size: int | None = None,
-    symmetric: bool | None = None,
-    scale_dtype: ScaleDtype | None = None,
     plan: Any = None,
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
@@ -44,6 +41,7 @@ def quantize_checkpoint(
     stack_axis: int | None = None,
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
+    **settings: Unpack[Settings],
 ) -> Dataset:
     """Quantize a checkpoint into a dataset directory; run again after a stop, it goes on.
 
@@ -57,10 +55,7 @@ def quantize_checkpoint(
         source: What `aq.scan` takes, or a scan.
         destination: A directory, made where it does not exist.
         scheme: As for `aq.quantize`, for the layers that `aq.plan` quantizes; None: `int4`.
-        group_size: See there.
-        symmetric: See there.
-        scale_dtype: See there; None: `source`.
-        plan: What to do with some layers: `rules` of `aq.plan`, a table or a file.
+        plan: What to do with some layers, as for `aq.plan`: a table or a file.
         keep: Layers to keep, as for `aq.plan`: patterns of names, or roles.
         include: Layers to quantize although their role keeps them, likewise.
         continue_on_error: Whether a failed row is written to `failed/` rather than raised. A layer
@@ -75,6 +70,7 @@ def quantize_checkpoint(
         stack_axis: See there, likewise.
         threads: As for `aq.quantize`.
         progress: As for `aq.quantize`.
+        settings: As for `aq.quantize`.
 
     Returns:
         The dataset, a scan of the quantized relation, with `.failed`, a table.
@@ -88,9 +84,7 @@ def quantize_checkpoint(
     """
     request = Request(
         scheme=scheme,
-        group_size=group_size,
-        symmetric=symmetric,
-        scale_dtype=scale_dtype,
+        settings=settings,
         plan=plan,
         keep=keep,
         include=include,

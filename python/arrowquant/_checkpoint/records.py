@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from arrowquant._options import SETTINGS
 from arrowquant._scan.base import Files
 
-FORMAT = 1
+FORMAT = 2
 KIND = "arrowquant dataset"
-_PLANNED = ("layer_name", "scheme", "group_size", "is_symmetric")
+_PLANNED = ("layer_name", "scheme", *SETTINGS.values())
 _LARGEST = 2**63 - 1
 HASH_DIGITS = 32
 T = TypeVar("T")
@@ -118,7 +119,12 @@ class Manifest:
 def from_json(value: dict[str, Any]) -> Manifest:
     if value.get("kind") != KIND:
         raise ValueError("it does not say that it is one.")
-    if _is(int, value["format"]) > FORMAT:
+    if _is(int, value["format"]) < FORMAT:
+        raise ValueError(
+            f"its format is {value['format']}, which versions before 0.2 wrote, and this one reads "
+            f"{FORMAT}. Quantize the source again."
+        )
+    if value["format"] > FORMAT:
         raise ValueError(
             f"its format is {value['format']}, newer than the {FORMAT} that this version reads. "
             "Upgrade arrowquant."
@@ -126,8 +132,7 @@ def from_json(value: dict[str, Any]) -> Manifest:
     settings, request = _is(dict, value["settings"]), _is(dict, value["request"])
     if not 0 < _is(int, settings["part_bytes"]) <= _LARGEST:
         raise ValueError(f"part_bytes is {settings['part_bytes']}.")
-    _is(str, settings["scale_dtype"])
-    for name in ("scheme", "group_size", "symmetric", "scale_dtype", "everything", "rules", "keep"):
+    for name in ("scheme", "settings", "everything", "rules", "keep"):
         request[name]
     manifest = Manifest(
         id=_is(str, value["id"]),

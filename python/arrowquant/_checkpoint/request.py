@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
-from arrowquant._options import Options
+from arrowquant._options import Options, check_settings
 from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve
 from arrowquant._scan.tied import follow_table
 
-_KEPT = ("scheme", "group_size", "symmetric", "scale_dtype", "everything")
+_KEPT = ("scheme", "settings", "everything")
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,9 @@ class Request:
     """The options of a job."""
 
     scheme: str | None = None
-    group_size: int | None = None
-    symmetric: bool | None = None
-    scale_dtype: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     plan: Any = None
-    """Rules, in a file or in anything that speaks Arrow; a table once they are read."""
+    """A table, in a file or in anything that speaks Arrow; a table once it is read."""
     keep: Sequence[str] = ()
     include: Sequence[str] = ()
     everything: bool = False
@@ -52,14 +49,7 @@ class Request:
 
     def options(self) -> Options:
         """The options of the kernel's call."""
-        return Options(
-            self.scheme or "int4",
-            self.group_size,
-            self.symmetric,
-            self.scale_dtype or "source",
-            self.threads,
-            self.continue_on_error,
-        )
+        return Options(self.scheme or "int4", self.settings, self.threads, self.continue_on_error)
 
     def resolve(self, outline: pa.Table, source: Any = None) -> pa.Table:
         """The plan of a source's rows without their data."""
@@ -82,22 +72,22 @@ class Request:
     @property
     def asks_anew(self) -> bool:
         """Whether anything is said of how layers are quantized."""
-        options = (self.scheme, self.group_size, self.symmetric, self.scale_dtype, self.plan)
-        return any(option is not None for option in options) or bool(self.keep or self.include)
+        said = (check_settings(self.settings), self.keep, self.include)
+        return self.scheme is not None or self.plan is not None or any(map(bool, said))
 
     def over(self, original: Request) -> Request:
         """A retry's request: what it does not say is as it was, for layers that are quantized."""
-        given = {name: getattr(self, name) for name in _KEPT[:4]}
-        kept = {name: getattr(original, name) for name in _KEPT[:4]}
-        merged = {name: kept[name] if value is None else value for name, value in given.items()}
-        return replace(self, **merged, everything=True)
+        scheme = original.scheme if self.scheme is None else self.scheme
+        said = check_settings(self.settings)
+        # Another scheme may lack what was set for the one before.
+        settings = said if self.scheme is not None else {**original.settings, **said}
+        return replace(self, scheme=scheme, settings=settings, everything=True)
 
     def to_json(self) -> dict[str, Any]:
         """What of it decides bytes."""
         rules = None if self.plan is None else self.plan.to_pylist()
         said = {name: getattr(self, name) for name in _KEPT}
-        if self.group_size is not None:
-            said["group_size"] = operator.index(self.group_size)  # It may be NumPy's.
+        said["settings"] = check_settings(self.settings)
         return said | {"keep": list(self.keep), "include": list(self.include), "rules": rules}
 
     def with_original(self, said: dict[str, Any]) -> Request:

@@ -160,10 +160,12 @@ class _Attempt:
 
     def _quantizer(self, *, wide: bool) -> Counted:
         if wide not in self._quantizers:
-            options = self._work.options
+            options, plan = self._work.options, self._work.read_plan
             if wide:
-                options = replace(options, scale_dtype="F32")
-            self._quantizers[wide] = Counted(self._schema, self._work.read_plan, options)
+                # What the plan says of all else holds for these layers, too.
+                options = replace(options, scheme="none", settings={"scale_dtype": "F32"})
+                plan = _core.Plan(self._work.plan.drop_columns(["scale_dtype"]))
+            self._quantizers[wide] = Counted(self._schema, plan, options)
         return self._quantizers[wide]
 
     def run(self, writer: AtomicParquet, report: Report | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from arrowquant import _core
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,9 +58,7 @@ def choices(*names: str) -> Any:
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
-_SCHEMES = ("int8", "int4", "int2", "none")
-_SCALES = ("source", "F32", "F16", "BF16")
-
+_SCHEMES = tuple(_core.schemes())
 Model = Annotated[
     Path,
     typer.Argument(
@@ -73,33 +74,10 @@ Quantized = Annotated[
 Scheme = Annotated[
     str | None,
     typer.Option(
-        metavar="|".join(_SCHEMES),
-        help="What layers become; none: kept as they are.",
+        metavar="NAME",
+        help=f"What layers become: {', '.join(_SCHEMES)}; none: kept as they are.",
         show_default="int4",
         autocompletion=choices(*_SCHEMES),
-    ),
-]
-GroupSize = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", help="Elements that share a scale; -1: one group a row.", show_default="128"
-    ),
-]
-Symmetric = Annotated[
-    bool | None,
-    typer.Option(
-        "--symmetric/--asymmetric",
-        help="Whether zero is the middle code.",
-        show_default="symmetric for int8 only",
-    ),
-]
-ScaleDtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="|".join(_SCALES),
-        help="What scales are rounded to; source: as the weights.",
-        show_default="source",
-        autocompletion=choices(*_SCALES),
     ),
 ]
 Keep = Annotated[
@@ -135,8 +113,8 @@ PlanFile = Annotated[
     typer.Option(
         "--plan",
         metavar="FILE",
-        help="Parquet, CSV or JSON with layer_name (a glob), scheme, group_size, is_symmetric: the "
-        "first row that matches a layer says what is done with it.",
+        help="Parquet, CSV or JSON with layer_name (a glob), scheme and settings: the first row "
+        "that matches a layer says what is done with it.",
     ),
 ]
 All = Annotated[
@@ -158,6 +136,43 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and warnings only.")]
 
 OK, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+
+
+def with_settings(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command a flag for each setting; what they say comes as a keyword `settings`."""
+    flags = {told[0]: _flag(*told[1:]) for told in _core.settings()}
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> int:
+        said = {name: kwargs.pop(name) for name in flags}
+        return command(*args, settings=said, **kwargs)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [one for one in signature.parameters.values() if one.name != "settings"]
+    after = next(at for at, one in enumerate(parameters) if one.name == "scheme") + 1
+    parameters[after:after] = [
+        inspect.Parameter(
+            name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=flag
+        )
+        for name, flag in flags.items()
+    ]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
+    return run
+
+
+def _flag(column: str, kind: str, words: list[str], default: str, text: str) -> Any:
+    """A setting's flag."""
+    if kind == "bool":
+        name = column.removeprefix("is_")
+        option = typer.Option(f"--{name}/--a{name}", help=text, show_default=default)
+        return Annotated[bool | None, option]
+    if kind == "int":
+        return Annotated[int | None, typer.Option(metavar="N", help=text, show_default=default)]
+    option = typer.Option(
+        metavar="|".join(words), help=text, show_default=default, autocompletion=choices(*words)
+    )
+    return Annotated[str | None, option]
 
 
 def exits(command: Callable[..., int]) -> Callable[..., None]:

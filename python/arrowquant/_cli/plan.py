@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,17 +11,14 @@ from arrowquant._cli.common import (
     OK,
     All,
     AsJson,
-    GroupSize,
     Include,
     Keep,
     Model,
     Overwrite,
     PlanFile,
     Quiet,
-    ScaleDtype,
     Scheme,
     StackAxis,
-    Symmetric,
     Variant,
     app,
     exits,
@@ -29,11 +26,13 @@ from arrowquant._cli.common import (
     planned,
     quantize_command,
     say_warnings,
+    with_settings,
 )
 
 
 @app.command()
 @exits
+@with_settings
 def plan(
     model: Model,
     output: Annotated[
@@ -43,9 +42,6 @@ def plan(
         ),
     ] = None,
     scheme: Scheme = None,
-    group_size: GroupSize = None,
-    symmetric: Symmetric = None,
-    scale_dtype: ScaleDtype = None,
     keep: Keep = None,
     include: Include = None,
     rules: PlanFile = None,
@@ -55,6 +51,8 @@ def plan(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    *,
+    settings: dict[str, Any],
 ) -> int:
     """Print what would be done, and the exact sizes.
 
@@ -73,9 +71,7 @@ def plan(
         check_output(output, SUFFIXES, overwrite=overwrite)
     request = Request(
         scheme=scheme,
-        group_size=group_size,
-        symmetric=symmetric,
-        scale_dtype=scale_dtype,
+        settings=settings,
         plan=rules,
         keep=keep or (),
         include=include or (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,6 @@ from arrowquant._cli.common import (
     OK,
     All,
     AsJson,
-    GroupSize,
     Include,
     Keep,
     Mmap,
@@ -21,10 +20,8 @@ from arrowquant._cli.common import (
     Overwrite,
     PlanFile,
     Quiet,
-    ScaleDtype,
     Scheme,
     StackAxis,
-    Symmetric,
     Threads,
     Variant,
     app,
@@ -34,6 +31,7 @@ from arrowquant._cli.common import (
     planned,
     quantize_command,
     say_warnings,
+    with_settings,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +42,7 @@ if TYPE_CHECKING:
 
 @app.command()
 @exits
+@with_settings
 def quantize(
     model: Model,
     output: Annotated[
@@ -58,9 +57,6 @@ def quantize(
         ),
     ] = None,
     scheme: Scheme = None,
-    group_size: GroupSize = None,
-    symmetric: Symmetric = None,
-    scale_dtype: ScaleDtype = None,
     keep: Keep = None,
     include: Include = None,
     rules: PlanFile = None,
@@ -93,6 +89,8 @@ def quantize(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    *,
+    settings: dict[str, Any],
 ) -> int:
     """Quantize a checkpoint into a dataset or a file.
 
@@ -119,9 +117,7 @@ def quantize(
     source = scan(model, **setup)
     request = Request(
         scheme=scheme,
-        group_size=group_size,
-        symmetric=symmetric,
-        scale_dtype=scale_dtype,
+        settings=settings,
         plan=rules,
         keep=keep or (),
         include=include or (),

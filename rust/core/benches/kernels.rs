@@ -6,16 +6,16 @@ use std::hint::black_box;
 use arrowquant::dtype::{Float, ScaleDtype};
 use arrowquant::lanes::Level;
 use arrowquant::scheme::{
-    self, Bounds, Buffers, Choice, Codes, Encoded, Grouping, Scheme, Sums, Tile, Values,
+    self, Bound, Bounds, Buffers, Choice, Codes, Encoded, Geometry, Grouping, Sums, Tile, Values,
 };
+use arrowquant::settings::{GROUP_SIZE, SYMMETRIC, Settings, Value};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 
 const TILE: usize = 1 << 14;
 
 struct Case {
-    scheme: &'static dyn Scheme,
-    grouping: Grouping,
+    bound: Bound,
     values: Vec<f32>,
     halves: Vec<u8>,
     ranges: Vec<Bounds>,
@@ -28,34 +28,36 @@ struct Case {
 impl Case {
     fn new(name: &str, group_size: usize, symmetric: bool) -> Self {
         let Ok(Choice::Encode(scheme)) = scheme::find(name) else { unreachable!() };
-        let scale_dtype = ScaleDtype::F32;
-        let grouping = Grouping { columns: TILE, group_size, symmetric, scale_dtype };
+        let settings = Settings::default()
+            .with(GROUP_SIZE, Value::Integer(group_size as i64))
+            .with(SYMMETRIC, Value::Flag(symmetric));
+        let geometry = Geometry { rows: 1, columns: TILE, source: Float::F32 };
+        let bound = scheme.bind(&geometry, &settings).unwrap();
         let values: Vec<f32> = (0..TILE).map(|at| 0.1 * (at as f32 * 0.7).sin()).collect();
         let range = |group: &[f32]| Bounds {
             lo: group.iter().copied().fold(0.0, f32::min),
             hi: group.iter().copied().fold(0.0, f32::max),
         };
-        let layout = scheme.row_layout(&grouping);
+        let layout = bound.layout;
         Self {
-            scheme,
-            grouping,
+            bound,
             ranges: values.chunks(group_size).map(range).collect(),
             halves: values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
             values,
-            data: vec![0; layout.data],
-            scales: vec![0.0; layout.scales],
-            zero_points: vec![0; layout.zero_points],
+            data: vec![0; layout.row_bytes],
+            scales: vec![0.0; layout.scale_count().unwrap()],
+            zero_points: vec![0; layout.zero_point_count().unwrap()],
             buffers: Buffers::default(),
         }
     }
 
     fn encode(&mut self, level: Level, source: Float) -> [Sums; 1] {
-        let Self { grouping, values, halves, ranges, .. } = self;
+        let Self { bound, values, halves, ranges, .. } = self;
         let (values, scale_dtype) = match source {
             Float::BF16 => (Values::Halves(source, halves), ScaleDtype::BF16),
             _ => (Values::Float32(values), ScaleDtype::F32),
         };
-        let grouping = Grouping { scale_dtype, ..*grouping };
+        let grouping = Grouping { scale_dtype, ..bound.layout.grouping };
         let tile = Tile { grouping, width: TILE, values, phase: 0, ranges, source: &[] };
         let out = Encoded {
             data: &mut self.data,
@@ -63,14 +65,21 @@ impl Case {
             zero_points: &mut self.zero_points,
         };
         let mut sums = [Sums::default()];
-        self.scheme.encode(level, &tile, out, &mut self.buffers, &mut sums, None);
+        self.bound.codec.encode(level, &tile, out, &mut self.buffers, &mut sums, None);
         sums
     }
 
     fn decode(&mut self, level: Level) {
-        let Self { grouping, data, scales, zero_points, .. } = self;
-        let codes = Codes { grouping: *grouping, width: TILE, phase: 0, data, scales, zero_points };
-        self.scheme.decode(level, &codes, &mut self.buffers.codes, &mut self.values);
+        let Self { bound, data, scales, zero_points, .. } = self;
+        let codes = Codes {
+            grouping: bound.layout.grouping,
+            width: TILE,
+            phase: 0,
+            data,
+            scales,
+            zero_points,
+        };
+        self.bound.codec.decode(level, &codes, &mut self.buffers.codes, &mut self.values);
     }
 }
 

@@ -17,6 +17,7 @@ use arrow_array::{
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field};
 use arrowquant::dequantize::Target;
+use arrowquant::settings::{self, GROUP_SIZE, SYMMETRIC, Settings};
 use arrowquant::{Dequantizer, Monitor, Options, Plan, Quantizer, pool};
 use serde_json::{Value, json};
 
@@ -172,7 +173,9 @@ struct Case {
 }
 
 fn options(case: &Case) -> Options {
-    Options::try_new(case.scheme, Some(case.group_size), case.symmetric, "source").unwrap()
+    let mut said = Settings::default().with(GROUP_SIZE, settings::Value::Integer(case.group_size));
+    said.set(SYMMETRIC, case.symmetric.map(settings::Value::Flag));
+    Options::try_new(case.scheme, said).unwrap()
 }
 
 fn quantize(batch: &RecordBatch, case: &Case, threads: usize) -> RecordBatch {

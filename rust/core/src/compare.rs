@@ -7,20 +7,19 @@ use arrow_array::RecordBatch;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::dequantize::row::{Columns, Rows, Sound};
 use crate::dtype::Float;
 use crate::error::{Error, RowError};
 use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
-use crate::kernel::tile::Grouping;
 use crate::lanes::Level;
-use crate::layer::message;
 use crate::monitor::Monitor;
 use crate::panics;
 use crate::relation::bytes::Element;
 use crate::relation::check_format;
+use crate::relation::described::message;
+use crate::relation::quantized::read::{Columns, Rows, Sound};
 use crate::relation::weights::{Weights, WeightsSchema};
-use crate::scheme::Scheme;
+use crate::scheme::Bound;
 use crate::tile::Tiling;
 
 /// How a decoded row compares with its source.
@@ -86,14 +85,14 @@ fn compare_row(source: &Weights, rows: &Rows, row: usize, monitor: &Monitor) -> 
             identical: dtype(source, row) == described.dtype && rows.data(row) == Some(before),
             ..Comparison::default()
         }),
-        (Some(before), Ok(Sound::Encoded { scheme, rows: count, grouping, .. })) => {
+        (Some(before), Ok(Sound::Encoded { bound, .. })) => {
             let from = dtype(source, row).and_then(Float::from_name);
-            let elements = count * grouping.columns;
+            let elements = bound.layout.elements();
             match from.filter(|from| before.len() == elements * from.width()) {
                 None => Ok(Comparison::default()),
                 Some(from) => {
-                    let tiling = Tiling::new(count, grouping);
-                    let tiled = Tiled { rows, row, scheme, tiling, grouping };
+                    let tiling = Tiling::new(&bound.layout);
+                    let tiled = Tiled { rows, row, bound, tiling };
                     panics::catch(|| tiled.compare(from, before, monitor))
                 }
             }
@@ -109,9 +108,8 @@ fn compare_row(source: &Weights, rows: &Rows, row: usize, monitor: &Monitor) -> 
 struct Tiled<'a> {
     rows: &'a Rows,
     row: usize,
-    scheme: &'static dyn Scheme,
+    bound: Bound,
     tiling: Tiling,
-    grouping: Grouping,
 }
 
 impl Tiled<'_> {
@@ -143,9 +141,9 @@ impl Tiled<'_> {
         let mut total = Sums::default();
         for tile in tiles {
             let place = self.tiling.place(tile);
-            let tile = self.rows.codes(self.row, self.scheme, &self.tiling, self.grouping, &place);
+            let tile = self.rows.codes(self.row, &self.bound.layout, &place);
             decoded.resize(place.elements.len(), 0f32);
-            self.scheme.decode(level, &tile.borrow(), &mut codes, &mut decoded);
+            self.bound.codec.decode(level, &tile.borrow(), &mut codes, &mut decoded);
             let width = from.width();
             let bytes = &before[place.elements.start * width..place.elements.end * width];
             if from == Float::F64 {

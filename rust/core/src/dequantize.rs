@@ -2,8 +2,6 @@
 //!
 //! Kept rows get their original bytes, failed rows null data and the error that they came with.
 
-pub(crate) mod row;
-
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -15,18 +13,18 @@ use crate::dtype::Float;
 use crate::error::{CallError, Error, RowError};
 use crate::kernel::dispatch;
 use crate::lanes::Level;
-use crate::layer::{Described, message};
 use crate::memory::Output;
 use crate::monitor::Monitor;
 use crate::panics;
 use crate::quantize::Schemas;
 use crate::relation::columns::{Carried, shape_type};
+use crate::relation::described::{Described, message};
 use crate::relation::errors::{self, Entry};
 use crate::relation::failed::{self, Failed};
+use crate::relation::quantized::read::{Columns, Rows, Sound};
 use crate::relation::quantized::{self, Spans, Values};
 use crate::relation::{check_format, output_schema, side_by_side_schema};
 use crate::tile::{Carver, Tiling, into_tasks};
-use row::{Columns, Rows, Sound};
 
 /// The type of the numbers that come out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,8 +201,8 @@ impl Dequantizer {
         for (row, state) in states.iter().enumerate() {
             spans.push(match &state.fate {
                 Ok(Sound::Kept) => rows.data(row).map(<[u8]>::len),
-                Ok(Sound::Encoded { source, rows, grouping, .. }) => {
-                    Some(rows * grouping.columns * self.target(*source).width())
+                Ok(Sound::Encoded { source, bound }) => {
+                    Some(bound.layout.elements() * self.target(*source).width())
                 }
                 Err(_) => None,
             });
@@ -215,8 +213,8 @@ impl Dequantizer {
         for (row, state) in states.iter().enumerate() {
             match &state.fate {
                 Ok(Sound::Kept) => items.push((row, 0..0, carver.take(spans.range(row)))),
-                Ok(Sound::Encoded { source, rows, grouping, .. }) => {
-                    let tiling = Tiling::new(*rows, *grouping);
+                Ok(Sound::Encoded { source, bound }) => {
+                    let tiling = Tiling::new(&bound.layout);
                     let (at, width) = (spans.range(row).start, self.target(*source).width());
                     for tiles in tiling.pieces() {
                         let first = tiling.place(tiles.start).elements.start;
@@ -258,27 +256,27 @@ impl Dequantizer {
         tiles: std::ops::Range<usize>,
         out: &mut [u8],
     ) {
-        let Ok(Sound::Encoded { scheme, source, rows: tensor_rows, grouping }) = state.fate else {
+        let Ok(Sound::Encoded { bound, source }) = state.fate else {
             return dispatch::copy(level, rows.data(row).unwrap_or(&[]), out);
         };
         let target = self.target(source);
-        let tiling = Tiling::new(tensor_rows, grouping);
+        let tiling = Tiling::new(&bound.layout);
         let mut out = Carver::new(out);
         let (mut values, mut buffer, mut narrow) = (Vec::new(), Vec::new(), Vec::new());
         let mut written = 0;
         for tile in tiles {
             let place = tiling.place(tile);
-            let codes = rows.codes(row, scheme, &tiling, grouping, &place);
+            let codes = rows.codes(row, &bound.layout, &place);
             let len = place.elements.len() * target.width();
             let out = out.take(written..written + len);
             written += len;
             // float32 goes straight to where it belongs.
             if let (Float::F32, Ok(values)) = (target, bytemuck::try_cast_slice_mut(&mut *out)) {
-                scheme.decode(level, &codes.borrow(), &mut buffer, values);
+                bound.codec.decode(level, &codes.borrow(), &mut buffer, values);
                 continue;
             }
             values.resize(place.elements.len(), 0f32);
-            scheme.decode(level.for_output(0), &codes.borrow(), &mut buffer, &mut values);
+            bound.codec.decode(level.for_output(0), &codes.borrow(), &mut buffer, &mut values);
             if level.streams() {
                 narrow.resize(len, 0);
                 dispatch::from_f32(level, target, &values, &mut narrow);
@@ -332,8 +330,9 @@ fn failed_rows<'a>(rows: &'a Rows, states: &'a [State]) -> Vec<Failed<'a>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{Options, Plan};
+    use crate::plan::{Options, Plan};
     use crate::quantize::Quantizer;
+    use crate::settings::Settings;
     use arrow_array::LargeListArray;
     use arrow_array::cast::AsArray;
     use arrow_array::types::Float32Type;
@@ -350,7 +349,7 @@ mod tests {
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let (pool, monitor) = (crate::pool::with_threads(2).unwrap(), Monitor::default());
-        let options = Options::try_new("int8", None, None, "source").unwrap();
+        let options = Options::try_new("int8", Settings::default()).unwrap();
         let quantized = Quantizer::try_new(&batch.schema(), options, Plan::default(), false)
             .map(|mut quantizer| quantizer.quantize(&batch, &pool, &monitor).unwrap())
             .unwrap()

@@ -13,7 +13,7 @@ use arrow_schema::ArrowError;
 
 pub use call::CallError;
 pub use code::ErrorCode;
-pub use option::{InvalidGroupSize, UnknownScheme};
+pub use option::{InvalidGroupSize, InvalidSetting, Unfit, UnknownScheme};
 pub use row::RowError;
 
 /// Why a call ended without its result.

@@ -6,8 +6,8 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::Error;
-use crate::layer::Described;
 use crate::relation::columns::shape_type;
+use crate::relation::described::Described;
 use crate::relation::quantized::shapes;
 use crate::relation::weights::WeightsSchema;
 

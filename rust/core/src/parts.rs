@@ -13,8 +13,8 @@ use arrow_array::{ArrayRef, Int32Array, Int64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::dtype;
-use crate::layer::element_product;
 use crate::relation::columns::shape_type;
+use crate::relation::described::element_product;
 pub use split::split;
 
 /// The columns that say which part of its layer a row is; they are there together or not at all.

@@ -4,6 +4,7 @@
 //! at its final size, and the pool's threads write into it side by side.
 
 mod item;
+mod job;
 mod output;
 mod piece;
 mod rows;
@@ -21,7 +22,7 @@ use rayon::ThreadPool;
 use crate::error::{CallError, Error};
 use crate::kernel::metrics::Sums;
 use crate::monitor::Monitor;
-use crate::options::{Options, Plan};
+use crate::plan::{Options, Plan};
 use crate::pool::{SPREAD, join};
 use crate::relation::errors;
 use crate::relation::failed::{self, Failed};

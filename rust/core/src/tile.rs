@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::kernel::tile::{Grouping, TILE_UNIT};
-use crate::scheme::Scheme;
+use crate::scheme::Layout;
 
 /// Elements of a tile: its values, 16-bit ones as they are, and its codes stay in the second-level cache
 /// from the moment its ranges are found until it is encoded, and what comes once a tile weighs little. Larger groups
@@ -20,8 +20,7 @@ pub(crate) const PIECE: usize = 1 << 18;
 /// A tensor's tiles: blocks of whole rows, or stretches of one long row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiling {
-    rows: usize,
-    grouping: Grouping,
+    layout: Layout,
     tile_rows: usize,
     stretch: usize,
 }
@@ -35,46 +34,46 @@ pub(crate) struct Place {
     pub(crate) width: usize,
     /// Elements of its first group that lie before it.
     pub(crate) phase: usize,
-    /// All groups that it touches, counted over the tensor.
+    /// All groups that it touches, counted over the tensor as if no two rows shared one.
     pub(crate) groups: Range<usize>,
     /// Its row's number and where in that row it begins.
-    row: usize,
-    column: usize,
+    pub(crate) row: usize,
+    pub(crate) column: usize,
 }
 
 impl Tiling {
-    pub(crate) fn new(rows: usize, grouping: Grouping) -> Self {
-        let columns = grouping.columns;
+    /// The tiles of a matrix that is encoded so.
+    pub(crate) fn new(layout: &Layout) -> Self {
+        Self::with_unit(layout, 1)
+    }
+
+    /// The same where stretches must also begin at multiples of `unit` elements, or they could not be
+    /// read.
+    pub(crate) fn with_unit(layout: &Layout, unit: usize) -> Self {
+        let Grouping { columns, group_size, .. } = layout.grouping;
         if columns <= TILE {
-            return Self {
-                rows,
-                grouping,
-                tile_rows: (TILE / columns).min(rows),
-                stretch: columns,
-            };
+            let tile_rows = (TILE / columns).min(layout.rows);
+            return Self { layout: *layout, tile_rows, stretch: columns };
         }
         // Stretches hold whole groups, unless a group is too long for that.
-        let unit = if grouping.group_size > TILE {
-            TILE_UNIT
-        } else {
-            least_common_multiple(grouping.group_size, TILE_UNIT)
-        };
+        let unit = least_common_multiple(unit, least_common_multiple(TILE_UNIT, layout.unit()));
+        let unit = if group_size > TILE { unit } else { least_common_multiple(group_size, unit) };
         let stretch = (TILE / unit).max(1) * unit;
-        Self { rows, grouping, tile_rows: 1, stretch: stretch.min(columns) }
+        Self { layout: *layout, tile_rows: 1, stretch: stretch.min(columns) }
     }
 
     fn per_row(&self) -> usize {
-        self.grouping.columns.div_ceil(self.stretch)
+        self.layout.grouping.columns.div_ceil(self.stretch)
     }
 
     /// How many tiles there are.
     pub(crate) fn len(&self) -> usize {
-        self.rows.div_ceil(self.tile_rows) * self.per_row()
+        self.layout.rows.div_ceil(self.tile_rows) * self.per_row()
     }
 
-    /// Whether groups reach over several tiles, so that their ranges must be known beforehand.
+    /// Whether groups reach over several tiles, so that their bounds must be known beforehand.
     pub(crate) fn has_wide_groups(&self) -> bool {
-        self.grouping.group_size > self.stretch
+        self.layout.grouping.group_size > self.stretch || self.layout.group_rows != 1
     }
 
     /// Elements of all tiles but those at the ends.
@@ -83,34 +82,12 @@ impl Tiling {
     }
 
     pub(crate) fn place(&self, tile: usize) -> Place {
-        let Grouping { columns, group_size, .. } = self.grouping;
-        let groups = self.grouping.groups();
+        let columns = self.layout.grouping.columns;
         let row = tile / self.per_row() * self.tile_rows;
         let column = tile % self.per_row() * self.stretch;
-        let rows = self.tile_rows.min(self.rows - row);
+        let rows = self.tile_rows.min(self.layout.rows - row);
         let width = self.stretch.min(columns - column);
-        let start = row * columns + column;
-        let last = (column + width - 1) / group_size;
-        Place {
-            elements: start..start + rows * width,
-            width,
-            phase: column % group_size,
-            groups: row * groups + column / group_size..(row + rows - 1) * groups + last + 1,
-            row,
-            column,
-        }
-    }
-
-    /// The tile's bytes in the tensor's packed `data`.
-    pub(crate) fn data(&self, scheme: &dyn Scheme, place: &Place) -> Range<usize> {
-        let row_bytes = scheme.row_layout(&self.grouping).data;
-        let end = place.column + place.width;
-        if place.width == self.grouping.columns {
-            let rows = place.elements.len() / place.width;
-            return place.row * row_bytes..(place.row + rows) * row_bytes;
-        }
-        let end = if end == self.grouping.columns { row_bytes } else { scheme.stretch_bytes(end) };
-        place.row * row_bytes + scheme.stretch_bytes(place.column)..place.row * row_bytes + end
+        Place::new(&self.layout.grouping, row, rows, column, width)
     }
 
     /// The tiles of each piece of work.
@@ -121,22 +98,75 @@ impl Tiling {
 }
 
 impl Place {
-    /// All of a tensor that is small enough for one tile.
-    pub(crate) fn whole(rows: usize, grouping: &Grouping) -> Option<Self> {
-        let Grouping { columns, .. } = *grouping;
-        (rows * columns <= TILE).then(|| Self {
-            elements: 0..rows * columns,
-            width: columns,
-            phase: 0,
-            groups: 0..rows * grouping.groups(),
-            row: 0,
-            column: 0,
-        })
+    /// A number of rows, or where `width` is less than a row, a stretch of one.
+    pub(crate) fn new(
+        grouping: &Grouping,
+        row: usize,
+        rows: usize,
+        column: usize,
+        width: usize,
+    ) -> Self {
+        let Grouping { columns, group_size, .. } = *grouping;
+        let groups = grouping.groups();
+        let start = row * columns + column;
+        let last = (column + width - 1) / group_size;
+        Self {
+            elements: start..start + rows * width,
+            width,
+            phase: column % group_size,
+            groups: row * groups + column / group_size..(row + rows - 1) * groups + last + 1,
+            row,
+            column,
+        }
+    }
+
+    /// All of a tensor that is small enough for one tile, and whose rows share no scale.
+    pub(crate) fn whole(layout: &Layout) -> Option<Self> {
+        let Layout { rows, grouping, group_rows, .. } = layout;
+        let is_tile = rows * grouping.columns <= TILE && *group_rows == 1;
+        is_tile.then(|| Self::new(grouping, 0, *rows, 0, grouping.columns))
+    }
+
+    /// The same place in a matrix that is grouped in another way.
+    pub(crate) fn within(&self, grouping: &Grouping) -> Self {
+        Self::new(grouping, self.row, self.rows(), self.column, self.width)
+    }
+
+    fn rows(&self) -> usize {
+        self.elements.len() / self.width
+    }
+
+    /// The tile's bytes in the tensor's packed `data`.
+    pub(crate) fn data(&self, layout: &Layout) -> Range<usize> {
+        let (columns, row_bytes) = (layout.grouping.columns, layout.row_bytes);
+        let end = self.column + self.width;
+        if self.width == columns {
+            return self.row * row_bytes..(self.row + self.rows()) * row_bytes;
+        }
+        let end = if end == columns { row_bytes } else { layout.stretch_bytes(end) };
+        self.row * row_bytes + layout.stretch_bytes(self.column)..self.row * row_bytes + end
     }
 
     /// The groups whose scales belong to this tile: those that begin in it.
     pub(crate) fn own_groups(&self) -> Range<usize> {
         self.groups.start + usize::from(self.phase > 0)..self.groups.end
+    }
+
+    /// Where the scales of all groups that it touches are among the tensor's, row after row.
+    pub(crate) fn parameters(&self, layout: &Layout) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (groups, group_rows) = (layout.grouping.groups(), layout.group_rows);
+        let rows = self.rows();
+        // Where no row shares its scales with another, all of them follow each other.
+        let (count, each) = if group_rows == 1 {
+            (1, self.groups.len())
+        } else {
+            (rows, self.groups.len() - (rows - 1) * groups)
+        };
+        let (row, first) = (self.row, self.groups.start - self.row * groups);
+        (row..row + count).map(move |row| {
+            let start = row / group_rows * groups + first;
+            start..start + each
+        })
     }
 }
 
@@ -212,8 +242,9 @@ impl<'a, T> Carver<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::ScaleDtype;
-    use crate::scheme::{self, Choice};
+    use crate::dtype::Float;
+    use crate::scheme::{self, Choice, Geometry};
+    use crate::settings::{GROUP_SIZE, Settings, Value};
     use proptest::prelude::*;
 
     proptest! {
@@ -225,23 +256,23 @@ mod tests {
             group_size in prop_oneof![1usize..300, 10_000usize..80_000],
             name in prop::sample::select(vec!["int8", "int4", "int2"]),
         ) {
-            let group_size = group_size.min(columns);
-            let scale_dtype = ScaleDtype::F32;
-            let grouping = Grouping { columns, group_size, symmetric: false, scale_dtype };
             let Ok(Choice::Encode(scheme)) = scheme::find(name) else { unreachable!() };
-            let tiling = Tiling::new(rows, grouping);
+            let settings = Settings::default().with(GROUP_SIZE, Value::Integer(group_size as i64));
+            let geometry = Geometry { rows, columns, source: Float::F32 };
+            let layout = scheme.bind(&geometry, &settings).unwrap().layout;
+            let tiling = Tiling::new(&layout);
             let (mut elements, mut bytes, mut groups) = (0, 0, 0);
             for tile in tiling.pieces().flatten() {
                 let place = tiling.place(tile);
-                let data = tiling.data(scheme, &place);
+                let data = place.data(&layout);
                 prop_assert_eq!((place.elements.start, data.start), (elements, bytes));
                 prop_assert_eq!(place.own_groups().start, groups);
                 prop_assert!(tiling.has_wide_groups() || place.phase == 0);
                 (elements, bytes, groups) = (place.elements.end, data.end, place.groups.end);
             }
             prop_assert_eq!(elements, rows * columns);
-            prop_assert_eq!(bytes, rows * scheme.row_layout(&grouping).data);
-            prop_assert_eq!(groups, rows * grouping.groups());
+            prop_assert_eq!(Some(bytes), layout.data_bytes());
+            prop_assert_eq!(Some(groups), layout.scale_count());
         }
     }
 }

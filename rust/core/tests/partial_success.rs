@@ -4,44 +4,40 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{ArrayRef, LargeListArray, RecordBatch, StringArray, types::Float32Type};
+use arrowquant::dtype::Float;
+use arrowquant::error::Unfit;
 use arrowquant::lanes::Level;
 use arrowquant::scheme::{
-    Bounds, Buffers, Choice, Codes, Encoded, Grouping, Next, RowLayout, Scheme, Sums, Tile, Values,
-    find,
+    Bound, Buffers, Choice, Codec, Codes, Encoded, Geometry, Next, Scheme, Sums, Tile, Values, find,
 };
+use arrowquant::settings::{GROUP_SIZE, Settings, Value};
 use arrowquant::{Error, Monitor, Options, Plan, Quantizer, pool};
 
 /// int8, but for tiles that begin with 13: there it breaks its promise not to fail.
 #[derive(Debug)]
 struct Superstitious;
 
-fn int8() -> &'static dyn Scheme {
+static SUPERSTITIOUS: Superstitious = Superstitious;
+
+fn int8(geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
     let Ok(Choice::Encode(scheme)) = find("int8") else { unreachable!() };
-    scheme
+    scheme.bind(geometry, settings)
 }
 
 impl Scheme for Superstitious {
     fn name(&self) -> &'static str {
         "superstitious"
     }
-    fn code_bits(&self) -> u64 {
-        int8().code_bits()
+    fn defaults(&self) -> Settings {
+        Settings::default()
     }
-    fn default_group_size(&self) -> i64 {
-        -1
+    fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
+        let whole_rows = settings.with(GROUP_SIZE, Value::Integer(-1));
+        Ok(Bound { scheme: self, codec: self, ..int8(geometry, &whole_rows)? })
     }
-    fn default_symmetric(&self) -> bool {
-        true
-    }
-    fn row_layout(&self, grouping: &Grouping) -> RowLayout {
-        int8().row_layout(grouping)
-    }
-    fn stretch_bytes(&self, elements: usize) -> usize {
-        int8().stretch_bytes(elements)
-    }
-    fn exact_scale(&self, range: Bounds, symmetric: bool) -> f64 {
-        int8().exact_scale(range, symmetric)
-    }
+}
+
+impl Codec for Superstitious {
     fn encode(
         &self,
         level: Level,
@@ -53,13 +49,12 @@ impl Scheme for Superstitious {
     ) {
         let thirteen = matches!(tile.values, Values::Float32(values) if values.contains(&13.0));
         assert!(!thirteen, "thirteen");
-        int8().encode(level, tile, out, buffers, sums, next);
+        let one = Geometry { rows: 1, columns: tile.width, source: Float::F32 };
+        let codec = int8(&one, &Settings::default()).unwrap().codec;
+        codec.encode(level, tile, out, buffers, sums, next);
     }
-    fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {
-        int8().decode(level, codes, buffer, values);
-    }
-    fn check_zero_points(&self, zero_points: &[u8]) -> Option<String> {
-        int8().check_zero_points(zero_points)
+    fn decode(&self, _: Level, _: &Codes<'_>, _: &mut Vec<u8>, _: &mut [f32]) {
+        unreachable!("nothing is decoded");
     }
 }
 
@@ -74,8 +69,8 @@ fn weights(rows: &[&[f32]]) -> RecordBatch {
 }
 
 fn quantizer(batch: &RecordBatch, continue_on_error: bool) -> Quantizer {
-    let mut options = Options::try_new("int8", None, None, "source").unwrap();
-    options.scheme = Choice::Encode(&Superstitious);
+    let mut options = Options::try_new("int8", Settings::default()).unwrap();
+    options.scheme = Choice::Encode(&SUPERSTITIOUS);
     Quantizer::try_new(&batch.schema(), options, Plan::default(), continue_on_error).unwrap()
 }
 

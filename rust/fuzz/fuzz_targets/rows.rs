@@ -12,6 +12,7 @@ use arrow_array::{
     RecordBatch, StringArray,
 };
 use arrowquant::dequantize::Target;
+use arrowquant::settings::{self, SCALE_DTYPE, Settings};
 use arrowquant::{Dequantizer, Monitor, Options, Plan, Quantizer, parts, pool};
 use libfuzzer_sys::fuzz_target;
 
@@ -89,7 +90,9 @@ fuzz_target!(|case: Case| {
     let cut = parts::split(&given, u64::from(case.part_bytes) + 1, true).unwrap();
     let (pool, monitor) = (pool::with_threads(1).unwrap(), Monitor::default());
     let scale = pick(&SCALES, Some(case.scale)).unwrap();
-    let options = Options::try_new("int4", None, None, scale).unwrap();
+    let scale = settings::ALL[SCALE_DTYPE].choice(scale).unwrap();
+    let settings = Settings::default().with(SCALE_DTYPE, scale);
+    let options = Options::try_new("int4", settings).unwrap();
     for batch in [given, cut] {
         let quantizer = Quantizer::try_new(&batch.schema(), options.clone(), Plan::default(), true);
         let out = quantizer.unwrap().quantize(&batch, &pool, &monitor).unwrap();

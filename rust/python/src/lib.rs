@@ -24,6 +24,7 @@ mod temporary;
 
 use std::collections::HashMap;
 
+use arrowquant::settings::Kind;
 use arrowquant::{ErrorCode, relation, scheme};
 use pyo3::prelude::*;
 use pyo3_arrow::PyRecordBatch;
@@ -66,7 +67,7 @@ mod _core {
     #[pymodule_export]
     use super::{
         dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata, schemes, select,
-        thread_count, weight_bytes,
+        settings, thread_count, weight_bytes,
     };
 
     #[pymodule_init]
@@ -85,6 +86,24 @@ fn error_codes() -> Vec<&'static str> {
 #[pyfunction]
 fn schemes() -> Vec<&'static str> {
     scheme::ALL.iter().map(|scheme| scheme.name()).chain([scheme::NONE]).collect()
+}
+
+/// A setting's name, column, type in Python, choices, default and meaning.
+type Setting =
+    (&'static str, &'static str, &'static str, Vec<&'static str>, &'static str, &'static str);
+
+/// Every setting.
+#[pyfunction]
+fn settings() -> Vec<Setting> {
+    let told = |setting: &arrowquant::settings::Setting| {
+        let (kind, choices) = match setting.kind {
+            Kind::Integer => ("int", vec![]),
+            Kind::Flag => ("bool", vec![]),
+            Kind::Choice(choices) => ("str", choices.to_vec()),
+        };
+        (setting.name, setting.column, kind, choices, setting.default, setting.help)
+    };
+    arrowquant::settings::ALL.iter().map(told).collect()
 }
 
 /// The thread count that a call with `threads=asked` uses.

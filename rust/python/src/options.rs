@@ -1,9 +1,10 @@
 //! The options of a call, read from the frozen dataclass `arrowquant._options.Options`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrowquant::options::Rules;
+use arrowquant::settings::{self, Settings, Value};
 use arrowquant::{CallError, Error, pool};
 use pyo3::prelude::*;
 
@@ -13,21 +14,39 @@ use crate::input::Relation;
 #[derive(FromPyObject)]
 pub(crate) struct CallOptions {
     scheme: String,
-    group_size: Option<i64>,
-    symmetric: Option<bool>,
-    scale_dtype: String,
+    /// What is said of settings, by their names.
+    settings: HashMap<String, Said>,
     threads: Option<i64>,
     pub(crate) continue_on_error: bool,
 }
 
+/// A setting's value.
+#[derive(FromPyObject)]
+enum Said {
+    Flag(bool),
+    Integer(i64),
+    Text(String),
+}
+
 impl CallOptions {
     pub(crate) fn core(&self) -> Result<arrowquant::Options, CallError> {
-        arrowquant::Options::try_new(
-            &self.scheme,
-            self.group_size,
-            self.symmetric,
-            &self.scale_dtype,
-        )
+        let mut settings = Settings::default();
+        for (at, setting) in settings::ALL.iter().enumerate() {
+            let value = match self.settings.get(setting.name) {
+                None => None,
+                Some(Said::Flag(value)) => Some(Value::Flag(*value)),
+                Some(Said::Integer(value)) => Some(Value::Integer(*value)),
+                Some(Said::Text(word)) => {
+                    Some(setting.choice(word).ok_or_else(|| CallError::UnknownChoice {
+                        option: setting.name,
+                        value: word.clone(),
+                        choices: setting.choices().join(", "),
+                    })?)
+                }
+            };
+            settings.set(at, value);
+        }
+        arrowquant::Options::try_new(&self.scheme, settings)
     }
 
     pub(crate) fn pool(&self) -> Result<Arc<Pool>, CallError> {
@@ -65,9 +84,9 @@ pub(crate) fn plan(py: Python<'_>, plan: Option<GivenPlan<'_>>) -> PyResult<arro
     }
 }
 
-/// The same of a plan whose names are patterns.
-pub(crate) fn rules(py: Python<'_>, rules: Option<Relation>) -> PyResult<Rules> {
-    read(py, rules, Rules::try_new)
+/// The same of a plan that speaks of no one layer.
+pub(crate) fn rules(py: Python<'_>, rules: Option<Relation>) -> PyResult<arrowquant::Plan> {
+    read(py, rules, arrowquant::Plan::of_rules)
 }
 
 fn read<T: Default + Send>(

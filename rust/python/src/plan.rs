@@ -16,7 +16,7 @@ type Planned = (Vec<PyRecordBatch>, PySchema, [Vec<String>; 3]);
 /// Refuse a schema that no plan can have.
 #[pyfunction]
 pub(crate) fn check_plan(schema: PySchema) -> PyResult<()> {
-    arrowquant::options::check_plan(schema.as_ref()).map_err(errors::call)
+    arrowquant::plan::check_plan(schema.as_ref()).map_err(errors::call)
 }
 
 /// What is to be done with each layer.

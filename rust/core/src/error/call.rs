@@ -1,6 +1,6 @@
 //! What is wrong with a call.
 
-use super::option::{InvalidGroupSize, UnknownScheme};
+use super::option::{InvalidGroupSize, InvalidSetting, UnknownScheme};
 
 /// A call that can't be carried out, whatever the rows hold.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,9 @@ pub enum CallError {
     /// See [`InvalidGroupSize`].
     #[error(transparent)]
     InvalidGroupSize(#[from] InvalidGroupSize),
+    /// See [`InvalidSetting`].
+    #[error(transparent)]
+    InvalidSetting(#[from] InvalidSetting),
     /// An option that is none of its choices.
     #[error("unknown {option} '{value}'. Choose one of {choices}.")]
     UnknownChoice {

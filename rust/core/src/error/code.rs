@@ -25,6 +25,16 @@ pub enum ErrorCode {
     UnknownScheme,
     /// The group size is neither positive nor -1.
     InvalidGroupSize,
+    /// A plan sets what the scheme lacks, or what can't be.
+    InvalidSetting,
+    /// The scheme can't be had for a matrix of this shape.
+    UnsupportedShape,
+    /// A magnitude whose scale the scheme can't hold.
+    OutOfRange,
+    /// A part lacks a fact of its whole layer that the scheme needs.
+    MissingFact,
+    /// A fact of the whole layer that can't be true.
+    InvalidFact,
     /// One row of the tensor exceeds the part size and can't be split.
     TooLarge,
     /// The source could not be read, or changed during the run.
@@ -39,7 +49,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 16] = [
+    pub const ALL: [ErrorCode; 21] = [
         Self::NullName,
         Self::NullData,
         Self::NullElement,
@@ -51,6 +61,11 @@ impl ErrorCode {
         Self::NotContiguous,
         Self::UnknownScheme,
         Self::InvalidGroupSize,
+        Self::InvalidSetting,
+        Self::UnsupportedShape,
+        Self::OutOfRange,
+        Self::MissingFact,
+        Self::InvalidFact,
         Self::TooLarge,
         Self::SourceUnreadable,
         Self::IncompleteLayer,
@@ -72,6 +87,11 @@ impl ErrorCode {
             Self::NotContiguous => "not_contiguous",
             Self::UnknownScheme => "unknown_scheme",
             Self::InvalidGroupSize => "invalid_group_size",
+            Self::InvalidSetting => "invalid_setting",
+            Self::UnsupportedShape => "unsupported_shape",
+            Self::OutOfRange => "out_of_range",
+            Self::MissingFact => "missing_fact",
+            Self::InvalidFact => "invalid_fact",
             Self::TooLarge => "too_large",
             Self::SourceUnreadable => "source_unreadable",
             Self::IncompleteLayer => "incomplete_layer",

@@ -19,3 +19,29 @@ pub struct UnknownScheme {
      group a row."
 )]
 pub struct InvalidGroupSize(pub i64);
+
+/// A setting that can't be, or that a scheme lacks.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("invalid setting: {0}.")]
+pub struct InvalidSetting(pub String);
+
+impl InvalidSetting {
+    /// A setting that the scheme does not have.
+    pub fn lacks(scheme: &str, setting: &str) -> Self {
+        Self(format!("scheme '{scheme}' has no {setting}. Leave it out"))
+    }
+}
+
+/// Why a scheme can't be had for a matrix.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unfit {
+    /// Its shape does not fit: what the scheme asks for.
+    #[error("{0}")]
+    Shape(String),
+    /// Its group size can't be.
+    #[error(transparent)]
+    GroupSize(#[from] InvalidGroupSize),
+    /// A setting can't be.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+}

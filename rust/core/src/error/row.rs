@@ -1,7 +1,7 @@
 //! What is wrong with a row: typed, with positions, worded once.
 
 use super::code::ErrorCode;
-use super::option::{InvalidGroupSize, UnknownScheme};
+use super::option::{InvalidGroupSize, InvalidSetting, UnknownScheme};
 use crate::dtype::{Block, Float};
 
 /// What is wrong with one row, with what was found and where.
@@ -110,6 +110,40 @@ pub enum RowError {
     /// See [`ErrorCode::InvalidGroupSize`].
     #[error("{0}")]
     InvalidGroupSize(InvalidGroupSize),
+    /// See [`ErrorCode::InvalidSetting`].
+    #[error("{0}")]
+    InvalidSetting(InvalidSetting),
+    /// See [`ErrorCode::UnsupportedShape`].
+    #[error("{why}. Schemes that fit: {fits}.")]
+    UnsupportedShape {
+        /// What the scheme asks for.
+        why: String,
+        /// The schemes that take such a matrix.
+        fits: String,
+    },
+    /// See [`ErrorCode::OutOfRange`].
+    #[error(
+        "a magnitude above {limit} at element {first} ({count} in all), whose scale the scheme \
+         can't hold. Choose a scheme with float32 scales, scale the data down, or keep the layer \
+         with scheme 'none'."
+    )]
+    OutOfRange {
+        /// The largest magnitude that the scheme can encode.
+        limit: f32,
+        /// Flat index of the first such element.
+        first: u64,
+        /// How many there are.
+        count: u64,
+    },
+    /// See [`ErrorCode::MissingFact`].
+    #[error(
+        "the row is a part of a layer, and one scale for all of it needs the layer's largest \
+         magnitude. Fill the column tensor_absmax, or choose rows or blocks that share a scale."
+    )]
+    MissingFact,
+    /// See [`ErrorCode::InvalidFact`].
+    #[error("tensor_absmax is {0}. Give the largest magnitude of the whole layer.")]
+    InvalidFact(String),
     /// See [`ErrorCode::TooLarge`].
     #[error(
         "one row of {columns} elements exceeds the size of a part, and its groups of {group_size} \
@@ -170,6 +204,11 @@ impl RowError {
             Self::NonFinite { .. } | Self::BeyondFloat32 { .. } => ErrorCode::NonFinite,
             Self::UnknownScheme(_) => ErrorCode::UnknownScheme,
             Self::InvalidGroupSize(_) => ErrorCode::InvalidGroupSize,
+            Self::InvalidSetting(_) => ErrorCode::InvalidSetting,
+            Self::UnsupportedShape { .. } => ErrorCode::UnsupportedShape,
+            Self::OutOfRange { .. } => ErrorCode::OutOfRange,
+            Self::MissingFact => ErrorCode::MissingFact,
+            Self::InvalidFact(_) => ErrorCode::InvalidFact,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::InvalidQuantized(_) => ErrorCode::InvalidQuantized,
             Self::Internal(_) => ErrorCode::Internal,
@@ -183,7 +222,8 @@ impl RowError {
         match self {
             Self::NullElement { first, count }
             | Self::NonFinite { first, count }
-            | Self::BeyondFloat32 { first, count } => {
+            | Self::BeyondFloat32 { first, count }
+            | Self::OutOfRange { first, count, .. } => {
                 (i64::try_from(*first).ok(), i64::try_from(*count).ok())
             }
             Self::Earlier { element, count, .. } => (*element, *count),
@@ -217,6 +257,9 @@ impl RowError {
             Self::NullElement { first, count } => Self::NullElement { first: at(first), count },
             Self::NonFinite { first, count } => Self::NonFinite { first: at(first), count },
             Self::BeyondFloat32 { first, count } => Self::BeyondFloat32 { first: at(first), count },
+            Self::OutOfRange { limit, first, count } => {
+                Self::OutOfRange { limit, first: at(first), count }
+            }
             other => other,
         }
     }

@@ -1,9 +1,12 @@
 //! Codes of 2, 4 or 8 bits in bytes, the first code in the lowest bits.
 
+/// Bytes of a word: a row of codes is a whole number of words.
+pub(crate) const WORD: usize = 4;
+
 /// Bytes that a row of `columns` codes takes: a whole number of 32-bit words.
 pub(crate) const fn row_bytes(columns: usize, bits: u32) -> usize {
     // Spelled out: by constants a division is a shift.
-    4 * match bits {
+    WORD * match bits {
         8 => columns.div_ceil(4),
         4 => columns.div_ceil(8),
         _ => columns.div_ceil(16),

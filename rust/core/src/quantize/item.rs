@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::job::{Job, Layer};
 use super::rows::Rows;
 use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
 use crate::kernel::tile::Bounds;
-use crate::layer::{Job, Layer};
 use crate::relation::quantized::{Payload, Spans};
 use crate::relation::weights::Weights;
 use crate::tile::{Carver, PIECE, Place, TILE, Tiling};
@@ -190,16 +190,17 @@ pub(super) fn pieces<'a>(
     let Some(&job) = layer.job() else {
         return push(Item { row, bytes, work: Work::Copy, out });
     };
-    if let Some(place) = Place::whole(job.rows, &job.grouping) {
+    if let Some(place) = Place::whole(job.layout()) {
         return push(Item { row, bytes, work: Work::Tile { job, place }, out });
     }
-    let tiling = Tiling::new(job.rows, job.grouping);
+    let tiling = Tiling::new(job.layout());
     let wide = wide.get(&row).map(Vec::as_slice);
     let (mut data, mut scales) = (Carver::new(out.data), Carver::new(out.scales));
     let mut zero_points = Carver::new(out.zero_points);
     for tiles in tiling.pieces() {
         let (first, last) = (tiling.place(tiles.start), tiling.place(tiles.end - 1));
-        let bytes_at = tiling.data(job.scheme, &first).start..tiling.data(job.scheme, &last).end;
+        let layout = job.layout();
+        let bytes_at = first.data(layout).start..last.data(layout).end;
         let groups = first.own_groups().start..last.groups.end;
         let width = job.source.width();
         push(Item {

@@ -8,11 +8,12 @@ use arrow_buffer::{BooleanBuffer, NullBuffer, NullBufferBuilder};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use super::job::{Job, Layer};
 use super::rows::{Kind, Rows};
-use crate::dtype;
+use crate::dtype::{self, ScaleDtype};
 use crate::kernel::metrics::Sums;
-use crate::layer::{self, Described, Job, Layer};
 use crate::pool::SPREAD;
+use crate::relation::described::{self, Described};
 use crate::relation::quantized::{Columns, shapes_of_runs, text_of_runs};
 
 /// All columns that say something of a row; many rows' columns are spread over the threads.
@@ -33,7 +34,7 @@ pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Colu
         &|| text(|kind| Some(kind.layer.scheme())),
         &|| group_sizes(rows),
         &|| symmetries(rows),
-        &|| text(|kind| kind.layer.job().and_then(Job::scale_dtype)),
+        &|| text(|kind| kind.layer.job()?.layout().said.scale_dtype.map(ScaleDtype::name)),
         &|| bits_per_weight(rows),
         // A row that is kept has no sums, and no error.
         &|| {
@@ -122,8 +123,8 @@ fn signal_to_noise(rows: &Rows<'_>, sums: &[Sums]) -> ArrayRef {
 fn group_sizes(rows: &Rows<'_>) -> ArrayRef {
     let mut column = Int64Builder::with_capacity(rows.len());
     for (run, fate) in rows.runs() {
-        match fate.kind().and_then(|kind| kind.layer.job()) {
-            Some(job) => column.append_value_n(job.grouping.group_size as i64, run.len()),
+        match fate.kind().and_then(|kind| kind.layer.job()?.layout().said.group_size) {
+            Some(size) => column.append_value_n(size, run.len()),
             None => column.append_nulls(run.len()),
         }
     }
@@ -133,8 +134,8 @@ fn group_sizes(rows: &Rows<'_>) -> ArrayRef {
 fn symmetries(rows: &Rows<'_>) -> ArrayRef {
     let mut column = BooleanBuilder::with_capacity(rows.len());
     for (run, fate) in rows.runs() {
-        match fate.kind().and_then(|kind| kind.layer.job()) {
-            Some(job) => column.append_n(run.len(), job.grouping.symmetric),
+        match fate.kind().and_then(|kind| kind.layer.job()?.layout().said.is_symmetric) {
+            Some(symmetric) => column.append_n(run.len(), symmetric),
             None => column.append_nulls(run.len()),
         }
     }
@@ -158,13 +159,13 @@ fn bits_per_weight(rows: &Rows<'_>) -> ArrayRef {
 
 /// Bits of each weight of a layer that was encoded.
 fn encoded_bits(job: &Job) -> Option<f64> {
-    Some(job.bits()? as f64 / job.elements() as f64)
+    Some(job.layout().bits()? as f64 / job.elements() as f64)
 }
 
 /// Bits of each weight of a layer that was kept.
 fn kept_bits(rows: &Rows<'_>, row: usize) -> Option<f64> {
     let described = rows.described(row);
-    let count = layer::element_product(described.shape.as_deref()?).ok()?;
+    let count = described::element_product(described.shape.as_deref()?).ok()?;
     let known = described.dtype.and_then(dtype::block).map(dtype::Block::bits);
     let stored = || 8.0 * rows.weights.bytes(row).map_or(0, <[u8]>::len) as f64 / count as f64;
     (count > 0).then(|| known.unwrap_or_else(stored))

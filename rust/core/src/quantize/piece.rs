@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::item::{Item, Places, Work};
+use super::job::Job;
 use super::scratch::{OneByOne, Scratch, Seen, Source, float_values};
 use super::stop::Stop;
 use crate::dtype::Float;
@@ -12,7 +13,6 @@ use crate::error::RowError;
 use crate::kernel::metrics::Sums;
 use crate::kernel::tile::Encoded;
 use crate::lanes::Level;
-use crate::layer::Job;
 use crate::monitor::Monitor;
 use crate::panics;
 use crate::relation::weights::Weights;
@@ -147,7 +147,7 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
     };
     let width = job.source.width();
     let start = tiling.place(tiles.start);
-    let data_start = tiling.data(job.scheme, &start).start;
+    let data_start = start.data(job.layout()).start;
     let group_start = start.own_groups().start;
     let mut data = Carver::new(out.data);
     let mut scales = Carver::new(out.scales);
@@ -159,7 +159,7 @@ fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop>
                 return Err(Stop::Skipped);
             }
             let place = tiling.place(tile);
-            let bytes_at = tiling.data(job.scheme, &place);
+            let bytes_at = place.data(job.layout());
             let groups = place.own_groups();
             let own = groups.start - group_start..groups.end - group_start;
             let out = Encoded {

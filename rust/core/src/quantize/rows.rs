@@ -5,11 +5,11 @@ use std::ops::Range;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::dtype::ScaleDtype;
+use super::job::{self, Layer};
 use crate::error::RowError;
-use crate::layer::{self, Described, Layer};
-use crate::options::{Asked, Options, Plan};
+use crate::plan::{self, Asked, Options, Plan};
 use crate::pool::SPREAD;
+use crate::relation::described::{Described, message};
 use crate::relation::errors::Entry;
 use crate::relation::failed::Failed;
 use crate::relation::weights::Weights;
@@ -101,8 +101,8 @@ impl<'a> Rows<'a> {
 
     fn judge(&self, row: usize) -> Fate<'a> {
         let read = Described::read(self.weights, row);
-        let asked = Asked::resolve(self.weights, row, self.plan, self.options);
-        match layer::check(self.weights, row, &read, &asked, self.options) {
+        let asked = plan::resolve(self.weights, row, self.plan, self.options);
+        match job::check(self.weights, row, &read, &asked) {
             Ok(layer) => Fate::Good(Kind { layer, described: read.0 }),
             Err(error) => Fate::Failed(self.failure(row, read.0, asked, error)),
         }
@@ -120,14 +120,14 @@ impl<'a> Rows<'a> {
         let error = error.in_layer(part.map_or(0, |part| part.offset));
         let (name, file) = (weights.name(row), weights.source_file(row));
         let shape = part.map(|part| part.layer_shape);
-        let message = layer::message(name, &described, shape, file, &error);
+        let message = message(name, &described, shape, file, &error);
         Box::new(Failure { described, asked, entry: Entry { error, message } })
     }
 
     /// A good row turned out to be bad.
     pub(super) fn fail(&mut self, row: usize, error: RowError) {
         let (described, _) = Described::read(self.weights, row);
-        let asked = Asked::resolve(self.weights, row, self.plan, self.options);
+        let asked = plan::resolve(self.weights, row, self.plan, self.options);
         let failure = self.failure(row, described, asked, error);
         self.blocks[row / BLOCK].set(row % BLOCK, Fate::Failed(failure));
     }
@@ -137,7 +137,7 @@ impl<'a> Rows<'a> {
         let Some(&Kind { layer: Layer::Encode(mut job), described }) = self.kind(row) else {
             return;
         };
-        job.grouping.scale_dtype = ScaleDtype::F32;
+        job.bound.layout = job.bound.layout.with_wide_scales();
         let kind = Kind { layer: Layer::Encode(job), described };
         self.blocks[row / BLOCK].set(row % BLOCK, Fate::Good(kind));
     }
@@ -187,7 +187,8 @@ impl<'a> Rows<'a> {
         for (run, fate) in self.runs() {
             if let Fate::Failed(failure) = fate {
                 let Failure { described, asked, entry } = &**failure;
-                let (name, asked) = (self.weights.name(run.start), Some(asked));
+                let name = self.weights.name(run.start);
+                let asked = Some((asked.name(), asked.settings()));
                 failed.push(Failed { row: run.start, name, described, asked, entry });
             }
         }
@@ -217,7 +218,7 @@ impl<'a> Fate<'a> {
         let (Self::Good(kind), Self::Good(other)) = (self, other) else {
             return false;
         };
-        kind.described == other.described && kind.layer.is_like(&other.layer)
+        kind.described == other.described && kind.layer == other.layer
     }
 }
 

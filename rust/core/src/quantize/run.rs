@@ -5,6 +5,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::item::{Cutter, Task, Wide, alike, items, pieces, tasks};
+use super::job::Layer;
 use super::piece::{Shared, finish, finish_together, non_finite};
 use super::rows::Rows;
 use super::scratch::OneByOne;
@@ -14,12 +15,11 @@ use crate::error::Error;
 use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
 use crate::lanes::Level;
-use crate::layer::Layer;
 use crate::memory::Output;
 use crate::monitor::Monitor;
 use crate::pool::{SPREAD, join};
 use crate::relation::quantized::{Payload, Spans, Values};
-use crate::scheme::RowLayout;
+use crate::scheme::Layout;
 
 /// Encode or copy all good rows and sum up what it took; rows whose values are bad become failed
 /// ones.
@@ -54,16 +54,15 @@ pub(super) fn run(
 fn allocate(rows: &Rows<'_>, pool: &ThreadPool) -> Result<Payload, ArrowError> {
     let of_data = || {
         spans(rows, |layer, row| match layer {
-            Layer::Encode(job) => Some(job.row_layout().data * job.rows),
+            Layer::Encode(job) => job.layout().data_bytes(),
             Layer::Keep => rows.weights.bytes(row).map(<[u8]>::len),
         })
     };
-    let some = |layer: &Layer, len: fn(&RowLayout) -> usize| {
-        let job = layer.job()?;
-        Some(len(&job.row_layout()) * job.rows).filter(|&len| len > 0)
+    let some = |layer: &Layer, len: fn(&Layout) -> Option<usize>| {
+        len(layer.job()?.layout()).filter(|&len| len > 0)
     };
-    let of_scales = || spans(rows, |layer, _| some(layer, |layout| layout.scales));
-    let of_zero_points = || spans(rows, |layer, _| some(layer, |layout| layout.zero_points));
+    let of_scales = || spans(rows, |layer, _| some(layer, Layout::scale_count));
+    let of_zero_points = || spans(rows, |layer, _| some(layer, Layout::zero_point_count));
     let pool = (rows.len() >= SPREAD).then_some(pool);
     let (data, (scales, zero_points)) =
         join(pool, of_data, || join(pool, of_scales, of_zero_points));

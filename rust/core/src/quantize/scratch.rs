@@ -1,12 +1,12 @@
 //! One tile: from source bytes to codes, scales and sums.
 
+use super::job::Job;
 use super::stop::Stop;
-use crate::dtype::{Float, ScaleDtype};
+use crate::dtype::Float;
 use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
-use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Tile, Values};
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Next, PAIRS, Tile, Values};
 use crate::lanes::Level;
-use crate::layer::Job;
 use crate::tile::Place;
 
 /// Buffers for one tile, used again for the next.
@@ -58,7 +58,8 @@ impl Scratch {
     ) -> Result<Seen, Stop> {
         let Self { values, ranges, next_ranges, buffers, touched } = self;
         // Of wide groups the ranges are known, and the survey is only for what is not finite.
-        let group_size = if wide.is_some() { place.width } else { job.grouping.group_size };
+        let group_size =
+            if wide.is_some() { place.width } else { job.layout().grouping.group_size };
         let groups = if wide.is_some() { 1 } else { place.groups.len() };
         if seen.is_some() {
             std::mem::swap(ranges, next_ranges);
@@ -70,10 +71,10 @@ impl Scratch {
             return Err(Stop::NotFinite);
         }
         let ranges = wide.unwrap_or(ranges);
-        if !scales_fit(job, ranges) {
+        if !job.bound.codec.fits(job.layout(), job.source, ranges) {
             return Err(Stop::ScaleOverflow);
         }
-        let (grouping, width, phase) = (job.grouping, place.width, place.phase);
+        let (grouping, width, phase) = (job.layout().grouping, place.width, place.phase);
         let tile = Tile { grouping, width, values, phase, ranges, source };
         if phase > 0 || job.source == Float::F64 {
             touched.encode(level, (job, place), &tile, out, buffers, sums);
@@ -81,7 +82,14 @@ impl Scratch {
         }
         let next = next.filter(|_| wide.is_none());
         let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
-        job.scheme.encode(level, &tile, out, buffers, std::slice::from_mut(sums), next.as_mut());
+        job.bound.codec.encode(
+            level,
+            &tile,
+            out,
+            buffers,
+            std::slice::from_mut(sums),
+            next.as_mut(),
+        );
         Ok(next.and_then(|next| next.finite))
     }
 
@@ -96,20 +104,21 @@ impl Scratch {
         sums: &mut [Sums],
     ) -> Result<Seen, OneByOne> {
         let Self { values, ranges, next_ranges, buffers, .. } = self;
-        let (grouping, width) = (job.grouping, job.grouping.columns);
+        let (grouping, rows) = (job.layout().grouping, job.layout().rows);
+        let width = grouping.columns;
         if seen.is_some() {
             std::mem::swap(ranges, next_ranges);
         }
-        ranges.resize(sums.len() * job.rows * grouping.groups(), Bounds::ZERO);
+        ranges.resize(sums.len() * rows * grouping.groups(), Bounds::ZERO);
         let (values, finite) =
             survey(level, job.source, (source, seen), values, width, grouping.group_size, ranges);
-        if !finite || !scales_fit(job, ranges) {
+        if !finite || !job.bound.codec.fits(job.layout(), job.source, ranges) {
             return Err(OneByOne);
         }
         let tile = Tile { grouping, width, values, phase: 0, ranges, source };
         sums.fill(Sums::default());
         let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
-        job.scheme.encode(level, &tile, out, buffers, sums, next.as_mut());
+        job.bound.codec.encode(level, &tile, out, buffers, sums, next.as_mut());
         Ok(next.and_then(|next| next.finite))
     }
 }
@@ -127,14 +136,13 @@ impl Touched {
         sums: &mut Sums,
     ) {
         let Self { scales, zero_points, decoded } = self;
-        let layout = job.row_layout();
-        let groups = place.groups.len();
-        scales.resize(if layout.scales > 0 { groups } else { 0 }, 0.0);
-        zero_points.resize(if layout.zero_points > 0 { groups } else { 0 }, 0);
+        let (layout, groups) = (job.layout(), place.groups.len());
+        scales.resize(if layout.has_scales { groups } else { 0 }, 0.0);
+        zero_points.resize(if layout.zero_point_bits.is_some() { groups } else { 0 }, 0);
         let Encoded { data, scales: own_scales, zero_points: own_zero_points } = out;
         let mut narrow = [*sums];
         let all = Encoded { data: &mut *data, scales, zero_points };
-        job.scheme.encode(level, tile, all, buffers, &mut narrow, None);
+        job.bound.codec.encode(level, tile, all, buffers, &mut narrow, None);
         // Of numbers that float32 holds the sums are those that float32 has, to the bit.
         let exact = match tile.values {
             Values::Float32(values) if job.source == Float::F64 => {
@@ -146,7 +154,7 @@ impl Touched {
             let Tile { grouping, width, phase, .. } = *tile;
             let codes = Codes { grouping, width, phase, data, scales, zero_points };
             decoded.resize(tile.values.len(), 0.0);
-            job.scheme.decode(level.for_output(0), &codes, &mut buffers.codes, decoded);
+            job.bound.codec.decode(level.for_output(0), &codes, &mut buffers.codes, decoded);
             *sums += dispatch::sums_f64(level, tile.source, decoded);
         } else {
             [*sums] = narrow;
@@ -202,14 +210,4 @@ pub(super) fn float_values<'a>(
     buffer.resize(bytes.len() / source.width(), 0.0);
     dispatch::to_f32(level, source, bytes, buffer);
     buffer
-}
-
-/// Only binary16 has a range that a scale can exceed, and not where the source was binary16.
-fn scales_fit(job: &Job, ranges: &[Bounds]) -> bool {
-    let Grouping { symmetric, scale_dtype, .. } = job.grouping;
-    let fits = |range: &Bounds| {
-        let exact = job.scheme.exact_scale(*range, symmetric);
-        exact == 0.0 || scale_dtype.round(exact).is_finite()
-    };
-    scale_dtype != ScaleDtype::F16 || job.source == Float::F16 || ranges.iter().all(fits)
 }

@@ -6,12 +6,12 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::item::Wide;
+use super::job::Job;
 use super::rows::Rows;
 use super::scratch::float_values;
 use crate::kernel::dispatch;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Level;
-use crate::layer::Job;
 use crate::monitor::Monitor;
 use crate::tile::{Place, Tiling};
 
@@ -25,7 +25,7 @@ pub(super) fn wide_ranges(
     monitor: &Monitor,
 ) -> Wide {
     let mut wide = Wide::new();
-    let has_wide_groups = |job: &Job| Tiling::new(job.rows, job.grouping).has_wide_groups();
+    let has_wide_groups = |job: &Job| Tiling::new(job.layout()).has_wide_groups();
     let runs = rows.runs().filter_map(|(run, fate)| Some((run, *fate.kind()?.layer.job()?)));
     let with_wide_groups = runs.filter(|(_, job)| has_wide_groups(job));
     let is_wanted = |row: &usize| wanted.is_none_or(|wanted| wanted.binary_search(row).is_ok());
@@ -33,7 +33,7 @@ pub(super) fn wide_ranges(
         if !is_wanted(&row) {
             continue;
         }
-        let tiling = Tiling::new(job.rows, job.grouping);
+        let tiling = Tiling::new(job.layout());
         let bytes = rows.weights.bytes(row).unwrap_or(&[]);
         let tiles: Vec<_> = pool.install(|| {
             (0..tiling.len())
@@ -45,7 +45,7 @@ pub(super) fn wide_ranges(
                 .flatten()
                 .collect()
         });
-        let mut ranges = vec![Bounds::ZERO; job.rows * job.grouping.groups()];
+        let mut ranges = vec![Bounds::ZERO; job.layout().rows * job.layout().grouping.groups()];
         for (groups, tile) in tiles {
             for (range, part) in ranges[groups].iter_mut().zip(tile) {
                 *range = range.union(part);
@@ -69,12 +69,12 @@ fn tile_ranges(
     let source = &bytes[place.elements.start * width..place.elements.end * width];
     let values = float_values(level, job.source, source, values);
     let mut ranges = vec![Bounds::ZERO; place.groups.len()];
-    let first = (job.grouping.group_size - place.phase).min(values.len());
+    let first = (job.layout().grouping.group_size - place.phase).min(values.len());
     let (head, tail) = values.split_at(first);
     let (first_range, other_ranges) = ranges.split_at_mut(1);
     dispatch::survey(level, head, head.len(), head.len(), first_range);
     if !tail.is_empty() {
-        dispatch::survey(level, tail, tail.len(), job.grouping.group_size, other_ranges);
+        dispatch::survey(level, tail, tail.len(), job.layout().grouping.group_size, other_ranges);
     }
     (place.groups.clone(), ranges)
 }

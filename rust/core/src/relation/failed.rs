@@ -7,10 +7,10 @@ use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use arrow_select::take::take;
 
 use super::columns::{Carried, shape_type};
+use super::described::Described;
 use super::errors::{Entry, error_columns_of, error_fields};
 use super::{output_schema, quantized};
-use crate::layer::Described;
-use crate::options::Asked;
+use crate::settings::Settings;
 
 /// The schema: the relation's own columns, then the carried ones.
 pub fn schema(carried: &Carried) -> SchemaRef {
@@ -34,7 +34,8 @@ pub(crate) struct Failed<'a> {
     pub(crate) row: usize,
     pub(crate) name: Option<&'a str>,
     pub(crate) described: &'a Described<'a>,
-    pub(crate) asked: Option<&'a Asked>,
+    /// The scheme that was asked for, and how.
+    pub(crate) asked: Option<(&'a str, Settings)>,
     pub(crate) entry: &'a Entry,
 }
 
@@ -54,9 +55,9 @@ pub(crate) fn batch(
         Arc::new(failed.iter().map(|row| row.name).collect::<StringArray>()),
         Arc::new(quantized::shapes(failed.iter().map(|row| row.described.shape.as_deref()))),
         Arc::new(failed.iter().map(|row| row.described.dtype).collect::<StringArray>()),
-        Arc::new(asked().map(|asked| Some(asked?.name())).collect::<StringArray>()),
-        Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
-        Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),
+        Arc::new(asked().map(|asked| Some(asked?.0)).collect::<StringArray>()),
+        Arc::new(asked().map(|asked| asked?.1.group_size()).collect::<Int64Array>()),
+        Arc::new(asked().map(|asked| asked?.1.symmetric()).collect::<BooleanArray>()),
     ];
     columns.extend(error_columns_of(failed.iter().map(|row| Some(row.entry))));
     for column in carried {

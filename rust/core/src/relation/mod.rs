@@ -2,6 +2,7 @@
 
 pub mod bytes;
 pub mod columns;
+pub(crate) mod described;
 pub mod errors;
 pub(crate) mod exact;
 pub mod failed;
@@ -9,6 +10,7 @@ pub(crate) mod fixed_shape;
 pub mod gather;
 pub mod quantized;
 mod repeats;
+pub(crate) mod settings;
 pub mod shapes;
 pub(crate) mod text;
 pub mod weights;

@@ -3,31 +3,36 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema};
 use rayon::ThreadPool;
 
 use super::bytes::{Bytes, Element};
 use super::columns::{self, Carried, Finder, list_item};
+use super::settings::{SettingColumns, SettingRows};
 use super::shapes::Shapes;
 use super::text::Text;
 use super::{errors, fixed_shape, quantized};
 use crate::dtype;
-use crate::error::{CallError, RowError};
+use crate::error::{CallError, InvalidSetting, RowError};
 use crate::pool::join;
+use crate::settings::Settings;
 
 const DATA: &str = "list, large_list or fixed_size_list of float16, float32 or float64; or \
                     binary, large_binary or binary_view with a 'dtype' column";
 
 /// Names that the relation itself uses; all others are carried.
-const CONSUMED: [&str; 11] = [
+const CONSUMED: [&str; 14] = [
     "layer_name",
     "data",
     "shape",
     "dtype",
     "scheme",
     "group_size",
+    "group_rows",
     "is_symmetric",
+    "scale_dtype",
+    "search",
     "error_code",
     "error_message",
     "error_element",
@@ -42,8 +47,7 @@ pub struct WeightsSchema {
     shape: Option<usize>,
     dtype: Option<usize>,
     scheme: Option<usize>,
-    group_size: Option<usize>,
-    is_symmetric: Option<usize>,
+    settings: SettingColumns,
     earlier: Option<errors::EarlierSchema>,
     source_file: Option<usize>,
     role: Option<usize>,
@@ -89,8 +93,7 @@ impl WeightsSchema {
             shape: finder.shape("shape")?,
             dtype: finder.text("dtype")?,
             scheme: finder.text("scheme")?,
-            group_size: finder.integer("group_size")?,
-            is_symmetric: finder.boolean("is_symmetric")?,
+            settings: SettingColumns::find(&finder)?,
             earlier: errors::EarlierSchema::find(&finder)?,
             source_file: finder.text("source_file").ok().flatten(),
             role: finder.text("role").ok().flatten(),
@@ -131,11 +134,7 @@ impl WeightsSchema {
             shapes: shapes?,
             dtypes: dtypes?,
             schemes: text(self.scheme)?,
-            group_sizes: self
-                .group_size
-                .map(|i| columns::integer(column(i), "group_size"))
-                .transpose()?,
-            symmetries: self.is_symmetric.map(|i| columns::boolean(column(i))).transpose()?,
+            settings: self.settings.bind(batch.columns())?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             source_files: text(self.source_file)?,
             roles: text(self.role)?,
@@ -238,8 +237,7 @@ pub struct Weights {
     shapes: Option<Shapes>,
     dtypes: Option<Text>,
     schemes: Option<Text>,
-    group_sizes: Option<Int64Array>,
-    symmetries: Option<BooleanArray>,
+    settings: SettingRows,
     earlier: Option<errors::Earlier>,
     source_files: Option<Text>,
     roles: Option<Text>,
@@ -295,7 +293,7 @@ impl Weights {
     }
 
     fn has_plan(&self) -> bool {
-        self.schemes.is_some() || self.group_sizes.is_some() || self.symmetries.is_some()
+        self.schemes.is_some() || !self.settings.is_empty()
     }
 
     /// The row's bytes, borrowed from the imported buffers.
@@ -350,13 +348,10 @@ impl Weights {
         self.parts.as_ref()?.get(row)
     }
 
-    /// The row's own plan: scheme, group size, symmetry.
-    pub fn plan(&self, row: usize) -> (Option<&str>, Option<i64>, Option<bool>) {
-        (
-            self.schemes.as_ref().and_then(|rows| rows.get(row)),
-            columns::integer_at(self.group_sizes.as_ref(), row),
-            columns::boolean_at(self.symmetries.as_ref(), row),
-        )
+    /// The row's own plan: the scheme, and what settings say.
+    pub(crate) fn plan(&self, row: usize) -> (Option<&str>, Result<Settings, InvalidSetting>) {
+        let scheme = self.schemes.as_ref().and_then(|rows| rows.get(row));
+        (scheme, self.settings.get(row))
     }
 
     /// The error that the row came in with.

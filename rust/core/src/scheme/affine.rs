@@ -1,10 +1,12 @@
 //! `int8`, `int4`, `int2`: affine integers, with scales and zero points beside the codes.
 
-use super::{RowLayout, Scheme, Sums};
-use crate::kernel::dispatch;
+use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Sums};
+use crate::dtype::{Float, ScaleDtype};
+use crate::error::Unfit;
 use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
-use crate::kernel::{affine, pack};
+use crate::kernel::{affine, dispatch, pack};
 use crate::lanes::Level;
+use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SEARCH, SYMMETRIC, Settings, Value};
 
 /// Affine integers of some width.
 #[derive(Debug)]
@@ -23,32 +25,50 @@ impl Scheme for Affine {
         self.name
     }
 
-    fn code_bits(&self) -> u64 {
-        u64::from(self.bits)
+    fn defaults(&self) -> Settings {
+        Settings::default()
+            .with(GROUP_SIZE, Value::Integer(128))
+            .with(SYMMETRIC, Value::Flag(self.symmetric))
+            .with(SCALE_DTYPE, Value::Choice("source"))
+            .with(SEARCH, Value::Choice("none"))
     }
 
-    fn default_group_size(&self) -> i64 {
-        128
+    fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
+        let Geometry { rows, columns, source } = *geometry;
+        let settings = settings.or(&self.defaults());
+        settings.check_group_size()?;
+        let asked = usize::try_from(settings.group_size().unwrap_or(-1));
+        let group_size = asked.map_or(columns, |size| size.min(columns));
+        let symmetric = settings.symmetric().unwrap_or(self.symmetric);
+        let scale_dtype = settings.scale_dtype().unwrap_or(ScaleDtype::of_source(source));
+        let layout = Layout {
+            rows,
+            grouping: Grouping { columns, group_size, symmetric, scale_dtype },
+            group_rows: 1,
+            block: (pack::WORD * 8 / self.bits as usize, pack::WORD),
+            row_bytes: pack::row_bytes(columns, self.bits),
+            has_scales: true,
+            zero_point_bits: (!symmetric).then_some(u64::from(self.bits)),
+            said: Said {
+                group_size: i64::try_from(group_size).ok(),
+                group_rows: None,
+                is_symmetric: Some(symmetric),
+                scale_dtype: Some(scale_dtype),
+            },
+        };
+        Ok(Bound { scheme: self, codec: self, layout })
     }
+}
 
-    fn default_symmetric(&self) -> bool {
-        self.symmetric
-    }
-
-    fn row_layout(&self, grouping: &Grouping) -> RowLayout {
-        RowLayout {
-            data: pack::row_bytes(grouping.columns, self.bits),
-            scales: grouping.groups(),
-            zero_points: if grouping.symmetric { 0 } else { grouping.groups() },
-        }
-    }
-
-    fn stretch_bytes(&self, elements: usize) -> usize {
-        pack::row_bytes(elements, self.bits)
-    }
-
-    fn exact_scale(&self, range: Bounds, symmetric: bool) -> f64 {
-        affine::exact_scale(self.bits, range, symmetric)
+impl Codec for Affine {
+    /// Only binary16 has a range that a scale can exceed, and not where the source was binary16.
+    fn fits(&self, layout: &Layout, source: Float, bounds: &[Bounds]) -> bool {
+        let Grouping { symmetric, scale_dtype, .. } = layout.grouping;
+        let fits = |bounds: &Bounds| {
+            let exact = affine::exact_scale(self.bits, *bounds, symmetric);
+            exact == 0.0 || scale_dtype.round(exact).is_finite()
+        };
+        scale_dtype != ScaleDtype::F16 || source == Float::F16 || bounds.iter().all(fits)
     }
 
     fn encode(
@@ -67,7 +87,7 @@ impl Scheme for Affine {
         dispatch::decode_affine(level, self.bits, codes, buffer, values);
     }
 
-    fn check_zero_points(&self, zero_points: &[u8]) -> Option<String> {
+    fn check(&self, zero_points: &[u8]) -> Option<String> {
         let top = (1u32 << self.bits) - 1;
         let at = zero_points.iter().position(|&zero_point| u32::from(zero_point) > top)?;
         Some(format!("zero point {} of group {at} is beyond {top}", zero_points[at]))

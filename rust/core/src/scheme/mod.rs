@@ -1,18 +1,26 @@
-//! Schemes of quantization, each a small file behind one trait.
+//! Schemes of quantization, each a small file.
 //!
-//! To add one: a file here with a `static` that implements [`Scheme`], and one line in [`ALL`].
+//! A [`Scheme`] meets a matrix and its settings in [`Scheme::bind`] alone. What comes of that is a
+//! [`Bound`]: a [`Layout`], which says all that others need to know of sizes, and a [`Codec`], which
+//! does the work. To add one: a file here, and one line in [`ALL`].
 
 mod affine;
+#[cfg(test)]
+mod conformance;
+mod layout;
 mod names;
 #[cfg(test)]
 mod undecodable;
 
 use std::fmt::Debug;
 
-use crate::error::UnknownScheme;
+use crate::dtype::Float;
+use crate::error::{Unfit, UnknownScheme};
 pub use crate::kernel::metrics::Sums;
 pub use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile, Values};
 use crate::lanes::Level;
+use crate::settings::Settings;
+pub use layout::{Layout, Said};
 
 /// Every scheme that encodes, in the order in which messages list them.
 pub static ALL: [&dyn Scheme; 3] = [&affine::INT8, &affine::INT4, &affine::INT2];
@@ -60,48 +68,84 @@ pub fn find(name: &str) -> Result<Choice, UnknownScheme> {
     })
 }
 
-/// What one row of a tensor takes in the output.
+/// The schemes that take such a matrix without any settings, for messages.
+pub(crate) fn fitting(geometry: &Geometry) -> String {
+    let fits = |scheme: &&&'static dyn Scheme| scheme.bind(geometry, &Settings::default()).is_ok();
+    let names = ALL.iter().filter(fits).map(|scheme| format!("'{}'", scheme.name()));
+    names.chain([format!("'{NONE}'")]).collect::<Vec<_>>().join(", ")
+}
+
+/// A matrix to be encoded, or that was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowLayout {
-    /// Bytes of `data`.
-    pub data: usize,
-    /// Entries of `scales`; 0 where the scheme keeps them inside `data`.
-    pub scales: usize,
-    /// Entries of `zero_points`.
-    pub zero_points: usize,
+pub struct Geometry {
+    /// Its rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub columns: usize,
+    /// What its numbers are, or what decoding gives.
+    pub source: Float,
 }
 
 /// A way of writing weights in fewer bits.
-///
-/// Stretches of rows begin at a multiple of [`TILE_UNIT`] elements.
 pub trait Scheme: Debug + Send + Sync {
     /// Its name in the `scheme` column.
     fn name(&self) -> &'static str;
 
-    /// Bits of one code, and of one zero point.
-    fn code_bits(&self) -> u64;
+    /// What it takes where nothing is said: a value for each setting that it has.
+    fn defaults(&self) -> Settings;
 
-    /// The group size where none is asked for; -1 for one group a row.
-    fn default_group_size(&self) -> i64;
+    /// How it lays out a matrix, with defaults for what the settings don't say. Settings that it
+    /// lacks are not looked at.
+    ///
+    /// # Errors
+    /// The matrix, or a setting, does not fit.
+    fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit>;
+}
 
-    /// Whether it is symmetric where nothing is asked for.
-    fn default_symmetric(&self) -> bool;
+/// A scheme that has met a matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Whose it is.
+    pub scheme: &'static dyn Scheme,
+    /// Who does the work.
+    pub codec: &'static dyn Codec,
+    /// Where everything lies.
+    pub layout: Layout,
+}
 
-    /// What one row takes.
-    fn row_layout(&self, grouping: &Grouping) -> RowLayout;
+impl PartialEq for Bound {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(self.scheme, other.scheme) && self.layout == other.layout
+    }
+}
 
-    /// Bytes of `data` that `elements` from the start of a row take, for a multiple of
-    /// [`TILE_UNIT`].
-    fn stretch_bytes(&self, elements: usize) -> usize;
+/// Encodes and decodes tiles. Stretches of rows begin at a multiple of [`Layout::unit`] elements.
+pub trait Codec: Debug + Send + Sync {
+    /// The largest magnitude that it can encode, since scales have to hold it. Larger values are
+    /// found before a tile is encoded.
+    fn limit(&self) -> f32 {
+        f32::MAX
+    }
 
-    /// The scale of a group of that range before it is rounded to the scale dtype.
-    fn exact_scale(&self, range: Bounds, symmetric: bool) -> f64;
+    /// Whether the scales of groups with these bounds are numbers of the scale dtype. Where they are
+    /// not, the layer takes float32 scales.
+    fn fits(&self, layout: &Layout, source: Float, bounds: &[Bounds]) -> bool {
+        let _ = (layout, source, bounds);
+        true
+    }
+
+    /// Choose the scales of groups of these bounds, where several rows share one: then tiles are
+    /// encoded with scales that are known.
+    fn fit(&self, layout: &Layout, bounds: &[Bounds], scales: &mut [f32]) {
+        let _ = (layout, bounds, scales);
+    }
 
     /// Write a tile's codes and scales, and add its values and their errors to `sums`: one for all of
     /// its rows, or one for each of several parts of equally many rows. `buffers` are there to work
-    /// in, and `next` to be looked at beforehand, or to be left alone.
+    /// in, and `next` to be looked at beforehand, or to be left alone. Scales that [`Codec::fit`] has
+    /// chosen are in `out` already.
     ///
-    /// It can't fail: every value is finite, every scale fits the scale dtype.
+    /// It can't fail: every value is finite and within the limit, every scale fits its dtype.
     fn encode(
         &self,
         level: Level,
@@ -112,10 +156,13 @@ pub trait Scheme: Debug + Send + Sync {
         next: Option<&mut Next<'_>>,
     );
 
-    /// Write into `values` what a tile's codes decode to, which is what [`Scheme::encode`] compared
-    /// the values with. `buffer` is there to work in.
+    /// Write into `values` what a tile's codes decode to, which is what [`Codec::encode`] compared
+    /// the values with. Any bytes decode to something. `buffer` is there to work in.
     fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]);
 
     /// Why these zero points can't be this scheme's, if they can't.
-    fn check_zero_points(&self, zero_points: &[u8]) -> Option<String>;
+    fn check(&self, zero_points: &[u8]) -> Option<String> {
+        let _ = zero_points;
+        None
+    }
 }

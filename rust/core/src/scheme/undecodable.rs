@@ -1,10 +1,15 @@
-//! For tests: int8, whose decoder panics.
+//! For tests: int8, which does not keep its promise not to fail.
 
 use super::affine::INT8;
-use super::{RowLayout, Scheme, Sums};
-use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
+use super::{Bound, Codec, Geometry, Scheme, Sums};
+use crate::dtype::Float;
+use crate::error::Unfit;
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Next, Tile, Values};
 use crate::lanes::Level;
+use crate::scheme::Layout;
+use crate::settings::Settings;
 
+/// It can't encode 13, and decodes nothing.
 #[derive(Debug)]
 pub(super) struct Undecodable;
 
@@ -12,23 +17,18 @@ impl Scheme for Undecodable {
     fn name(&self) -> &'static str {
         "undecodable"
     }
-    fn code_bits(&self) -> u64 {
-        INT8.code_bits()
+    fn defaults(&self) -> Settings {
+        INT8.defaults()
     }
-    fn default_group_size(&self) -> i64 {
-        INT8.default_group_size()
+    fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
+        let bound = INT8.bind(geometry, settings)?;
+        Ok(Bound { scheme: self, codec: self, ..bound })
     }
-    fn default_symmetric(&self) -> bool {
-        INT8.default_symmetric()
-    }
-    fn row_layout(&self, grouping: &Grouping) -> RowLayout {
-        INT8.row_layout(grouping)
-    }
-    fn stretch_bytes(&self, elements: usize) -> usize {
-        INT8.stretch_bytes(elements)
-    }
-    fn exact_scale(&self, range: Bounds, symmetric: bool) -> f64 {
-        INT8.exact_scale(range, symmetric)
+}
+
+impl Codec for Undecodable {
+    fn fits(&self, layout: &Layout, source: Float, bounds: &[Bounds]) -> bool {
+        INT8.fits(layout, source, bounds)
     }
     fn encode(
         &self,
@@ -39,12 +39,11 @@ impl Scheme for Undecodable {
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     ) {
+        let thirteen = matches!(tile.values, Values::Float32(values) if values.contains(&13.0));
+        assert!(!thirteen, "thirteen");
         INT8.encode(level, tile, out, buffers, sums, next);
     }
     fn decode(&self, _: Level, _: &Codes<'_>, _: &mut Vec<u8>, _: &mut [f32]) {
         panic!("undecodable");
-    }
-    fn check_zero_points(&self, zero_points: &[u8]) -> Option<String> {
-        INT8.check_zero_points(zero_points)
     }
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
 
 use super::safetensors_writer::TensorSpec;
-use crate::dequantize::row::{Columns, Rows, Sound};
 use crate::dtype::ScaleDtype;
 use crate::error::{CallError, Error};
 use crate::kernel::tile::Grouping;
+use crate::relation::quantized::read::{Columns, Rows, Sound};
 use crate::relation::quantized::shapes;
-use crate::scheme::Scheme;
+use crate::scheme::Layout;
 
 /// What modules' quantized parameters are called after.
 const WEIGHT: &str = ".weight";
@@ -109,8 +109,9 @@ pub fn tensors(batch: &RecordBatch) -> Result<RecordBatch, Error> {
                 let data = rows.data(row).unwrap_or_default().to_vec();
                 out.push(name.to_owned(), dtype, offset, data);
             }
-            Sound::Encoded { scheme, rows: count, grouping, .. } => {
-                let of = Encoded { rows: &rows, row, name, scheme, count, grouping, offset };
+            Sound::Encoded { bound, .. } => {
+                let layout = bound.layout;
+                let of = Encoded { rows: &rows, row, name, layout, offset };
                 of.push(&mut out).map_err(fail)?;
             }
         }
@@ -154,41 +155,40 @@ struct Encoded<'a> {
     rows: &'a Rows,
     row: usize,
     name: &'a str,
-    scheme: &'static dyn Scheme,
-    count: usize,
-    grouping: Grouping,
+    layout: Layout,
     offset: i64,
 }
 
 impl Encoded<'_> {
     fn push(&self, out: &mut Out) -> Result<(), String> {
-        let Self { rows, row, grouping, .. } = self;
-        let layout = self.scheme.row_layout(grouping);
+        let Self { rows, row, layout, .. } = self;
+        let Grouping { columns, scale_dtype, .. } = layout.grouping;
+        let groups = layout.grouping.groups();
         let module = self.name.strip_suffix(WEIGHT).unwrap_or(self.name);
         let first = usize::try_from(self.offset).map_err(|error| error.to_string())?;
-        let per_word = 32 / self.scheme.code_bits() as usize;
-        let asymmetric = layout.zero_points > 0;
-        if asymmetric && !first.is_multiple_of(grouping.columns * per_word) {
+        let (per_word, word) = layout.block;
+        let asymmetric = layout.zero_point_bits.is_some();
+        if asymmetric && !first.is_multiple_of(columns * per_word) {
             return Err("a part begins within a word of packed zero points. Quantize the layer \
                         with larger parts"
                 .into());
         }
-        let first = first / grouping.columns;
+        let first = first / columns;
         let name = |suffix: &str| format!("{module}.weight_{suffix}");
         let at = |per_row: usize| (first * per_row) as i64;
         let data = rows.data(*row).unwrap_or_default().to_vec();
-        out.push(name("packed"), "I32", at(layout.data / 4), data);
-        let scales = scale_bytes(rows.scales(*row).unwrap_or_default(), grouping.scale_dtype);
-        out.push(name("scale"), grouping.scale_dtype.name(), at(layout.scales), scales);
+        out.push(name("packed"), "I32", at(layout.row_bytes / word), data);
+        let scales = scale_bytes(rows.encodings.scales(*row).unwrap_or_default(), scale_dtype);
+        out.push(name("scale"), scale_dtype.name(), at(groups), scales);
         if first == 0 {
-            let shape = rows.layer_shape(*row, self.count, grouping.columns);
+            let shape = rows.layer_shape(*row, layout.rows, columns);
             let shape = shape.iter().flat_map(|dimension| dimension.to_le_bytes()).collect();
             out.push(name("shape"), "I64", 0, shape);
         }
-        if layout.zero_points > 0 {
-            let points = rows.zero_points(*row).unwrap_or_default();
-            let words = pack_columns(points, layout.zero_points, per_word);
-            let at = (first / per_word * layout.zero_points) as i64;
+        if asymmetric {
+            let points = rows.encodings.zero_points(*row).unwrap_or_default();
+            let words = pack_columns(points, groups, per_word);
+            let at = (first / per_word * groups) as i64;
             out.push(name("zero_point"), "I32", at, words);
         }
         Ok(())

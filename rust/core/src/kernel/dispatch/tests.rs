@@ -7,7 +7,8 @@ use crate::kernel::dispatch;
 use crate::kernel::squares::PRECISION;
 use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Tile, Values};
 use crate::lanes::{LINE, Level};
-use crate::scheme::{self, Sums};
+use crate::scheme::{self, Geometry, Sums};
+use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SYMMETRIC, Settings, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Numbers {
@@ -49,6 +50,10 @@ fn everything(
     bytes: &[u8],
 ) -> Everything {
     let Ok(scheme::Choice::Encode(scheme)) = scheme::find(name) else { unreachable!() };
+    let settings = Settings::default()
+        .with(GROUP_SIZE, Value::Integer(grouping.group_size as i64))
+        .with(SYMMETRIC, Value::Flag(grouping.symmetric))
+        .with(SCALE_DTYPE, Value::Choice(grouping.scale_dtype.name()));
     let (columns, group_size) = (grouping.columns, grouping.group_size);
     let count = bytes.len() / source.width();
     let rows = count / columns;
@@ -74,10 +79,11 @@ fn everything(
             assert_eq!(survey(&bytes[..halves.len()], &mut same), all_finite);
         }
     }
-    let layout = scheme.row_layout(&grouping);
-    let mut data = vec![0; rows * layout.data];
-    let mut scales = vec![0.0; rows * layout.scales];
-    let mut zero_points = vec![0; rows * layout.zero_points];
+    let bound = scheme.bind(&Geometry { rows, columns, source }, &settings).unwrap();
+    let (layout, scheme) = (bound.layout, bound.codec);
+    let mut data = vec![0; layout.data_bytes().unwrap()];
+    let mut scales = vec![0.0; layout.scale_count().unwrap()];
+    let mut zero_points = vec![0; layout.zero_point_count().unwrap()];
     // Two rows of the tensor a part, where that comes out even.
     let parts = if rows.is_multiple_of(2) { rows / 2 } else { rows };
     let part = count / parts;

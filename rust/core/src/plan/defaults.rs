@@ -1,13 +1,14 @@
 //! What is done with a layer that nobody has said anything of: neither its row, nor a plan, nor a
 //! rule.
 
-use crate::dtype::{self, Float, ScaleDtype};
-use crate::kernel::tile::Grouping;
-use crate::layer::{Described, Job, Shape, element_product, group_size};
-use crate::options::{Asked, Options, PlanRow};
+use super::asked::Asked;
+use super::options::Options;
+use super::table::{Plan, PlanRow};
+use crate::dtype::{self, Float};
+use crate::relation::described::{Described, Shape, element_product};
 use crate::relation::weights::Weights;
 use crate::role::Role;
-use crate::scheme::Choice;
+use crate::scheme::{Choice, Geometry};
 
 /// A last dimension below this is no matrix worth quantizing.
 const SMALLEST_ROW: usize = 32;
@@ -59,24 +60,15 @@ pub(crate) fn source_bytes(described: &Described<'_>) -> Option<i64> {
 }
 
 /// Bytes of a layer that is encoded as asked; `None` where it can't be.
-pub(crate) fn encoded_bytes(
-    asked: &Asked,
-    described: &Described<'_>,
-    options: &Options,
-) -> Option<i64> {
+pub(crate) fn encoded_bytes(asked: &Asked, described: &Described<'_>) -> Option<i64> {
     let source = Float::from_name(described.dtype?)?;
     let Ok(Choice::Encode(scheme)) = asked.choice() else {
         return None;
     };
     let columns = described.shape.as_deref()?.last().map_or(1, |&last| last as usize);
     let count = element_count(described).filter(|&count| count > 0)?;
-    let grouping = Grouping {
-        columns,
-        group_size: group_size(asked.group_size, columns),
-        symmetric: asked.symmetric.unwrap_or_else(|| scheme.default_symmetric()),
-        scale_dtype: options.scale_dtype.unwrap_or(ScaleDtype::of_source(source)),
-    };
-    let bits = Job { scheme, source, grouping, rows: count / columns }.bits()?;
+    let geometry = Geometry { rows: count / columns, columns, source };
+    let bits = asked.bind(scheme, &geometry).ok()?.layout.bits()?;
     i64::try_from(bits.div_ceil(8)).ok()
 }
 
@@ -94,7 +86,7 @@ pub(crate) fn decide<'a>(
     if let Some(reason) = weights.keep_reason(row) {
         return Err(Reason::Said(reason));
     }
-    let asked = Asked::of(weights, row, &PlanRow::EMPTY, options);
+    let asked = Asked::of(weights, row, &PlanRow::empty(), options);
     let name = described.dtype.unwrap_or("");
     if weights.earlier(row).is_some() || dtype::canonical(name).is_none() {
         return match asked.choice() {
@@ -120,9 +112,27 @@ pub(crate) fn decide<'a>(
     let Ok(Choice::Encode(_)) = asked.choice() else {
         return Err(Reason::KeptByUser);
     };
-    let bytes = encoded_bytes(&asked, described, options).ok_or(Reason::NoGain)?;
+    let bytes = encoded_bytes(&asked, described).ok_or(Reason::NoGain)?;
     match source_bytes(described) {
         Some(source) if bytes >= source => Err(Reason::NoGain),
         _ => Ok((asked, Some(bytes))),
+    }
+}
+
+/// What is asked of row `row`. Of one that has a role, and of which nothing is said, the default for
+/// such layers.
+pub(crate) fn resolve(weights: &Weights, row: usize, plan: &Plan, options: &Options) -> Asked {
+    let planned = weights.name(row).and_then(|name| plan.find(name));
+    let has_role = weights.role(row).and_then(Role::from_name).is_some();
+    if has_role && planned.is_none() && weights.plan(row).0.is_none() {
+        let layer = whole_layer(weights, row);
+        return match decide(weights, row, &layer, options, false) {
+            Ok((asked, _)) => asked,
+            Err(_) => Asked::keep(),
+        };
+    }
+    match planned {
+        Some((_, planned)) => Asked::of(weights, row, planned, options),
+        None => Asked::of(weights, row, &PlanRow::empty(), options),
     }
 }

@@ -3,15 +3,18 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
-use crate::defaults::{self, Reason};
+use super::asked::Asked;
+use super::defaults::{self, Reason};
+use super::options::Options;
+use super::table::{Plan, PlanRow};
 use crate::error::{CallError, Error};
-use crate::layer::Described;
-use crate::options::{Asked, Options, PlanRow, Rules};
 use crate::relation::columns::shape_type;
+use crate::relation::described::Described;
 use crate::relation::quantized::shapes;
+use crate::relation::settings;
 use crate::relation::weights::{Weights, WeightsSchema};
 use crate::scheme::{self, Choice};
 use crate::selection::Selection;
@@ -34,7 +37,9 @@ pub struct Planner {
     options: Options,
     keep: Selection,
     include: Selection,
-    rules: Rules,
+    rules: Plan,
+    /// Which of its rows were the first to match a layer.
+    followed: Vec<bool>,
     schema: SchemaRef,
 }
 
@@ -65,7 +70,7 @@ impl Planner {
         options: Options,
         keep: &[String],
         include: &[String],
-        rules: Rules,
+        rules: Plan,
     ) -> Result<Self, CallError> {
         let described = ["shape", "dtype"].iter().all(|name| schema.index_of(name).is_ok());
         let weights = if described {
@@ -74,7 +79,8 @@ impl Planner {
             WeightsSchema::try_new(schema)?
         };
         let (keep, include) = (Selection::try_new(keep)?, Selection::try_new(include)?);
-        Ok(Self { weights, options, keep, include, rules, schema: plan_schema() })
+        let followed = vec![false; rules.names().count()];
+        Ok(Self { weights, options, keep, include, rules, followed, schema: plan_schema() })
     }
 
     /// The plan's schema.
@@ -84,7 +90,9 @@ impl Planner {
 
     /// What of `keep` and of `include` no layer matched so far, and the rules that none was to follow.
     pub fn unmatched(&self) -> [Vec<String>; 3] {
-        [self.keep.unmatched(), self.include.unmatched(), self.rules.unmatched()]
+        let rules = self.rules.names().zip(&self.followed).filter(|(_, followed)| !**followed);
+        let rules = rules.map(|(name, _)| name.to_owned()).collect();
+        [self.keep.unmatched(), self.include.unmatched(), rules]
     }
 
     /// The plan's rows for the next batch.
@@ -108,17 +116,21 @@ impl Planner {
         let keeps = self.keep.matches(name, role);
         let included = self.include.matches(name, role);
         let ruled = name.and_then(|name| self.rules.find(name));
+        if let Some((at, _)) = ruled {
+            self.followed[at] = true;
+        }
         // What the row itself says comes first, as when it is quantized.
         let own = weights.plan(row).0.is_some();
         let asked = if keeps && !own {
             Err(Reason::KeptByUser)
         } else if own || ruled.is_some() {
-            let planned = ruled.unwrap_or(&PlanRow::EMPTY);
+            let nothing = PlanRow::empty();
+            let planned = ruled.map_or(&nothing, |(_, planned)| planned);
             let asked = Asked::of(weights, row, planned, &self.options);
             match asked.choice() {
                 Ok(Choice::Keep) => Err(Reason::KeptByUser),
                 _ => {
-                    let bytes = defaults::encoded_bytes(&asked, &described, &self.options);
+                    let bytes = defaults::encoded_bytes(&asked, &described);
                     Ok((asked, bytes))
                 }
             }
@@ -153,34 +165,39 @@ fn often_kept(name: &str) -> Option<String> {
 }
 
 fn plan_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
+    let mut fields = vec![
         Field::new("layer_name", DataType::Utf8, true),
         Field::new("shape", shape_type(), true),
         Field::new("dtype", DataType::Utf8, true),
         Field::new("role", DataType::Utf8, true),
         Field::new("scheme", DataType::Utf8, true),
-        Field::new("group_size", DataType::Int64, true),
-        Field::new("is_symmetric", DataType::Boolean, true),
+    ];
+    fields.extend(settings::fields());
+    fields.extend([
         Field::new("source_bytes", DataType::Int64, true),
         Field::new("predicted_bytes", DataType::Int64, true),
         Field::new("reason", DataType::Utf8, true),
         Field::new("note", DataType::Utf8, true),
         Field::new("companion_of", DataType::Utf8, true),
         Field::new("stack_axis", DataType::Int64, true),
-    ]))
+    ]);
+    Arc::new(Schema::new(fields))
 }
 
 fn table(schema: &SchemaRef, rows: &[Planned<'_>]) -> Result<RecordBatch, ArrowError> {
     let asked = || rows.iter().map(|row| row.asked.as_ref());
     let schemes = asked().map(|asked| Some(asked.map_or(scheme::NONE, Asked::name)));
-    let columns: Vec<ArrayRef> = vec![
+    let mut columns: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|row| row.name).collect::<StringArray>()),
         Arc::new(shapes(rows.iter().map(|row| row.described.shape.as_deref()))),
         Arc::new(rows.iter().map(|row| row.described.dtype).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.role).collect::<StringArray>()),
         Arc::new(schemes.collect::<StringArray>()),
-        Arc::new(asked().map(|asked| asked?.group_size).collect::<Int64Array>()),
-        Arc::new(asked().map(|asked| asked?.symmetric).collect::<BooleanArray>()),
+    ];
+    columns.extend(settings::written(
+        asked().map(|asked| asked.map(Asked::settings).unwrap_or_default()),
+    ));
+    let others: [ArrayRef; 6] = [
         Arc::new(rows.iter().map(|row| row.source_bytes).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|row| row.bytes).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|row| row.reason).collect::<StringArray>()),
@@ -188,5 +205,6 @@ fn table(schema: &SchemaRef, rows: &[Planned<'_>]) -> Result<RecordBatch, ArrowE
         Arc::new(rows.iter().map(|row| row.companion_of).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.stack_axis).collect::<Int64Array>()),
     ];
+    columns.extend(others);
     RecordBatch::try_new(Arc::clone(schema), columns)
 }

@@ -12,6 +12,8 @@ use arrow_buffer::{NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 use bytemuck::Pod;
 
+pub(crate) mod read;
+
 use super::columns::{Carried, shape_type};
 use super::output_schema;
 use crate::memory::Output;

@@ -1,0 +1,31 @@
+//! The options of a call.
+
+use crate::error::{CallError, InvalidSetting};
+use crate::scheme::{self, Choice};
+use crate::settings::Settings;
+
+/// The options of a call, for the rows that no plan says otherwise of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What to do.
+    pub scheme: Choice,
+    /// How; rows whose plan gives them another scheme take of it what that has.
+    pub settings: Settings,
+}
+
+impl Options {
+    /// Options from a scheme's name.
+    ///
+    /// # Errors
+    /// There is no such scheme, it lacks a setting that is given, or one can't be.
+    pub fn try_new(scheme: &str, settings: Settings) -> Result<Self, CallError> {
+        settings.check_group_size()?;
+        let scheme = scheme::find(scheme)?;
+        if let Choice::Encode(found) = scheme
+            && let Some(setting) = settings.beyond(&found.defaults())
+        {
+            return Err(InvalidSetting::lacks(found.name(), setting.name).into());
+        }
+        Ok(Self { scheme, settings })
+    }
+}

@@ -1,0 +1,357 @@
+//! Reading the quantized relation, row by row, believing nothing that it says.
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, DataType, Schema};
+
+use super::RESERVED;
+use crate::dtype::Float;
+use crate::error::{CallError, InvalidSetting, RowError};
+use crate::relation::bytes::Bytes;
+use crate::relation::columns::{self, Carried, Finder, list_item};
+use crate::relation::described::{Described, Shape, check_shape, element_product};
+use crate::relation::errors::{Earlier, EarlierSchema};
+use crate::relation::exact;
+use crate::relation::settings::{SettingColumns, SettingRows};
+use crate::relation::shapes::Shapes;
+use crate::relation::text::Text;
+use crate::scheme::{self, Bound, Choice, Codes, Geometry, Grouping, Layout};
+use crate::settings::{self, Settings, Value};
+use crate::tile::Place;
+
+const DATA: &str = "binary, large_binary or binary_view";
+const SCALES: &str =
+    "a list, large_list or fixed_size_list of float32, or of float64 of the same values";
+const ZERO_POINTS: &str = "a list, large_list or fixed_size_list of any integer type";
+
+/// What a row says of how it is encoded, beside its scheme. How parameters were found makes no
+/// difference to who reads them.
+const READ: [usize; 4] =
+    [settings::GROUP_SIZE, settings::GROUP_ROWS, settings::SYMMETRIC, settings::SCALE_DTYPE];
+
+/// Where the columns of a quantized relation are.
+#[derive(Clone, Debug)]
+pub(crate) struct Columns {
+    name: usize,
+    dtype: usize,
+    shape: usize,
+    data: usize,
+    encodings: EncodingColumns,
+    layer_shape: Option<usize>,
+    earlier: Option<EarlierSchema>,
+    pub(crate) carried: Carried,
+}
+
+impl Columns {
+    pub(crate) fn try_new(schema: &Schema) -> Result<Self, CallError> {
+        let finder = Finder::new(schema, "Quantized relations");
+        let required = |name, expected, index| finder.required(name, expected, index);
+        required("group_size", columns::INTEGER, finder.integer("group_size")?)?;
+        required("is_symmetric", "boolean", finder.boolean("is_symmetric")?)?;
+        Ok(Self {
+            name: required("layer_name", columns::TEXT, finder.text("layer_name")?)?,
+            dtype: required("dtype", columns::TEXT, finder.text("dtype")?)?,
+            shape: required("shape", columns::SHAPE, finder.shape("shape")?)?,
+            data: buffer(schema, &finder, "data", DATA, is_binary)?,
+            encodings: EncodingColumns::find(schema, &finder)?,
+            layer_shape: finder.shape("layer_shape").ok().flatten(),
+            earlier: EarlierSchema::find(&finder)?,
+            carried: Carried::try_new(schema, &RESERVED, &RESERVED)?,
+        })
+    }
+
+    pub(crate) fn bind(&self, batch: &RecordBatch) -> Result<Rows, ArrowError> {
+        let column = |index: usize| batch.column(index);
+        Ok(Rows {
+            names: Text::try_new(column(self.name))?,
+            dtypes: Text::try_new(column(self.dtype))?,
+            shapes: Shapes::try_new(column(self.shape))?,
+            data: Bytes::try_new(column(self.data))?,
+            encodings: self.encodings.bind(batch.columns())?,
+            layer_shapes: self.layer_shape.map(|i| Shapes::try_new(column(i))).transpose()?,
+            earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
+            carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
+            len: batch.num_rows(),
+        })
+    }
+}
+
+fn is_binary(found: &DataType) -> bool {
+    matches!(found, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
+}
+
+/// A required column that [`Bytes`] reads; one of nothing but nulls may have lost its type.
+fn buffer(
+    schema: &Schema,
+    finder: &Finder<'_>,
+    column: &'static str,
+    expected: &'static str,
+    fits: impl Fn(&DataType) -> bool,
+) -> Result<usize, CallError> {
+    let index = finder.required(column, expected, schema.index_of(column).ok())?;
+    let found = schema.field(index).data_type();
+    let viewed = matches!(found, DataType::ListView(_) | DataType::LargeListView(_));
+    if *found == DataType::Null || (fits(found) && !viewed) {
+        return Ok(index);
+    }
+    let (column, found) = (column.to_owned(), found.to_string());
+    Err(CallError::WrongType { column, expected, found, hint: "" })
+}
+
+/// Where it stands how rows are encoded, and with which parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct EncodingColumns {
+    scheme: usize,
+    settings: SettingColumns,
+    scales: usize,
+    zero_points: usize,
+}
+
+impl EncodingColumns {
+    pub(crate) fn find(schema: &Schema, finder: &Finder<'_>) -> Result<Self, CallError> {
+        Ok(Self {
+            scheme: finder.required("scheme", columns::TEXT, finder.text("scheme")?)?,
+            settings: SettingColumns::find_some(finder, &READ)?,
+            scales: buffer(schema, finder, "scales", SCALES, |found| {
+                matches!(list_item(found), Some(DataType::Float32 | DataType::Float64))
+            })?,
+            zero_points: buffer(schema, finder, "zero_points", ZERO_POINTS, |found| {
+                list_item(found).is_some_and(DataType::is_integer)
+            })?,
+        })
+    }
+
+    /// The columns, of those of a batch.
+    pub(crate) fn bind(&self, columns: &[ArrayRef]) -> Result<Encodings, ArrowError> {
+        let scales = exact::float32_lists(&columns[self.scales], "scales")?;
+        let zero_points = exact::uint8_lists(&columns[self.zero_points], "zero_points")?;
+        Ok(Encodings {
+            schemes: Text::try_new(&columns[self.scheme])?,
+            settings: self.settings.bind(columns)?,
+            scales: Bytes::try_new(&scales)?,
+            zero_points: Bytes::try_new(&zero_points)?,
+        })
+    }
+}
+
+/// How rows are encoded, and with which parameters.
+pub(crate) struct Encodings {
+    schemes: Text,
+    settings: SettingRows,
+    scales: Option<Bytes>,
+    zero_points: Option<Bytes>,
+}
+
+/// A row that can be decoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sound {
+    Kept,
+    Encoded { bound: Bound, source: Float },
+}
+
+pub(crate) fn invalid(why: impl Into<String>) -> RowError {
+    let why: String = why.into();
+    RowError::InvalidQuantized(why.trim_end_matches('.').to_owned())
+}
+
+impl Encodings {
+    pub(crate) fn scales(&self, row: usize) -> Option<&[u8]> {
+        self.scales.as_ref()?.get(row)
+    }
+
+    pub(crate) fn zero_points(&self, row: usize) -> Option<&[u8]> {
+        self.zero_points.as_ref()?.get(row)
+    }
+
+    /// Whether `data` and the parameters of row `row` make a matrix of that shape.
+    pub(crate) fn check(
+        &self,
+        row: usize,
+        data: &[u8],
+        dtype: Option<&str>,
+        shape: Result<&[i64], RowError>,
+    ) -> Result<Sound, RowError> {
+        let scheme = self.schemes.get(row).ok_or_else(|| invalid("scheme is null"))?;
+        let choice = scheme::find(scheme).map_err(|error| invalid(error.to_string()))?;
+        let Choice::Encode(scheme) = choice else {
+            // A kept layer of a dtype that nobody knows may have no shape.
+            let known = dtype.is_some_and(|dtype| crate::dtype::block(dtype).is_some());
+            if let (Some(dtype), true) = (dtype, known) {
+                let shape = shape.map_err(|error| invalid(error.to_string()))?;
+                check_shape(shape, dtype, data.len())
+                    .map_err(|error| invalid(error.to_string()))?;
+            }
+            return Ok(Sound::Kept);
+        };
+        let shape = shape.map_err(|error| invalid(error.to_string()))?;
+        let source = dtype.and_then(Float::from_name).ok_or_else(|| {
+            invalid(format!("dtype '{}' is none that is quantized", dtype.unwrap_or("null")))
+        })?;
+        let count = element_product(shape).map_err(|error| invalid(error.to_string()))?;
+        if count == 0 {
+            return Err(invalid("the shape has no elements"));
+        }
+        let columns = shape.last().map_or(1, |&last| last as usize);
+        let geometry = Geometry { rows: count / columns, columns, source };
+        let settings = self.settings(row, &scheme.defaults())?;
+        let bound =
+            scheme.bind(&geometry, &settings).map_err(|unfit| invalid(unfit.to_string()))?;
+        self.check_sizes(row, data, &bound)?;
+        Ok(Sound::Encoded { bound, source })
+    }
+
+    fn check_sizes(&self, row: usize, data: &[u8], bound: &Bound) -> Result<(), RowError> {
+        let Bound { layout, codec, .. } = bound;
+        let expect = |what: &str, found: usize, expected: Option<usize>| {
+            if expected == Some(found) {
+                return Ok(());
+            }
+            let expected = expected.map_or("too many".to_owned(), |count| count.to_string());
+            Err(invalid(format!("{what}: {found}, but the shape asks for {expected}")))
+        };
+        expect("bytes of data", data.len(), layout.data_bytes())?;
+        if layout.has_scales {
+            let scales = self.scales(row).ok_or_else(|| invalid("scales are null"))?;
+            expect("scales", scales.len() / 4, layout.scale_count())?;
+            check_nulls("scales", self.scales.as_ref(), row)?;
+            check_scales(scales)?;
+        }
+        if layout.zero_point_bits.is_some() {
+            let points = self.zero_points(row).ok_or_else(|| invalid("zero_points are null"))?;
+            expect("zero_points", points.len(), layout.zero_point_count())?;
+            check_nulls("zero_points", self.zero_points.as_ref(), row)?;
+            codec.check(points).map_or(Ok(()), |why| Err(invalid(why)))?;
+        }
+        Ok(())
+    }
+
+    /// What the row says of the settings that the scheme has.
+    fn settings(&self, row: usize, defaults: &Settings) -> Result<Settings, RowError> {
+        let said = self.settings.get(row);
+        let mut said = said.map_err(|InvalidSetting(why)| invalid(why))?.only(defaults);
+        // Null is one row; and what scales were rounded to makes no difference to who reads them.
+        for (setting, value) in [
+            (settings::GROUP_ROWS, Value::Integer(1)),
+            (settings::SCALE_DTYPE, Value::Choice("F32")),
+            (settings::SEARCH, Value::Choice("none")),
+        ] {
+            said.set(setting, said.get(setting).or(Some(value)));
+        }
+        match defaults.beyond(&said) {
+            Some(setting) => Err(invalid(format!("{} is null", setting.column))),
+            None => Ok(said.only(defaults)),
+        }
+    }
+
+    /// The codes of one tile of row `row`, which [`Encodings::check`] found sound.
+    pub(crate) fn codes<'a>(
+        &'a self,
+        row: usize,
+        data: &'a [u8],
+        layout: &Layout,
+        place: &Place,
+    ) -> TileCodes<'a> {
+        let mut scales = Vec::new();
+        if layout.has_scales {
+            let all = self.scales(row).unwrap_or(&[]).as_chunks::<4>().0;
+            for groups in place.parameters(layout) {
+                scales.extend(all[groups].iter().map(|scale| f32::from_le_bytes(*scale)));
+            }
+        }
+        TileCodes {
+            grouping: layout.grouping,
+            width: place.width,
+            phase: place.phase,
+            data: &data[place.data(layout)],
+            scales,
+            zero_points: match self.zero_points(row) {
+                Some(points) if layout.zero_point_bits.is_some() => &points[place.groups.clone()],
+                _ => &[],
+            },
+        }
+    }
+}
+
+fn check_nulls(what: &str, list: Option<&Bytes>, row: usize) -> Result<(), RowError> {
+    match list.and_then(|list| list.null_elements(row)) {
+        Some((first, _)) => Err(invalid(format!("{what} have a null at {first}"))),
+        None => Ok(()),
+    }
+}
+
+/// A batch of the quantized relation.
+pub(crate) struct Rows {
+    pub(crate) names: Text,
+    dtypes: Text,
+    shapes: Shapes,
+    data: Option<Bytes>,
+    pub(crate) encodings: Encodings,
+    layer_shapes: Option<Shapes>,
+    earlier: Option<Earlier>,
+    pub(crate) carried: Vec<ArrayRef>,
+    pub(crate) len: usize,
+}
+
+impl Rows {
+    pub(crate) fn name(&self, row: usize) -> Option<&str> {
+        self.names.get(row)
+    }
+
+    pub(crate) fn data(&self, row: usize) -> Option<&[u8]> {
+        self.data.as_ref()?.get(row)
+    }
+
+    /// The shape of the layer that a row of `rows` rows is, or is a part of.
+    pub(crate) fn layer_shape(&self, row: usize, rows: usize, columns: usize) -> [i64; 2] {
+        let shape = self.layer_shapes.as_ref().and_then(|shapes| shapes.get(row).ok());
+        match shape {
+            Some(&[rows, columns]) => [rows, columns],
+            _ => [rows as i64, columns as i64],
+        }
+    }
+
+    /// What row `row` says of its tensor, and whether it can be decoded.
+    pub(crate) fn check(&self, row: usize) -> (Described<'_>, Result<Sound, RowError>) {
+        let shape = self.shapes.get(row);
+        let described = Described {
+            dtype: self.dtypes.get(row),
+            shape: shape.as_ref().ok().map(|shape| Shape::Given(shape)),
+        };
+        if let Some(error) = self.earlier.as_ref().and_then(|earlier| earlier.get(row)) {
+            return (described, Err(error));
+        }
+        let data = self.data(row).ok_or_else(|| invalid("data is null"));
+        let fate = data.and_then(|data| self.encodings.check(row, data, described.dtype, shape));
+        (described, fate)
+    }
+
+    /// The codes of one tile of row `row`, which [`Rows::check`] found sound.
+    pub(crate) fn codes(&self, row: usize, layout: &Layout, place: &Place) -> TileCodes<'_> {
+        self.encodings.codes(row, self.data(row).unwrap_or(&[]), layout, place)
+    }
+}
+
+/// A tile's codes, with scales read from bytes of any alignment.
+pub(crate) struct TileCodes<'a> {
+    grouping: Grouping,
+    width: usize,
+    phase: usize,
+    data: &'a [u8],
+    scales: Vec<f32>,
+    zero_points: &'a [u8],
+}
+
+impl TileCodes<'_> {
+    pub(crate) fn borrow(&self) -> Codes<'_> {
+        let Self { grouping, width, phase, data, scales, zero_points } = self;
+        let (grouping, width, phase) = (*grouping, *width, *phase);
+        Codes { grouping, width, phase, data, scales, zero_points }
+    }
+}
+
+fn check_scales(scales: &[u8]) -> Result<(), RowError> {
+    let (scales, _) = scales.as_chunks::<4>();
+    match scales.iter().position(|scale| !f32::from_le_bytes(*scale).is_finite()) {
+        Some(at) => Err(invalid(format!("the scale of group {at} is not finite"))),
+        None => Ok(()),
+    }
+}
