@@ -174,7 +174,9 @@ def test_wrong_rules(layers: dict[str, Any], tmp_path: Path) -> None:
     def rules(**columns: Any) -> pa.Table:
         return pa.table({"layer_name": ["model.*"]} | columns)
 
-    with pytest.warns(aq.QuantizationWarning, match=r"no layer follows the plan's rows: 'nothing\*'"):
+    with pytest.warns(
+        aq.QuantizationWarning, match=r"no layer follows the plan's rows: 'nothing\*'"
+    ):
         aq.plan(layers, plan=pa.table({"layer_name": ["nothing*"], "scheme": ["int8"]}))
     with pytest.raises(ValueError, match="'q4' is 'int4' here"):
         aq.plan(layers, plan=rules(scheme=["q4"]))

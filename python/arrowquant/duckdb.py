@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_ONE = """STRUCT(
-    row_index BIGINT, layer_name VARCHAR, dtype VARCHAR, shape BIGINT[], scheme VARCHAR,
-    group_size BIGINT, is_symmetric BOOLEAN, data BLOB, scales FLOAT[], scale_dtype VARCHAR,
-    zero_points UTINYINT[], bits_per_weight DOUBLE, mse DOUBLE, max_abs_error DOUBLE, snr_db DOUBLE,
-    error_code VARCHAR, error_message VARCHAR, error_element BIGINT, error_count BIGINT
-)"""
 _WEIGHTS = """STRUCT(
     layer_name VARCHAR, dtype VARCHAR, shape BIGINT[], data FLOAT[],
     error_code VARCHAR, error_message VARCHAR, error_element BIGINT, error_count BIGINT
@@ -66,7 +60,9 @@ def register(
         duckdb.Error: The connection has functions of these names already.
         TypeError, ValueError: An option is wrong.
     """
-    struct, weights = connection.type(_ONE), connection.type(_WEIGHTS)
+    empty = pa.table({"layer_name": pa.array([], pa.string()), "data": _NO_VECTORS})
+    one = aq.quantize(empty).to_table().schema
+    struct, weights = connection.type(_struct(one)), connection.type(_WEIGHTS)
 
     def quantized(columns: dict[str, Any], shapes: pa.ChunkedArray) -> pa.ChunkedArray:
         table = pa.table(columns | _shapes(shapes, columns["data"], columns.get("dtype")))
@@ -111,6 +107,27 @@ def register(
             type="arrow",
             null_handling="special",
         )
+
+
+_NO_VECTORS = pa.array([], pa.list_(pa.float32()))
+_TYPES = {
+    pa.int64(): "BIGINT",
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.large_binary(): "BLOB",
+    pa.float64(): "DOUBLE",
+    pa.float32(): "FLOAT",
+    pa.uint8(): "UTINYINT",
+}
+
+
+def _struct(schema: pa.Schema) -> str:
+    """DuckDB's type of a row of that schema."""
+
+    def of(kind: pa.DataType) -> str:
+        return f"{of(kind.value_type)}[]" if pa.types.is_large_list(kind) else _TYPES[kind]
+
+    return f"STRUCT({', '.join(f'{field.name} {of(field.type)}' for field in schema)})"
 
 
 def _shapes(

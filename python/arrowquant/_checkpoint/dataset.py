@@ -46,7 +46,7 @@ class Dataset(Scan):
         return self._read(self.paths, None)
 
     def without_data(self) -> pa.RecordBatchReader:
-        payload = {"data", "scales", "zero_points"}
+        payload = set(_core.payload_columns())
         return self._read(self.paths, [name for name in self.schema.names if name not in payload])
 
     def _read(self, paths: Sequence[Path], columns: list[str] | None) -> pa.RecordBatchReader:

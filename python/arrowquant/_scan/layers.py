@@ -69,7 +69,7 @@ def layer_contents(scan: Scan, name: str) -> list[Any]:
             columns = found.schema.names
             data = found.select([n for n in ("layer_name", "dtype", "data") if n in columns])
             contents += _core.content_hashes(data, None)
-            contents += [found[n] for n in ("scales", "zero_points") if n in columns]
+            contents += [found[n] for n in _core.payload_columns()[1:] if n in columns]
     return contents
 
 

@@ -219,7 +219,7 @@ class _Columns:
         self._cuttable = data is None or not pa.types.is_fixed_size_list(_storage(data))
         suffices = "shape" in names and ("dtype" in names or self._dtype is not None)
         drop = not with_data and suffices and data is not None
-        payload = {"data", "scales", "zero_points"} if self._is_quantized else {"data"}
+        payload = set(_core.payload_columns()) if self._is_quantized else {"data"}
         self.stored = [name for name in names if not (drop and name in payload)]
         self._lacks_dtype = drop and "dtype" not in names
         self._annotations = None if self._is_quantized else annotations

@@ -110,8 +110,8 @@ impl Quantizer {
         pool: &ThreadPool,
         monitor: &Monitor,
     ) -> Result<Quantized, Error> {
-        let spread = (batch.num_rows() >= SPREAD).then_some(pool);
-        let weights = self.weights.bind_on(batch, spread)?;
+        let spread_out = (batch.num_rows() >= SPREAD).then_some(pool);
+        let weights = self.weights.bind_on(batch, spread_out)?;
         let mut rows = Rows::check(&weights, &self.plan, &self.options, pool);
         let failed = rows.failed();
         self.stop_if_failed(&weights, &failed)?;
@@ -125,9 +125,10 @@ impl Quantizer {
         let payload = run::run(&mut rows, &mut sums, fail_fast, pool, monitor)?;
         let failed = rows.failed();
         self.stop_if_failed(&weights, &failed)?;
+        let spread = output::scale_spread(&rows, &payload, pool);
         let (columns, (payload, errors)) = join(
-            spread,
-            || output::columns(&rows, &sums, pool),
+            spread_out,
+            || output::columns(&rows, &sums, spread, pool),
             || (payload.columns(), failed::error_columns(weights.len, &failed)),
         );
         let quantized = self.batches(&weights, columns, &failed, payload, errors)?;

@@ -189,6 +189,14 @@ impl Settings {
         }
     }
 
+    /// How parameters are chosen.
+    pub fn search(&self) -> &'static str {
+        match self.values[SEARCH] {
+            Some(Value::Choice(name)) => name,
+            _ => "none",
+        }
+    }
+
     /// Refuse group sizes that there can't be.
     ///
     /// # Errors

@@ -66,8 +66,8 @@ mod _core {
 
     #[pymodule_export]
     use super::{
-        dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata, schemes, select,
-        settings, thread_count, weight_bytes,
+        dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata, payload_columns,
+        schemes, select, settings, thread_count, weight_bytes,
     };
 
     #[pymodule_init]
@@ -85,7 +85,7 @@ fn error_codes() -> Vec<&'static str> {
 /// The names of all schemes, 'none' last.
 #[pyfunction]
 fn schemes() -> Vec<&'static str> {
-    scheme::ALL.iter().map(|scheme| scheme.name()).chain([scheme::NONE]).collect()
+    scheme::names().collect()
 }
 
 /// A setting's name, column, type in Python, choices, default and meaning.
@@ -104,6 +104,12 @@ fn settings() -> Vec<Setting> {
         (setting.name, setting.column, kind, choices, setting.default, setting.help)
     };
     arrowquant::settings::ALL.iter().map(told).collect()
+}
+
+/// The columns of the quantized relation that hold codes and parameters.
+#[pyfunction]
+fn payload_columns() -> [&'static str; 4] {
+    relation::quantized::PAYLOAD
 }
 
 /// The thread count that a call with `threads=asked` uses.

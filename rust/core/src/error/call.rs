@@ -101,10 +101,16 @@ pub enum CallError {
     },
     /// A file of a newer format than this version reads.
     #[error(
-        "the relation has format '{0}', newer than the '1' that this version reads. \
+        "the relation has format '{0}', newer than the '2' that this version reads. \
          Upgrade arrowquant."
     )]
     NewerFormat(String),
+    /// A file of an older format than this version reads.
+    #[error(
+        "the relation has format '{0}', older than the '2' that this version reads. Quantize its \
+         source again."
+    )]
+    OlderFormat(String),
     /// A pattern that can't be matched.
     #[error("invalid pattern '{pattern}': {why}.")]
     InvalidPattern {

@@ -1,7 +1,7 @@
 //! Between the source's number types and float32.
 
 use crate::dtype::Float;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, MAGIC};
 
 /// Read little-endian numbers of type `source` as float32 (F64 rounded to nearest), from an address
 /// of any alignment.
@@ -58,6 +58,22 @@ pub(crate) fn f16_to_f32(half: u16) -> f32 {
     let scaled = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
     let special = if magnitude >= 0x0f80_0000 { 0x7f80_0000 } else { 0 };
     f32::from_bits(scaled | special | ((bits & 0x8000) << 16))
+}
+
+/// A finite float32 as binary16, rounded to nearest, ties to even; at most its largest value.
+#[inline(always)]
+pub(crate) fn f16_from_f32(value: f32) -> u16 {
+    narrow::<5, 10>(value, 0x7bff)
+}
+
+/// The nearest integer to a magnitude below 2^22, of two the one farther from zero, as C's `roundf`.
+#[inline(always)]
+pub(crate) fn round_away(value: f32) -> f32 {
+    let even = (value + MAGIC) - MAGIC;
+    let left = value - even;
+    let more = if left == 0.5 && value > 0.0 { 1.0 } else { 0.0 };
+    let less = if left == -0.5 && value < 0.0 { 1.0 } else { 0.0 };
+    even + more - less
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::block::{self, Block};
 use super::tile::{Bounds, Buffers, Codes, Encoded, Next, Tile};
 use super::{affine, convert, metrics, stream, survey};
 use crate::dtype::Float;
@@ -17,27 +18,27 @@ use crate::lanes::{Kind, Level};
 /// A function that runs `$body`, an `#[inline(always)]` function of [`Lanes`] and the arguments,
 /// compiled for the level.
 macro_rules! dispatch {
-    ($(#[$doc:meta])* $name:ident = $body:path, ($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
+    ($(#[$doc:meta])* $name:ident $(<$of:ident: $bound:path>)? = $body:path, ($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
         $(#[$doc])*
-        pub(crate) fn $name(level: Level, $($arg: $type),*) $(-> $result)? {
+        pub(crate) fn $name$(<$of: $bound>)?(level: Level, $($arg: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
-            fn avx2(lanes: crate::lanes::x86::Avx2, $($arg: $type),*) $(-> $result)? {
+            fn avx2$(<$of: $bound>)?(lanes: crate::lanes::x86::Avx2, $($arg: $type),*) $(-> $result)? {
                 $body(lanes, $($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512(lanes: crate::lanes::x86::Avx512, $($arg: $type),*) $(-> $result)? {
+            fn avx512$(<$of: $bound>)?(lanes: crate::lanes::x86::Avx512, $($arg: $type),*) $(-> $result)? {
                 $body(lanes, $($arg),*)
             }
             match level.kind {
                 Kind::Baseline => $body(crate::lanes::Portable, $($arg),*),
                 // SAFETY: the level exists only where `Level::available` found these features.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx2 => unsafe { avx2(crate::lanes::x86::Avx2::new(level.streams()), $($arg),*) },
+                Kind::Avx2 => unsafe { avx2$(::<$of>)?(crate::lanes::x86::Avx2::new(level.streams()), $($arg),*) },
                 // SAFETY: the level exists only where `Level::available` found these features.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512 => unsafe { avx512(crate::lanes::x86::Avx512::new(level.streams()), $($arg),*) },
+                Kind::Avx512 => unsafe { avx512$(::<$of>)?(crate::lanes::x86::Avx512::new(level.streams()), $($arg),*) },
             }
         }
     };
@@ -78,6 +79,10 @@ dispatch! {
     sums_f32 = metrics::sums_f32, (values: &[f32], decoded: &[f32]) -> Sums
 }
 dispatch! {
+    /// See [`metrics::largest_scale`].
+    largest_scale = metrics::largest_scale, (scales: &[f32]) -> f32
+}
+dispatch! {
     /// See [`metrics::sums_f64`].
     sums_f64 = metrics::sums_f64, (source: &[u8], decoded: &[f32]) -> Sums
 }
@@ -93,4 +98,13 @@ dispatch! {
     /// See [`affine::decode`].
     decode_affine = affine::decode,
     (bits: u32, tile: &Codes<'_>, codes: &mut Vec<u8>, values: &mut [f32])
+}
+dispatch! {
+    /// See [`block::encode`].
+    encode_blocks<B: Block> = block::encode::<_, B>,
+    (tile: &Tile<'_>, data: &mut [u8], buffers: &mut Buffers, sums: &mut [Sums])
+}
+dispatch! {
+    /// See [`block::decode`].
+    decode_blocks<B: Block> = block::decode::<_, B>, (data: &[u8], values: &mut [f32])
 }

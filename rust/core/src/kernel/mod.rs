@@ -5,8 +5,10 @@
 //! only caller.
 
 pub(crate) mod affine;
+pub(crate) mod block;
 pub(crate) mod convert;
 pub(crate) mod dispatch;
+pub(crate) mod measure;
 pub(crate) mod metrics;
 pub(crate) mod pack;
 pub(crate) mod squares;

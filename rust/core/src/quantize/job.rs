@@ -23,6 +23,8 @@ pub(crate) struct Job {
     pub(crate) bound: Bound,
     /// What its numbers are.
     pub(crate) source: Float,
+    /// How its parameters are chosen.
+    pub(crate) search: &'static str,
 }
 
 impl Layer {
@@ -87,7 +89,7 @@ pub(crate) fn check(
     if let Some(part) = weights.part(row) {
         check_part(&part, scheme, asked, &geometry, &bound.layout)?;
     }
-    Ok(Layer::Encode(Job { bound, source }))
+    Ok(Layer::Encode(Job { bound, source, search: asked.settings().search() }))
 }
 
 /// Why numbers of a type that is no [`Float`] can't be encoded.

@@ -1,5 +1,6 @@
 //! The columns of a quantized batch, from its rows and what encoding them took.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder};
@@ -9,22 +10,30 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::job::{Job, Layer};
-use super::rows::{Kind, Rows};
+use super::rows::{Fate, Kind, Rows};
 use crate::dtype::{self, ScaleDtype};
+use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
+use crate::lanes::Level;
 use crate::pool::SPREAD;
 use crate::relation::described::{self, Described};
-use crate::relation::quantized::{Columns, shapes_of_runs, text_of_runs};
+use crate::relation::quantized::{Columns, Payload, shapes_of_runs, text_of_runs};
+use crate::scheme::Said;
 
 /// All columns that say something of a row; many rows' columns are spread over the threads.
-pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Columns {
+pub(super) fn columns(
+    rows: &Rows<'_>,
+    sums: &[Sums],
+    scale_spread: ArrayRef,
+    pool: &ThreadPool,
+) -> Columns {
     let text = |get: fn(&Kind<'_>) -> Option<&'static str>| {
         text_of_runs(
             rows.runs().map(|(run, fate)| (fate.kind().and_then(get), run.len())),
             rows.len(),
         )
     };
-    let columns: [&(dyn Fn() -> ArrayRef + Sync); 10] = [
+    let columns: [&(dyn Fn() -> ArrayRef + Sync); 12] = [
         &|| signal_to_noise(rows, sums),
         &|| text_of_runs(described(rows).map(|(said, count)| (said.dtype, count)), rows.len()),
         &|| {
@@ -32,9 +41,11 @@ pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Colu
             Arc::new(shapes_of_runs(shapes, rows.len()))
         },
         &|| text(|kind| Some(kind.layer.scheme())),
-        &|| group_sizes(rows),
+        &|| integers(rows, |said| said.group_size),
+        &|| integers(rows, |said| said.group_rows),
         &|| symmetries(rows),
         &|| text(|kind| kind.layer.job()?.layout().said.scale_dtype.map(ScaleDtype::name)),
+        &|| text(|kind| kind.layer.job().map(|job| job.search)),
         &|| bits_per_weight(rows),
         // A row that is kept has no sums, and no error.
         &|| {
@@ -50,22 +61,39 @@ pub(super) fn columns(rows: &Rows<'_>, sums: &[Sums], pool: &ThreadPool) -> Colu
     } else {
         pool.install(|| columns.par_iter().with_max_len(1).map(|column| column()).collect())
     };
-    let Ok([snr, dtypes, shapes, schemes, group_sizes, symmetries, scale_dtypes, bits, mse, max]) =
-        <[ArrayRef; 10]>::try_from(columns)
+    let Ok(
+        [
+            snr_db,
+            dtypes,
+            shapes,
+            schemes,
+            group_sizes,
+            group_rows,
+            symmetries,
+            scale_dtypes,
+            searches,
+            bits_per_weight,
+            mse,
+            max_abs_error,
+        ],
+    ) = <[ArrayRef; 12]>::try_from(columns)
     else {
-        unreachable!("ten columns")
+        unreachable!("twelve columns")
     };
     Columns {
         dtypes,
         shapes,
         schemes,
         group_sizes,
+        group_rows,
         symmetries,
         scale_dtypes,
-        bits_per_weight: bits,
+        searches,
+        bits_per_weight,
         mse,
-        max_abs_error: max,
-        snr_db: snr,
+        max_abs_error,
+        snr_db,
+        scale_spread,
     }
 }
 
@@ -120,10 +148,10 @@ fn signal_to_noise(rows: &Rows<'_>, sums: &[Sums]) -> ArrayRef {
     Arc::new(Float64Array::new(values.into(), nulls))
 }
 
-fn group_sizes(rows: &Rows<'_>) -> ArrayRef {
+fn integers(rows: &Rows<'_>, get: fn(&Said) -> Option<i64>) -> ArrayRef {
     let mut column = Int64Builder::with_capacity(rows.len());
     for (run, fate) in rows.runs() {
-        match fate.kind().and_then(|kind| kind.layer.job()?.layout().said.group_size) {
+        match fate.kind().and_then(|kind| get(&kind.layer.job()?.layout().said)) {
             Some(size) => column.append_value_n(size, run.len()),
             None => column.append_nulls(run.len()),
         }
@@ -169,4 +197,55 @@ fn kept_bits(rows: &Rows<'_>, row: usize) -> Option<f64> {
     let known = described.dtype.and_then(dtype::block).map(dtype::Block::bits);
     let stored = || 8.0 * rows.weights.bytes(row).map_or(0, <[u8]>::len) as f64 / count as f64;
     (count > 0).then(|| known.unwrap_or_else(stored))
+}
+
+/// So many scales tell a median.
+const SAMPLED: usize = 1 << 9;
+
+/// The largest scale of each layer over its median one, of at most [`SAMPLED`] evenly spread ones;
+/// null with fewer than two. Groups of zeros, whose scale is 1, don't count. One outlier that swallows
+/// its group gives an excellent SNR and a huge spread.
+pub(super) fn scale_spread(rows: &Rows<'_>, payload: &Payload, pool: &ThreadPool) -> ArrayRef {
+    let spread = |(run, fate): (Range<usize>, &Fate<'_>)| {
+        let job = fate.kind().and_then(|kind| kind.layer.job());
+        let mut sample = Vec::new();
+        let values = run.map(|row| {
+            let job = job?;
+            let data = &payload.data.values[payload.data.spans.range(row)];
+            let scales = &payload.scales.values[payload.scales.spans.range(row)];
+            let inside = job.bound.codec.scales_within(data);
+            spread_of(inside.as_deref().unwrap_or(scales), &mut sample)
+        });
+        values.collect::<Vec<_>>()
+    };
+    let values: Vec<Option<f64>> = if rows.len() < SPREAD {
+        rows.runs().flat_map(spread).collect()
+    } else {
+        // Runs of rows that are alike may be long.
+        let pieces: Vec<_> = rows.runs().flat_map(|(run, fate)| pieces(run, fate)).collect();
+        pool.install(|| pieces.into_par_iter().flat_map_iter(spread).collect())
+    };
+    Arc::new(values.into_iter().collect::<Float64Array>())
+}
+
+fn pieces<'a, 'b>(
+    run: Range<usize>,
+    fate: &'a Fate<'b>,
+) -> impl Iterator<Item = (Range<usize>, &'a Fate<'b>)> {
+    let end = run.end;
+    run.step_by(SPREAD / 4).map(move |start| (start..(start + SPREAD / 4).min(end), fate))
+}
+
+fn spread_of(scales: &[f32], sample: &mut Vec<f32>) -> Option<f64> {
+    let counts = |scale: &f32| *scale != 1.0 && *scale > 0.0;
+    sample.clear();
+    sample
+        .extend(scales.iter().step_by(scales.len().div_ceil(SAMPLED).max(1)).filter(|s| counts(s)));
+    if sample.len() < 2 {
+        return None;
+    }
+    let largest = dispatch::largest_scale(Level::best(), scales);
+    let middle = sample.len() / 2;
+    let (_, median, _) = sample.select_nth_unstable_by(middle, f32::total_cmp);
+    Some(f64::from(largest) / f64::from(*median))
 }

@@ -87,7 +87,7 @@ pub(super) fn finish(
     }
     let outcome = panics::catch(|| work(item, level, shared))
         .unwrap_or_else(|panic| Err(Stop::Row(RowError::Internal(panic))));
-    if matches!(outcome, Err(Stop::Row(_) | Stop::NotFinite)) {
+    if matches!(outcome, Err(Stop::Row(_) | Stop::NotFinite | Stop::OutOfRange)) {
         shared.failed(row);
     }
     // A layer that starts over is reported when it is done.
@@ -189,29 +189,50 @@ thread_local! {
 }
 
 /// Where the values that can't be quantized are, over the whole layer: read again, since this is
-/// rare. Stretches that are all finite go by at a tile's speed.
-pub(super) fn non_finite(source: Float, bytes: &[u8], monitor: &Monitor) -> RowError {
+/// rare. Stretches that are all good go by at a tile's speed. Of values that are not finite and values
+/// above the limit, the former are told.
+pub(super) fn bad_values(source: Float, bytes: &[u8], limit: f32, monitor: &Monitor) -> RowError {
     const STRETCH: usize = 4096;
     let width = source.width();
     let mut values = Vec::new();
-    let (mut first, mut count, mut only_beyond) = (None, 0, true);
+    let (mut bad, mut only_beyond, mut large) = (Found::default(), true, Found::default());
     for (stretch, bytes) in bytes.chunks(STRETCH * width).enumerate() {
         let values = float_values(Level::best(), source, bytes, &mut values);
-        if monitor.is_cancelled() || values.iter().all(|value| value.is_finite()) {
+        // A NaN is not below it.
+        if monitor.is_cancelled() || values.iter().all(|value| value.abs() <= limit) {
             continue;
         }
         let elements = bytes.chunks_exact(width).zip(values.iter()).enumerate();
-        for (at, (element, _)) in elements.filter(|(_, (_, value))| !value.is_finite()) {
-            first = first.or(Some((stretch * STRETCH + at) as u64));
-            count += 1;
-            let wide = <[u8; 8]>::try_from(element).map(f64::from_le_bytes);
-            only_beyond &= wide.is_ok_and(f64::is_finite);
+        for (at, (element, value)) in elements {
+            let at = (stretch * STRETCH + at) as u64;
+            if !value.is_finite() {
+                bad.add(at);
+                let wide = <[u8; 8]>::try_from(element).map(f64::from_le_bytes);
+                only_beyond &= wide.is_ok_and(f64::is_finite);
+            } else if value.abs() > limit {
+                large.add(at);
+            }
         }
     }
-    let first = first.unwrap_or(0);
-    if only_beyond {
-        RowError::BeyondFloat32 { first, count }
-    } else {
-        RowError::NonFinite { first, count }
+    match bad {
+        Found { count: 0, .. } => {
+            RowError::OutOfRange { limit, first: large.first, count: large.count }
+        }
+        Found { first, count } if only_beyond => RowError::BeyondFloat32 { first, count },
+        Found { first, count } => RowError::NonFinite { first, count },
+    }
+}
+
+/// Where the first of some elements is, and how many there are.
+#[derive(Default)]
+struct Found {
+    first: u64,
+    count: u64,
+}
+
+impl Found {
+    fn add(&mut self, at: u64) {
+        self.first = if self.count == 0 { at } else { self.first };
+        self.count += 1;
     }
 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::item::{Cutter, Task, Wide, alike, items, pieces, tasks};
 use super::job::Layer;
-use super::piece::{Shared, finish, finish_together, non_finite};
+use super::piece::{Shared, bad_values, finish, finish_together};
 use super::rows::Rows;
 use super::scratch::OneByOne;
 use super::stop::Stop;
@@ -228,11 +228,14 @@ fn settle(
     }
     let (mut again, mut bad, mut any_failed) = (Vec::new(), Vec::new(), false);
     for (row, outcome) in outcomes.into_iter().flatten() {
-        any_failed |= matches!(outcome, Err(Stop::Row(_) | Stop::NotFinite | Stop::Skipped));
+        any_failed |= matches!(
+            outcome,
+            Err(Stop::Row(_) | Stop::NotFinite | Stop::OutOfRange | Stop::Skipped)
+        );
         match outcome {
             Ok(piece) => sums[row] += piece,
             Err(Stop::Row(error)) if rows.kind(row).is_some() => rows.fail(row, error),
-            Err(Stop::NotFinite) if bad.last() != Some(&row) => bad.push(row),
+            Err(Stop::NotFinite | Stop::OutOfRange) if bad.last() != Some(&row) => bad.push(row),
             Err(Stop::ScaleOverflow) if again.last() != Some(&row) => again.push(row),
             Err(_) => {}
         }
@@ -253,8 +256,9 @@ fn locate(
     monitor: &Monitor,
 ) -> Result<(), Error> {
     let locate = |&row: &usize| {
-        let source = rows.layer(row)?.job()?.source;
-        Some((row, non_finite(source, rows.weights.bytes(row).unwrap_or(&[]), monitor)))
+        let job = rows.layer(row)?.job()?;
+        let bytes = rows.weights.bytes(row).unwrap_or(&[]);
+        Some((row, bad_values(job.source, bytes, job.bound.codec.limit(), monitor)))
     };
     let found: Vec<_> = spread(pool, bad.iter().collect(), locate);
     if monitor.is_cancelled() {

@@ -71,6 +71,9 @@ impl Scratch {
             return Err(Stop::NotFinite);
         }
         let ranges = wide.unwrap_or(ranges);
+        if !within(job.bound.codec.limit(), ranges) {
+            return Err(Stop::OutOfRange);
+        }
         if !job.bound.codec.fits(job.layout(), job.source, ranges) {
             return Err(Stop::ScaleOverflow);
         }
@@ -112,7 +115,11 @@ impl Scratch {
         ranges.resize(sums.len() * rows * grouping.groups(), Bounds::ZERO);
         let (values, finite) =
             survey(level, job.source, (source, seen), values, width, grouping.group_size, ranges);
-        if !finite || !job.bound.codec.fits(job.layout(), job.source, ranges) {
+        let codec = job.bound.codec;
+        if !finite
+            || !within(codec.limit(), ranges)
+            || !codec.fits(job.layout(), job.source, ranges)
+        {
             return Err(OneByOne);
         }
         let tile = Tile { grouping, width, values, phase: 0, ranges, source };
@@ -210,4 +217,9 @@ pub(super) fn float_values<'a>(
     buffer.resize(bytes.len() / source.width(), 0.0);
     dispatch::to_f32(level, source, bytes, buffer);
     buffer
+}
+
+/// Whether no magnitude is above the limit.
+fn within(limit: f32, ranges: &[Bounds]) -> bool {
+    limit == f32::MAX || ranges.iter().all(|range| range.absmax() <= limit)
 }

@@ -28,15 +28,19 @@ use columns::Carried;
 /// Schema metadata key under which the format's version stands.
 pub const FORMAT_KEY: &str = "arrowquant.format";
 /// The format that this version writes, and the newest major that it reads.
-pub const FORMAT: &str = "1";
+pub const FORMAT: &str = "2";
 
-/// Refuse a relation of a newer major format.
+/// Refuse a relation of another major format.
 pub fn check_format(schema: &Schema) -> Result<(), CallError> {
     let Some(format) = schema.metadata().get(FORMAT_KEY) else {
         return Ok(());
     };
     let major = format.split('.').next().unwrap_or(format);
-    if major == FORMAT { Ok(()) } else { Err(CallError::NewerFormat(format.clone())) }
+    match (major.parse::<u32>(), FORMAT.parse::<u32>()) {
+        (Ok(found), Ok(own)) if found == own => Ok(()),
+        (Ok(found), Ok(own)) if found < own => Err(CallError::OlderFormat(format.clone())),
+        _ => Err(CallError::NewerFormat(format.clone())),
+    }
 }
 
 /// `fields`, then the carried columns, with the format's metadata.

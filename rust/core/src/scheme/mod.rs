@@ -5,10 +5,14 @@
 //! does the work. To add one: a file here, and one line in [`ALL`].
 
 mod affine;
+mod blocked;
 #[cfg(test)]
 mod conformance;
 mod layout;
 mod names;
+mod q4_0;
+mod q5_1;
+mod q8_0;
 #[cfg(test)]
 mod undecodable;
 
@@ -23,7 +27,8 @@ use crate::settings::Settings;
 pub use layout::{Layout, Said};
 
 /// Every scheme that encodes, in the order in which messages list them.
-pub static ALL: [&dyn Scheme; 3] = [&affine::INT8, &affine::INT4, &affine::INT2];
+pub static ALL: &[&dyn Scheme] =
+    &[&affine::INT8, &affine::INT4, &affine::INT2, &q8_0::Q8_0, &q5_1::Q5_1, &q4_0::Q4_0];
 
 /// The name under which a layer is kept as it is.
 pub const NONE: &str = "none";
@@ -60,12 +65,17 @@ pub fn find(name: &str) -> Result<Choice, UnknownScheme> {
     if name == undecodable::Undecodable.name() {
         return Ok(Choice::Encode(&undecodable::Undecodable));
     }
-    let scheme = ALL.into_iter().find(|scheme| scheme.name() == name);
-    scheme.map(Choice::Encode).ok_or_else(|| UnknownScheme {
+    let scheme = ALL.iter().find(|scheme| scheme.name() == name);
+    scheme.map(|scheme| Choice::Encode(*scheme)).ok_or_else(|| UnknownScheme {
         name: name.to_owned(),
-        choices: ALL.map(|scheme| format!("'{}'", scheme.name())).join(", ") + ", 'none'",
+        choices: names().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", "),
         hint: names::hint(name),
     })
+}
+
+/// The names of all schemes, that of keeping last.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|scheme| scheme.name()).chain([NONE])
 }
 
 /// The schemes that take such a matrix without any settings, for messages.
@@ -159,6 +169,12 @@ pub trait Codec: Debug + Send + Sync {
     /// Write into `values` what a tile's codes decode to, which is what [`Codec::encode`] compared
     /// the values with. Any bytes decode to something. `buffer` is there to work in.
     fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]);
+
+    /// The magnitudes of the scales that lie in `data`, for schemes that keep them there.
+    fn scales_within(&self, data: &[u8]) -> Option<Vec<f32>> {
+        let _ = data;
+        None
+    }
 
     /// Why these zero points can't be this scheme's, if they can't.
     fn check(&self, zero_points: &[u8]) -> Option<String> {

@@ -36,10 +36,7 @@ const SAME: &[(&str, &[&str])] = &[
 /// them.
 const OTHERS: &[(&[&str], &str, &str)] = &[
     (
-        &[
-            "q20", "q2k", "q3", "q40", "q41", "q4k", "q50", "q51", "q5k", "q6k", "q80", "q81",
-            "q8k", "iq", "tq",
-        ],
+        &["q20", "q2k", "q3", "q41", "q4k", "q50", "q5k", "q6k", "q81", "q8k", "iq", "tq"],
         "a GGUF type",
         "llama.cpp's llama-quantize writes it",
     ),
@@ -61,6 +58,9 @@ const OTHERS: &[(&[&str], &str, &str)] = &[
 /// What to say of a name that is none of ours, after a space; or nothing.
 pub(super) fn hint(name: &str) -> String {
     let plain = plain(name);
+    if let Some(ours) = super::names().find(|ours| self::plain(ours) == plain) {
+        return format!(" It is '{ours}' here.");
+    }
     let same =
         SAME.iter().find(|(ours, theirs)| *ours == plain || theirs.contains(&plain.as_str()));
     if let Some((ours, _)) = same {
@@ -92,19 +92,21 @@ mod tests {
 
     #[test]
     fn names_of_other_tools_are_translated() {
-        for (theirs, ours) in
-            [("W4A16", "int4"), ("4-bit", "int4"), ("INT4", "int4"), ("8bit", "int8")]
-        {
+        for (theirs, ours) in [
+            ("W4A16", "int4"),
+            ("4-bit", "int4"),
+            ("INT4", "int4"),
+            ("8bit", "int8"),
+            ("Q8_0", "q8_0"),
+            ("q40", "q4_0"),
+        ] {
             assert!(hint(theirs).contains(&format!("'{ours}' here")), "{theirs}");
         }
     }
 
     #[test]
     fn what_is_another_format_is_not_called_one_of_ours() {
-        for theirs in [
-            "q4_k_m", "Q8_0", "Q4_0", "gptq", "AWQ", "w8a8", "nf4", "fp8", "nvfp4", "mlx4",
-            "iq4_xs",
-        ] {
+        for theirs in ["q4_k_m", "gptq", "AWQ", "w8a8", "nf4", "fp8", "nvfp4", "mlx4", "iq4_xs"] {
             let hint = hint(theirs);
             assert!(hint.contains("does not write yet"), "{theirs}: {hint}");
             assert!(!hint.contains(" here."), "{theirs}: {hint}");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{
-    ArrayRef, Float32Array, Int64Array, LargeBinaryArray, LargeListArray, RecordBatch, StringArray,
-    UInt8Array,
+    Array, ArrayRef, Float32Array, Int64Array, LargeBinaryArray, LargeListArray, RecordBatch,
+    StringArray, UInt8Array, new_null_array,
 };
 use arrow_buffer::{NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
@@ -20,27 +20,35 @@ use crate::memory::Output;
 
 /// Names of the output's own columns, which no carried column may have: the quantized relation's,
 /// then the error columns of the one relation.
-pub const RESERVED: [&str; 19] = [
+pub const RESERVED: [&str; 24] = [
     "row_index",
     "layer_name",
     "dtype",
     "shape",
     "scheme",
     "group_size",
+    "group_rows",
     "is_symmetric",
     "data",
     "scales",
     "scale_dtype",
     "zero_points",
+    "biases",
+    "tensor_scale",
+    "search",
     "bits_per_weight",
     "mse",
     "max_abs_error",
     "snr_db",
+    "scale_spread",
     "error_code",
     "error_message",
     "error_element",
     "error_count",
 ];
+
+/// The columns that hold codes and parameters; all others say something of them.
+pub const PAYLOAD: [&str; 4] = ["data", "scales", "zero_points", "biases"];
 
 /// A large_list of that item, nullable as Arrow's libraries make lists.
 fn large_list(item: DataType) -> DataType {
@@ -56,11 +64,16 @@ pub fn schema(carried: &Carried) -> SchemaRef {
         shape_type(),
         DataType::Utf8,
         DataType::Int64,
+        DataType::Int64,
         DataType::Boolean,
         DataType::LargeBinary,
         large_list(DataType::Float32),
         DataType::Utf8,
         large_list(DataType::UInt8),
+        large_list(DataType::Float32),
+        DataType::Float32,
+        DataType::Utf8,
+        DataType::Float64,
         DataType::Float64,
         DataType::Float64,
         DataType::Float64,
@@ -170,12 +183,15 @@ pub(crate) struct Columns {
     pub(crate) shapes: ArrayRef,
     pub(crate) schemes: ArrayRef,
     pub(crate) group_sizes: ArrayRef,
+    pub(crate) group_rows: ArrayRef,
     pub(crate) symmetries: ArrayRef,
     pub(crate) scale_dtypes: ArrayRef,
+    pub(crate) searches: ArrayRef,
     pub(crate) bits_per_weight: ArrayRef,
     pub(crate) mse: ArrayRef,
     pub(crate) max_abs_error: ArrayRef,
     pub(crate) snr_db: ArrayRef,
+    pub(crate) scale_spread: ArrayRef,
 }
 
 /// A large_binary column of the rows' bytes.
@@ -241,6 +257,7 @@ pub(crate) fn batch(
     [data, scales, zero_points]: [ArrayRef; 3],
     carried: Vec<ArrayRef>,
 ) -> Result<RecordBatch, ArrowError> {
+    let rows = row_index.len();
     let mut all: Vec<ArrayRef> = vec![
         Arc::new(row_index),
         names,
@@ -248,15 +265,20 @@ pub(crate) fn batch(
         columns.shapes,
         columns.schemes,
         columns.group_sizes,
+        columns.group_rows,
         columns.symmetries,
         data,
         scales,
         columns.scale_dtypes,
         zero_points,
+        new_null_array(&large_list(DataType::Float32), rows),
+        Arc::new(Float32Array::new_null(rows)),
+        columns.searches,
         columns.bits_per_weight,
         columns.mse,
         columns.max_abs_error,
         columns.snr_db,
+        columns.scale_spread,
     ];
     all.extend(carried);
     RecordBatch::try_new(Arc::clone(schema), all)

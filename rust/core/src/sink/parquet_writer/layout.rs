@@ -18,7 +18,7 @@ use super::encode;
 /// Codes: as they are. A dictionary of them, or their extremes, would take time and tell nothing.
 pub(super) const CODES: &str = "data";
 /// Floats, whose bytes are written plane by plane: those of one plane are much alike.
-const SCALES: &str = "scales";
+const FLOATS: [&str; 2] = ["scales", "biases"];
 /// What Parquet's specification calls a list's items; Arrow leaves that open.
 const ELEMENT: &str = "element";
 /// Pages of all but codes. What they take while they are encoded is several times as much.
@@ -44,8 +44,8 @@ pub(super) fn properties(schema: &Schema) -> WriterProperties {
                 .set_column_dictionary_enabled(CODES.into(), false)
                 .set_column_compression(CODES.into(), Compression::UNCOMPRESSED)
                 .set_column_statistics_enabled(CODES.into(), EnabledStatistics::None);
-        } else if field.name() == SCALES {
-            let path: Vec<_> = [SCALES, "list", ELEMENT].map(str::to_owned).into();
+        } else if FLOATS.contains(&field.name().as_str()) {
+            let path: Vec<_> = [field.name(), "list", ELEMENT].map(str::to_owned).into();
             properties = properties
                 .set_column_dictionary_enabled(path.clone().into(), false)
                 .set_column_encoding(path.into(), Encoding::BYTE_STREAM_SPLIT);

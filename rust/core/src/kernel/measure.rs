@@ -1,0 +1,89 @@
+//! What a tile's codes decode to beside its values, in few instructions: for schemes that do not sum
+//! up errors as they encode.
+
+use super::metrics::{self, Sums};
+use super::squares::{SETTLE, Squares, is_faint};
+use crate::lanes::{LANES, Lanes};
+
+/// Squares of larger magnitudes leave float32.
+const LARGEST: f32 = (1u64 << 60) as f32;
+
+/// Sums over stretches of values, in lanes. An error is a float32: rounded once where it is none.
+pub(crate) struct Measure<L: Lanes> {
+    lanes: L,
+    errors: Squares<L>,
+    weights: Squares<L>,
+    largest: L::U32,
+    /// Vectors since these were settled.
+    pending: usize,
+}
+
+impl<L: Lanes> Measure<L> {
+    #[inline(always)]
+    pub(crate) fn new(lanes: L) -> Self {
+        let squares = Squares::new(lanes);
+        let largest = lanes.zero_u32();
+        Self { lanes, errors: squares, weights: squares, largest, pending: 0 }
+    }
+
+    /// Add values and what was decoded of them.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, values: &[f32], decoded: &[f32]) {
+        let (values, last_values) = values.as_chunks::<LANES>();
+        let (decoded, last_decoded) = decoded.as_chunks::<LANES>();
+        for (values, decoded) in values.iter().zip(decoded) {
+            self.vector(values, decoded);
+        }
+        if !last_values.is_empty() {
+            // Zeros have no error.
+            let (mut value, mut other) = ([0.0; LANES], [0.0; LANES]);
+            value[..last_values.len()].copy_from_slice(last_values);
+            other[..last_decoded.len()].copy_from_slice(last_decoded);
+            self.vector(&value, &other);
+        }
+    }
+
+    #[inline(always)]
+    fn vector(&mut self, values: &[f32; LANES], decoded: &[f32; LANES]) {
+        let lanes = self.lanes;
+        if self.pending == SETTLE {
+            self.settle();
+        }
+        self.pending += 1;
+        let values = lanes.load(values);
+        let error = lanes.sub(values, lanes.load(decoded));
+        self.largest = lanes.max_magnitude(self.largest, error);
+        self.errors.add(error);
+        self.weights.add(values);
+    }
+
+    #[inline(always)]
+    fn settle(&mut self) {
+        self.errors.settle();
+        self.weights.settle();
+        self.pending = 0;
+    }
+
+    /// The sums; nothing where squares may be too small for float32.
+    #[inline(always)]
+    pub(crate) fn sums(mut self) -> Option<Sums> {
+        self.settle();
+        let max_abs_error = f64::from(f32::from_bits(self.lanes.largest(self.largest)));
+        let [squared_error, squared] = self.errors.totals(&self.weights);
+        let sums = Sums { squared_error, squared, max_abs_error };
+        let faint = is_faint(squared) || (max_abs_error > 0.0 && is_faint(squared_error));
+        (!faint).then_some(sums)
+    }
+}
+
+/// Whether magnitudes can be squared in float32.
+#[inline(always)]
+pub(crate) fn is_usual(absmax: f32) -> bool {
+    absmax < LARGEST
+}
+
+/// The sums of values that [`Measure`] has none for.
+#[inline(never)]
+pub(crate) fn in_full(values: &[f32], decoded: &[f32]) -> Sums {
+    metrics::sums(values, decoded, |decoded| decoded)
+}
