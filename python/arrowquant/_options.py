@@ -9,8 +9,8 @@ from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict
 
 from arrowquant import _core
 
-Scheme: TypeAlias = Literal["int8", "int4", "int2", "none"]
-"""What is done with a layer; `none` keeps it as it is."""
+Scheme: TypeAlias = str
+"""What is done with a layer: one of `arrowquant.schemes()`; `none` keeps it as it is."""
 
 ScaleDtype: TypeAlias = Literal["source", "F32", "F16", "BF16"]
 """What scales are rounded to; `source`: F16 or BF16 as the weights, else F32."""
@@ -56,14 +56,14 @@ class Options:
         TypeError: There is no such option, or it has a type that it can't have.
     """
 
-    scheme: str = "int4"
+    scheme: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     continue_on_error: bool = False
 
     def __post_init__(self) -> None:
         """Check types: a bool is an int in Python, and would pass for a group size of 1."""
-        _check("scheme", self.scheme, str)
+        _check("scheme", self.scheme, str, optional=True)
         object.__setattr__(self, "settings", check_settings(self.settings))
         _check_integer("threads", self.threads)
         _check("continue_on_error", self.continue_on_error, bool)

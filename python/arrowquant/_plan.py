@@ -72,7 +72,7 @@ def plan(
         QuantizationWarning: Something in `keep` or `include` matches no layer, or no layer follows
             a rule.
     """
-    options = Options(scheme or "int4", settings)
+    options = Options(scheme, settings)
     if is_path(weights):
         weights = scan(weights)
     source = weights

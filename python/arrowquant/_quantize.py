@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+import pyarrow as pa
+
 from arrowquant import _core
+from arrowquant._errors import QuantizationWarning
 from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
 from arrowquant._options import Options, Scheme, Settings
 from arrowquant._plan import answered, read_plan
@@ -71,14 +75,27 @@ def quantize(
         >>> result.failed.num_rows
         0
     """
-    options = Options(scheme or "int4", settings, threads, continue_on_error)
+    options = Options(scheme, settings, threads, continue_on_error)
     planned = read_plan(plan)
     source = as_weights(answered(weights, planned), columns)
+    say_requantized(source, scheme)
     with listener(progress) as callback:
         batches, schemas = _core.quantize(
             source, planned, options, callback, is_sized(weights), _total(weights)
         )
     return QuantizationResult(batches, schemas, single=is_batch(source))
+
+
+def say_requantized(source: Any, scheme: str | None) -> None:
+    """Warn that what is quantized already is quantized again."""
+    if scheme in {None, "none"} or not hasattr(source, "__arrow_c_schema__"):
+        return
+    if {"scheme", "scales", "zero_points", "snr_db"} <= set(pa.schema(source).names):
+        message = (
+            "the relation is quantized already: its layers are quantized again, from what they "
+            "decode to, and errors are against that. Quantize the source for the lowest error."
+        )
+        warnings.warn(QuantizationWarning(message), stacklevel=3)
 
 
 def _total(source: Any) -> tuple[int, int] | None:
@@ -109,7 +126,8 @@ def quantize_stream(
     Raises:
         TypeError, ValueError: The call is wrong.
     """
-    options = Options(scheme or "int4", settings, threads, continue_on_error)
+    options = Options(scheme, settings, threads, continue_on_error)
     planned = read_plan(plan)
     source = as_weights(answered(weights, planned), columns)
+    say_requantized(source, scheme)
     return QuantizationStream(_core.quantize_stream(source, planned, options))

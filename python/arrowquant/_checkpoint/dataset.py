@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from arrowquant import _core
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._scan.base import Files, Piece, Scan, Setup, identity
 

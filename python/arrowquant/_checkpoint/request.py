@@ -49,7 +49,7 @@ class Request:
 
     def options(self) -> Options:
         """The options of the kernel's call."""
-        return Options(self.scheme or "int4", self.settings, self.threads, self.continue_on_error)
+        return Options(self.scheme, self.settings, self.threads, self.continue_on_error)
 
     def resolve(self, outline: pa.Table, source: Any = None) -> pa.Table:
         """The plan of a source's rows without their data."""

@@ -7,7 +7,6 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::Error;
 use crate::relation::columns::shape_type;
-use crate::relation::described::Described;
 use crate::relation::quantized::shapes;
 use crate::relation::weights::WeightsSchema;
 
@@ -29,7 +28,7 @@ pub fn schema(schema: &Schema) -> SchemaRef {
 pub fn of(batch: &RecordBatch) -> Result<RecordBatch, Error> {
     let given = batch.schema();
     let weights = WeightsSchema::try_new(&given)?.bind(batch)?;
-    let described: Vec<_> = (0..weights.len).map(|row| Described::read(&weights, row).0).collect();
+    let described: Vec<_> = (0..weights.len).map(|row| weights.described(row).0).collect();
     let others = given.fields().iter().zip(batch.columns());
     let others = others.filter(|(field, _)| !TOLD.contains(&field.name().as_str()));
     let mut columns: Vec<ArrayRef> = others.map(|(_, column)| Arc::clone(column)).collect();

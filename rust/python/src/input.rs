@@ -12,6 +12,7 @@ use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 use arrowquant::CallError;
 use arrowquant::relation::gather::Gathered;
+use arrowquant::relation::requantize::Requantized;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError};
 use pyo3::prelude::*;
 use pyo3_arrow::ffi::ArrayReader;
@@ -31,6 +32,27 @@ impl Relation {
             Self::Batch(batch) => batch.schema(),
             Self::Stream(reader) => reader.schema(),
         }
+    }
+
+    /// A quantized relation as weights whose rows are packed; any other as it is.
+    ///
+    /// # Errors
+    /// It is of another format.
+    pub(crate) fn as_weights(self) -> Result<Self, CallError> {
+        if !Requantized::is_quantized(&self.schema()) {
+            return Ok(self);
+        }
+        let made = Requantized::try_new(&self.schema())?;
+        Ok(match self {
+            Self::Batch(batch) => Self::Batch(made.batch(&batch).map_err(|error| {
+                CallError::File { path: "the relation".to_owned(), why: error.to_string() }
+            })?),
+            Self::Stream(reader) => {
+                let schema = Arc::clone(made.schema());
+                let batches = reader.map(move |batch| made.batch(&batch?));
+                Self::Stream(Box::new(RecordBatchIterator::new(batches, schema)))
+            }
+        })
     }
 
     /// Its batches, tiny ones put together.

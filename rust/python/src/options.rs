@@ -11,9 +11,12 @@ use pyo3::prelude::*;
 use crate::errors;
 use crate::input::Relation;
 
+/// What layers become where nobody says anything.
+const DEFAULT: &str = "int4";
+
 #[derive(FromPyObject)]
 pub(crate) struct CallOptions {
-    scheme: String,
+    scheme: Option<String>,
     /// What is said of settings, by their names.
     settings: HashMap<String, Said>,
     threads: Option<i64>,
@@ -46,7 +49,13 @@ impl CallOptions {
             };
             settings.set(at, value);
         }
-        arrowquant::Options::try_new(&self.scheme, settings)
+        let scheme = self.scheme.as_deref().unwrap_or(DEFAULT);
+        let options = arrowquant::Options::try_new(scheme, settings)?;
+        Ok(arrowquant::Options { is_said: self.scheme.is_some(), ..options })
+    }
+
+    pub(crate) fn says_scheme(&self) -> bool {
+        self.scheme.is_some()
     }
 
     pub(crate) fn pool(&self) -> Result<Arc<Pool>, CallError> {

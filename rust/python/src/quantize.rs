@@ -51,6 +51,15 @@ fn prepare(
     Ok((quantizer.map_err(errors::call)?, pool))
 }
 
+/// The weights; of a quantized relation, if the call or a plan says what to do with it, its rows as
+/// packed ones.
+fn packed(weights: Relation, has_plan: bool, options: &CallOptions) -> PyResult<Relation> {
+    if has_plan || options.says_scheme() {
+        return weights.as_weights().map_err(errors::call);
+    }
+    Ok(weights)
+}
+
 /// Quantize all of `weights`. For progress, `total` tells its bytes and layers where they are known;
 /// with `sized` all of it is at hand, and they are counted.
 #[pyfunction]
@@ -64,6 +73,7 @@ pub(crate) fn quantize(
     sized: bool,
     total: Option<(u64, u64)>,
 ) -> PyResult<(Batches, Schemas)> {
+    let weights = packed(weights, plan.is_some(), &options)?;
     let (mut quantizer, pool) = prepare(py, &weights.schema(), plan, &options)?;
     let schemas = schemas(quantizer.schemas());
     let reader = weights.into_reader();
@@ -159,6 +169,7 @@ pub(crate) fn quantize_stream(
     plan: Option<GivenPlan<'_>>,
     options: CallOptions,
 ) -> PyResult<Stream> {
+    let weights = packed(weights, plan.is_some(), &options)?;
     let (mut quantizer, pool) = prepare(py, &weights.schema(), plan, &options)?;
     let (one, failed) = (quantizer.schemas().one.clone(), quantizer.schemas().failed.clone());
     let schema = one.clone();

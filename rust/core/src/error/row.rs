@@ -142,7 +142,10 @@ pub enum RowError {
     )]
     MissingFact,
     /// See [`ErrorCode::InvalidFact`].
-    #[error("tensor_absmax is {0}. Give the largest magnitude of the whole layer.")]
+    #[error(
+        "tensor_absmax is {0}, but no magnitude of the layer may be above it. Correct it, or leave \
+         it out for a whole layer."
+    )]
     InvalidFact(String),
     /// See [`ErrorCode::TooLarge`].
     #[error(
@@ -157,6 +160,17 @@ pub enum RowError {
         group_size: u64,
         /// The length of this part of a row.
         cut: u64,
+    },
+    /// See [`ErrorCode::TooLarge`].
+    #[error(
+        "this part of the layer begins at row {first}, and {group_rows} rows share a scale. Choose \
+         group_rows that divides that, or larger parts."
+    )]
+    PartRows {
+        /// The part's first row in its layer.
+        first: u64,
+        /// Rows that share a scale.
+        group_rows: u64,
     },
     /// See [`ErrorCode::InvalidQuantized`].
     #[error("can't be decoded: {0}. Quantize the layer again from its source.")]
@@ -209,7 +223,7 @@ impl RowError {
             Self::OutOfRange { .. } => ErrorCode::OutOfRange,
             Self::MissingFact => ErrorCode::MissingFact,
             Self::InvalidFact(_) => ErrorCode::InvalidFact,
-            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::TooLarge { .. } | Self::PartRows { .. } => ErrorCode::TooLarge,
             Self::InvalidQuantized(_) => ErrorCode::InvalidQuantized,
             Self::Internal(_) => ErrorCode::Internal,
             Self::Earlier { code, .. } => return code,

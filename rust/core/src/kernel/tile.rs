@@ -72,6 +72,8 @@ pub struct Buffers {
     pub codes: Vec<u8>,
     /// Values of groups at hand.
     pub values: Vec<f32>,
+    /// What their codes decode to.
+    pub decoded: Vec<f32>,
 }
 
 /// A piece of a tensor: whole rows, or a stretch of one row.

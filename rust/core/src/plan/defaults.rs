@@ -21,6 +21,7 @@ pub(crate) enum Reason<'a> {
     NoGain,
     KeptByUser,
     KeptByRole,
+    AlreadyQuantized,
     /// What the relation itself says.
     Said(&'a str),
 }
@@ -34,6 +35,7 @@ impl<'a> Reason<'a> {
             Self::NoGain => "no_gain",
             Self::KeptByUser => "kept_by_user",
             Self::KeptByRole => "kept_by_role",
+            Self::AlreadyQuantized => "already_quantized",
             Self::Said(reason) => reason,
         }
     }
@@ -41,7 +43,7 @@ impl<'a> Reason<'a> {
 
 /// What a row says of its layer; of a part, what it says of the whole.
 pub(crate) fn whole_layer(weights: &Weights, row: usize) -> Described<'_> {
-    let (mut described, _) = Described::read(weights, row);
+    let (mut described, _) = weights.described(row);
     if let Some(part) = weights.part(row) {
         described.shape = Some(Shape::Given(part.layer_shape));
     }
@@ -54,9 +56,20 @@ pub(crate) fn element_count(described: &Described<'_>) -> Option<usize> {
 }
 
 /// Bytes of the layer as it is; `None` where its dtype or shape doesn't tell.
-pub(crate) fn source_bytes(described: &Described<'_>) -> Option<i64> {
-    let count = element_count(described)? as u64;
-    i64::try_from(dtype::block(described.dtype?)?.bytes_of(count)?).ok()
+pub(crate) fn source_bytes(
+    weights: &Weights,
+    row: usize,
+    described: &Described<'_>,
+) -> Option<i64> {
+    let count = element_count(described)?;
+    if let Some(packed) = weights.packed.as_ref().and_then(|packed| packed.get(row)) {
+        let columns = described.shape.as_deref()?.last().map_or(1, |&last| last as usize);
+        let source = Float::from_name(described.dtype?)?;
+        let geometry = Geometry { rows: count.checked_div(columns)?, columns, source };
+        let bits = packed.bind(row, &geometry).ok()?.layout.bits()?;
+        return i64::try_from(bits.div_ceil(8)).ok();
+    }
+    i64::try_from(dtype::block(described.dtype?)?.bytes_of(count as u64)?).ok()
 }
 
 /// Bytes of a layer that is encoded as asked; `None` where it can't be.
@@ -86,6 +99,10 @@ pub(crate) fn decide<'a>(
     if let Some(reason) = weights.keep_reason(row) {
         return Err(Reason::Said(reason));
     }
+    let packed = weights.packed_scheme(row);
+    if packed.is_some() && !options.is_said {
+        return Err(Reason::AlreadyQuantized);
+    }
     let asked = Asked::of(weights, row, &PlanRow::empty(), options);
     let name = described.dtype.unwrap_or("");
     if weights.earlier(row).is_some() || dtype::canonical(name).is_none() {
@@ -95,7 +112,7 @@ pub(crate) fn decide<'a>(
         };
     }
     Float::from_name(name)
-        .filter(|float| !matches!(float, Float::F8E4M3 | Float::F8E5M2))
+        .filter(|float| packed.is_some() || !matches!(float, Float::F8E4M3 | Float::F8E5M2))
         .ok_or(Reason::NotFloat)?;
     let shape = described.shape.as_deref().unwrap_or(&[]);
     let last = match shape.iter().position(|&dimension| dimension != 1).map(|at| &shape[at..]) {
@@ -113,7 +130,7 @@ pub(crate) fn decide<'a>(
         return Err(Reason::KeptByUser);
     };
     let bytes = encoded_bytes(&asked, described).ok_or(Reason::NoGain)?;
-    match source_bytes(described) {
+    match source_bytes(weights, row, described) {
         Some(source) if bytes >= source => Err(Reason::NoGain),
         _ => Ok((asked, Some(bytes))),
     }
@@ -124,6 +141,10 @@ pub(crate) fn decide<'a>(
 pub(crate) fn resolve(weights: &Weights, row: usize, plan: &Plan, options: &Options) -> Asked {
     let planned = weights.name(row).and_then(|name| plan.find(name));
     let has_role = weights.role(row).and_then(Role::from_name).is_some();
+    let stays = weights.packed_scheme(row).is_some() && !options.is_said;
+    if stays && planned.is_none() && weights.plan(row).0.is_none() {
+        return Asked::keep();
+    }
     if has_role && planned.is_none() && weights.plan(row).0.is_none() {
         let layer = whole_layer(weights, row);
         return match decide(weights, row, &layer, options, false) {

@@ -9,12 +9,14 @@ use crate::settings::Settings;
 pub struct Options {
     /// What to do.
     pub scheme: Choice,
+    /// Whether the call says so: what is packed already is quantized anew only then.
+    pub is_said: bool,
     /// How; rows whose plan gives them another scheme take of it what that has.
     pub settings: Settings,
 }
 
 impl Options {
-    /// Options from a scheme's name.
+    /// Options from a scheme's name, which the call says.
     ///
     /// # Errors
     /// There is no such scheme, it lacks a setting that is given, or one can't be.
@@ -26,6 +28,6 @@ impl Options {
         {
             return Err(InvalidSetting::lacks(found.name(), setting.name).into());
         }
-        Ok(Self { scheme, settings })
+        Ok(Self { scheme, is_said: true, settings })
     }
 }

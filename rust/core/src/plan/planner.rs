@@ -110,7 +110,7 @@ impl Planner {
 
     fn row<'a>(&mut self, weights: &'a Weights, row: usize) -> Planned<'a> {
         let described = defaults::whole_layer(weights, row);
-        let source_bytes = defaults::source_bytes(&described);
+        let source_bytes = defaults::source_bytes(weights, row, &described);
         let name = weights.name(row);
         let role = weights.role(row);
         let keeps = self.keep.matches(name, role);
@@ -141,7 +141,10 @@ impl Planner {
             Ok((asked, bytes)) => (Some(asked), bytes, None),
             Err(reason) => (None, source_bytes, Some(reason.text())),
         };
-        let note = name.filter(|_| reason.is_none() && role.is_none()).and_then(often_kept);
+        let note = match weights.packed_scheme(row) {
+            Some(packed) if reason.is_none() => Some(format!("decoded from {packed}")),
+            _ => name.filter(|_| reason.is_none() && role.is_none()).and_then(often_kept),
+        };
         let companion_of = weights.companion_of(row);
         let stack_axis = weights.stack_axis(row);
         Planned {

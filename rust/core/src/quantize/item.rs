@@ -10,15 +10,27 @@ use crate::kernel::metrics::Sums;
 use crate::kernel::tile::Bounds;
 use crate::relation::quantized::{Payload, Spans};
 use crate::relation::weights::Weights;
+use crate::scheme::Layout;
 use crate::tile::{Carver, PIECE, Place, TILE, Tiling};
 
-/// The ranges of wide groups, by row.
-pub(super) type Wide = HashMap<usize, Vec<Bounds>>;
+/// What is known of groups that reach over several tiles, by row.
+pub(super) type Wide = HashMap<usize, Known>;
+
+/// What is known of a layer's groups before any tile is encoded.
+pub(super) struct Known {
+    /// Their bounds.
+    pub(super) bounds: Vec<Bounds>,
+    /// Their scales, where several rows share one.
+    pub(super) scales: Vec<f32>,
+    /// What was told of the layer's largest magnitude, and is less than that.
+    pub(super) false_fact: Option<f32>,
+}
 
 /// A piece of a layer, with the places in the output that it fills.
 pub(super) struct Item<'a> {
     pub(super) row: usize,
-    pub(super) bytes: &'a [u8],
+    /// Bytes of the source that are done with it.
+    pub(super) size: usize,
     pub(super) work: Work<'a>,
     pub(super) out: Places<'a>,
 }
@@ -29,7 +41,7 @@ pub(super) enum Work<'a> {
         job: Job,
         tiling: Tiling,
         tiles: Range<usize>,
-        wide: Option<&'a [Bounds]>,
+        wide: Option<&'a Known>,
     },
     /// All of a layer that is one tile.
     Tile {
@@ -48,7 +60,11 @@ pub(super) struct Places<'a> {
 /// How many of `left` rows from `first` on are small layers of one kind, which make one tile; and
 /// whether as many more of that kind follow.
 pub(super) fn alike(rows: &Rows<'_>, first: usize, job: &Job, left: usize) -> (usize, bool) {
-    let most = if job.source == Float::F64 { 1 } else { (TILE / job.elements()).max(1) };
+    let most = if job.source == Float::F64 || job.packed.is_some() || job.layout().group_rows != 1 {
+        1
+    } else {
+        (TILE / job.elements()).max(1)
+    };
     let alike = rows.alike(first, (2 * most).min(left));
     let count = alike.min(most);
     (count, alike == 2 * count)
@@ -187,25 +203,32 @@ pub(super) fn pieces<'a>(
     mut push: impl FnMut(Item<'a>),
 ) {
     let bytes = weights.bytes(row).unwrap_or(&[]);
+    let size = bytes.len();
     let Some(&job) = layer.job() else {
-        return push(Item { row, bytes, work: Work::Copy, out });
+        return push(Item { row, size, work: Work::Copy, out });
     };
     if let Some(place) = Place::whole(job.layout()) {
-        return push(Item { row, bytes, work: Work::Tile { job, place }, out });
+        return push(Item { row, size, work: Work::Tile { job, place }, out });
     }
-    let tiling = Tiling::new(job.layout());
-    let wide = wide.get(&row).map(Vec::as_slice);
+    let tiling = job.tiling();
+    let wide = wide.get(&row);
+    let shares = job.layout().group_rows != 1;
+    let (mut left, elements) = (size, job.elements());
     let (mut data, mut scales) = (Carver::new(out.data), Carver::new(out.scales));
     let mut zero_points = Carver::new(out.zero_points);
     for tiles in tiling.pieces() {
         let (first, last) = (tiling.place(tiles.start), tiling.place(tiles.end - 1));
         let layout = job.layout();
         let bytes_at = first.data(layout).start..last.data(layout).end;
-        let groups = first.own_groups().start..last.groups.end;
-        let width = job.source.width();
+        // Scales that rows share are written already.
+        let groups = if shares { 0..0 } else { first.own_groups().start..last.groups.end };
+        let is_last = last.elements.end == elements;
+        let part = (last.elements.end - first.elements.start) as f64 / elements as f64;
+        let size = if is_last { left } else { left.min((size as f64 * part) as usize) };
+        left -= size;
         push(Item {
             row,
-            bytes: &bytes[first.elements.start * width..last.elements.end * width],
+            size,
             work: Work::Encode { job, tiling, tiles, wide },
             out: Places {
                 data: data.take(bytes_at),
@@ -213,5 +236,23 @@ pub(super) fn pieces<'a>(
                 zero_points: zero_points.take_if_any(groups),
             },
         });
+    }
+}
+
+impl Known {
+    /// What is known of the groups that a tile touches, row after row.
+    pub(super) fn of(
+        &self,
+        layout: &Layout,
+        place: &Place,
+        bounds: &mut Vec<Bounds>,
+        scales: &mut Vec<f32>,
+    ) {
+        bounds.clear();
+        scales.clear();
+        for groups in place.parameters(layout) {
+            bounds.extend_from_slice(&self.bounds[groups.clone()]);
+            scales.extend_from_slice(self.scales.get(groups).unwrap_or(&[]));
+        }
     }
 }

@@ -7,12 +7,18 @@ use crate::relation::bytes::Element;
 use crate::relation::described::{Described, check_shape};
 use crate::relation::weights::{Part, Weights};
 use crate::scheme::{self, Bound, Choice, Geometry, Layout, Scheme};
+use crate::tile::Tiling;
+
+/// What stands in `search` for a packed row that is kept.
+const KEPT: &str = "kept";
 
 /// A row that can be encoded or kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Layer {
     /// Its bytes come out as they are.
     Keep,
+    /// So do its codes and their parameters.
+    KeepPacked(Bound),
     /// It goes through a kernel.
     Encode(Job),
 }
@@ -23,6 +29,10 @@ pub(crate) struct Job {
     pub(crate) bound: Bound,
     /// What its numbers are.
     pub(crate) source: Float,
+    /// How they are packed: then they are read as float32.
+    pub(crate) packed: Option<Bound>,
+    /// The largest magnitude of all of its layer, where it is a part that needs to know it.
+    pub(crate) tensor_absmax: Option<f32>,
     /// How its parameters are chosen.
     pub(crate) search: &'static str,
 }
@@ -30,20 +40,43 @@ pub(crate) struct Job {
 impl Layer {
     pub(crate) fn job(&self) -> Option<&Job> {
         match self {
-            Self::Keep => None,
+            Self::Keep | Self::KeepPacked(_) => None,
             Self::Encode(job) => Some(job),
+        }
+    }
+
+    /// How its codes lie when it comes out; nothing where it comes out as numbers.
+    pub(crate) fn bound(&self) -> Option<&Bound> {
+        match self {
+            Self::Keep => None,
+            Self::KeepPacked(bound) => Some(bound),
+            Self::Encode(job) => Some(&job.bound),
         }
     }
 
     /// The scheme's name.
     pub(crate) fn scheme(&self) -> &'static str {
-        self.job().map_or(scheme::NONE, |job| job.bound.scheme.name())
+        self.bound().map_or(scheme::NONE, |bound| bound.scheme.name())
+    }
+
+    /// How its parameters were chosen.
+    pub(crate) fn search(&self) -> Option<&'static str> {
+        match self {
+            Self::Keep => None,
+            Self::KeepPacked(_) => Some(KEPT),
+            Self::Encode(job) => Some(job.search),
+        }
     }
 }
 
 impl Job {
     pub(crate) fn layout(&self) -> &Layout {
         &self.bound.layout
+    }
+
+    /// The tiles that it is encoded in.
+    pub(crate) fn tiling(&self) -> Tiling {
+        Tiling::with_unit(self.layout(), self.packed.map_or(1, |packed| packed.layout.unit()))
     }
 
     pub(crate) fn elements(&self) -> usize {
@@ -68,15 +101,20 @@ pub(crate) fn check(
     let (Described { dtype, shape }, readable) = described;
     readable.clone()?;
     let dtype = *dtype;
-    let count = match shape {
-        Some(shape) => check_shape(shape, dtype.unwrap_or(""), bytes.len())?,
-        None => 0,
+    let packed = match (&weights.packed, shape) {
+        (Some(packed), Some(shape)) => packed.check(row, bytes, dtype, shape).transpose()?,
+        _ => None,
+    };
+    let count = match (shape, &packed) {
+        (_, Some(packed)) => packed.layout.elements(),
+        (Some(shape), None) => check_shape(shape, dtype.unwrap_or(""), bytes.len())?,
+        (None, None) => 0,
     };
     if let Some((first, count)) = weights.null_elements(row) {
         return Err(RowError::NullElement { first, count });
     }
     let Choice::Encode(scheme) = choice else {
-        return Ok(Layer::Keep);
+        return Ok(packed.map_or(Layer::Keep, Layer::KeepPacked));
     };
     let dtype = dtype.ok_or(RowError::NullDtype)?;
     let source = Float::from_name(dtype).ok_or_else(|| not_float(dtype))?;
@@ -86,10 +124,17 @@ pub(crate) fn check(
     let columns = shape.as_ref().and_then(|shape| shape.last()).map_or(1, |&last| last as usize);
     let geometry = Geometry { rows: count / columns, columns, source };
     let bound = asked.bind(scheme, &geometry)?;
+    if let Some(packed) = packed.filter(|packed| *packed == bound) {
+        return Ok(Layer::KeepPacked(packed));
+    }
+    let mut tensor_absmax = None;
     if let Some(part) = weights.part(row) {
         check_part(&part, scheme, asked, &geometry, &bound.layout)?;
+        tensor_absmax = check_fact(weights, row, &part, &bound.layout)?;
     }
-    Ok(Layer::Encode(Job { bound, source, search: asked.settings().search() }))
+    let source = if packed.is_some() { Float::F32 } else { source };
+    let search = asked.settings().search();
+    Ok(Layer::Encode(Job { bound, source, packed, tensor_absmax, search }))
 }
 
 /// Why numbers of a type that is no [`Float`] can't be encoded.
@@ -114,8 +159,12 @@ fn check_part(
         return Ok(());
     };
     let (row, columns) = (u64::try_from(*row).unwrap_or(0), geometry.columns as u64);
+    let first = offset / row.max(1);
+    let group_rows = layout.group_rows as u64;
+    let ends = layout.said.group_rows == Some(-1) || first.is_multiple_of(group_rows);
     if columns >= row {
-        return Ok(());
+        let fits = ends || group_rows == 1;
+        return if fits { Ok(()) } else { Err(RowError::PartRows { first, group_rows }) };
     }
     let whole = Geometry { columns: usize::try_from(row).unwrap_or(usize::MAX), ..*geometry };
     let wanted = asked.bind(scheme, &whole)?.layout.grouping.group_size as u64;
@@ -127,6 +176,27 @@ fn check_part(
         return Ok(());
     }
     Err(RowError::TooLarge { columns: row, group_size: wanted, cut: columns })
+}
+
+/// The layer's largest magnitude, for a part of a layer that has one scale.
+fn check_fact(
+    weights: &Weights,
+    row: usize,
+    part: &Part<'_>,
+    layout: &Layout,
+) -> Result<Option<f32>, RowError> {
+    let elements = part.layer_shape.iter().try_fold(1i64, |all, &next| all.checked_mul(next));
+    let is_whole = elements == i64::try_from(layout.elements()).ok();
+    let is_one = layout.said.group_rows == Some(-1) && layout.said.group_size == Some(-1);
+    if !is_one || is_whole {
+        return Ok(None);
+    }
+    let told = weights.tensor_absmax(row).ok_or(RowError::MissingFact)?;
+    let absmax = told as f32;
+    if !absmax.is_finite() || absmax < 0.0 {
+        return Err(RowError::InvalidFact(told.to_string()));
+    }
+    Ok(Some(absmax))
 }
 
 fn check_dtype(weights: &Weights, row: usize) -> Result<(), RowError> {

@@ -18,7 +18,7 @@ use crate::lanes::Level;
 use crate::pool::SPREAD;
 use crate::relation::described::{self, Described};
 use crate::relation::quantized::{Columns, Payload, shapes_of_runs, text_of_runs};
-use crate::scheme::Said;
+use crate::scheme::{Bound, Said};
 
 /// All columns that say something of a row; many rows' columns are spread over the threads.
 pub(super) fn columns(
@@ -44,8 +44,8 @@ pub(super) fn columns(
         &|| integers(rows, |said| said.group_size),
         &|| integers(rows, |said| said.group_rows),
         &|| symmetries(rows),
-        &|| text(|kind| kind.layer.job()?.layout().said.scale_dtype.map(ScaleDtype::name)),
-        &|| text(|kind| kind.layer.job().map(|job| job.search)),
+        &|| text(|kind| kind.layer.bound()?.layout.said.scale_dtype.map(ScaleDtype::name)),
+        &|| text(|kind| kind.layer.search()),
         &|| bits_per_weight(rows),
         // A row that is kept has no sums, and no error.
         &|| {
@@ -151,7 +151,7 @@ fn signal_to_noise(rows: &Rows<'_>, sums: &[Sums]) -> ArrayRef {
 fn integers(rows: &Rows<'_>, get: fn(&Said) -> Option<i64>) -> ArrayRef {
     let mut column = Int64Builder::with_capacity(rows.len());
     for (run, fate) in rows.runs() {
-        match fate.kind().and_then(|kind| get(&kind.layer.job()?.layout().said)) {
+        match fate.kind().and_then(|kind| get(&kind.layer.bound()?.layout.said)) {
             Some(size) => column.append_value_n(size, run.len()),
             None => column.append_nulls(run.len()),
         }
@@ -162,7 +162,7 @@ fn integers(rows: &Rows<'_>, get: fn(&Said) -> Option<i64>) -> ArrayRef {
 fn symmetries(rows: &Rows<'_>) -> ArrayRef {
     let mut column = BooleanBuilder::with_capacity(rows.len());
     for (run, fate) in rows.runs() {
-        match fate.kind().and_then(|kind| kind.layer.job()?.layout().said.is_symmetric) {
+        match fate.kind().and_then(|kind| kind.layer.bound()?.layout.said.is_symmetric) {
             Some(symmetric) => column.append_n(run.len(), symmetric),
             None => column.append_nulls(run.len()),
         }
@@ -175,7 +175,7 @@ fn bits_per_weight(rows: &Rows<'_>) -> ArrayRef {
     for (run, fate) in rows.runs() {
         match fate.kind().map(|kind| &kind.layer) {
             Some(Layer::Keep) => run.for_each(|row| column.append_option(kept_bits(rows, row))),
-            Some(Layer::Encode(job)) => match encoded_bits(job) {
+            Some(layer) => match layer.bound().and_then(encoded_bits) {
                 Some(bits) => column.append_value_n(bits, run.len()),
                 None => column.append_nulls(run.len()),
             },
@@ -186,8 +186,8 @@ fn bits_per_weight(rows: &Rows<'_>) -> ArrayRef {
 }
 
 /// Bits of each weight of a layer that was encoded.
-fn encoded_bits(job: &Job) -> Option<f64> {
-    Some(job.layout().bits()? as f64 / job.elements() as f64)
+fn encoded_bits(bound: &Bound) -> Option<f64> {
+    Some(bound.layout.bits()? as f64 / bound.layout.elements() as f64)
 }
 
 /// Bits of each weight of a layer that was kept.
@@ -207,13 +207,13 @@ const SAMPLED: usize = 1 << 9;
 /// its group gives an excellent SNR and a huge spread.
 pub(super) fn scale_spread(rows: &Rows<'_>, payload: &Payload, pool: &ThreadPool) -> ArrayRef {
     let spread = |(run, fate): (Range<usize>, &Fate<'_>)| {
-        let job = fate.kind().and_then(|kind| kind.layer.job());
+        let bound = fate.kind().and_then(|kind| kind.layer.bound());
         let mut sample = Vec::new();
         let values = run.map(|row| {
-            let job = job?;
+            let bound = bound?;
             let data = &payload.data.values[payload.data.spans.range(row)];
             let scales = &payload.scales.values[payload.scales.spans.range(row)];
-            let inside = job.bound.codec.scales_within(data);
+            let inside = bound.codec.scales_within(data);
             spread_of(inside.as_deref().unwrap_or(scales), &mut sample)
         });
         values.collect::<Vec<_>>()

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::input::{Input, Room, float_values};
 use super::item::{Item, Places, Work};
 use super::job::Job;
-use super::scratch::{OneByOne, Scratch, Seen, Source, float_values};
+use super::scratch::{OneByOne, Scratch, Seen, Source};
 use super::stop::Stop;
-use crate::dtype::Float;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
 use crate::kernel::tile::Encoded;
@@ -81,11 +81,11 @@ pub(super) fn finish(
     shared: &Shared<'_>,
     weights: &Weights,
 ) -> (usize, Result<Sums, Stop>) {
-    let (row, bytes) = (item.row, item.bytes.len());
+    let (row, bytes) = (item.row, item.size);
     if !shared.wanted(row) {
         return (row, Err(Stop::Skipped));
     }
-    let outcome = panics::catch(|| work(item, level, shared))
+    let outcome = panics::catch(|| work(item, level, shared, weights))
         .unwrap_or_else(|panic| Err(Stop::Row(RowError::Internal(panic))));
     if matches!(outcome, Err(Stop::Row(_) | Stop::NotFinite | Stop::OutOfRange)) {
         shared.failed(row);
@@ -125,86 +125,119 @@ pub(super) fn finish_together(
     Ok(seen)
 }
 
-fn work(item: Item<'_>, level: Level, shared: &Shared<'_>) -> Result<Sums, Stop> {
-    let Item { row, bytes, work, out } = item;
+fn work(
+    item: Item<'_>,
+    level: Level,
+    shared: &Shared<'_>,
+    weights: &Weights,
+) -> Result<Sums, Stop> {
+    let Item { row, work, out, .. } = item;
     let mut sums = Sums::default();
     let (job, tiling, tiles, wide) = match work {
         Work::Copy => {
-            out.data.copy_from_slice(bytes);
+            copy(weights, row, out);
             return Ok(sums);
         }
         Work::Tile { job, place } => {
             let Places { data, scales, zero_points } = out;
             let out = Encoded { data, scales, zero_points };
-            let encode = |scratch: &mut Scratch| {
+            let input = Input::of(weights, row, &job);
+            ROOM.with_borrow_mut(|room| {
+                let bytes = input.bytes(level, &place, room);
                 let source = Source { bytes, next: None, seen: None };
-                scratch.encode(level, (&job, &place), source, None, out, &mut sums)
-            };
-            SCRATCH.with_borrow_mut(encode)?;
+                SCRATCH.with_borrow_mut(|scratch| {
+                    scratch.encode(level, (&job, &place), source, None, out, &mut sums)
+                })
+            })?;
             return Ok(sums);
         }
         Work::Encode { job, tiling, tiles, wide } => (job, tiling, tiles, wide),
     };
-    let width = job.source.width();
+    if let Some(told) = wide.and_then(|wide| wide.false_fact) {
+        return Err(Stop::Row(RowError::InvalidFact(told.to_string())));
+    }
+    let layout = job.layout();
+    let (input, shares) = (Input::of(weights, row, &job), layout.group_rows != 1);
     let start = tiling.place(tiles.start);
-    let data_start = start.data(job.layout()).start;
+    let data_start = start.data(layout).start;
     let group_start = start.own_groups().start;
     let mut data = Carver::new(out.data);
     let mut scales = Carver::new(out.scales);
     let mut zero_points = Carver::new(out.zero_points);
-    SCRATCH.with_borrow_mut(|scratch| {
-        let (mut seen, end) = (None, tiles.end);
-        for tile in tiles {
-            if !shared.wanted(row) {
-                return Err(Stop::Skipped);
+    let (mut bounds, mut known) = (Vec::new(), Vec::new());
+    ROOM.with_borrow_mut(|room| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let (mut seen, end) = (None, tiles.end);
+            for tile in tiles {
+                if !shared.wanted(row) {
+                    return Err(Stop::Skipped);
+                }
+                let place = tiling.place(tile);
+                let bytes_at = place.data(layout);
+                let groups = if shares { 0..0 } else { place.own_groups() };
+                let own = groups.start.saturating_sub(group_start)
+                    ..groups.end.saturating_sub(group_start);
+                let out = Encoded {
+                    data: data.take(bytes_at.start - data_start..bytes_at.end - data_start),
+                    scales: scales.take_if_any(own.clone()),
+                    zero_points: zero_points.take_if_any(own),
+                };
+                let next = (tile + 1 < end).then(|| tiling.place(tile + 1));
+                let next = next.filter(|next| next.elements.len() == place.elements.len());
+                let next = next.and_then(|next| input.next(&next));
+                let source = Source { bytes: input.bytes(level, &place, room), next, seen };
+                let wide = wide.map(|wide| {
+                    wide.of(layout, &place, &mut bounds, &mut known);
+                    (bounds.as_slice(), known.as_slice())
+                });
+                seen = scratch.encode(level, (&job, &place), source, wide, out, &mut sums)?;
             }
-            let place = tiling.place(tile);
-            let bytes_at = place.data(job.layout());
-            let groups = place.own_groups();
-            let own = groups.start - group_start..groups.end - group_start;
-            let out = Encoded {
-                data: data.take(bytes_at.start - data_start..bytes_at.end - data_start),
-                scales: scales.take_if_any(own.clone()),
-                zero_points: zero_points.take_if_any(own),
-            };
-            let at = |elements: &Range<usize>| {
-                let first = start.elements.start;
-                &bytes[(elements.start - first) * width..(elements.end - first) * width]
-            };
-            let next = (tile + 1 < end).then(|| tiling.place(tile + 1).elements);
-            let source = Source {
-                bytes: at(&place.elements),
-                next: next.filter(|next| next.len() == place.elements.len()).as_ref().map(at),
-                seen,
-            };
-            let wide = wide.map(|ranges| &ranges[place.groups.clone()]);
-            seen = scratch.encode(level, (&job, &place), source, wide, out, &mut sums)?;
-        }
-        Ok(sums)
+            Ok(sums)
+        })
     })
+}
+
+/// A row that is kept: its bytes, and the parameters of its codes.
+fn copy(weights: &Weights, row: usize, out: Places<'_>) {
+    out.data.copy_from_slice(weights.bytes(row).unwrap_or(&[]));
+    let Some(encodings) = weights.packed.as_ref().and_then(|packed| packed.get(row)) else {
+        return;
+    };
+    if !out.scales.is_empty() {
+        let scales = encodings.scales(row).unwrap_or(&[]).as_chunks::<4>().0;
+        for (out, scale) in out.scales.iter_mut().zip(scales) {
+            *out = f32::from_le_bytes(*scale);
+        }
+    }
+    if !out.zero_points.is_empty() {
+        out.zero_points.copy_from_slice(encodings.zero_points(row).unwrap_or(&[]));
+    }
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static ROOM: RefCell<Room> = RefCell::default();
 }
 
 /// Where the values that can't be quantized are, over the whole layer: read again, since this is
 /// rare. Stretches that are all good go by at a tile's speed. Of values that are not finite and values
 /// above the limit, the former are told.
-pub(super) fn bad_values(source: Float, bytes: &[u8], limit: f32, monitor: &Monitor) -> RowError {
-    const STRETCH: usize = 4096;
-    let width = source.width();
-    let mut values = Vec::new();
+pub(super) fn bad_values(input: &Input<'_>, job: &Job, monitor: &Monitor) -> RowError {
+    let (level, limit, width) = (Level::best(), job.bound.codec.limit(), job.source.width());
+    let (mut room, mut values) = (Room::default(), Vec::new());
     let (mut bad, mut only_beyond, mut large) = (Found::default(), true, Found::default());
-    for (stretch, bytes) in bytes.chunks(STRETCH * width).enumerate() {
-        let values = float_values(Level::best(), source, bytes, &mut values);
+    let tiling = job.tiling();
+    for tile in 0..tiling.len() {
+        let place = tiling.place(tile);
+        let bytes = input.bytes(level, &place, &mut room);
+        let values = float_values(level, job.source, bytes, &mut values);
         // A NaN is not below it.
         if monitor.is_cancelled() || values.iter().all(|value| value.abs() <= limit) {
             continue;
         }
         let elements = bytes.chunks_exact(width).zip(values.iter()).enumerate();
         for (at, (element, value)) in elements {
-            let at = (stretch * STRETCH + at) as u64;
+            let at = (place.elements.start + at) as u64;
             if !value.is_finite() {
                 bad.add(at);
                 let wide = <[u8; 8]>::try_from(element).map(f64::from_le_bytes);

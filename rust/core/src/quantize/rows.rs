@@ -100,7 +100,7 @@ impl<'a> Rows<'a> {
     }
 
     fn judge(&self, row: usize) -> Fate<'a> {
-        let read = Described::read(self.weights, row);
+        let read = self.weights.described(row);
         let asked = plan::resolve(self.weights, row, self.plan, self.options);
         match job::check(self.weights, row, &read, &asked) {
             Ok(layer) => Fate::Good(Kind { layer, described: read.0 }),
@@ -126,7 +126,7 @@ impl<'a> Rows<'a> {
 
     /// A good row turned out to be bad.
     pub(super) fn fail(&mut self, row: usize, error: RowError) {
-        let (described, _) = Described::read(self.weights, row);
+        let (described, _) = self.weights.described(row);
         let asked = plan::resolve(self.weights, row, self.plan, self.options);
         let failure = self.failure(row, described, asked, error);
         self.blocks[row / BLOCK].set(row % BLOCK, Fate::Failed(failure));

@@ -4,6 +4,7 @@ use arrow_schema::ArrowError;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use super::input::Input;
 use super::item::{Cutter, Task, Wide, alike, items, pieces, tasks};
 use super::job::Layer;
 use super::piece::{Shared, bad_values, finish, finish_together};
@@ -53,13 +54,13 @@ pub(super) fn run(
 /// The output at its final size.
 fn allocate(rows: &Rows<'_>, pool: &ThreadPool) -> Result<Payload, ArrowError> {
     let of_data = || {
-        spans(rows, |layer, row| match layer {
-            Layer::Encode(job) => job.layout().data_bytes(),
-            Layer::Keep => rows.weights.bytes(row).map(<[u8]>::len),
+        spans(rows, |layer, row| match layer.bound() {
+            Some(bound) => bound.layout.data_bytes(),
+            None => rows.weights.bytes(row).map(<[u8]>::len),
         })
     };
     let some = |layer: &Layer, len: fn(&Layout) -> Option<usize>| {
-        len(layer.job()?.layout()).filter(|&len| len > 0)
+        len(&layer.bound()?.layout).filter(|&len| len > 0)
     };
     let of_scales = || spans(rows, |layer, _| some(layer, Layout::scale_count));
     let of_zero_points = || spans(rows, |layer, _| some(layer, Layout::zero_point_count));
@@ -120,6 +121,7 @@ fn first_round(
 ) -> Result<Left, Error> {
     let level = Level::best().for_output(payload.data.values.len());
     let wide = wide_ranges(rows, None, pool, level, shared.monitor);
+    write_shared(&wide, payload);
     let tasks = tasks(rows, sums, payload, &wide);
     for task in &tasks {
         match task {
@@ -139,6 +141,16 @@ fn first_round(
     };
     let outcomes = spread(pool, tasks, work);
     settle(rows, sums, outcomes, pool, shared.monitor)
+}
+
+/// Write the scales that rows share, which are known before any tile is encoded.
+fn write_shared(wide: &Wide, payload: &mut Payload) {
+    for (&row, known) in wide {
+        if !known.scales.is_empty() {
+            let span = payload.scales.spans.range(row);
+            payload.scales.values[span].copy_from_slice(&known.scales);
+        }
+    }
 }
 
 /// Small rows that follow each other; only what is left to do of them is returned.
@@ -203,6 +215,7 @@ fn second_round(
 ) -> Result<Left, Error> {
     let level = Level::best();
     let wide = wide_ranges(rows, Some(again), pool, level, shared.monitor);
+    write_shared(&wide, payload);
     let items = items(rows, again, payload, &wide);
     for &row in again {
         shared.expect_anew(row);
@@ -257,8 +270,7 @@ fn locate(
 ) -> Result<(), Error> {
     let locate = |&row: &usize| {
         let job = rows.layer(row)?.job()?;
-        let bytes = rows.weights.bytes(row).unwrap_or(&[]);
-        Some((row, bad_values(job.source, bytes, job.bound.codec.limit(), monitor)))
+        Some((row, bad_values(&Input::of(rows.weights, row, job), job, monitor)))
     };
     let found: Vec<_> = spread(pool, bad.iter().collect(), locate);
     if monitor.is_cancelled() {

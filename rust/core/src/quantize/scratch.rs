@@ -1,5 +1,6 @@
 //! One tile: from source bytes to codes, scales and sums.
 
+use super::input::float_values;
 use super::job::Job;
 use super::stop::Stop;
 use crate::dtype::Float;
@@ -46,13 +47,14 @@ struct Touched {
 
 impl Scratch {
     /// Encode a tile into `out`, the places of its own groups, and add to `sums` what it took.
-    /// `wide` are the ranges of all groups touched, where they reach over several tiles.
+    /// `wide` are the bounds of all groups touched, where they reach over several tiles, and their
+    /// scales, where rows share them.
     pub(super) fn encode(
         &mut self,
         level: Level,
         (job, place): (&Job, &Place),
         Source { bytes: source, next, seen }: Source<'_>,
-        wide: Option<&[Bounds]>,
+        wide: Option<(&[Bounds], &[f32])>,
         out: Encoded<'_>,
         sums: &mut Sums,
     ) -> Result<Seen, Stop> {
@@ -70,7 +72,7 @@ impl Scratch {
         if !finite {
             return Err(Stop::NotFinite);
         }
-        let ranges = wide.unwrap_or(ranges);
+        let (ranges, known) = wide.unwrap_or((ranges, &[]));
         if !within(job.bound.codec.limit(), ranges) {
             return Err(Stop::OutOfRange);
         }
@@ -79,8 +81,8 @@ impl Scratch {
         }
         let (grouping, width, phase) = (job.layout().grouping, place.width, place.phase);
         let tile = Tile { grouping, width, values, phase, ranges, source };
-        if phase > 0 || job.source == Float::F64 {
-            touched.encode(level, (job, place), &tile, out, buffers, sums);
+        if phase > 0 || job.source == Float::F64 || !known.is_empty() {
+            touched.encode(level, (job, place), &tile, known, out, buffers, sums);
             return Ok(None);
         }
         let next = next.filter(|_| wide.is_none());
@@ -131,13 +133,15 @@ impl Scratch {
 }
 
 impl Touched {
-    /// The way of a tile whose first group began in another one, where its scale is written; and of
-    /// float64, whose errors are those of the source itself, not of its float32 values.
+    /// The way of a tile whose first group began in another one, where its scale is written, or whose
+    /// rows share scales with others; and of float64, whose errors are those of the source itself, not
+    /// of its float32 values.
     fn encode(
         &mut self,
         level: Level,
         (job, place): (&Job, &Place),
         tile: &Tile<'_>,
+        known: &[f32],
         out: Encoded<'_>,
         buffers: &mut Buffers,
         sums: &mut Sums,
@@ -148,8 +152,13 @@ impl Touched {
         zero_points.resize(if layout.zero_point_bits.is_some() { groups } else { 0 }, 0);
         let Encoded { data, scales: own_scales, zero_points: own_zero_points } = out;
         let mut narrow = [*sums];
-        let all = Encoded { data: &mut *data, scales, zero_points };
-        job.bound.codec.encode(level, tile, all, buffers, &mut narrow, None);
+        if known.is_empty() {
+            let all = Encoded { data: &mut *data, scales, zero_points };
+            job.bound.codec.encode(level, tile, all, buffers, &mut narrow, None);
+        } else {
+            scales.copy_from_slice(known);
+            job.bound.codec.apply(level, tile, scales, data, buffers, &mut narrow);
+        }
         // Of numbers that float32 holds the sums are those that float32 has, to the bit.
         let exact = match tile.values {
             Values::Float32(values) if job.source == Float::F64 => {
@@ -202,21 +211,6 @@ fn survey<'a>(
     let values = float_values(level, source, bytes, buffer);
     let find = || dispatch::survey(level, values, width, group_size, ranges);
     (Values::Float32(values), seen.unwrap_or_else(find))
-}
-
-/// The values as float32: the source's own bytes where they are that, else converted into `buffer`.
-pub(super) fn float_values<'a>(
-    level: Level,
-    source: Float,
-    bytes: &'a [u8],
-    buffer: &'a mut Vec<f32>,
-) -> &'a [f32] {
-    if let (Float::F32, Ok(values)) = (source, bytemuck::try_cast_slice(bytes)) {
-        return values;
-    }
-    buffer.resize(bytes.len() / source.width(), 0.0);
-    dispatch::to_f32(level, source, bytes, buffer);
-    buffer
 }
 
 /// Whether no magnitude is above the limit.

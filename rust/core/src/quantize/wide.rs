@@ -1,21 +1,20 @@
-//! Ranges of groups that reach over several tiles, found before any tile is encoded.
-
-use std::ops::Range;
+//! Groups that reach over several tiles: their bounds are found before any tile is encoded, and their
+//! scales, where several rows share one.
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::item::Wide;
+use super::input::{Input, Room};
+use super::item::{Known, Wide};
 use super::job::Job;
 use super::rows::Rows;
-use super::scratch::float_values;
 use crate::kernel::dispatch;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Level;
 use crate::monitor::Monitor;
-use crate::tile::{Place, Tiling};
+use crate::tile::Place;
 
-/// The ranges of all groups of those layers whose groups reach over several tiles; of `rows`, which
+/// What is known of the groups of those layers whose groups reach over several tiles; of `rows`, which
 /// rise, where these are given.
 pub(super) fn wide_ranges(
     rows: &Rows<'_>,
@@ -25,56 +24,66 @@ pub(super) fn wide_ranges(
     monitor: &Monitor,
 ) -> Wide {
     let mut wide = Wide::new();
-    let has_wide_groups = |job: &Job| Tiling::new(job.layout()).has_wide_groups();
     let runs = rows.runs().filter_map(|(run, fate)| Some((run, *fate.kind()?.layer.job()?)));
-    let with_wide_groups = runs.filter(|(_, job)| has_wide_groups(job));
+    let with_wide_groups = runs.filter(|(_, job)| job.tiling().has_wide_groups());
     let is_wanted = |row: &usize| wanted.is_none_or(|wanted| wanted.binary_search(row).is_ok());
     for (row, job) in with_wide_groups.flat_map(|(run, job)| run.map(move |row| (row, job))) {
         if !is_wanted(&row) {
             continue;
         }
-        let tiling = Tiling::new(job.layout());
-        let bytes = rows.weights.bytes(row).unwrap_or(&[]);
+        let (tiling, layout) = (job.tiling(), job.layout());
+        let input = Input::of(rows.weights, row, &job);
         let tiles: Vec<_> = pool.install(|| {
             (0..tiling.len())
                 .into_par_iter()
-                .map_init(Vec::new, |values, tile| {
-                    let wanted = !monitor.is_cancelled();
-                    wanted.then(|| tile_ranges(level, &job, &tiling.place(tile), bytes, values))
+                .map_init(<(Room, Vec<f32>)>::default, |(room, values), tile| {
+                    let place = tiling.place(tile);
+                    (!monitor.is_cancelled()).then(|| {
+                        let values = input.floats(level, &place, room, values);
+                        (tile_bounds(level, &job, &place, values), place)
+                    })
                 })
                 .flatten()
                 .collect()
         });
-        let mut ranges = vec![Bounds::ZERO; job.layout().rows * job.layout().grouping.groups()];
-        for (groups, tile) in tiles {
-            for (range, part) in ranges[groups].iter_mut().zip(tile) {
-                *range = range.union(part);
+        let count = layout.scale_rows() * layout.grouping.groups();
+        let mut bounds = vec![Bounds::ZERO; count];
+        for (tile, place) in tiles {
+            let groups = place.parameters(layout).flatten();
+            for (at, part) in groups.zip(tile) {
+                bounds[at] = bounds[at].union(part);
             }
         }
-        wide.insert(row, ranges);
+        let own = bounds.iter().fold(0.0f32, |own, bounds| own.max(bounds.absmax()));
+        let false_fact = job.tensor_absmax.filter(|&told| told < own);
+        if let Some(absmax) = job.tensor_absmax {
+            bounds.fill(Bounds { lo: -absmax, hi: absmax });
+        }
+        let mut scales = Vec::new();
+        if layout.group_rows != 1 {
+            scales.resize(count, 0.0);
+            job.bound.codec.fit(&layout.grouping, &bounds, &mut scales);
+        }
+        wide.insert(row, Known { bounds, scales, false_fact });
     }
     wide
 }
 
-/// The part of one tile in the ranges of the groups that it touches. Values that are not finite are
-/// found when the tile is encoded.
-fn tile_ranges(
-    level: Level,
-    job: &Job,
-    place: &Place,
-    bytes: &[u8],
-    values: &mut Vec<f32>,
-) -> (Range<usize>, Vec<Bounds>) {
-    let width = job.source.width();
-    let source = &bytes[place.elements.start * width..place.elements.end * width];
-    let values = float_values(level, job.source, source, values);
-    let mut ranges = vec![Bounds::ZERO; place.groups.len()];
-    let first = (job.layout().grouping.group_size - place.phase).min(values.len());
-    let (head, tail) = values.split_at(first);
-    let (first_range, other_ranges) = ranges.split_at_mut(1);
-    dispatch::survey(level, head, head.len(), head.len(), first_range);
-    if !tail.is_empty() {
-        dispatch::survey(level, tail, tail.len(), job.layout().grouping.group_size, other_ranges);
+/// The part of one tile in the bounds of the groups that it touches, row after row. Values that are not
+/// finite are found when the tile is encoded.
+fn tile_bounds(level: Level, job: &Job, place: &Place, values: &[f32]) -> Vec<Bounds> {
+    let group_size = job.layout().grouping.group_size;
+    let mut bounds = vec![Bounds::ZERO; place.groups.len()];
+    if place.phase == 0 {
+        dispatch::survey(level, values, place.width, group_size, &mut bounds);
+        return bounds;
     }
-    (place.groups.clone(), ranges)
+    let first = (group_size - place.phase).min(values.len());
+    let (head, tail) = values.split_at(first);
+    let (first_bounds, other_bounds) = bounds.split_at_mut(1);
+    dispatch::survey(level, head, head.len(), head.len(), first_bounds);
+    if !tail.is_empty() {
+        dispatch::survey(level, tail, tail.len(), group_size, other_bounds);
+    }
+    bounds
 }

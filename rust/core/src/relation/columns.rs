@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array};
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
 
@@ -73,6 +74,18 @@ impl<'a> Finder<'a> {
     /// A column of whole numbers, if it is there.
     pub fn integer(&self, column: &'static str) -> Result<Option<usize>, CallError> {
         self.optional(column, INTEGER, holds_integers)
+    }
+
+    /// A column of numbers, if it is there.
+    pub fn number(&self, column: &'static str) -> Result<Option<usize>, CallError> {
+        self.optional(column, "any numeric type", DataType::is_numeric)
+    }
+
+    /// A column of lists of floats, if it is there.
+    pub fn floats(&self, column: &'static str) -> Result<Option<usize>, CallError> {
+        self.optional(column, "a list of any floating-point type", |found| {
+            list_item(found).is_some_and(|item| item.is_floating() || *item == DataType::Null)
+        })
     }
 
     /// A boolean column, if it is there.
@@ -174,6 +187,11 @@ impl Carried {
 /// A fraction, or a float or decimal beyond int64's range.
 pub fn integer(column: &ArrayRef, name: &'static str) -> Result<Int64Array, ArrowError> {
     exact::int64(column, name)
+}
+
+/// A column of numbers as float64.
+pub fn number(column: &ArrayRef) -> Result<Float64Array, ArrowError> {
+    Ok(cast(column, &DataType::Float64)?.as_primitive::<Float64Type>().clone())
 }
 
 /// A boolean column.

@@ -2,8 +2,6 @@
 
 use std::ops::Deref;
 
-use super::bytes::Element;
-use super::weights::Weights;
 use crate::dtype;
 use crate::error::RowError;
 
@@ -37,29 +35,6 @@ impl PartialEq for Shape<'_> {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
-}
-
-impl<'a> Described<'a> {
-    /// Row `row`'s dtype and shape; without a shape column the shape is the number of elements.
-    pub(crate) fn read(weights: &'a Weights, row: usize) -> (Self, Result<(), RowError>) {
-        let dtype = match weights.element {
-            Some(Element::Float(float)) => Some(float.name()),
-            _ => weights.dtype(row),
-        };
-        match weights.shape(row) {
-            Some(Ok(shape)) => (Self { dtype, shape: Some(Shape::Given(shape)) }, Ok(())),
-            Some(Err(error)) => (Self { dtype, shape: None }, Err(error)),
-            None => {
-                let count = element_count(weights.bytes(row), dtype);
-                (Self { dtype, shape: count.map(|count| Shape::Flat([count])) }, Ok(()))
-            }
-        }
-    }
-}
-
-fn element_count(bytes: Option<&[u8]>, dtype: Option<&str>) -> Option<i64> {
-    let (bytes, block) = (bytes?.len() as u64, dtype::block(dtype?)?);
-    i64::try_from((bytes / block.bytes).checked_mul(block.elements)?).ok()
 }
 
 /// The number of elements of `shape`, which must fill `found` bytes of `dtype` exactly. Of a dtype

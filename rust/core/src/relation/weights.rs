@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema};
 use rayon::ThreadPool;
 
 use super::bytes::{Bytes, Element};
 use super::columns::{self, Carried, Finder, list_item};
+use super::described::{Described, Shape};
+use super::packed::{Packed, PackedColumn};
 use super::settings::{SettingColumns, SettingRows};
 use super::shapes::Shapes;
 use super::text::Text;
@@ -22,7 +24,7 @@ const DATA: &str = "list, large_list or fixed_size_list of float16, float32 or f
                     binary, large_binary or binary_view with a 'dtype' column";
 
 /// Names that the relation itself uses; all others are carried.
-const CONSUMED: [&str; 14] = [
+const CONSUMED: [&str; 18] = [
     "layer_name",
     "data",
     "shape",
@@ -33,6 +35,10 @@ const CONSUMED: [&str; 14] = [
     "is_symmetric",
     "scale_dtype",
     "search",
+    "packed",
+    "importance",
+    "sensitivity",
+    "tensor_absmax",
     "error_code",
     "error_message",
     "error_element",
@@ -55,6 +61,8 @@ pub struct WeightsSchema {
     companion_of: Option<usize>,
     stack_axis: Option<usize>,
     parts: Option<PartSchema>,
+    packed: Option<PackedColumn>,
+    tensor_absmax: Option<usize>,
     /// The shape of every row, where `data` is of the type for tensors of one shape.
     tensor_shape: Option<Arc<[i64]>>,
     /// The columns that go through untouched.
@@ -86,6 +94,9 @@ impl WeightsSchema {
         if ["row_index", "scales", "zero_points"].iter().all(|name| schema.index_of(name).is_ok()) {
             return Err(CallError::AlreadyQuantized);
         }
+        // What later steps use is checked here, too.
+        finder.floats("importance")?;
+        finder.number("sensitivity")?;
         let carried = Carried::try_new(schema, &CONSUMED, &quantized::RESERVED)?;
         Ok(Self {
             name: finder.required("layer_name", columns::TEXT, finder.text("layer_name")?)?,
@@ -101,6 +112,8 @@ impl WeightsSchema {
             companion_of: finder.text("companion_of").ok().flatten(),
             stack_axis: finder.integer("stack_axis").ok().flatten(),
             parts: PartSchema::find(&finder),
+            packed: PackedColumn::find(schema)?,
+            tensor_absmax: finder.number("tensor_absmax")?,
             tensor_shape: None,
             carried,
         })
@@ -146,6 +159,8 @@ impl WeightsSchema {
                 .transpose()?,
             tensor_shape: self.tensor_shape.clone(),
             parts: self.parts.map(|parts| parts.bind(batch)).transpose()?,
+            packed: self.packed.as_ref().map(|packed| packed.bind(batch)).transpose()?,
+            tensor_absmax: self.tensor_absmax.map(|i| columns::number(column(i))).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
         })
@@ -245,6 +260,9 @@ pub struct Weights {
     companion_of: Option<Text>,
     stack_axes: Option<Int64Array>,
     parts: Option<Parts>,
+    /// Rows whose data are codes.
+    pub(crate) packed: Option<Packed>,
+    tensor_absmax: Option<Float64Array>,
     tensor_shape: Option<Arc<[i64]>>,
     /// The carried columns, as they came.
     pub carried: Vec<ArrayRef>,
@@ -263,6 +281,23 @@ impl Weights {
         self.names.utf8()
     }
 
+    /// Row `row`'s dtype and shape; without a shape column the shape is the number of elements.
+    pub(crate) fn described(&self, row: usize) -> (Described<'_>, Result<(), RowError>) {
+        let dtype = match self.element {
+            Some(Element::Float(float)) => Some(float.name()),
+            _ => self.dtype(row),
+        };
+        match self.shape(row) {
+            Some(Ok(shape)) => (Described { dtype, shape: Some(Shape::Given(shape)) }, Ok(())),
+            Some(Err(error)) => (Described { dtype, shape: None }, Err(error)),
+            None => {
+                let count = element_count(self.bytes(row), dtype);
+                let shape = count.map(|count| Shape::Flat([count]));
+                (Described { dtype, shape }, Ok(()))
+            }
+        }
+    }
+
     /// Whether a row says the same of itself as the good one before it, name and values aside.
     /// Where that is costly to know the answer is no: it is then looked at like any other.
     pub(crate) fn repeats(&self, row: usize) -> bool {
@@ -275,6 +310,7 @@ impl Weights {
             && self.dtypes.as_ref().is_none_or(|dtypes| dtypes.get(row) == dtypes.get(before))
             && self.roles.as_ref().is_none_or(|roles| roles.get(row) == roles.get(before))
             && self.keep_reason.as_ref().is_none_or(|known| known.get(row) == known.get(before))
+            && self.packed.is_none()
             && (!self.has_plan() || self.plan(row) == self.plan(before))
     }
 
@@ -282,6 +318,8 @@ impl Weights {
     /// a glance.
     pub(crate) fn repeats_over(&self, rows: &Range<usize>) -> bool {
         self.parts.is_none()
+            && self.packed.is_none()
+            && self.tensor_absmax.is_none()
             && self.earlier.is_none()
             && !self.has_plan()
             && self.names.is_whole()
@@ -338,6 +376,17 @@ impl Weights {
         columns::integer_at(self.stack_axes.as_ref(), row)
     }
 
+    /// The scheme of a row whose data are codes.
+    pub fn packed_scheme(&self, row: usize) -> Option<&str> {
+        self.packed.as_ref()?.get(row)?.scheme(row)
+    }
+
+    /// The largest magnitude of the row's whole layer, where that is told.
+    pub fn tensor_absmax(&self, row: usize) -> Option<f64> {
+        let told = self.tensor_absmax.as_ref()?;
+        told.is_valid(row).then(|| told.value(row))
+    }
+
     /// The file that the row came from, for messages.
     pub fn source_file(&self, row: usize) -> Option<&str> {
         self.source_files.as_ref().and_then(|rows| rows.get(row))
@@ -367,4 +416,9 @@ impl Weights {
             (None, None) => None,
         }
     }
+}
+
+fn element_count(bytes: Option<&[u8]>, dtype: Option<&str>) -> Option<i64> {
+    let (bytes, block) = (bytes?.len() as u64, dtype::block(dtype?)?);
+    i64::try_from((bytes / block.bytes).checked_mul(block.elements)?).ok()
 }

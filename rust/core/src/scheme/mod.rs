@@ -8,6 +8,7 @@ mod affine;
 mod blocked;
 #[cfg(test)]
 mod conformance;
+mod fp8;
 mod layout;
 mod names;
 mod q4_0;
@@ -27,8 +28,15 @@ use crate::settings::Settings;
 pub use layout::{Layout, Said};
 
 /// Every scheme that encodes, in the order in which messages list them.
-pub static ALL: &[&dyn Scheme] =
-    &[&affine::INT8, &affine::INT4, &affine::INT2, &q8_0::Q8_0, &q5_1::Q5_1, &q4_0::Q4_0];
+pub static ALL: &[&dyn Scheme] = &[
+    &affine::INT8,
+    &affine::INT4,
+    &affine::INT2,
+    &fp8::FP8_E4M3,
+    &q8_0::Q8_0,
+    &q5_1::Q5_1,
+    &q4_0::Q4_0,
+];
 
 /// The name under which a layer is kept as it is.
 pub const NONE: &str = "none";
@@ -144,16 +152,30 @@ pub trait Codec: Debug + Send + Sync {
         true
     }
 
-    /// Choose the scales of groups of these bounds, where several rows share one: then tiles are
-    /// encoded with scales that are known.
-    fn fit(&self, layout: &Layout, bounds: &[Bounds], scales: &mut [f32]) {
-        let _ = (layout, bounds, scales);
+    /// Choose the scales of groups of these bounds; of schemes whose rows may share one.
+    fn fit(&self, grouping: &Grouping, bounds: &[Bounds], scales: &mut [f32]) {
+        unreachable!("rows share no scales: {grouping:?} {bounds:?} {scales:?}");
+    }
+
+    /// Write the codes of a tile whose groups have these scales, which [`Codec::fit`] chose; else as
+    /// [`Codec::encode`].
+    fn apply(
+        &self,
+        level: Level,
+        tile: &Tile<'_>,
+        scales: &[f32],
+        data: &mut [u8],
+        buffers: &mut Buffers,
+        sums: &mut [Sums],
+    ) {
+        unreachable!(
+            "rows share no scales: {level:?} {tile:?} {scales:?} {data:?} {buffers:?} {sums:?}"
+        );
     }
 
     /// Write a tile's codes and scales, and add its values and their errors to `sums`: one for all of
     /// its rows, or one for each of several parts of equally many rows. `buffers` are there to work
-    /// in, and `next` to be looked at beforehand, or to be left alone. Scales that [`Codec::fit`] has
-    /// chosen are in `out` already.
+    /// in, and `next` to be looked at beforehand, or to be left alone.
     ///
     /// It can't fail: every value is finite and within the limit, every scale fits its dtype.
     fn encode(

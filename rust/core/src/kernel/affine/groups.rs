@@ -4,9 +4,9 @@ use std::marker::PhantomData;
 
 use super::general;
 use super::parameters::Parameters;
-use super::spans::{Spans, floats};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
+use crate::kernel::spans::{Spans, floats};
 use crate::kernel::stored::{BFloat16, Stored};
 use crate::kernel::tile::{Tile, Values};
 use crate::lanes::{LANES, Lanes};

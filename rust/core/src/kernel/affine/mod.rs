@@ -9,11 +9,11 @@ mod groups;
 mod parameters;
 mod parts;
 mod run;
-mod spans;
 
 use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
+use crate::kernel::spans::Spans;
 use crate::kernel::stored::{BFloat16, Float16, Float32, Stored};
 use crate::kernel::survey::Along;
 use crate::kernel::tile::{Buffers, Codes, Encoded, Grouping, Next, Tile, Values};
@@ -24,7 +24,6 @@ use groups::{Groups, even_halves, lines};
 pub(crate) use parameters::exact_scale;
 use parts::{Parts, recount};
 use run::{Kind, Run};
-use spans::Spans;
 
 /// Source memory is asked for so many bytes ahead of its use, or a tile ahead where that is more;
 /// and so many ahead it is brought from the second-level cache into the first.
@@ -46,7 +45,7 @@ pub(crate) fn encode<L: Lanes>(
     next: Option<&mut Next<'_>>,
 ) {
     let Encoded { data, scales, zero_points } = out;
-    let Buffers { codes, values } = buffers;
+    let Buffers { codes, values, .. } = buffers;
     // A code a byte and no padding: the codes are the data.
     let in_place = bits == 8 && data.len() == tile.values.len();
     // Codes of 4 bits of a line of 16-bit weights are a vector. Scales of float32 are too rare beside

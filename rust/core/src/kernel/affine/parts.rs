@@ -1,8 +1,8 @@
 //! The sums of layers that share a tile.
 
 use super::general::zero_point;
-use super::spans::{Spans, floats};
 use crate::kernel::metrics::{self, Sums};
+use crate::kernel::spans::{Spans, floats};
 use crate::kernel::tile::{Codes, Values};
 use crate::lanes::Lanes;
 

@@ -199,6 +199,23 @@ impl Encodings {
         Ok(Sound::Encoded { bound, source })
     }
 
+    /// The layout that a matrix has by what row `row` says.
+    pub(crate) fn bind(&self, row: usize, geometry: &Geometry) -> Result<Bound, RowError> {
+        let scheme = self.schemes.get(row).ok_or_else(|| invalid("scheme is null"))?;
+        match scheme::find(scheme).map_err(|error| invalid(error.to_string()))? {
+            Choice::Keep => Err(invalid("packed says that its scheme is 'none'")),
+            Choice::Encode(scheme) => {
+                let settings = self.settings(row, &scheme.defaults())?;
+                scheme.bind(geometry, &settings).map_err(|unfit| invalid(unfit.to_string()))
+            }
+        }
+    }
+
+    /// The scheme's name.
+    pub(crate) fn scheme(&self, row: usize) -> Option<&str> {
+        self.schemes.get(row)
+    }
+
     fn check_sizes(&self, row: usize, data: &[u8], bound: &Bound) -> Result<(), RowError> {
         let Bound { layout, codec, .. } = bound;
         let expect = |what: &str, found: usize, expected: Option<usize>| {

@@ -7,26 +7,27 @@ use crate::kernel::tile::{Grouping, Values};
 use crate::lanes::Lanes;
 
 /// The places of a tile's groups, one after the other.
-pub(super) struct Spans {
-    pub(super) group_size: usize,
+#[derive(Clone)]
+pub(crate) struct Spans {
+    pub(crate) group_size: usize,
     /// Elements of a row.
     width: usize,
     /// Where the row begins, and where the next group does in it.
     row: usize,
-    pub(super) column: usize,
+    pub(crate) column: usize,
     /// Elements of the next group that are within the tile, if its row has so many.
     size: usize,
 }
 
 impl Spans {
     #[inline(always)]
-    pub(super) fn new(grouping: &Grouping, width: usize, phase: usize) -> Self {
+    pub(crate) fn new(grouping: &Grouping, width: usize, phase: usize) -> Self {
         let group_size = grouping.group_size;
         Self { group_size, width, row: 0, column: 0, size: group_size - phase }
     }
 
     #[inline(always)]
-    pub(super) fn next(&mut self) -> Span<usize> {
+    pub(crate) fn next(&mut self) -> Span<usize> {
         let end = (self.column + self.size).min(self.width);
         let span = self.row + self.column..self.row + end;
         (self.column, self.size) = (end, self.group_size);
@@ -39,7 +40,7 @@ impl Spans {
 
 /// Some of a tile's values as float32, in `buffer` if they are not that.
 #[inline(always)]
-pub(super) fn floats<'a, L: Lanes>(
+pub(crate) fn floats<'a, L: Lanes>(
     lanes: L,
     values: Values<'a>,
     span: Span<usize>,

@@ -1,0 +1,86 @@
+//! The numbers of a row: its bytes, or what its codes decode to.
+
+use super::job::Job;
+use crate::dtype::Float;
+use crate::kernel::dispatch;
+use crate::lanes::Level;
+use crate::relation::quantized::read::Encodings;
+use crate::relation::weights::Weights;
+use crate::scheme::Bound;
+use crate::tile::Place;
+
+/// Where a row's numbers come from.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    /// The row's data.
+    data: &'a [u8],
+    source: Float,
+    packed: Option<(Bound, &'a Encodings, usize)>,
+}
+
+/// Room for the numbers of a tile.
+#[derive(Default)]
+pub(super) struct Room {
+    values: Vec<f32>,
+    codes: Vec<u8>,
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn of(weights: &'a Weights, row: usize, job: &Job) -> Self {
+        let encodings = weights.packed.as_ref().and_then(|packed| packed.get(row));
+        let packed = job.packed.zip(encodings).map(|(bound, encodings)| (bound, encodings, row));
+        Self { data: weights.bytes(row).unwrap_or(&[]), source: job.source, packed }
+    }
+
+    /// The bytes of a tile's numbers, of the job's source.
+    pub(super) fn bytes<'r>(&self, level: Level, place: &Place, room: &'r mut Room) -> &'r [u8]
+    where
+        'a: 'r,
+    {
+        let Some((bound, encodings, row)) = self.packed else {
+            let width = self.source.width();
+            return &self.data[place.elements.start * width..place.elements.end * width];
+        };
+        let Room { values, codes } = room;
+        let place = place.within(&bound.layout.grouping);
+        values.resize(place.elements.len(), 0.0);
+        let tile = encodings.codes(row, self.data, &bound.layout, &place);
+        bound.codec.decode(level.for_output(0), &tile.borrow(), codes, values);
+        bytemuck::cast_slice(values)
+    }
+
+    /// The same of a tile that will be wanted next, where they are there as they are.
+    pub(super) fn next(&self, place: &Place) -> Option<&'a [u8]> {
+        let (elements, width) = (&place.elements, self.source.width());
+        self.packed.is_none().then(|| &self.data[elements.start * width..elements.end * width])
+    }
+
+    /// The numbers of a tile as float32.
+    pub(super) fn floats<'r>(
+        &self,
+        level: Level,
+        place: &Place,
+        room: &'r mut Room,
+        buffer: &'r mut Vec<f32>,
+    ) -> &'r [f32]
+    where
+        'a: 'r,
+    {
+        float_values(level, self.source, self.bytes(level, place, room), buffer)
+    }
+}
+
+/// Numbers as float32: the source's own bytes where they are that, else converted into `buffer`.
+pub(super) fn float_values<'a>(
+    level: Level,
+    source: Float,
+    bytes: &'a [u8],
+    buffer: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    if let (Float::F32, Ok(values)) = (source, bytemuck::try_cast_slice(bytes)) {
+        return values;
+    }
+    buffer.resize(bytes.len() / source.width(), 0.0);
+    dispatch::to_f32(level, source, bytes, buffer);
+    buffer
+}
