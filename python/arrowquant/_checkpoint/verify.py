@@ -112,6 +112,7 @@ def verify(
             part_bytes=settings["part_bytes"],
             variant=settings.get("variant"),
             stack_axis=settings.get("stack_axis"),
+            requantize=bool(settings.get("requantize")),
         )
         source = source.with_axes(rules_of(settings.get("axis_rules", ())))
         source = source.in_order(*plans.places(manifest))
@@ -263,7 +264,7 @@ class _Verifier:
         columns = ["layer_name", "dtype", "shape"]
         wanted = source.select([n for n in columns if n in source.schema.names]).to_pylist()
         stored = quantized.select(
-            ["row_index", *columns, "scheme", "mse", "max_abs_error", "snr_db"]
+            ["row_index", *columns, "scheme", "search", "mse", "max_abs_error", "snr_db"]
         ).to_pylist()
         for row, origin, measured in zip(stored, wanted, compared, strict=True):
             *measures, undecodable = measured
@@ -278,6 +279,8 @@ class _Verifier:
             return
         counts: dict[str, int] = dict.fromkeys(tensors, 0)
         for batch in self._source.outline().to_batches():
+            for name in _consumed(batch):
+                counts[name] = tensors.get(name, 0)
             names = pc.coalesce(batch["stack_name"], batch["layer_name"])
             for name, shape in zip(names.to_pylist(), batch["shape"].to_pylist(), strict=True):
                 if name in counts and shape is not None:
@@ -310,3 +313,12 @@ class _Verifier:
                 self._found.add(
                     None, f"unit {unit.index} is of no such stretch of the source", unit.first_row
                 )
+
+
+def _consumed(batch: pa.RecordBatch) -> list[str]:
+    """The tensors whose numbers come with the codes of others."""
+    if "packed" not in batch.schema.names:
+        return []
+    lists = pc.struct_field(batch["packed"].filter(batch["packed"].is_valid()), "companions")
+    names: list[str] = pc.list_flatten(lists).to_pylist()
+    return names

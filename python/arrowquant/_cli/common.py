@@ -108,6 +108,13 @@ StackAxis = Annotated[
         "[E, in, out].",
     ),
 ]
+Requantize = Annotated[
+    bool,
+    typer.Option(
+        "--requantize",
+        help="Quantize again what is quantized already and can be decoded, such as FP8 weights.",
+    ),
+]
 PlanFile = Annotated[
     Path | None,
     typer.Option(

@@ -17,6 +17,7 @@ from arrowquant._cli.common import (
     Overwrite,
     PlanFile,
     Quiet,
+    Requantize,
     Scheme,
     StackAxis,
     Variant,
@@ -48,6 +49,7 @@ def plan(
     everything: All = False,
     variant: Variant = None,
     stack_axis: StackAxis = None,
+    requantize: Requantize = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -65,12 +67,12 @@ def plan(
     from arrowquant._scan import scan
 
     say_warnings()
-    source = scan(model, variant=variant, stack_axis=stack_axis)
+    source = scan(model, variant=variant, stack_axis=stack_axis, requantize=requantize)
     if output is not None:
         not_the_source(model, output)
         check_output(output, SUFFIXES, overwrite=overwrite)
     request = Request(
-        scheme=scheme,
+        scheme=scheme or ("int4" if requantize else None),
         settings=settings,
         plan=rules,
         keep=keep or (),

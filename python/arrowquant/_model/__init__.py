@@ -10,11 +10,13 @@ from __future__ import annotations
 from arrowquant._model.axes import AxisRules, StackAxes, axis_rules, rules_of
 from arrowquant._model.config import Config, read_config
 from arrowquant._model.meaning import Meaning, resolve
+from arrowquant._model.packed import Codes
 from arrowquant._model.roles import is_adapter
 from arrowquant._model.tensor import Tensor
 
 __all__ = [
     "AxisRules",
+    "Codes",
     "Config",
     "Meaning",
     "StackAxes",

@@ -46,6 +46,15 @@ class Config:
                     return value
         return None
 
+    def text(self, *names: str) -> str | None:
+        """The first of these keys that holds a text, likewise."""
+        for level in self._levels():
+            for name in names:
+                value = level.get(name)
+                if isinstance(value, str):
+                    return value
+        return None
+
     @property
     def is_tied(self) -> bool:
         """Whether the head is the table of embeddings."""

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arrowquant._model import experts, quantized, roles
+from arrowquant._model import packed as unpack
 from arrowquant._model.axes import StackAxes
 from arrowquant._model.config import Config
+from arrowquant._model.packed import Codes
 from arrowquant._model.tensor import Tensor
 
 __all__ = ["Meaning", "Tensor", "resolve"]
@@ -35,14 +37,18 @@ class Meaning:
     stack: tuple[int, int | None] | None = None
     """The count and the contracted axis, if it is known, of the matrices that it is a stack of."""
 
-    @property
-    def plain(self) -> tuple[str, str | None, str | None, tuple[int, int | None] | None]:
-        """As the core takes it."""
-        return self.role, self.keep_reason, self.companion_of, self.stack
+    packed: Codes | None = None
+    """Codes that it holds, of weights, which are read as one with their scales."""
+    is_consumed: bool = False
+    """Its numbers come with such codes, and it is no row of its own."""
 
 
 def resolve(
-    tensors: Sequence[Tensor], config: Config, axes: StackAxes = _NOTHING_SAID
+    tensors: Sequence[Tensor],
+    config: Config,
+    axes: StackAxes = _NOTHING_SAID,
+    *,
+    requantize: bool = False,
 ) -> list[Meaning]:
     """The meaning of each of a checkpoint's tensors.
 
@@ -50,9 +56,12 @@ def resolve(
         tensors: All of them, of all files: a tensor's meaning may lie in another one.
         config: What is said beside them.
         axes: What the user says of stacks of experts whose contracted axis can't be told.
+        requantize: Whether codes that can be decoded come as one with their scales.
     """
     named = {tensor.name: tensor for tensor in tensors}
     packed = quantized.find(named, config)
+    codes = unpack.find(named, packed, config) if requantize else {}
+    consumed = {name for one in codes.values() for name in one.companions}
     stacks = experts.find(named, config, axes)
     count = experts.count_of(named, config)
     layers = config.number("num_hidden_layers", "n_layer")
@@ -66,9 +75,15 @@ def resolve(
             role = "mtp"
         if is_adapter:
             role = "other"
+        if tensor.name in codes:
+            meanings.append(Meaning(role, packed=codes[tensor.name]))
+            continue
         if found is not None:
             role = "companion" if found.is_companion else role
-            meanings.append(Meaning(role, found.reason, found.companion_of))
+            is_consumed = tensor.name in consumed
+            meanings.append(
+                Meaning(role, found.reason, found.companion_of, is_consumed=is_consumed)
+            )
             continue
         stack = stacks.get(tensor.name)
         if stack is None:

@@ -50,8 +50,9 @@ def read_layer(scan: Scan, name: str) -> np.ndarray[Any, Any]:
         table = dequantize(table, continue_on_error=True).succeeded
     if not table.num_rows or table["data"].null_count:
         raise ValueError(f"layer {name!r} has no data. It failed, or its file can't be read.")
-    if not pa.types.is_large_binary(table["data"].type):
-        # As bytes with their dtype, whatever lists or views they came in.
+    is_packed = "packed" in table.schema.names and table["packed"].null_count < table.num_rows
+    if is_packed or not pa.types.is_large_binary(table["data"].type):
+        # As bytes with their dtype, whatever codes, lists or views they came in.
         table = dequantize(quantize(table, scheme="none").quantized).succeeded
     array: np.ndarray[Any, Any] = to_numpy(table)[name]
     return array

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from arrowquant._model import Tensor, read_config, resolve
 from arrowquant._scan.base import Files, Piece, Scan, Setup, identity, missing_key
+from arrowquant._scan.tensors import TensorScan, with_scales
 
 _ERRORS = [pa.field("error_code", pa.string()), pa.field("error_message", pa.string())]
 
@@ -49,13 +50,21 @@ class ManyScan(Scan):
         config = read_config(folder)
         every = {key: member.tensors() for key, member in self.members.items()}
         tensors = [tensor for found in every.values() for tensor in found]
-        meanings = resolve(tensors, config, self.setup.axes)
+        requantize = self.setup.requantize
+        meanings = resolve(tensors, config, self.setup.axes, requantize=requantize)
+        meanings = with_scales(meanings, self._numbers)
         any_stacks = any(meaning.stack is not None for meaning in meanings)
         start = 0
         for key, found in every.items():
             own = meanings[start : start + len(found)]
             start += len(found)
             self.members[key].assign(own, any_stacks=any_stacks)
+
+    def _numbers(self, name: str) -> list[float] | None:
+        """A tensor of floats, in whichever file it is."""
+        of_tensors = [one for one in self.members.values() if isinstance(one, TensorScan)]
+        found = (member.numbers(name) for member in of_tensors)
+        return next((numbers for numbers in found if numbers is not None), None)
 
     def in_order(self, place: Mapping[str, int], fixed: Collection[str] = ()) -> Scan:
         members = {key: member.in_order(place, fixed) for key, member in self.members.items()}

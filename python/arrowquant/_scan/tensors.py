@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,25 @@ import numpy as np
 import pyarrow as pa
 
 from arrowquant import _core
-from arrowquant._model import Config, Meaning, Tensor, read_config, resolve
+from arrowquant._model import Codes, Config, Meaning, Tensor, read_config, resolve
 from arrowquant._scan.base import Piece, Scan, Setup, warn_not_mapped
+
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+def with_scales(
+    meanings: Sequence[Meaning], numbers: Callable[[str], list[float] | None]
+) -> list[Meaning]:
+    """The meanings with the scales of codes, which are read: they may be in another file."""
+
+    def read(codes: Codes) -> Codes:
+        scales = [value for name in codes.companions for value in numbers(name) or ()]
+        return replace(codes, scales=scales)
+
+    return [
+        meaning if meaning.packed is None else replace(meaning, packed=read(meaning.packed))
+        for meaning in meanings
+    ]
 
 
 class TensorScan(Scan):
@@ -60,7 +78,7 @@ class TensorScan(Scan):
 
     def assign(self, meanings: Sequence[Meaning], *, any_stacks: bool) -> None:
         del any_stacks  # The columns are the same.
-        self._said = [meaning.plain for meaning in meanings]
+        self._said = list(meanings)
         self.__dict__.pop("_rows", None)
 
     def in_order(self, place: Mapping[str, int], fixed: Collection[str] = ()) -> Scan:
@@ -87,10 +105,26 @@ class TensorScan(Scan):
     def _rows(self) -> _core.TensorRows:
         if self._said is None:
             config = Config() if self.given is not None else read_config(self.path.parent)
-            meanings = resolve(self.tensors(), config, self.setup.axes)
+            meanings = resolve(
+                self.tensors(), config, self.setup.axes, requantize=self.setup.requantize
+            )
+            meanings = with_scales(meanings, self.numbers)
             self.assign(meanings, any_stacks=False)
         assert self._said is not None
         return self._file.rows(self._said, self.setup.part_bytes, self._order)
+
+    def numbers(self, name: str) -> list[float] | None:
+        """A tensor of floats; None where there is none of that name."""
+        at = next((at for at, entry in enumerate(self._entries) if entry[0] == name), None)
+        if at is None:
+            return None
+        plain = self._file.rows([Meaning("other")] * len(self._entries), 2**62, None)
+        table = pa.RecordBatchReader.from_stream(plain.reader(True, at, 1)).read_all()
+        found = np.frombuffer(table["data"][0].as_buffer(), _NUMPY[self._entries[at][1]])
+        if self._entries[at][1] == "BF16":
+            found = (found.astype(np.uint32) << 16).view(np.float32)
+        values: list[float] = found.astype(np.float32).tolist()
+        return values
 
     @property
     def layers(self) -> int | None:

@@ -17,7 +17,7 @@ use crate::panics;
 use crate::relation::bytes::Element;
 use crate::relation::check_format;
 use crate::relation::described::message;
-use crate::relation::quantized::read::{Columns, Rows, Sound};
+use crate::relation::quantized::read::{Columns, Encodings, Rows, Sound};
 use crate::relation::weights::{Weights, WeightsSchema};
 use crate::scheme::Bound;
 use crate::tile::Tiling;
@@ -85,6 +85,9 @@ fn compare_row(source: &Weights, rows: &Rows, row: usize, monitor: &Monitor) -> 
             identical: dtype(source, row) == described.dtype && rows.data(row) == Some(before),
             ..Comparison::default()
         }),
+        (Some(before), Ok(Sound::Encoded { bound, .. })) if is_packed(source, row) => {
+            compare_packed(source, rows, row, before, bound, monitor)
+        }
         (Some(before), Ok(Sound::Encoded { bound, .. })) => {
             let from = dtype(source, row).and_then(Float::from_name);
             let elements = bound.layout.elements();
@@ -92,7 +95,7 @@ fn compare_row(source: &Weights, rows: &Rows, row: usize, monitor: &Monitor) -> 
                 None => Ok(Comparison::default()),
                 Some(from) => {
                     let tiling = Tiling::new(&bound.layout);
-                    let tiled = Tiled { rows, row, bound, tiling };
+                    let tiled = Tiled { rows, row, bound, tiling, packed: None };
                     panics::catch(|| tiled.compare(from, before, monitor))
                 }
             }
@@ -104,12 +107,53 @@ fn compare_row(source: &Weights, rows: &Rows, row: usize, monitor: &Monitor) -> 
     }
 }
 
+fn is_packed(source: &Weights, row: usize) -> bool {
+    source.packed.as_ref().is_some_and(|packed| packed.get(row).is_some())
+}
+
+/// A row beside one of the source that is packed, too: the same codes and parameters, or what both
+/// decode to.
+fn compare_packed(
+    source: &Weights,
+    rows: &Rows,
+    row: usize,
+    before: &[u8],
+    bound: Bound,
+    monitor: &Monitor,
+) -> Result<Comparison, String> {
+    let packed = source.packed.as_ref().and_then(|packed| packed.get(row));
+    let shape = source.shape(row).and_then(Result::ok).unwrap_or(&[]);
+    let checked =
+        packed.map(|codes| (codes, codes.check(row, before, source.dtype(row), Ok(shape))));
+    let Some((codes, Ok(Sound::Encoded { bound: own, .. }))) = checked else {
+        return Ok(Comparison::default());
+    };
+    let own_scales = own.layout.has_scales.then(|| codes.scales(row)).flatten();
+    let scales = bound.layout.has_scales.then(|| rows.encodings.scales(row)).flatten();
+    let points = |found: Option<&[u8]>| found.unwrap_or_default().to_vec();
+    let same = own == bound
+        && rows.data(row) == Some(before)
+        && own_scales == scales
+        && points(codes.zero_points(row)) == points(rows.encodings.zero_points(row));
+    if same {
+        return Ok(Comparison { identical: true, ..Comparison::default() });
+    }
+    if own.layout.elements() != bound.layout.elements() {
+        return Ok(Comparison::default());
+    }
+    let tiling = Tiling::with_unit(&bound.layout, own.layout.unit());
+    let tiled = Tiled { rows, row, bound, tiling, packed: Some((own, codes)) };
+    panics::catch(|| tiled.compare(Float::F32, before, monitor))
+}
+
 /// A row that is decoded tile by tile.
 struct Tiled<'a> {
     rows: &'a Rows,
     row: usize,
     bound: Bound,
     tiling: Tiling,
+    /// How the source is packed, if it is.
+    packed: Option<(Bound, &'a Encodings)>,
 }
 
 impl Tiled<'_> {
@@ -125,7 +169,7 @@ impl Tiled<'_> {
         for sums in sums {
             total += sums;
         }
-        let count = before.len() / from.width();
+        let count = self.bound.layout.elements();
         Comparison {
             identical: false,
             mse: Some(total.mse(count)),
@@ -144,6 +188,14 @@ impl Tiled<'_> {
             let tile = self.rows.codes(self.row, &self.bound.layout, &place);
             decoded.resize(place.elements.len(), 0f32);
             self.bound.codec.decode(level, &tile.borrow(), &mut codes, &mut decoded);
+            if let Some((packed, encodings)) = self.packed {
+                let place = place.within(&packed.layout.grouping);
+                let tile = encodings.codes(self.row, before, &packed.layout, &place);
+                values.resize(place.elements.len(), 0f32);
+                packed.codec.decode(level, &tile.borrow(), &mut codes, &mut values);
+                total += dispatch::sums_f32(level, &values, &decoded);
+                continue;
+            }
             let width = from.width();
             let bytes = &before[place.elements.start * width..place.elements.end * width];
             if from == Float::F64 {

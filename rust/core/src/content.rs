@@ -20,7 +20,14 @@ pub fn hashes(batch: &RecordBatch, pool: &ThreadPool) -> Result<Vec<Option<u128>
     let hash = |row: usize| {
         let bytes = XxHash3_128::oneshot(weights.bytes(row)?);
         let shape = weights.shape(row).and_then(Result::ok);
-        let said = format!("{:?} {shape:?} {bytes}", weights.dtype(row));
+        let packed = weights.packed.as_ref().and_then(|packed| packed.get(row));
+        let packed = packed.map(|codes| {
+            let scales = XxHash3_128::oneshot(codes.scales(row).unwrap_or_default());
+            let points = XxHash3_128::oneshot(codes.zero_points(row).unwrap_or_default());
+            format!("{:?} {scales} {points}", codes.scheme(row))
+        });
+        let packed = packed.unwrap_or_default();
+        let said = format!("{:?} {shape:?} {bytes}{packed}", weights.dtype(row));
         Some(XxHash3_128::oneshot(said.as_bytes()))
     };
     Ok(pool.install(|| (0..weights.len).into_par_iter().map(hash).collect()))

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrowquant::container::Value;
-use arrowquant::container::meaning::{Meaning, Stack};
+use arrowquant::container::meaning::{Codes, Meaning, Stack};
 use arrowquant::container::reader::TensorRows as Rows;
 use arrowquant::container::tensors::TensorFile as File;
 use arrowquant::sink::safetensors_writer::{SafetensorsWriter as Writer, TensorSpec};
@@ -22,9 +22,28 @@ use crate::numpy::Memory;
 
 /// A tensor's name, dtype, shape, and bytes.
 type Entry = (String, String, Vec<i64>, u64);
-/// A tensor's role, why it is kept by default, the tensor that it belongs to, and the count and
-/// contracted axis of the matrices that it is a stack of.
-type Said = (Option<String>, Option<String>, Option<String>, Option<(usize, Option<i8>)>);
+/// What a tensor means; see [`Meaning`].
+#[derive(FromPyObject)]
+struct Said {
+    role: Option<String>,
+    keep_reason: Option<String>,
+    companion_of: Option<String>,
+    /// The count and contracted axis of the matrices that it is a stack of.
+    stack: Option<(usize, Option<i8>)>,
+    packed: Option<SaidCodes>,
+    is_consumed: bool,
+}
+
+/// See [`Codes`].
+#[derive(FromPyObject)]
+struct SaidCodes {
+    scheme: String,
+    dtype: String,
+    group_size: Option<i64>,
+    group_rows: Option<i64>,
+    scales: Vec<f32>,
+    companions: Vec<String>,
+}
 
 /// An opened file of named tensors whose header was checked.
 #[pyclass(module = "arrowquant._core", frozen)]
@@ -88,9 +107,18 @@ impl TensorFile {
     }
 }
 
-fn meaning((role, keep_reason, companion_of, stack): Said) -> Meaning {
+fn meaning(said: Said) -> Meaning {
+    let Said { role, keep_reason, companion_of, stack, packed, is_consumed } = said;
     let stack = stack.map(|(count, axis)| Stack { count, axis });
-    Meaning { role, keep_reason, companion_of, stack }
+    let packed = packed.map(|said| Codes {
+        scheme: said.scheme,
+        dtype: said.dtype,
+        group_size: said.group_size,
+        group_rows: said.group_rows,
+        scales: Arc::new(said.scales),
+        companions: said.companions,
+    });
+    Meaning { role, keep_reason, companion_of, stack, packed, is_consumed }
 }
 
 fn object<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {

@@ -1,6 +1,7 @@
 //! Containers: files of named tensors. A header becomes [`Entry`]s and metadata, and nothing that it
 //! says is trusted; [`tensors`] makes rows of them.
 
+mod codes;
 mod gguf;
 pub mod meaning;
 pub mod reader;

@@ -11,13 +11,15 @@ use arrow_array::{
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
-use super::meaning::Meaning;
+use super::codes;
+use super::meaning::{Codes, Meaning};
 use super::rows::{Bytes, Row, matrices, whole};
 use super::tensors::TensorFile;
 use crate::error::CallError;
 use crate::parts::stacks::stack_fields;
 use crate::parts::{part_columns, part_fields};
 use crate::relation::columns::shape_type;
+use crate::relation::packed::PACKED;
 use crate::relation::quantized::shapes;
 use crate::source::no_memory;
 
@@ -29,6 +31,8 @@ const BATCH_BYTES: u64 = 64 << 20;
 pub struct TensorRows {
     file: TensorFile,
     meanings: Arc<Vec<Meaning>>,
+    /// Of tensors that hold some.
+    codes: Arc<Vec<Option<Codes>>>,
     rows: Arc<Vec<Row>>,
 }
 
@@ -60,16 +64,26 @@ impl TensorRows {
             Some(order) => order.to_vec(),
             None => (0..entries.len()).collect(),
         };
+        let codes = entries.iter().zip(meanings).map(|(entry, meaning)| codes::of(entry, meaning));
+        let codes: Vec<_> = codes.collect();
         let mut rows = Vec::with_capacity(entries.len());
         for at in order {
             let entry = &entries[at];
+            if meanings[at].is_consumed {
+                continue;
+            }
             match meanings[at].stack {
                 None => whole(at, entry, part_bytes, &mut rows),
                 Some(stack) => matrices(at, entry, stack, part_bytes, &mut rows)
                     .ok_or_else(|| fail(format!("'{}' is no such stack", entry.name)))?,
             }
         }
-        Ok(Self { file: file.clone(), meanings: Arc::new(meanings.to_vec()), rows: Arc::new(rows) })
+        Ok(Self {
+            file: file.clone(),
+            meanings: Arc::new(meanings.to_vec()),
+            codes: Arc::new(codes),
+            rows: Arc::new(rows),
+        })
     }
 
     /// The relation's schema; without `data` for a plan.
@@ -120,6 +134,7 @@ fn schema(with_data: bool) -> SchemaRef {
     fields.extend([text("source_file"), text("role")]);
     fields.extend([text("keep_reason"), text("companion_of")]);
     fields.extend(stack_fields());
+    fields.push(Field::new(PACKED, DataType::Struct(codes::fields()), true));
     Arc::new(Schema::new(fields))
 }
 
@@ -164,7 +179,11 @@ impl TensorReader {
         let shape = |get: fn(&Row) -> &Vec<i64>| -> ArrayRef {
             Arc::new(shapes(rows.iter().map(|row| Some(get(row).as_slice()))))
         };
-        let dtypes = StringArray::from_iter_values(rows.iter().map(|row| &entry(row).dtype));
+        let dtypes = rows.iter().map(|row| match &self.of.codes[row.entry] {
+            Some(codes) => codes.dtype.as_str(),
+            None => entry(row).dtype.as_str(),
+        });
+        let dtypes = StringArray::from_iter_values(dtypes);
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(names)),
             Arc::new(dtypes),
@@ -188,6 +207,7 @@ impl TensorReader {
         columns.push(Arc::new(shapes(of)));
         let axes = rows.iter().map(|row| meaning(row).stack.and_then(|stack| stack.axis));
         columns.push(Arc::new(axes.collect::<Int8Array>()));
+        columns.push(codes::column(rows, &self.of.codes, self.with_data)?);
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
 
