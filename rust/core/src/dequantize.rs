@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::dtype::Float;
 use crate::error::{CallError, Error, RowError};
-use crate::kernel::dispatch;
+use crate::kernel::dispatch::{self, Fenced};
 use crate::lanes::Level;
 use crate::memory::Output;
 use crate::monitor::Monitor;
@@ -231,11 +231,11 @@ impl Dequantizer {
         let decode = |(row, tiles, out): (usize, _, &mut [u8])| {
             // Short rows leave lines that only a neighbour completes.
             let level = if out.len() < STREAMED_PIECE { level.for_output(0) } else { level };
-            let decoded = || self.piece(level, rows, (row, &states[row]), tiles, out);
+            // Once a piece, also one that was not finished.
+            let fenced = Fenced::new(level);
+            let decoded = || self.piece(fenced.level(), rows, (row, &states[row]), tiles, out);
             let wanted = !monitor.is_cancelled();
             let panic = wanted.then(|| panics::catch(decoded).err()).flatten();
-            // Once a piece, also one that was not finished.
-            dispatch::fence(level);
             panic.map(|panic| (row, panic))
         };
         let panicked: Panicked = pool.install(|| {

@@ -1,7 +1,8 @@
 //! Between the source's number types and float32.
 
 use crate::dtype::Float;
-use crate::lanes::{LANES, Lanes, MAGIC};
+pub(crate) use crate::lanes::f16_to_f32;
+use crate::lanes::{LANES, Lanes, MAGIC, bf16_to_f32};
 
 /// Read little-endian numbers of type `source` as float32 (F64 rounded to nearest), from an address
 /// of any alignment.
@@ -49,17 +50,6 @@ fn map<const WIDTH: usize>(bytes: &[u8], values: &mut [f32], convert: impl Fn([u
     }
 }
 
-/// binary16 to binary32: shift the fields into place and multiply by 2^112, which corrects the
-/// exponent's bias and normalizes subnormals, both exactly.
-#[inline(always)]
-pub(crate) fn f16_to_f32(half: u16) -> f32 {
-    let bits = u32::from(half);
-    let magnitude = (bits & 0x7fff) << 13;
-    let scaled = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
-    let special = if magnitude >= 0x0f80_0000 { 0x7f80_0000 } else { 0 };
-    f32::from_bits(scaled | special | ((bits & 0x8000) << 16))
-}
-
 /// A finite float32 as binary16, rounded to nearest, ties to even; at most its largest value.
 #[inline(always)]
 pub(crate) fn f16_from_f32(value: f32) -> u16 {
@@ -74,11 +64,6 @@ pub(crate) fn round_away(value: f32) -> f32 {
     let more = if left == 0.5 && value > 0.0 { 1.0 } else { 0.0 };
     let less = if left == -0.5 && value < 0.0 { 1.0 } else { 0.0 };
     even + more - less
-}
-
-#[inline(always)]
-pub(crate) fn bf16_to_f32(half: u16) -> f32 {
-    f32::from_bits(u32::from(half) << 16)
 }
 
 /// OCP's E4M3 without infinities: bias 7, NaN where all bits below the sign are set. Without branches,

@@ -15,6 +15,28 @@ use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
 use crate::lanes::{Kind, Level};
 
+/// One task's work at a level that may write past the caches: at its end, also by a panic, all that it
+/// wrote can be seen by whoever hears of it.
+pub(crate) struct Fenced(Level);
+
+impl Fenced {
+    /// To be held while the task works.
+    pub(crate) fn new(level: Level) -> Self {
+        Self(level)
+    }
+
+    /// What the task works with.
+    pub(crate) fn level(&self) -> Level {
+        self.0
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        fence(self.0);
+    }
+}
+
 /// A function that runs `$body`, an `#[inline(always)]` function of [`Lanes`] and the arguments,
 /// compiled for the level.
 macro_rules! dispatch {
@@ -71,7 +93,7 @@ dispatch! {
     copy = stream::copy, (from: &[u8], to: &mut [u8])
 }
 dispatch! {
-    /// See [`stream::fence`].
+    /// See [`stream::fence`]; [`Fenced`] calls it.
     fence = stream::fence, ()
 }
 dispatch! {

@@ -2,12 +2,14 @@
 
 use std::marker::PhantomData;
 
-use super::survey::Extremes;
 use crate::dtype::Float;
 use crate::kernel::tile::{PAIRS, Values};
 use crate::lanes::{LANES, Lanes};
 
 /// A type of weights that kernels read without converting them beforehand.
+/// The largest bits of positive and of negative values.
+pub(crate) type Extremes<L> = [<L as Lanes>::U32; 2];
+
 pub(crate) trait Stored {
     /// The weights in a line of memory.
     type Line: 'static;
@@ -27,9 +29,10 @@ pub(crate) trait Stored {
     fn vector<L: Lanes>(lanes: L, line: &Self::Line, at: usize) -> L::F32;
 
     /// Write a line's codes: for each of its vectors, `numbers + addend`, below 256. A byte each or,
-    /// where `PACK` and all are below 16, half a byte, the first of two in the lower one. Past the
+    /// where `pack` and all are below 16, half a byte, the first of two in the lower one. Past the
     /// caches where `past` and where it pays.
-    fn write<L: Lanes, const PACK: bool>(
+    fn write<L: Lanes>(
+        pack: bool,
         lanes: L,
         numbers: [L::U32; 2],
         addend: u32,
@@ -65,14 +68,15 @@ impl Stored for Float32 {
         lanes.load(line)
     }
     #[inline(always)]
-    fn write<L: Lanes, const PACK: bool>(
+    fn write<L: Lanes>(
+        pack: bool,
         lanes: L,
         [numbers, _]: [L::U32; 2],
         addend: u32,
         codes: &mut [[u8; LANES]],
         _: bool,
     ) {
-        const { assert!(!PACK, "a line of float32 has one vector") };
+        debug_assert!(!pack, "a line of float32 has one vector");
         // Past the caches it does not pay beside float32 weights.
         if let [codes] = codes {
             lanes.store_u8(lanes.low_bytes(numbers, addend), codes);
@@ -190,14 +194,15 @@ impl<H: Half> Stored for Halves<H> {
         H::vector(lanes, line, at)
     }
     #[inline(always)]
-    fn write<L: Lanes, const PACK: bool>(
+    fn write<L: Lanes>(
+        pack: bool,
         lanes: L,
         numbers: [L::U32; 2],
         addend: u32,
         codes: &mut [[u8; LANES]],
         past: bool,
     ) {
-        if PACK {
+        if pack {
             let [codes] = codes else { unreachable!("a line's packed codes are a vector") };
             let nibbles = H::nibbles(lanes, numbers, addend);
             if past { lanes.stream_u8(nibbles, codes) } else { lanes.store_u8(nibbles, codes) }

@@ -4,12 +4,12 @@
 mod along;
 mod extremes;
 
+pub(crate) use super::stored::Extremes;
 use super::stored::{BFloat16, Float16, Float32, Stored};
 use crate::dtype::Float;
 use crate::kernel::tile::{Bounds, Values};
 use crate::lanes::{LANES, Lanes};
 pub(crate) use along::Along;
-pub(crate) use extremes::Extremes;
 use extremes::{are_finite, extremes, quarter, write};
 
 /// The range of every group of `values`, rows of `width` elements, into `ranges`, row after row;

@@ -32,7 +32,7 @@ impl Level {
 
     /// The same for work that puts out so many bytes. Many are written past the caches where the CPU can
     /// and where it was seen to pay: a line that is written in a cache is first read from memory, in
-    /// vain. Whoever works with such a level ends with `dispatch::fence`.
+    /// vain. A task that works with such a level holds a `dispatch::Fenced`.
     #[must_use]
     pub fn for_output(self, bytes: usize) -> Self {
         Self { streams: bytes >= STREAMED, ..self }

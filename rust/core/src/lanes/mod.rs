@@ -4,12 +4,14 @@
 //! where the definition has one (emulated where there is no fused instruction), so all give the same
 //! bits.
 
+mod halves;
 mod level;
 mod portable;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
+pub(crate) use halves::{bf16_to_f32, f16_to_f32};
 pub(crate) use level::Kind;
 pub use level::Level;
 pub(crate) use portable::Portable;

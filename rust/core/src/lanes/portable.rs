@@ -66,11 +66,11 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     fn load_f16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
-        halves.map(|half| crate::kernel::convert::f16_to_f32(u16::from_le_bytes(half)))
+        halves.map(|half| super::halves::f16_to_f32(u16::from_le_bytes(half)))
     }
     #[inline(always)]
     fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> Self::F32 {
-        halves.map(|half| crate::kernel::convert::bf16_to_f32(u16::from_le_bytes(half)))
+        halves.map(|half| super::halves::bf16_to_f32(u16::from_le_bytes(half)))
     }
     #[inline(always)]
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32 {

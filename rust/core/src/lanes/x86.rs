@@ -7,8 +7,6 @@
 // See `kernel::dispatch`.
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::*;
-
 /// Instructions of the CPU that `self` stands for.
 macro_rules! cpu {
     ($($body:tt)*) => {
@@ -70,22 +68,7 @@ macro_rules! common {
 
 mod avx2;
 mod avx512;
+mod totals;
 
 pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
-
-/// The last halvings of [`super::Lanes::totals`].
-///
-/// # Safety
-/// The CPU has AVX.
-#[inline(always)]
-unsafe fn totals_of_fours(a: __m256d, b: __m256d) -> [f64; 2] {
-    // SAFETY: as the caller says.
-    unsafe {
-        let low = _mm256_permute2f128_pd::<0x20>(a, b);
-        let high = _mm256_permute2f128_pd::<0x31>(a, b);
-        let twos = _mm256_add_pd(low, high);
-        let sums = _mm256_add_pd(twos, _mm256_permute_pd::<0b0101>(twos));
-        [_mm256_cvtsd_f64(sums), _mm_cvtsd_f64(_mm256_extractf128_pd::<1>(sums))]
-    }
-}

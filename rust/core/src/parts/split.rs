@@ -11,7 +11,7 @@ use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field};
 use arrow_select::take::take;
 
-use super::{COLUMNS, Part, cut, has_any, part_columns, schema};
+use super::cut::{COLUMNS, Part, cut, has_any, part_columns, schema};
 use crate::error::Error;
 use crate::relation::bytes::Element;
 use crate::relation::columns::shape_type;

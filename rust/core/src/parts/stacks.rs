@@ -12,8 +12,8 @@ use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 
+use super::cut::{MOST, Part};
 use super::split::{Fate, cut_data};
-use super::{MOST, Part};
 use crate::container::meaning::Stack;
 use crate::container::transpose;
 use crate::dtype::{self, Float};

@@ -13,7 +13,7 @@ use super::scratch::OneByOne;
 use super::stop::Stop;
 use super::wide::wide_ranges;
 use crate::error::Error;
-use crate::kernel::dispatch;
+use crate::kernel::dispatch::Fenced;
 use crate::kernel::metrics::Sums;
 use crate::lanes::Level;
 use crate::memory::Output;
@@ -130,14 +130,13 @@ fn first_round(
         }
     }
     let work = |task: Task<'_>| {
-        let outcomes = match task {
-            Task::Piece(item) => vec![finish(item, level, shared, rows.weights)],
+        let fenced = Fenced::new(level);
+        match task {
+            Task::Piece(item) => vec![finish(item, fenced.level(), shared, rows.weights)],
             Task::Rows { first, sums, cutter } => {
-                finish_rows(rows, first, sums, cutter, level, shared)
+                finish_rows(rows, first, sums, cutter, fenced.level(), shared)
             }
-        };
-        dispatch::fence(level);
-        outcomes
+        }
     };
     let outcomes = spread(pool, tasks, work);
     settle(rows, sums, outcomes, pool, shared.monitor)

@@ -5,6 +5,7 @@
 
 mod codes;
 mod layout;
+mod leaves;
 mod slices;
 
 use std::fs::{File, OpenOptions};
@@ -14,8 +15,8 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{ArrowError, Field, Fields, Schema};
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use arrow_schema::{ArrowError, Fields, Schema};
+use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
@@ -24,6 +25,7 @@ use crate::error::{CallError, Error};
 use crate::panics;
 use codes::{Chunk, LARGEST};
 use layout::is_codes;
+use leaves::encode;
 use slices::slices;
 
 /// Batches of fewer bytes share a row group. Of those a file has at most 32,767, so this doubles
@@ -32,9 +34,8 @@ const LEAST: usize = 1 << 20;
 const GROUPS: usize = 1 << 12;
 /// So many bytes are handed to the operating system at once, in which case it takes larger pages.
 const AT_ONCE: usize = 1 << 18;
-/// A column of so many values, or a slice of so many bytes, takes some megabytes while it is encoded.
+/// A column of so many values takes some megabytes while it is encoded.
 const MANY: i64 = 1 << 14;
-const LARGE: usize = 1 << 17;
 
 /// A Parquet file in the making.
 pub struct ParquetWriter {
@@ -178,29 +179,6 @@ fn group(
         }
     }
     group.close().map(drop)
-}
-
-/// A column's arrays in the next of `writers`: one for each of its leaves.
-fn encode<'a>(
-    field: &Field,
-    arrays: impl Iterator<Item = &'a ArrayRef>,
-    writers: &mut impl Iterator<Item = ArrowColumnWriter>,
-    freed: &dyn Fn(),
-) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
-    let mut used: Vec<ArrowColumnWriter> = Vec::new();
-    for array in arrays {
-        let leaves = compute_leaves(field, array)?;
-        if used.is_empty() {
-            used.extend(writers.take(leaves.len()));
-        }
-        for (writer, leaf) in used.iter_mut().zip(leaves) {
-            writer.write(&leaf)?;
-        }
-        if array.to_data().get_slice_memory_size()? >= LARGE {
-            freed();
-        }
-    }
-    Ok(used)
 }
 
 fn check_cells(batch: &RecordBatch) -> Result<(), CallError> {

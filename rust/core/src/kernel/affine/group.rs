@@ -6,6 +6,7 @@ use super::groups::Groups;
 use super::parameters::MAGIC;
 use super::parts::Parts;
 use super::run::Run;
+use super::ways::{Ends, Largest, Lengths, Loose, Room, Tracked};
 use crate::kernel::metrics::Sums;
 use crate::kernel::squares::{SETTLE, Squares, is_faint};
 use crate::kernel::stored::{Float32, Stored};
@@ -15,7 +16,7 @@ use crate::lanes::{LANES, Lanes};
 
 /// Sums over a part's simple groups, in lanes.
 #[derive(Clone, Copy)]
-pub(super) struct Errors<L: Lanes> {
+pub(super) struct GroupEncoder<L: Lanes> {
     lanes: L,
     /// Σe²
     errors: Squares<L>,
@@ -56,7 +57,7 @@ impl Ahead {
     }
 }
 
-impl<L: Lanes> Errors<L> {
+impl<L: Lanes> GroupEncoder<L> {
     #[inline(always)]
     pub(super) fn new(lanes: L, ahead: Ahead) -> Self {
         let squares = Squares::new(lanes);
@@ -92,39 +93,33 @@ impl<L: Lanes> Errors<L> {
     }
 
     /// The codes of simple groups that follow each other: of `run`, those at `places`. Values are
-    /// clamped only where `CLAMP`, and the largest error is looked for only where `TRACK`. Only
-    /// where groups are `EVEN` can others be surveyed along with them.
+    /// clamped only where `Clamped`, and the largest error is looked for only where `Tracked`. Only
+    /// where groups are `Even` can others be surveyed along with them.
     #[inline(always)]
-    pub(super) fn simple<
-        S: Stored,
-        const EVEN: bool,
-        const PACK: bool,
-        const CLAMP: bool,
-        const TRACK: bool,
-    >(
+    pub(super) fn simple<S: Stored, E: Lengths, P: Room, C: Ends, T: Largest>(
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_, L, S, EVEN, PACK>,
+        groups: &mut Groups<'_, L, S, E, P>,
         along: Option<&mut Along<'_, L>>,
     ) {
         // A copy, which stays in registers from group to group.
         let mut errors = *self;
-        if EVEN {
-            errors.even::<S, EVEN, PACK, CLAMP, TRACK>(run, places, groups, along);
+        if E::EVEN {
+            errors.even::<S, E, P, C, T>(run, places, groups, along);
         } else {
             for at in places {
                 let vector = Vector::new::<Float32>(self.lanes, run, at);
                 let (values, codes) = groups.next();
                 let (whole, rest) = values.as_chunks::<LANES>();
                 let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
-                errors.group::<Float32, false, CLAMP, TRACK>(&vector, whole, whole_codes, None);
+                errors.group::<Float32, Loose, C, T>(&vector, whole, whole_codes, None);
                 if !rest.is_empty() {
                     // Zeros have no error.
                     let (mut padded, mut padded_codes) = ([[0.0; LANES]], [[0; LANES]]);
                     padded[0][..rest.len()].copy_from_slice(rest);
                     let codes = &mut padded_codes;
-                    errors.vectors::<Float32, false, CLAMP, TRACK>(&vector, &padded, codes, None);
+                    errors.vectors::<Float32, Loose, C, T>(&vector, &padded, codes, None);
                     rest_codes.copy_from_slice(&padded_codes[0][..rest.len()]);
                 }
             }
@@ -135,11 +130,11 @@ impl<L: Lanes> Errors<L> {
     /// The codes of whole parts that follow each other: the groups of a run, all simple, of which
     /// `part` make up each of them. All stays in registers until a part's sums are there.
     #[inline(always)]
-    pub(super) fn parts<S: Stored, const EVEN: bool, const PACK: bool, const CLAMP: bool>(
+    pub(super) fn parts<S: Stored, E: Lengths, P: Room, C: Ends>(
         &mut self,
         run: &Run,
         part: usize,
-        groups: &mut Groups<'_, L, S, EVEN, PACK>,
+        groups: &mut Groups<'_, L, S, E, P>,
         sums: &mut Parts<'_>,
         mut along: Option<&mut Along<'_, L>>,
     ) {
@@ -147,7 +142,7 @@ impl<L: Lanes> Errors<L> {
         for at in 0..run.len / part {
             let mut errors = Self::new(self.lanes, ahead);
             let places = at * part..(at + 1) * part;
-            errors.even::<S, EVEN, PACK, CLAMP, true>(run, places, groups, along.as_deref_mut());
+            errors.even::<S, E, P, C, Tracked>(run, places, groups, along.as_deref_mut());
             ahead = errors.ahead;
             let simple = errors.sums(sums.known());
             sums.add(simple, Sums::default());
@@ -157,16 +152,16 @@ impl<L: Lanes> Errors<L> {
 
     /// The codes of groups of equally many whole lines.
     #[inline(always)]
-    fn even<S: Stored, const EVEN: bool, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
+    fn even<S: Stored, E: Lengths, P: Room, C: Ends, T: Largest>(
         &mut self,
         run: &Run,
         places: Span<usize>,
-        groups: &mut Groups<'_, L, S, EVEN, PACK>,
+        groups: &mut Groups<'_, L, S, E, P>,
         along: Option<&mut Along<'_, L>>,
     ) {
         let lines = groups.lines;
         let (values, codes) = groups.next_even(places.len());
-        let code_vectors = lines * vectors_of_codes::<S, PACK>();
+        let code_vectors = lines * vectors_of_codes::<S, P>();
         let (values, codes) = (values.chunks_exact(lines), codes.chunks_exact_mut(code_vectors));
         if const { S::VECTORS == 1 }
             && let Some(along) = along
@@ -175,24 +170,24 @@ impl<L: Lanes> Errors<L> {
             let next = next.chunks_exact(lines).zip(extremes);
             for (at, ((values, codes), next)) in places.zip(values.zip(codes).zip(next)) {
                 let vector = Vector::new::<S>(self.lanes, run, at);
-                self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, Some(next));
+                self.group::<S, P, C, T>(&vector, values, codes, Some(next));
             }
         } else if const { S::VECTORS == 1 } {
             for (at, (values, codes)) in places.zip(values.zip(codes)) {
                 let vector = Vector::new::<S>(self.lanes, run, at);
-                self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, None);
+                self.group::<S, P, C, T>(&vector, values, codes, None);
             }
         } else {
             for (at, (values, codes)) in places.zip(together(values, codes)) {
                 let vector = Vector::new::<S>(self.lanes, run, at);
-                self.group::<S, PACK, CLAMP, TRACK>(&vector, values, codes, None);
+                self.group::<S, P, C, T>(&vector, values, codes, None);
             }
         }
     }
 
     /// A group's codes; along with them, the extremes of another one.
     #[inline(always)]
-    fn group<S: Stored, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
+    fn group<S: Stored, P: Room, C: Ends, T: Largest>(
         &mut self,
         vector: &Vector<L>,
         values: &[S::Line],
@@ -200,27 +195,27 @@ impl<L: Lanes> Errors<L> {
         along: Option<(&[[f32; LANES]], &mut Extremes<L>)>,
     ) {
         let lines = SETTLE / S::VECTORS;
-        let codes = codes.chunks_mut(lines * vectors_of_codes::<S, PACK>());
+        let codes = codes.chunks_mut(lines * vectors_of_codes::<S, P>());
         let values = values.chunks(lines);
         if let Some((next, out)) = along {
             *out = [self.lanes.zero_u32(); 2];
             for ((values, codes), next) in values.zip(codes).zip(next.chunks(SETTLE)) {
-                self.vectors::<S, PACK, CLAMP, TRACK>(vector, values, codes, Some((next, out)));
+                self.vectors::<S, P, C, T>(vector, values, codes, Some((next, out)));
             }
         } else if const { S::VECTORS == 1 } {
             for (values, codes) in values.zip(codes) {
-                self.vectors::<S, PACK, CLAMP, TRACK>(vector, values, codes, None);
+                self.vectors::<S, P, C, T>(vector, values, codes, None);
             }
         } else {
             for (values, codes) in together(values, codes) {
-                self.vectors::<S, PACK, CLAMP, TRACK>(vector, values, codes, None);
+                self.vectors::<S, P, C, T>(vector, values, codes, None);
             }
         }
     }
 
     /// Lines of a group, at most [`SETTLE`] vectors.
     #[inline(always)]
-    fn vectors<S: Stored, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
+    fn vectors<S: Stored, P: Room, C: Ends, T: Largest>(
         &mut self,
         vector: &Vector<L>,
         values: &[S::Line],
@@ -232,23 +227,23 @@ impl<L: Lanes> Errors<L> {
             self.settle();
         }
         self.pending += count;
-        let codes = codes.chunks_exact_mut(vectors_of_codes::<S, PACK>());
+        let codes = codes.chunks_exact_mut(vectors_of_codes::<S, P>());
         if let Some((next, out)) = along {
             let mut extremes = *out;
             for ((line, codes), next) in values.iter().zip(codes).zip(next) {
                 extremes = Float32::extend(self.lanes, extremes, next);
-                self.line::<S, PACK, CLAMP, TRACK>(vector, line, codes);
+                self.line::<S, P, C, T>(vector, line, codes);
             }
             *out = extremes;
         } else {
             for (line, codes) in together(values, codes) {
-                self.line::<S, PACK, CLAMP, TRACK>(vector, line, codes);
+                self.line::<S, P, C, T>(vector, line, codes);
             }
         }
     }
 
     #[inline(always)]
-    fn line<S: Stored, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
+    fn line<S: Stored, P: Room, C: Ends, T: Largest>(
         &mut self,
         vector: &Vector<L>,
         line: &S::Line,
@@ -260,14 +255,14 @@ impl<L: Lanes> Errors<L> {
         let mut numbers = [lanes.zero_u32(); 2];
         for (at, numbers) in numbers.iter_mut().enumerate().take(S::VECTORS) {
             let values = S::vector(lanes, line, at);
-            *numbers = self.vector::<S, PACK, CLAMP, TRACK>(vector, values);
+            *numbers = self.vector::<S, P, C, T>(vector, values);
         }
-        S::write::<L, PACK>(lanes, numbers, vector.zero, codes, past);
+        S::write::<L>(P::PACK, lanes, numbers, vector.zero, codes, past);
     }
 
     /// Sixteen weights: numbers that are their codes when [`Vector::zero`] is added.
     #[inline(always)]
-    fn vector<S: Stored, const PACK: bool, const CLAMP: bool, const TRACK: bool>(
+    fn vector<S: Stored, P: Room, C: Ends, T: Largest>(
         &mut self,
         vector: &Vector<L>,
         values: L::F32,
@@ -275,7 +270,7 @@ impl<L: Lanes> Errors<L> {
         let lanes = self.lanes;
         let scaled = lanes.mul(values, vector.inverse);
         // `reach` is an integer, so clamping before rounding is clamping after it.
-        let scaled = if CLAMP { lanes.min(scaled, vector.reach) } else { scaled };
+        let scaled = if C::CLAMP { lanes.min(scaled, vector.reach) } else { scaled };
         let (numbers, rounded) = if const { S::INTEGERS } {
             lanes.round(scaled)
         } else {
@@ -286,13 +281,13 @@ impl<L: Lanes> Errors<L> {
         };
         // Asked of 16-bit weights only, whose scales mostly are, and where codes are packed always: for
         // others it would be one more loop.
-        debug_assert!(!PACK || vector.exact);
-        let error = if const { PACK } || (const { S::VECTORS > 1 } && vector.exact) {
+        debug_assert!(!P::PACK || vector.exact);
+        let error = if const { P::PACK } || (const { S::VECTORS > 1 } && vector.exact) {
             lanes.sub_exact(values, rounded, vector.scale)
         } else {
             lanes.sub(values, lanes.mul(rounded, vector.scale))
         };
-        if TRACK {
+        if T::TRACK {
             self.largest = lanes.max_magnitude(self.largest, error);
         }
         self.errors.add(error);
@@ -309,8 +304,8 @@ impl<L: Lanes> Errors<L> {
 }
 
 /// Vectors of codes that a line becomes.
-const fn vectors_of_codes<S: Stored, const PACK: bool>() -> usize {
-    if PACK { S::VECTORS / 2 } else { S::VECTORS }
+const fn vectors_of_codes<S: Stored, P: Room>() -> usize {
+    if P::PACK { S::VECTORS / 2 } else { S::VECTORS }
 }
 
 /// What every vector of a simple group is multiplied by and where its codes end.

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use super::general;
 use super::parameters::Parameters;
+use super::ways::{Lengths, Room};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
 use crate::kernel::spans::{Spans, floats};
@@ -27,9 +28,9 @@ pub(super) fn even_halves(tile: &Tile<'_>) -> bool {
     matches!(tile.values, Values::Halves(..)) && lines::<BFloat16>(tile) > 0
 }
 
-/// A tile's groups with their values and codes, as they are worked through. Where `EVEN`, all are
-/// [`lines`] of what they are stored as. Codes are a byte each or, where `PACK`, half a byte.
-pub(super) struct Groups<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> {
+/// A tile's groups with their values and codes, as they are worked through. Where `Even`, all are
+/// [`lines`] of what they are stored as. Codes are a byte each or, where `Packed`, half a byte.
+pub(super) struct Groups<'a, L: Lanes, S: Stored, E: Lengths, P: Room> {
     lanes: L,
     values: Values<'a>,
     /// Those of groups at hand, where they must be converted.
@@ -38,12 +39,12 @@ pub(super) struct Groups<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: 
     /// Room for the codes of a group before they are packed.
     loose: &'a mut [u8],
     spans: Spans,
-    stored: PhantomData<S>,
+    stored: PhantomData<(S, E, P)>,
     /// See [`lines`].
     pub(super) lines: usize,
 }
 
-impl<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> Groups<'a, L, S, EVEN, PACK> {
+impl<'a, L: Lanes, S: Stored, E: Lengths, P: Room> Groups<'a, L, S, E, P> {
     #[inline(always)]
     pub(super) fn new(
         lanes: L,
@@ -51,9 +52,9 @@ impl<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> Groups<'a, L, 
         floats: &'a mut Vec<f32>,
         (codes, loose): (&'a mut [u8], &'a mut [u8]),
     ) -> Self {
-        let lines = if EVEN { lines::<S>(tile) } else { 0 };
+        let lines = if E::EVEN { lines::<S>(tile) } else { 0 };
         // Where groups are even, it makes no difference where a row ends.
-        let width = if EVEN { tile.values.len() } else { tile.width };
+        let width = if E::EVEN { tile.values.len() } else { tile.width };
         let spans = Spans::new(&tile.grouping, width, tile.phase);
         let stored = PhantomData;
         Self { lanes, values: tile.values, floats, codes, loose, spans, stored, lines }
@@ -68,7 +69,7 @@ impl<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> Groups<'a, L, 
     /// The codes of the next group in the long way, and what they took.
     #[inline(always)]
     pub(super) fn general(&mut self, bits: u32, group: &Parameters) -> Sums {
-        if !PACK {
+        if !P::PACK {
             let (values, codes) = self.next();
             return general::general(bits, group, values, codes);
         }
@@ -88,7 +89,7 @@ impl<'a, L: Lanes, S: Stored, const EVEN: bool, const PACK: bool> Groups<'a, L, 
         let span = start..self.spans.column;
         let line = S::VECTORS * LANES;
         let lines = &S::lines(self.values)[start / line..span.end / line];
-        let codes = if PACK { span.start / 2..span.end / 2 } else { span };
+        let codes = if P::PACK { span.start / 2..span.end / 2 } else { span };
         (lines, self.codes[codes].as_chunks_mut().0)
     }
 }

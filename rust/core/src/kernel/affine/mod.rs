@@ -9,6 +9,7 @@ mod groups;
 mod parameters;
 mod parts;
 mod run;
+mod ways;
 
 use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::metrics::Sums;
@@ -19,11 +20,12 @@ use crate::kernel::survey::Along;
 use crate::kernel::tile::{Buffers, Codes, Encoded, Grouping, Next, Tile, Values};
 use crate::lanes::{LANES, Lanes};
 use general::zero_point;
-use group::{Ahead, Errors};
+use group::{Ahead, GroupEncoder};
 use groups::{Groups, even_halves, lines};
 pub(crate) use parameters::exact_scale;
 use parts::{Parts, recount};
 use run::{Kind, Run};
+use ways::{Clamped, Even, Known, Lengths, Loose, Packed, Ragged, Room, Tracked, Within};
 
 /// Source memory is asked for so many bytes ahead of its use, or a tile ahead where that is more;
 /// and so many ahead it is brought from the second-level cache into the first.
@@ -54,7 +56,7 @@ pub(crate) fn encode<L: Lanes>(
     // Past the caches go aligned vectors only.
     let aligned = data.as_ptr().addr().is_multiple_of(LANES);
     let out = (data.as_ptr(), (in_place || packed) && aligned && lanes.streams());
-    let encoder = Encoder::new(lanes, bits, tile, out, scales, zero_points);
+    let encoder = TileEncoder::new(lanes, bits, tile, out, scales, zero_points);
     if !in_place {
         codes.resize(tile.values.len(), 0);
     }
@@ -65,22 +67,22 @@ pub(crate) fn encode<L: Lanes>(
     };
     let faint = match tile.values {
         Values::Float32(_) if lines::<Float32>(tile) > 0 => {
-            encoder.groups::<Float32, true, false>(values, places, sums, next)
+            encoder.groups::<Float32, Even, Loose>(values, places, sums, next)
         }
         // Encoding seldom waits for memory where a line holds more than a vector.
         Values::Halves(Float::BF16, _) if packed => {
-            encoder.groups::<BFloat16, true, true>(values, places, sums, None)
+            encoder.groups::<BFloat16, Even, Packed>(values, places, sums, None)
         }
         Values::Halves(Float::BF16, _) if even_halves(tile) => {
-            encoder.groups::<BFloat16, true, false>(values, places, sums, None)
+            encoder.groups::<BFloat16, Even, Loose>(values, places, sums, None)
         }
         Values::Halves(Float::F16, _) if packed => {
-            encoder.groups::<Float16, true, true>(values, places, sums, None)
+            encoder.groups::<Float16, Even, Packed>(values, places, sums, None)
         }
         Values::Halves(Float::F16, _) if even_halves(tile) => {
-            encoder.groups::<Float16, true, false>(values, places, sums, None)
+            encoder.groups::<Float16, Even, Loose>(values, places, sums, None)
         }
-        _ => encoder.groups::<Float32, false, false>(values, places, sums, None),
+        _ => encoder.groups::<Float32, Ragged, Loose>(values, places, sums, None),
     };
     if !faint.is_empty() {
         // What went past the caches is read.
@@ -101,7 +103,7 @@ pub(crate) fn encode<L: Lanes>(
 }
 
 /// A tile on its way through its groups.
-struct Encoder<'a, L: Lanes> {
+struct TileEncoder<'a, L: Lanes> {
     kind: Kind,
     tile: &'a Tile<'a>,
     /// Where the codes go in the end, and whether they go there at once, past the caches.
@@ -111,7 +113,7 @@ struct Encoder<'a, L: Lanes> {
     lanes: L,
 }
 
-impl<'a, L: Lanes> Encoder<'a, L> {
+impl<'a, L: Lanes> TileEncoder<'a, L> {
     #[inline(always)]
     fn new(
         lanes: L,
@@ -126,11 +128,11 @@ impl<'a, L: Lanes> Encoder<'a, L> {
     }
 
     /// Write the code of every value and the scales. Returns the parts whose sums must be counted in
-    /// another way. Where `EVEN`, groups are whole lines. Where `PACK`, scales have 16 bits and codes
+    /// another way. Where `Even`, groups are whole lines. Where `Packed`, scales have 16 bits and codes
     /// have 4 and are packed, and the second of `codes` is room for those of a group; else codes are
     /// a byte each.
     #[inline(always)]
-    fn groups<S: Stored, const EVEN: bool, const PACK: bool>(
+    fn groups<S: Stored, E: Lengths, P: Room>(
         mut self,
         floats: &mut Vec<f32>,
         codes: (&mut [u8], &mut [u8]),
@@ -138,7 +140,7 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         next: Option<&mut Next<'_>>,
     ) -> Vec<usize> {
         let Tile { source, values, .. } = *self.tile;
-        let mut groups = Groups::<L, S, EVEN, PACK>::new(self.lanes, self.tile, floats, codes);
+        let mut groups = Groups::<L, S, E, P>::new(self.lanes, self.tile, floats, codes);
         let pays = groups.lines >= FEWEST;
         let fits = |next: &&mut Next<'_>| pays && next.values.len() == values.len();
         let mut next = next.filter(fits);
@@ -158,33 +160,21 @@ impl<'a, L: Lanes> Encoder<'a, L> {
         // Of a layer whose largest error is known so far, only larger ones are looked for.
         let mut known = if let [sums] = sums { Some(sums.max_abs_error as f32) } else { None };
         let mut parts = Parts::new(self.tile.ranges.len(), sums);
-        let mut errors = Errors::new(self.lanes, ahead);
+        let mut errors = GroupEncoder::new(self.lanes, ahead);
         // In memory between the loops, so that each has the registers to itself.
         std::hint::black_box(&mut errors);
         let mut run = Run::new();
         // Whole parts, if they find place in a run.
-        let short = EVEN && (1..=LANES).contains(&parts.part);
+        let short = E::EVEN && (1..=LANES).contains(&parts.part);
         let step = if short { LANES / parts.part * parts.part } else { LANES };
         for ranges in self.tile.ranges.chunks(step) {
             run.set(self.kind, ranges);
             if short && run.is_all_simple() {
                 let (part, beside) = (parts.part, along.as_mut());
                 if run.clamps() {
-                    errors.parts::<S, EVEN, PACK, true>(
-                        &run,
-                        part,
-                        &mut groups,
-                        &mut parts,
-                        beside,
-                    );
+                    errors.parts::<S, E, P, Clamped>(&run, part, &mut groups, &mut parts, beside);
                 } else {
-                    errors.parts::<S, EVEN, PACK, false>(
-                        &run,
-                        part,
-                        &mut groups,
-                        &mut parts,
-                        beside,
-                    );
+                    errors.parts::<S, E, P, Within>(&run, part, &mut groups, &mut parts, beside);
                 }
             } else {
                 // Of a run with other groups in it, `clamps` and `may_exceed` say nothing.
@@ -205,22 +195,20 @@ impl<'a, L: Lanes> Encoder<'a, L> {
                         // Loops of their own: a call in one would push the sums out of registers.
                         match (clamps, track) {
                             (false, false) => {
-                                errors.simple::<S, EVEN, PACK, false, false>(
-                                    run, places, groups, beside,
-                                );
+                                errors
+                                    .simple::<S, E, P, Within, Known>(run, places, groups, beside);
                             }
                             (false, true) => {
-                                errors.simple::<S, EVEN, PACK, false, true>(
+                                errors.simple::<S, E, P, Within, Tracked>(
                                     run, places, groups, beside,
                                 );
                             }
                             (true, false) => {
-                                errors.simple::<S, EVEN, PACK, true, false>(
-                                    run, places, groups, beside,
-                                );
+                                errors
+                                    .simple::<S, E, P, Clamped, Known>(run, places, groups, beside);
                             }
                             (true, true) => {
-                                errors.simple::<S, EVEN, PACK, true, true>(
+                                errors.simple::<S, E, P, Clamped, Tracked>(
                                     run, places, groups, beside,
                                 );
                             }

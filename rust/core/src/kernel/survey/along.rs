@@ -2,8 +2,8 @@
 
 use std::ops::Range as Span;
 
-use super::extremes::{Extremes, are_finite, extremes, write};
-use crate::kernel::stored::Float32;
+use super::extremes::{are_finite, extremes, write};
+use crate::kernel::stored::{Extremes, Float32};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 

@@ -1,13 +1,10 @@
 //! The largest bits of sixteen groups' values, and the bounds that they say.
 
-use crate::kernel::stored::Stored;
+use crate::kernel::stored::{Extremes, Stored};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
 const SIGN: u32 = 0x8000_0000;
-
-/// The largest bits of positive and of negative values.
-pub(crate) type Extremes<L> = [<L as Lanes>::U32; 2];
 
 /// The extremes with those of some lines more.
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::totals_of_fours;
+use super::totals::totals_of_fours;
 use crate::lanes::vector::{HIGH_HALF, LANES, LINE, Lanes};
 
 const MAGNITUDE: i32 = 0x7fff_ffff;

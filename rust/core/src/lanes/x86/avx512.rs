@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::totals_of_fours;
+use super::totals::totals_of_fours;
 use crate::lanes::vector::{HIGH_HALF, LANES, LINE, Lanes};
 
 /// Stands for a CPU with AVX2, FMA, F16C and AVX-512 F, BW, DQ and VL.

@@ -13,7 +13,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 
-use super::encode;
+use super::leaves::encode;
 
 /// Codes: as they are. A dictionary of them, or their extremes, would take time and tell nothing.
 pub(super) const CODES: &str = "data";

@@ -1,0 +1,180 @@
+//! Where a layer is cut, and the columns that say it.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int32Array, Int64Array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+
+use crate::dtype;
+use crate::relation::columns::shape_type;
+use crate::relation::described::element_product;
+
+/// The columns that say which part of its layer a row is; they are there together or not at all.
+pub(super) const COLUMNS: [&str; 4] = ["part_index", "part_count", "part_offset", "layer_shape"];
+
+/// A layer that would take more parts stays whole: its shape is a lie, or the size of a part a slip,
+/// and a row for each would take the memory that parts are to save.
+pub(super) const MOST: u64 = 1 << 16;
+
+/// Where they can, parts have a multiple of so many rows: blocks of rows that share a scale end there,
+/// and so do words of zero points that are packed along rows.
+const ROWS: u64 = 128;
+
+/// A part's size counts its float32 numbers, which it becomes on the way, where these are larger.
+const NUMBER_BYTES: u64 = 4;
+
+/// A part of a layer: where it begins, in elements, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first element's flat index in the layer.
+    pub offset: u64,
+    /// The part's own shape: `[rows, row length]`, or one-dimensional.
+    pub shape: Vec<i64>,
+    /// Where its bytes begin in the layer's.
+    pub start: u64,
+    /// Where its bytes end.
+    pub end: u64,
+}
+
+/// The parts of at most `part_bytes` of a layer; `None` where it stays whole, since it is small
+/// enough, or its size is not known.
+pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
+    let (block, count) = (dtype::block(dtype)?, element_product(shape).ok()? as u64);
+    let bytes = block.bytes_of(count)?;
+    let largest = bytes.max(count.checked_mul(NUMBER_BYTES)?);
+    let &columns = shape.last().filter(|_| largest > part_bytes)?;
+    let columns = columns as u64;
+    // Elements that fit.
+    let fit = (u128::from(part_bytes) * u128::from(count) / u128::from(largest)) as u64;
+    let all = count / columns;
+    let matrix = if shape.len() > 2 { shape[shape.len() - 2] as u64 } else { all };
+    let rows = match fit / columns {
+        rows if rows >= matrix => rows / matrix * matrix,
+        rows @ ROWS.. => rows / ROWS * ROWS,
+        0 => 0,
+        rows => 1 << rows.ilog2(),
+    };
+    let whole_rows = columns.is_multiple_of(block.elements);
+    let whole_matrices = (matrix * columns).is_multiple_of(block.elements);
+    let on_rows =
+        rows > 0 && (whole_rows || (whole_matrices && rows.is_multiple_of(block.elements)));
+    // What is cut from its beginning on: all whole matrices, each matrix, or each row.
+    let (stretch, step) = match on_rows {
+        true if rows >= matrix => (count, rows * columns),
+        true => (matrix * columns, rows * columns),
+        false if !whole_rows => return None,
+        false => (columns, 1 << fit.max(block.elements).ilog2()),
+    };
+    if (count / stretch).saturating_mul(stretch.div_ceil(step)) > MOST {
+        return None;
+    }
+    let part = |offset: u64, length: u64| Part {
+        offset,
+        shape: match (shape.len(), on_rows) {
+            (1, _) => vec![length as i64],
+            (_, true) => vec![(length / columns) as i64, columns as i64],
+            (_, false) => vec![1, length as i64],
+        },
+        start: offset / block.elements * block.bytes,
+        end: (offset + length) / block.elements * block.bytes,
+    };
+    let stretches = (0..count).step_by(usize::try_from(stretch).ok()?);
+    let parts = stretches.flat_map(|from| {
+        let starts = (from..from + stretch).step_by(step as usize);
+        starts.map(move |start| part(start, step.min(from + stretch - start)))
+    });
+    Some(parts.collect())
+}
+
+/// `schema` with the part columns, where it has none of them.
+pub fn schema(schema: &Schema) -> SchemaRef {
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    if !has_any(schema) {
+        fields.extend(part_fields().map(Arc::new));
+    }
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// The fields of the part columns.
+pub(crate) fn part_fields() -> [Field; 4] {
+    [
+        Field::new(COLUMNS[0], DataType::Int32, true),
+        Field::new(COLUMNS[1], DataType::Int32, true),
+        Field::new(COLUMNS[2], DataType::Int64, true),
+        Field::new(COLUMNS[3], shape_type(), true),
+    ]
+}
+
+/// The part columns of rows of which each is part `.0` of `.1`, begins at element `.2` of its
+/// layer, and has layers' shapes as given.
+pub(crate) fn part_columns(rows: &[(i32, i32, i64)], layer_shapes: ArrayRef) -> [ArrayRef; 4] {
+    let ints = |get: fn(&(i32, i32, i64)) -> i32| -> ArrayRef {
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(get)))
+    };
+    let offsets = Int64Array::from_iter_values(rows.iter().map(|row| row.2));
+    [ints(|row| row.0), ints(|row| row.1), Arc::new(offsets), layer_shapes]
+}
+
+pub(super) fn has_any(schema: &Schema) -> bool {
+    COLUMNS.iter().any(|name| schema.index_of(name).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parts_follow_each_other_and_fill_the_layer(
+            shape in prop::collection::vec(prop_oneof![Just(1i64), 1i64..40], 1..4),
+            dtype in prop::sample::select(vec!["F32", "BF16", "F8_E4M3", "F4", "F64"]),
+            part_bytes in 1u64..600,
+        ) {
+            let count: i64 = shape.iter().product();
+            let block = dtype::block(dtype).unwrap();
+            let Some(parts) = cut(&shape, dtype, part_bytes) else {
+                let bytes = block.bytes_of(count as u64);
+                let largest = bytes.map(|bytes| bytes.max(count as u64 * NUMBER_BYTES));
+                let fits = largest.is_none_or(|bytes| bytes <= part_bytes || bytes / part_bytes > MOST / 8);
+                let splits_blocks = shape.last().unwrap() % block.elements as i64 != 0;
+                prop_assert!(fits || splits_blocks);
+                return Ok(());
+            };
+            let (mut element, mut at) = (0, 0);
+            let &row = shape.last().unwrap();
+            let matrix = if shape.len() > 2 { row * shape[shape.len() - 2] } else { count };
+            for part in &parts {
+                prop_assert_eq!((part.offset, part.start), (element, at));
+                let size: i64 = part.shape.iter().product();
+                prop_assert!(size > 0 && part.shape.len() <= 2);
+                prop_assert_eq!(block.bytes_of(size as u64), Some(part.end - part.start));
+                prop_assert!(part.end - part.start <= part_bytes.max(8));
+                let columns = *part.shape.last().unwrap();
+                let (from, to) = (element as i64, element as i64 + size);
+                let (first, last) = (from / matrix, (to - 1) / matrix);
+                let whole = from % matrix == 0 && to % matrix == 0;
+                prop_assert!(first == last || whole, "a part crosses matrices");
+                element += size as u64;
+                at = part.end;
+                if columns < row && !element.is_multiple_of(row as u64) {
+                    prop_assert!(columns.count_ones() == 1, "cut at a power of two");
+                }
+            }
+            prop_assert_eq!(Some((element, at)), block.bytes_of(count as u64).map(|b| (count as u64, b)));
+        }
+    }
+
+    #[test]
+    fn a_shape_that_lies_takes_no_memory() {
+        assert_eq!(cut(&[1 << 60], "F32", 1 << 20), None);
+        assert_eq!(cut(&[1 << 40, 1 << 19], "U8", 1), None);
+        assert_eq!(cut(&[1 << 20, 4096], "F32", 1 << 28).map(|parts| parts.len()), Some(64));
+        assert_eq!(cut(&[1 << 20, 4096], "BF16", 1 << 28).map(|parts| parts.len()), Some(64));
+        let rows = |shape: &[i64]| cut(shape, "F32", 1 << 20).map(|parts| parts[0].shape.clone());
+        assert_eq!(rows(&[1000, 1000]), Some(vec![256, 1000]));
+        assert_eq!(rows(&[1000, 4096]), Some(vec![64, 4096]));
+        assert_eq!(rows(&[8, 100, 1000]), Some(vec![200, 1000]));
+        assert_eq!(rows(&[8, 300, 1000]), Some(vec![256, 1000]));
+    }
+}
