@@ -69,7 +69,8 @@ class Options:
         _check("continue_on_error", self.continue_on_error, bool)
 
 
-_KINDS = {"bool": bool, "str": str}
+_KINDS = {"int": int, "bool": bool, "str": str}
+_KIND_OF = {name: _KINDS[kind] for name, _, kind, *_ in _core.settings()}
 
 
 def check_settings(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,19 +79,18 @@ def check_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: There is no such setting, or it has a type that it can't have.
     """
-    kinds = {name: kind for name, _, kind, *_ in _core.settings()}
+    said = {}
     for name, value in given.items():
-        if name not in kinds:
-            raise TypeError(f"there is no option {name!r}. Settings are {', '.join(kinds)}.")
-        if kinds[name] == "int":
+        kind = _KIND_OF.get(name)
+        if kind is None:
+            raise TypeError(f"there is no option {name!r}. Settings are {', '.join(_KIND_OF)}.")
+        if kind is int:
             _check_integer(name, value)
         else:
-            _check(name, value, _KINDS[kinds[name]], optional=True)
-    said = {name: value for name, value in given.items() if value is not None}
-    return {
-        name: operator.index(value) if kinds[name] == "int" else value
-        for name, value in said.items()
-    }
+            _check(name, value, kind, optional=True)
+        if value is not None:
+            said[name] = operator.index(value) if kind is int else value
+    return said
 
 
 def _check_integer(name: str, value: object) -> None:

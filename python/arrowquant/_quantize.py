@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-import pyarrow as pa
-
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
 from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
@@ -78,7 +76,7 @@ def quantize(
     options = Options(scheme, settings, threads, continue_on_error)
     planned = read_plan(plan)
     source = as_weights(answered(weights, planned), columns)
-    say_requantized(source, scheme)
+    say_requantized(weights, scheme)
     with listener(progress) as callback:
         batches, schemas = _core.quantize(
             source, planned, options, callback, is_sized(weights), _total(weights)
@@ -86,11 +84,12 @@ def quantize(
     return QuantizationResult(batches, schemas, single=is_batch(source))
 
 
-def say_requantized(source: Any, scheme: str | None) -> None:
+def say_requantized(weights: Any, scheme: str | None) -> None:
     """Warn that what is quantized already is quantized again."""
-    if scheme in {None, "none"} or not hasattr(source, "__arrow_c_schema__"):
+    if scheme in {None, "none"}:
         return
-    if {"scheme", "scales", "zero_points", "snr_db"} <= set(pa.schema(source).names):
+    names = getattr(getattr(weights, "schema", None), "names", ())
+    if {"scheme", "scales", "zero_points", "snr_db"} <= set(names() if callable(names) else names):
         message = (
             "the relation is quantized already: its layers are quantized again, from what they "
             "decode to, and errors are against that. Quantize the source for the lowest error."
@@ -129,5 +128,5 @@ def quantize_stream(
     options = Options(scheme, settings, threads, continue_on_error)
     planned = read_plan(plan)
     source = as_weights(answered(weights, planned), columns)
-    say_requantized(source, scheme)
+    say_requantized(weights, scheme)
     return QuantizationStream(_core.quantize_stream(source, planned, options))

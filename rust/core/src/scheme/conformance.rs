@@ -1,1 +1,352 @@
-//! What every scheme must hold to.
+//! What every scheme must hold to, with each of its settings.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Float64Type};
+use arrow_array::{ArrayRef, Int64Array, LargeListArray, RecordBatch, StringArray};
+use proptest::prelude::*;
+
+use super::{ALL, Bound, Geometry, Scheme, Sums};
+use crate::dequantize::Target;
+use crate::dtype::Float;
+use crate::kernel::dispatch;
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Tile, Values};
+use crate::lanes::Level;
+use crate::relation::quantized::shapes;
+use crate::settings::{ALL as SETTINGS, GROUP_ROWS, GROUP_SIZE, SYMMETRIC, Settings, Value};
+use crate::{Dequantizer, Monitor, Options, Plan, Quantizer, pool};
+
+/// Every scheme with every kind of settings that it has.
+fn cases() -> Vec<(&'static dyn Scheme, Settings)> {
+    let mut cases = Vec::new();
+    for &scheme in ALL {
+        let defaults = scheme.defaults();
+        let mut all = vec![Settings::default()];
+        for (setting, values) in [
+            (GROUP_SIZE, vec![Value::Integer(32), Value::Integer(24), Value::Integer(-1)]),
+            (GROUP_ROWS, vec![Value::Integer(3), Value::Integer(-1)]),
+            (SYMMETRIC, vec![Value::Flag(true), Value::Flag(false)]),
+        ] {
+            if defaults.get(setting).is_some() {
+                let with = |settings: &Settings| {
+                    let settings = *settings;
+                    values.clone().into_iter().map(move |value| settings.with(setting, value))
+                };
+                let more: Vec<Settings> = all.iter().flat_map(with).collect();
+                all.extend(more);
+            }
+        }
+        cases.extend(all.into_iter().map(|settings| (scheme, settings)));
+    }
+    cases
+}
+
+/// Values of one kind.
+fn values(kind: usize, random: &[i32], count: usize) -> Vec<f32> {
+    let unit =
+        |at: usize| random[at % random.len()] as f32 / 2f32.powi(31) + (at % 7) as f32 * 1e-3;
+    let value = |at: usize| match kind {
+        0 => unit(at) * 0.05,
+        // One value far beyond its group, signed zeros, nothing but a constant, subnormals.
+        1 if at == count / 2 => 30.0,
+        1 => unit(at) * 1e-3,
+        2 => {
+            if unit(at) > 0.0 {
+                0.0
+            } else {
+                -0.0
+            }
+        }
+        3 => 0.375,
+        4 => unit(at) * 1e-39,
+        5 => unit(at) * 3e38,
+        _ => unit(at) * 2f32.powi(at as i32 % 60 - 30),
+    };
+    (0..count).map(value).collect()
+}
+
+fn batch(rows: &[(Vec<f32>, Vec<i64>)]) -> RecordBatch {
+    let names = (0..rows.len()).map(|row| Some(format!("layer.{row}"))).collect::<StringArray>();
+    let data = rows.iter().map(|(values, _)| Some(values.iter().map(|value| Some(*value))));
+    let data = LargeListArray::from_iter_primitive::<Float32Type, _, _>(data);
+    let columns: [(&str, ArrayRef); 3] = [
+        ("layer_name", Arc::new(names)),
+        ("data", Arc::new(data)),
+        ("shape", Arc::new(shapes(rows.iter().map(|(_, shape)| Some(shape.as_slice()))))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// The quantized batch and the error codes.
+fn quantize(
+    scheme: &dyn Scheme,
+    settings: Settings,
+    batch: &RecordBatch,
+    threads: usize,
+) -> (RecordBatch, Vec<Option<String>>) {
+    let options = Options::try_new(scheme.name(), settings).unwrap();
+    let pool = pool::with_threads(threads).unwrap();
+    let quantizer = Quantizer::try_new(&batch.schema(), options, Plan::default(), true);
+    let out = quantizer.unwrap().quantize(batch, &pool, &Monitor::default()).unwrap();
+    let codes = out.errors["error_code"].as_string::<i32>();
+    (out.quantized, codes.iter().map(|code| code.map(str::to_owned)).collect())
+}
+
+fn decode(quantized: &RecordBatch) -> Vec<f32> {
+    let pool = pool::with_threads(2).unwrap();
+    let dequantizer = Dequantizer::try_new(&quantized.schema(), Target::F32, false);
+    let out = dequantizer.unwrap().dequantize(quantized, &pool, &Monitor::default()).unwrap();
+    let bytes = out.weights["data"].as_binary::<i64>().value(0).to_vec();
+    bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
+}
+
+/// Codes, scales and zero points of one tile, what they decode to, and the sums.
+type Coded = (Vec<u8>, Vec<u32>, Vec<u8>, Vec<u32>, Vec<Sums>);
+
+fn code(bound: &Bound, level: Level, values: &[f32]) -> Coded {
+    let layout = &bound.layout;
+    let grouping = layout.grouping;
+    let groups = layout.rows * grouping.groups();
+    let mut bounds = vec![Bounds::ZERO; groups];
+    dispatch::survey(level, values, grouping.columns, grouping.group_size, &mut bounds);
+    let mut data = vec![0; layout.data_bytes().unwrap()];
+    let mut scales = vec![0.0; if layout.has_scales { groups } else { 0 }];
+    let mut zero_points = vec![0; layout.zero_point_count().unwrap()];
+    let source = bytemuck::cast_slice(values);
+    let (width, values) = (grouping.columns, Values::Float32(values));
+    let tile = Tile { grouping, width, values, phase: 0, ranges: &bounds, source };
+    let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
+    let (mut buffers, mut sums) = (Buffers::default(), vec![Sums::default(); layout.rows]);
+    bound.codec.encode(level, &tile, out, &mut buffers, &mut sums, None);
+    let decoded = decode_tile(bound, level, &data, &scales, &zero_points);
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
+    (data, bits(&scales), zero_points, bits(&decoded), sums)
+}
+
+fn decode_tile(
+    bound: &Bound,
+    level: Level,
+    data: &[u8],
+    scales: &[f32],
+    zero_points: &[u8],
+) -> Vec<f32> {
+    let grouping = bound.layout.grouping;
+    let codes = Codes { grouping, width: grouping.columns, phase: 0, data, scales, zero_points };
+    let mut decoded = vec![0.0; bound.layout.elements()];
+    bound.codec.decode(level, &codes, &mut Vec::new(), &mut decoded);
+    decoded
+}
+
+fn close(a: f64, b: f64, relative: f64) -> bool {
+    (a - b).abs() <= relative * a.abs().max(b.abs()) || a.abs().max(b.abs()) < 1e-290
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_layer_is_the_same_alone_beside_others_and_on_any_threads(
+        random in prop::collection::vec(any::<i32>(), 40..80),
+        kind in 0usize..7,
+        rows in 1usize..12,
+        (blocks, ragged) in (1usize..20, 0usize..32),
+    ) {
+        for (scheme, settings) in cases() {
+            let fits = |columns: usize| {
+                let geometry = Geometry { rows, columns, source: Float::F32 };
+                scheme.bind(&geometry, &settings)
+            };
+            let columns = if fits(blocks * 32 + ragged).is_ok() { blocks * 32 + ragged } else { blocks * 32 };
+            let bound = fits(columns).unwrap();
+            let shape = vec![rows as i64, columns as i64];
+            let layer = values(kind, &random, rows * columns);
+            let one = batch(&[(layer.clone(), shape.clone())]);
+            let (alone, errors) = quantize(scheme, settings, &one, 1);
+            if let Some(code) = &errors[0] {
+                // Only what the format can't hold.
+                let absmax = layer.iter().fold(0.0f32, |absmax, value| absmax.max(value.abs()));
+                prop_assert_eq!(code, "out_of_range", "{}", scheme.name());
+                prop_assert!(absmax > bound.codec.limit());
+                continue;
+            }
+            let other = (values(0, &random, 64), vec![2, 32]);
+            let many = batch(&[other.clone(), (layer.clone(), shape.clone()), (layer.clone(), shape), other]);
+            for threads in [1, 3] {
+                let (together, _) = quantize(scheme, settings, &many, threads);
+                for row in [1, 2] {
+                    for (index, column) in alone.columns().iter().enumerate().skip(2) {
+                        let found = together.column(index).slice(row, 1);
+                        prop_assert_eq!(&found, column, "{} {}", scheme.name(), index);
+                    }
+                }
+            }
+            // What is decoded is what the metrics speak of, and sizes are those of the layout.
+            let decoded = decode(&alone);
+            let errors = layer.iter().zip(&decoded).map(|(a, b)| f64::from(*a) - f64::from(*b));
+            let mse = errors.clone().map(|error| error * error).sum::<f64>() / layer.len() as f64;
+            let largest = errors.map(f64::abs).fold(0.0, f64::max);
+            let metric = |name: &str| alone[name].as_primitive::<Float64Type>().value(0);
+            prop_assert!(close(metric("mse"), mse, 2e-6), "{} {} {mse}", scheme.name(), metric("mse"));
+            prop_assert!(close(metric("max_abs_error"), largest, 1e-7), "{}", scheme.name());
+            let data = alone["data"].as_binary::<i64>().value(0).len();
+            let scales = alone["scales"].as_list::<i64>().value(0).len();
+            prop_assert_eq!(Some(data), bound.layout.data_bytes());
+            prop_assert_eq!(Some(scales), bound.layout.scale_count());
+            let bits = bound.layout.bits().unwrap() as f64 / layer.len() as f64;
+            prop_assert_eq!(metric("bits_per_weight"), bits);
+            // Zeros stay zeros, but where the format has none.
+            if kind == 2 {
+                prop_assert!(decoded.iter().all(|value| *value == 0.0), "{}", scheme.name());
+            }
+            prop_assert!(decoded.iter().all(|value| value.is_finite()), "{}", scheme.name());
+        }
+    }
+
+    #[test]
+    fn levels_agree_and_any_bytes_decode(
+        random in prop::collection::vec(any::<i32>(), 40..80),
+        bytes in prop::collection::vec(any::<u8>(), 64..200),
+        kind in 0usize..5,
+        rows in 1usize..5,
+        blocks in 1usize..9,
+    ) {
+        for (scheme, settings) in cases() {
+            let geometry = Geometry { rows, columns: 32 * blocks, source: Float::F32 };
+            let bound = scheme.bind(&geometry, &settings).unwrap();
+            let layout = &bound.layout;
+            let layer = values(kind, &random, layout.elements());
+            let expected = (layout.group_rows == 1).then(|| code(&bound, Level::BASELINE, &layer));
+            let data: Vec<u8> = bytes.iter().copied().cycle().take(layout.data_bytes().unwrap()).collect();
+            let groups = rows * layout.grouping.groups();
+            let scales = vec![0.01; if layout.has_scales { groups } else { 0 }];
+            let zero_points = vec![1; layout.zero_point_count().unwrap()];
+            let any = decode_tile(&bound, Level::BASELINE, &data, &scales, &zero_points);
+            for level in Level::available() {
+                if let Some(expected) = &expected {
+                    prop_assert_eq!(&code(&bound, level, &layer), expected, "{} {:?}", scheme.name(), level);
+                }
+                let found = decode_tile(&bound, level, &data, &scales, &zero_points);
+                let same = found.iter().zip(&any).all(|(a, b)| {
+                    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+                });
+                prop_assert!(same, "{} {:?}", scheme.name(), level);
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_rows_are_the_layers_own_rows(
+        random in prop::collection::vec(any::<i32>(), 40..80),
+        cut in 1usize..4,
+        blocks in 1usize..9,
+    ) {
+        let (rows, columns) = (12, 32 * blocks);
+        let layer = values(0, &random, rows * columns);
+        for (scheme, settings) in cases() {
+            let geometry = Geometry { rows, columns, source: Float::F32 };
+            let layout = scheme.bind(&geometry, &settings).unwrap().layout;
+            if layout.group_rows == rows {
+                continue; // One scale for all: a part needs a fact of the whole.
+            }
+            let at = 3 * cut;
+            let (first, rest) = layer.split_at(at * columns);
+            let shape = |rows: usize| vec![rows as i64, columns as i64];
+            let (whole, _) = quantize(scheme, settings, &batch(&[(layer.clone(), shape(rows))]), 1);
+            let parts = batch(&[(first.to_vec(), shape(at)), (rest.to_vec(), shape(rows - at))]);
+            let (parts, _) = quantize(scheme, settings, &parts, 1);
+            let data = |batch: &RecordBatch| -> Vec<u8> {
+                batch["data"].as_binary::<i64>().iter().flatten().flatten().copied().collect()
+            };
+            let list = |batch: &RecordBatch, name: &str| batch[name].as_list::<i64>().values().clone();
+            prop_assert_eq!(data(&whole), data(&parts), "{}", scheme.name());
+            for name in ["scales", "zero_points"] {
+                prop_assert_eq!(&list(&whole, name), &list(&parts, name), "{}", scheme.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_layer_of_one_scale_in_parts_needs_to_know_the_whole() {
+    let of_one = cases().into_iter().filter(|(_, settings)| {
+        (settings.group_rows(), settings.group_size()) == (Some(-1), Some(-1))
+    });
+    for (scheme, settings) in of_one {
+        let rows = [(vec![0.5f32; 128], vec![2, 64]), (vec![0.25f32; 128], vec![2, 64])];
+        let given = batch(&rows);
+        let mut columns: Vec<(&str, ArrayRef)> = vec![
+            ("layer_name", Arc::new(StringArray::from(vec!["a", "a"]))),
+            ("data", Arc::clone(given.column(1))),
+            ("shape", Arc::clone(given.column(2))),
+            ("part_index", Arc::new(Int64Array::from(vec![0, 1]))),
+            ("part_offset", Arc::new(Int64Array::from(vec![0, 128]))),
+            (
+                "layer_shape",
+                Arc::new(shapes([[4, 64]; 2].iter().map(|shape| Some(shape.as_slice())))),
+            ),
+        ];
+        let make =
+            |columns: &[(&str, ArrayRef)]| RecordBatch::try_from_iter(columns.to_vec()).unwrap();
+        let (_, errors) = quantize(scheme, settings, &make(&columns), 1);
+        assert!(errors.iter().all(|code| code.as_deref() == Some("missing_fact")), "{errors:?}");
+        let facts = |values: [f64; 2]| Arc::new(arrow_array::Float64Array::from(values.to_vec()));
+        columns.push(("tensor_absmax", facts([0.5, 0.5])));
+        let (parts, errors) = quantize(scheme, settings, &make(&columns), 1);
+        assert_eq!(errors, [None, None]);
+        let scales =
+            parts["scales"].as_list::<i64>().values().as_primitive::<Float32Type>().clone();
+        assert_eq!(scales.value(0).to_bits(), scales.value(1).to_bits());
+        *columns.last_mut().unwrap() = ("tensor_absmax", facts([0.25, f64::NAN]));
+        let (_, errors) = quantize(scheme, settings, &make(&columns), 1);
+        assert!(errors.iter().all(|code| code.as_deref() == Some("invalid_fact")), "{errors:?}");
+    }
+}
+
+#[test]
+fn packed_rows_of_any_scheme_are_read_as_what_they_decode_to() {
+    let layer = values(0, &[7, -1_000_000_000, 2_000_000_000, 5], 6 * 96);
+    let shape = vec![6, 96];
+    for (scheme, settings) in cases() {
+        let (packed, _) = quantize(scheme, settings, &batch(&[(layer.clone(), shape.clone())]), 1);
+        let made = crate::relation::requantize::Requantized::try_new(&packed.schema()).unwrap();
+        let weights = made.batch(&packed).unwrap();
+        let decoded = batch(&[(decode(&packed), shape.clone())]);
+        for &target in ALL {
+            let (found, errors) = quantize(target, Settings::default(), &weights, 2);
+            assert_eq!(errors, [None]);
+            let (expected, _) = quantize(target, Settings::default(), &decoded, 2);
+            let own = target
+                .bind(&Geometry { rows: 6, columns: 96, source: Float::F32 }, &Settings::default());
+            let same = scheme.name() == target.name()
+                && own.unwrap().layout.said
+                    == scheme
+                        .bind(&Geometry { rows: 6, columns: 96, source: Float::F32 }, &settings)
+                        .unwrap()
+                        .layout
+                        .said;
+            let columns = if same {
+                ["data", "scales"].as_slice()
+            } else {
+                &["data", "scales", "mse", "snr_db"]
+            };
+            let expected = if same { &packed } else { &expected };
+            for name in columns {
+                assert_eq!(
+                    &found[*name],
+                    &expected[*name],
+                    "{} {} {name}",
+                    scheme.name(),
+                    target.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_setting_is_some_schemes() {
+    for (at, setting) in SETTINGS.iter().enumerate() {
+        assert!(ALL.iter().any(|scheme| scheme.defaults().get(at).is_some()), "{}", setting.name);
+    }
+}
