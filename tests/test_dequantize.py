@@ -121,7 +121,7 @@ DAMAGE: dict[str, tuple[str, Any, str]] = {
     "no elements": ("shape", [0, 5], "no elements"),
     "a foreign scheme": ("scheme", "nf5", "unknown scheme 'nf5'"),
     "a foreign dtype": ("dtype", "I32", "dtype 'I32' is none that is quantized"),
-    "a group size of zero": ("group_size", 0, "group_size is null or not positive"),
+    "a group size of zero": ("group_size", 0, "invalid group_size 0"),
     "no symmetry": ("is_symmetric", None, "is_symmetric is null"),
     "a foreign scale dtype": ("scale_dtype", "F8", "scale_dtype 'F8' is unknown"),
 }
@@ -162,12 +162,21 @@ def test_wrong_calls() -> None:
         aq.dequantize(table.drop_columns(["scales"]))
     with pytest.raises(TypeError, match="column 'zero_points' has type"):
         aq.dequantize(
-            table.set_column(10, "zero_points", pa.array([[1.0]], pa.list_(pa.float64())))
+            table.set_column(
+                table.schema.get_field_index("zero_points"),
+                "zero_points",
+                pa.array([[1.0]], pa.list_(pa.float64())),
+            )
         )
-    newer = table.replace_schema_metadata({"arrowquant.format": "2"})
-    with pytest.raises(ValueError, match="format '2', newer than the '1'"):
+    newer = table.replace_schema_metadata({"arrowquant.format": "3"})
+    with pytest.raises(ValueError, match="format '3', newer than the '2'"):
         aq.dequantize(newer)
-    assert len(aq.dequantize(table.replace_schema_metadata({"arrowquant.format": "1.7"}))) == 1
+    older = table.replace_schema_metadata({"arrowquant.format": "1"})
+    with pytest.raises(ValueError, match=r"format '1', older than the '2'.* Quantize its source"):
+        aq.dequantize(older)
+    with pytest.raises(ValueError, match="older than the '2'"):
+        aq.quantize(older, scheme="int8")
+    assert len(aq.dequantize(table.replace_schema_metadata({"arrowquant.format": "2.7"}))) == 1
 
 
 def test_to_numpy() -> None:

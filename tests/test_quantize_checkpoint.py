@@ -176,11 +176,17 @@ def test_a_layer_in_parts_fails_as_one(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "int8"}, "layer 'layers.0.a.weight': int4 asymmetric, group 128 there, int8"),
-        ({"group_size": 32}, "group 128 there, int4 asymmetric, group 32 here"),
-        ({"symmetric": True}, "int4 asymmetric, group 128 there, int4 symmetric"),
-        ({"scale_dtype": "F32"}, "scale_dtype: 'source' there, 'F32' here"),
-        ({"keep": ["big*"]}, "layer 'big.weight': int4 asymmetric, group 128 there, kept here"),
+        ({"scheme": "int8"}, "layer 'layers.0.a.weight': int4, group_size 128, is_symmetric False"),
+        (
+            {"group_size": 32},
+            "scale_dtype source, search none there, int4, group_size 32",
+        ),
+        ({"symmetric": True}, "there, int4, group_size 128, is_symmetric True"),
+        (
+            {"scale_dtype": "F32"},
+            "search none there, int4, group_size 128, is_symmetric False, scale_dtype F32",
+        ),
+        ({"keep": ["big*"]}, "search none there, kept here"),
         ({"part_bytes": 2 * PART}, f"part_bytes: {PART} there, {2 * PART} here"),
     ],
 )
@@ -502,10 +508,13 @@ def test_a_dataset_of_a_newer_format_is_refused(model: Path, tmp_path: Path) -> 
     quantize(model, tmp_path / "out")
     path = tmp_path / "out/manifest.json"
     said = manifest(tmp_path / "out")
-    path.write_text(json.dumps(said | {"format": 2}))
-    with pytest.raises(ValueError, match=r"newer than the 1 .* Upgrade arrowquant"):
+    path.write_text(json.dumps(said | {"format": 3}))
+    with pytest.raises(ValueError, match=r"newer than the 2 .* Upgrade arrowquant"):
         aq.scan(tmp_path / "out")
-    path.write_text('{"kind": "arrowquant dataset", "format": 1}')
+    path.write_text(json.dumps(said | {"format": 1}))
+    with pytest.raises(ValueError, match=r"format is 1, .* Quantize the source again"):
+        aq.scan(tmp_path / "out")
+    path.write_text('{"kind": "arrowquant dataset", "format": 2}')
     with pytest.raises(ValueError, match="is no manifest of a dataset"):
         aq.scan(tmp_path / "out")
     path.write_text("{}")

@@ -24,7 +24,7 @@ from conftest import binary_weights, float_row
 COLUMNS = ["layer_name", "dtype", "shape", "data"]
 COLUMNS += ["part_index", "part_count", "part_offset", "layer_shape", "source_file", "role"]
 COLUMNS += ["keep_reason", "companion_of"]
-COLUMNS += ["stack_name", "stack_index", "stack_shape", "stack_axis"]
+COLUMNS += ["stack_name", "stack_index", "stack_shape", "stack_axis", "packed"]
 
 
 @pytest.mark.parametrize("mmap", [True, False])

@@ -88,7 +88,7 @@ EDITS: dict[str, tuple[Callable[[pa.Table], pa.Table], str, bool]] = {
     ),
     "a row can't be decoded": (
         lambda table: _set(table, "group_size", [0] * len(table)),
-        "can't be decoded: group_size is null or not positive",
+        "can't be decoded: invalid group_size",
         False,
     ),
     "a name is another": (

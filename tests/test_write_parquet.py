@@ -50,7 +50,7 @@ def test_good_rows_here_and_failed_rows_beside(
     assert failed["row_index"].to_pylist() == expected.failed["row_index"].to_pylist()
     if kind in {"result", "stream"}:
         assert failed.to_pylist() == expected.failed.to_pylist()
-        assert good.schema.metadata[b"arrowquant.format"] == b"1"
+        assert good.schema.metadata[b"arrowquant.format"] == b"2"
 
 
 def test_other_engines_read_the_same(tmp_path: Path) -> None:

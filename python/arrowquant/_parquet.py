@@ -117,9 +117,8 @@ def _storable(schema: pa.Schema) -> pa.Schema:
 
 def _failed_of(one: pa.Table) -> pa.Table:
     """The failed relation, as far as the one relation knows it: what was asked is not in it."""
-    payload = {"data", "scales", "scale_dtype", "zero_points", "bits_per_weight", "mse"}
-    payload |= {"max_abs_error", "snr_db"}
-    carried = [n for n in one.schema.names if n not in payload and n not in _FAILED_FIRST]
+    own = {*_core.quantized_columns(), *_FAILED_FIRST}
+    carried = [n for n in one.schema.names if n not in own]
     return one.select([*_FAILED_FIRST, *carried])
 
 

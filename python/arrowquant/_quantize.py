@@ -76,11 +76,11 @@ def quantize(
     options = Options(scheme, settings, threads, continue_on_error)
     planned = read_plan(plan)
     source = as_weights(answered(weights, planned), columns)
-    say_requantized(weights, scheme)
     with listener(progress) as callback:
         batches, schemas = _core.quantize(
             source, planned, options, callback, is_sized(weights), _total(weights)
         )
+    say_requantized(weights, scheme)
     return QuantizationResult(batches, schemas, single=is_batch(source))
 
 
@@ -128,5 +128,6 @@ def quantize_stream(
     options = Options(scheme, settings, threads, continue_on_error)
     planned = read_plan(plan)
     source = as_weights(answered(weights, planned), columns)
+    stream = QuantizationStream(_core.quantize_stream(source, planned, options))
     say_requantized(weights, scheme)
-    return QuantizationStream(_core.quantize_stream(source, planned, options))
+    return stream

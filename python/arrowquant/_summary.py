@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("layer_name", "shape", "scheme", "bits_per_weight", "mse", "max_abs_error", "snr_db")
+COLUMNS: tuple[str, ...] = ("layer_name", "shape", "scheme", "search", "bits_per_weight", "mse")
+COLUMNS += ("max_abs_error", "snr_db", "scale_spread")
 MEANING_COLUMNS = ("role", "keep_reason")
 PART_COLUMNS = ("part_index", "part_count", "part_offset", "layer_shape", "source_file")
 _WORST = 5
+WIDE = 100
+"""From this scale spread on a layer is named: of MiniLM's none has it, whatever the scheme."""
 
 
 @dataclass
@@ -33,12 +36,12 @@ class Summary:
     @property
     def quantized(self) -> list[dict[str, Any]]:
         """The layers that were quantized."""
-        return [layer for layer in self.layers if layer["scheme"] != "none"]
+        return [layer for layer in self.layers if not _is_kept(layer)]
 
     @property
     def kept(self) -> list[dict[str, Any]]:
         """The layers that were kept as they are."""
-        return [layer for layer in self.layers if layer["scheme"] == "none"]
+        return [layer for layer in self.layers if _is_kept(layer)]
 
     @property
     def kept_by_role(self) -> dict[str, int]:
@@ -77,6 +80,11 @@ class Summary:
         lossy = [layer for layer in self.layers if layer["snr_db"] is not None]
         return sorted(lossy, key=lambda layer: layer["snr_db"])[:_WORST]
 
+    @property
+    def outlying(self) -> list[dict[str, Any]]:
+        """The layers whose largest scale is far from the others, the farthest first."""
+        return outlying(self.layers)
+
     def as_json(self) -> dict[str, Any]:
         """For machines."""
         return {
@@ -97,8 +105,27 @@ class Summary:
                 {key: layer[key] for key in ("layer_name", "scheme", "bits_per_weight", "snr_db")}
                 for layer in self.worst
             ],
+            "widest_scales": [
+                {key: layer[key] for key in ("layer_name", "scheme", "snr_db", "scale_spread")}
+                for layer in self.outlying
+            ],
             "failures": self.failed,
         }
+
+
+def _is_kept(layer: dict[str, Any]) -> bool:
+    """Whether it came out as it was: as numbers, or as the codes that it had."""
+    return bool(layer["scheme"] == "none" or layer["search"] == "kept")
+
+
+def outlying(layers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The layers whose largest scale is `WIDE` times the median one or more, the farthest first.
+
+    One value far beyond all others takes the scale of its group, whose other values are lost, and
+    hides that in an excellent SNR.
+    """
+    found = [layer for layer in layers if (layer["scale_spread"] or 0) >= WIDE]
+    return sorted(found, key=lambda layer: -layer["scale_spread"])
 
 
 def _kept_as(layer: dict[str, Any]) -> str | None:
@@ -149,6 +176,8 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
         whole[name] = sum(sums) / sum(counts) if len(sums) == len(parts) else None
     largest = [part["max_abs_error"] for part in parts]
     whole["max_abs_error"] = None if None in largest else max(largest)
+    spread = [part["scale_spread"] for part in parts if part["scale_spread"] is not None]
+    whole["scale_spread"] = max(spread, default=None)
     noise = [part["mse"] * count for part, count in zip(parts, counts, strict=True)]
     # An exact part does not tell its signal, and without it the layer's SNR is not known.
     is_known = all(part["snr_db"] is not None for part in parts)

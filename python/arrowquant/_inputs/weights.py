@@ -55,7 +55,18 @@ def weights_table(weights: Any) -> pa.Table:
     """
     if isinstance(weights, Mapping) or is_a(weights, "torch.nn", "Module"):
         return as_table(as_weights(weights), "weights")
-    return as_table(weights, "weights")
+    return decoded(as_table(weights, "weights"))
+
+
+def decoded(table: pa.Table) -> pa.Table:
+    """Weights without codes: rows of `packed` ones are what they decode to."""
+    if "packed" not in table.schema.names or table["packed"].null_count == table.num_rows:
+        return table
+    from arrowquant._dequantize import dequantize
+    from arrowquant._quantize import quantize
+
+    kept = quantize(table, scheme="none", continue_on_error=True)
+    return pa.table(dequantize(kept.quantized, continue_on_error=True).weights)
 
 
 def _module_to_table(module: Any) -> pa.Table:

@@ -12,13 +12,14 @@ from arrowquant._dequantize import dequantize
 from arrowquant._parquet import failed_path
 from arrowquant._report.console import console, layers, number, print_json
 from arrowquant._report.failures import failures, finished, missing
-from arrowquant._report.summary import LOWEST
+from arrowquant._report.summary import LOWEST, OUTLIERS, WIDEST
 from arrowquant._report.tables import Column, grouped, show
 from arrowquant._scan import scan
-from arrowquant._summary import PART_COLUMNS, layers_of
+from arrowquant._summary import PART_COLUMNS, layers_of, outlying
 
 _INSPECTED: tuple[str, ...] = ("layer_name", "dtype", "shape", "scheme", "group_size")
-_INSPECTED += ("is_symmetric", "scale_dtype", "bits_per_weight", "mse", "max_abs_error", "snr_db")
+_INSPECTED += ("group_rows", "is_symmetric", "scale_dtype", "search", "bits_per_weight", "mse")
+_INSPECTED += ("max_abs_error", "snr_db", "scale_spread")
 
 _COLUMNS = (
     Column("layer", lambda row: row["layer_name"], name=True),
@@ -63,6 +64,10 @@ def inspect(path: Path, *, top: int, as_json: bool) -> None:
     if worst:
         out.print("\nLowest SNR")
         show(out, worst, LOWEST)
+    far = outlying(rows)
+    if far:
+        out.print(f"\n{OUTLIERS}", soft_wrap=True)
+        show(out, far[:top], WIDEST)
     if failed:
         failures(out, failed, None if path.is_dir() else failed_path(path))
     out.print(f"\n{layers(len(rows))}" + (f", and {len(failed)} failed" if failed else ""))

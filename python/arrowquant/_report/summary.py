@@ -18,6 +18,20 @@ LOWEST = (
 )
 
 
+WIDEST = (
+    Column("layer", lambda row: row["layer_name"], name=True),
+    Column("scheme", lambda row: row["scheme"]),
+    Column("SNR dB", lambda row: number(row["snr_db"]), right=True, keep=5),
+    Column("largest scale / median", lambda row: _ratio(row["scale_spread"]), right=True),
+)
+_LONG = 1e6
+OUTLIERS = "Scales far apart: an outlier may hide what the rest of its group has lost"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value < _LONG else f"{value:.1e}"
+
+
 def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
     """Print what became of a checkpoint."""
     if as_json:
@@ -27,6 +41,9 @@ def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
     if summary.worst:
         out.print("Lowest SNR")
         show(out, summary.worst, LOWEST)
+    if summary.outlying:
+        out.print(f"\n{OUTLIERS}", soft_wrap=True)
+        show(out, summary.outlying, WIDEST)
     is_dataset = summary.output.is_dir()
     if summary.failed:
         failed = summary.output / "failed" if is_dataset else failed_path(summary.output)

@@ -169,11 +169,12 @@ struct Case {
     name: &'static str,
     scheme: &'static str,
     symmetric: Option<bool>,
-    group_size: i64,
+    group_size: Option<i64>,
 }
 
 fn options(case: &Case) -> Options {
-    let mut said = Settings::default().with(GROUP_SIZE, settings::Value::Integer(case.group_size));
+    let mut said = Settings::default();
+    said.set(GROUP_SIZE, case.group_size.map(settings::Value::Integer));
     said.set(SYMMETRIC, case.symmetric.map(settings::Value::Flag));
     Options::try_new(case.scheme, said).unwrap()
 }
@@ -220,7 +221,13 @@ fn main() {
     let dtypes = dtypes.filter(|name| dtype.as_deref().is_none_or(|only| only == *name));
     let rounds = if quick { 3 } else { 11 };
     let wanted = |section: &str| only.as_deref().is_none_or(|only| only == section);
-    let case = |name, scheme, symmetric, group_size| Case { name, scheme, symmetric, group_size };
+    let case = |name, scheme, symmetric, group_size| Case {
+        name,
+        scheme,
+        symmetric,
+        group_size: Some(group_size),
+    };
+    let plain = |name| Case { name, scheme: name, symmetric: None, group_size: None };
     let cases = [
         case("int4 asymmetric", "int4", Some(false), 128),
         case("int4 symmetric", "int4", Some(true), 128),
@@ -229,6 +236,10 @@ fn main() {
         case("int4 asymmetric", "int4", Some(false), 32),
         case("int8 symmetric", "int8", Some(true), 32),
         case("int2 asymmetric", "int2", Some(false), 128),
+        plain("q8_0"),
+        plain("q4_0"),
+        plain("q5_1"),
+        plain("fp8_e4m3"),
         case("int4 asymmetric", "int4", Some(false), -1),
         case("int8 symmetric", "int8", Some(true), -1),
     ];
@@ -239,8 +250,11 @@ fn main() {
         let source = Buffer::from_vec(bytes(dtype, &numbers));
         let batch = layer(dtype, source.clone());
         for threads in [1, 2] {
-            let cases = if dtype == "F32" { &cases[..] } else { &cases[..4] };
-            for case in cases.iter().filter(|_| wanted("quantize")) {
+            let cases = cases
+                .iter()
+                .enumerate()
+                .filter(|(at, case)| dtype == "F32" || *at < 4 || case.group_size.is_none());
+            for (_, case) in cases.filter(|_| wanted("quantize")) {
                 let written = payload(&quantize(&batch, case, threads));
                 let of = compare(rounds, threads, &source, written, || {
                     quantize(&batch, case, threads);

@@ -38,7 +38,7 @@ impl Relation {
     ///
     /// # Errors
     /// It is of another format.
-    pub(crate) fn as_weights(self) -> Result<Self, CallError> {
+    pub(crate) fn into_weights(self) -> Result<Self, CallError> {
         if !Requantized::is_quantized(&self.schema()) {
             return Ok(self);
         }

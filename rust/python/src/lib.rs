@@ -67,7 +67,7 @@ mod _core {
     #[pymodule_export]
     use super::{
         dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata, payload_columns,
-        schemes, select, settings, thread_count, weight_bytes,
+        quantized_columns, schemes, select, settings, thread_count, weight_bytes,
     };
 
     #[pymodule_init]
@@ -104,6 +104,13 @@ fn settings() -> Vec<Setting> {
         (setting.name, setting.column, kind, choices, setting.default, setting.help)
     };
     arrowquant::settings::ALL.iter().map(told).collect()
+}
+
+/// All columns of the quantized relation's own.
+#[pyfunction]
+fn quantized_columns() -> Vec<&'static str> {
+    let errors = |name: &&&str| !name.starts_with("error_");
+    relation::quantized::RESERVED.iter().filter(errors).copied().collect()
 }
 
 /// The columns of the quantized relation that hold codes and parameters.

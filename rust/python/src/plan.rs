@@ -30,7 +30,7 @@ pub(crate) fn plan(
     options: CallOptions,
 ) -> PyResult<Planned> {
     let core = options.core().map_err(errors::call)?;
-    let weights = weights.as_weights().map_err(errors::call)?;
+    let weights = weights.into_weights().map_err(errors::call)?;
     let schema = weights.schema();
     let mut planner = Planner::try_new(&schema, core, &keep, &include, options::rules(py, rules)?)
         .map_err(errors::call)?;

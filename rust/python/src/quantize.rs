@@ -55,7 +55,7 @@ fn prepare(
 /// packed ones.
 fn packed(weights: Relation, has_plan: bool, options: &CallOptions) -> PyResult<Relation> {
     if has_plan || options.says_scheme() {
-        return weights.as_weights().map_err(errors::call);
+        return weights.into_weights().map_err(errors::call);
     }
     Ok(weights)
 }

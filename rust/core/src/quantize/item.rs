@@ -71,6 +71,7 @@ pub(super) fn alike(rows: &Rows<'_>, first: usize, job: &Job, left: usize) -> (u
 }
 
 /// Work for one thread at a time.
+#[expect(clippy::large_enum_variant, reason = "a box for each piece would be one more allocation")]
 pub(super) enum Task<'a> {
     /// A piece of a large layer.
     Piece(Item<'a>),

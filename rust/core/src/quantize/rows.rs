@@ -37,6 +37,7 @@ struct Run<'a> {
     fate: Fate<'a>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are good")]
 pub(super) enum Fate<'a> {
     Good(Kind<'a>),
     /// Of one row alone.

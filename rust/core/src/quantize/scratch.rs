@@ -82,7 +82,7 @@ impl Scratch {
         let (grouping, width, phase) = (job.layout().grouping, place.width, place.phase);
         let tile = Tile { grouping, width, values, phase, ranges, source };
         if phase > 0 || job.source == Float::F64 || !known.is_empty() {
-            touched.encode(level, (job, place), &tile, known, out, buffers, sums);
+            touched.encode(level, (job, place), &tile, (out, known), buffers, sums);
             return Ok(None);
         }
         let next = next.filter(|_| wide.is_none());
@@ -141,8 +141,7 @@ impl Touched {
         level: Level,
         (job, place): (&Job, &Place),
         tile: &Tile<'_>,
-        known: &[f32],
-        out: Encoded<'_>,
+        (out, known): (Encoded<'_>, &[f32]),
         buffers: &mut Buffers,
         sums: &mut Sums,
     ) {
