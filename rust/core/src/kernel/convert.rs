@@ -2,7 +2,7 @@
 
 use crate::dtype::Float;
 pub(crate) use crate::lanes::f16_to_f32;
-use crate::lanes::{LANES, Lanes, MAGIC, bf16_to_f32};
+use crate::lanes::{LANES, Lanes, bf16_to_f32};
 
 /// Read little-endian numbers of type `source` as float32 (F64 rounded to nearest), from an address
 /// of any alignment.
@@ -54,16 +54,6 @@ fn map<const WIDTH: usize>(bytes: &[u8], values: &mut [f32], convert: impl Fn([u
 #[inline(always)]
 pub(crate) fn f16_from_f32(value: f32) -> u16 {
     narrow::<5, 10>(value, 0x7bff)
-}
-
-/// The nearest integer to a magnitude below 2^22, of two the one farther from zero, as C's `roundf`.
-#[inline(always)]
-pub(crate) fn round_away(value: f32) -> f32 {
-    let even = (value + MAGIC) - MAGIC;
-    let left = value - even;
-    let more = if left == 0.5 && value > 0.0 { 1.0 } else { 0.0 };
-    let less = if left == -0.5 && value < 0.0 { 1.0 } else { 0.0 };
-    even + more - less
 }
 
 /// OCP's E4M3 without infinities: bias 7, NaN where all bits below the sign are set. Without branches,

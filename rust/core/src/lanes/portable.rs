@@ -1,6 +1,6 @@
 //! [`Lanes`] in plain loops over arrays, for whatever the compilation target has.
 
-use super::vector::{HIGH_HALF, LANES, LINE, Lanes, MAGIC};
+use super::vector::{BELOW_HALF, HIGH_HALF, LANES, LINE, Lanes, MAGIC};
 
 /// Stands for any CPU.
 #[derive(Clone, Copy, Debug)]
@@ -134,6 +134,14 @@ impl Lanes for Portable {
         let shifted = values.map(|value| value + MAGIC);
         let integers = shifted.map(|shifted| shifted.to_bits().wrapping_sub(MAGIC.to_bits()));
         (integers, shifted.map(|shifted| shifted - MAGIC))
+    }
+    #[inline(always)]
+    fn truncate(self, values: Self::F32) -> Self::U32 {
+        values.map(|value| value as i32 as u32)
+    }
+    #[inline(always)]
+    fn round_away(self, values: Self::F32) -> Self::U32 {
+        values.map(|value| (value + BELOW_HALF.copysign(value)) as i32 as u32)
     }
     #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {

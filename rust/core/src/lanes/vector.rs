@@ -14,6 +14,9 @@ pub(crate) const LINE: usize = 64;
 /// even: the sum's last bit weighs one. Its low mantissa bits then are that integer's.
 pub(crate) const MAGIC: f32 = 12_582_912.0;
 
+/// The largest number below a half: added to a magnitude just below a half, it makes less than one.
+pub(crate) const BELOW_HALF: f32 = 0.5f32.next_down();
+
 /// The upper 16 bits of a lane.
 pub(crate) const HIGH_HALF: u32 = 0xffff_0000;
 
@@ -58,6 +61,11 @@ pub(crate) trait Lanes: Copy {
     fn splat(self, value: f32) -> Self::F32;
     /// The nearest integers, of two the even one, as int32 and as float32; of magnitudes below 2^22.
     fn round(self, values: Self::F32) -> (Self::U32, Self::F32);
+
+    /// The numbers without their fractions, as int32; of magnitudes below 2^31.
+    fn truncate(self, values: Self::F32) -> Self::U32;
+    /// The nearest integers, of two the one farther from zero, as int32; of magnitudes below 2^22.
+    fn round_away(self, values: Self::F32) -> Self::U32;
 
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;

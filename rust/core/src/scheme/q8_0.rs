@@ -5,9 +5,9 @@
 
 use super::blocked::Blocked;
 use crate::kernel::block::Block;
-use crate::kernel::convert::{f16_from_f32, f16_to_f32, round_away};
+use crate::kernel::convert::{f16_from_f32, f16_to_f32};
 use crate::kernel::tile::Bounds;
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 
 pub(super) static Q8_0: Blocked<Q80> = Blocked::new("q8_0");
 
@@ -20,22 +20,29 @@ impl Block for Q80 {
     const LIMIT: f32 = 127.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(_: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
         let d = bounds.absmax() / 127.0;
         let inverse = if d > 0.0 && (1.0 / d).is_finite() { 1.0 / d } else { 0.0 };
+        let inverse = lanes.splat(inverse);
         let (scale, codes) = block.split_at_mut(2);
         scale.copy_from_slice(&f16_from_f32(d).to_le_bytes());
-        for (code, value) in codes.iter_mut().zip(values) {
-            *code = round_away(value * inverse) as i8 as u8;
+        let vectors = codes.as_chunks_mut::<LANES>().0.iter_mut().zip(values.as_chunks().0);
+        for (codes, values) in vectors {
+            let numbers = lanes.round_away(lanes.mul(lanes.load(values), inverse));
+            lanes.store_u8(lanes.low_bytes(numbers, 0), codes);
         }
     }
 
     #[inline(always)]
-    fn decode<L: Lanes>(_: L, block: &[u8], values: &mut [f32]) {
+    fn decode<L: Lanes>(lanes: L, block: &[u8], values: &mut [f32]) {
         let (scale, codes) = block.split_at(2);
-        let d = f16_to_f32(u16::from_le_bytes([scale[0], scale[1]]));
-        for (value, code) in values.iter_mut().zip(codes) {
-            *value = d * f32::from(*code as i8);
+        let d = lanes.splat(f16_to_f32(u16::from_le_bytes([scale[0], scale[1]])));
+        let zero = lanes.splat(128.0);
+        let vectors = codes.as_chunks::<LANES>().0.iter().zip(values.as_chunks_mut().0);
+        for (codes, values) in vectors {
+            // With 128 added, a code is a number without a sign.
+            let shifted = codes.map(|code| code ^ 0x80);
+            lanes.store(lanes.mul(lanes.sub(lanes.load_u8(&shifted), zero), d), values);
         }
     }
 

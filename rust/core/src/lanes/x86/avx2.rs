@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::totals::totals_of_fours;
-use crate::lanes::vector::{HIGH_HALF, LANES, LINE, Lanes};
+use crate::lanes::vector::{BELOW_HALF, HIGH_HALF, LANES, LINE, Lanes};
 
 const MAGNITUDE: i32 = 0x7fff_ffff;
 
@@ -122,6 +122,19 @@ impl Lanes for Avx2 {
         cpu! {
             let integers = [_mm256_cvtps_epi32(values[0]), _mm256_cvtps_epi32(values[1])];
             (integers, [_mm256_cvtepi32_ps(integers[0]), _mm256_cvtepi32_ps(integers[1])])
+        }
+    }
+    #[inline(always)]
+    fn truncate(self, values: Self::F32) -> Self::U32 {
+        cpu! { [_mm256_cvttps_epi32(values[0]), _mm256_cvttps_epi32(values[1])] }
+    }
+    #[inline(always)]
+    fn round_away(self, values: Self::F32) -> Self::U32 {
+        cpu! {
+            let (half, minus) = (_mm256_set1_ps(BELOW_HALF), _mm256_set1_ps(-0.0));
+            let low = _mm256_or_ps(_mm256_and_ps(values[0], minus), half);
+            let high = _mm256_or_ps(_mm256_and_ps(values[1], minus), half);
+            self.truncate([_mm256_add_ps(values[0], low), _mm256_add_ps(values[1], high)])
         }
     }
     #[inline(always)]

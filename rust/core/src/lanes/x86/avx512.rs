@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::totals::totals_of_fours;
-use crate::lanes::vector::{HIGH_HALF, LANES, LINE, Lanes};
+use crate::lanes::vector::{BELOW_HALF, HIGH_HALF, LANES, LINE, Lanes};
 
 /// Stands for a CPU with AVX2, FMA, F16C and AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +96,18 @@ impl Lanes for Avx512 {
         cpu! {
             let integers = _mm512_cvtps_epi32(values);
             (integers, _mm512_cvtepi32_ps(integers))
+        }
+    }
+    #[inline(always)]
+    fn truncate(self, values: __m512) -> __m512i {
+        cpu! { _mm512_cvttps_epi32(values) }
+    }
+    #[inline(always)]
+    fn round_away(self, values: __m512) -> __m512i {
+        cpu! {
+            let half = _mm512_set1_ps(BELOW_HALF);
+            let sign = _mm512_and_ps(values, _mm512_set1_ps(-0.0));
+            _mm512_cvttps_epi32(_mm512_add_ps(values, _mm512_or_ps(sign, half)))
         }
     }
     #[inline(always)]
