@@ -11,8 +11,8 @@ use arrow_array::{
     ArrayRef, BooleanArray, Int64Array, LargeBinaryArray, LargeListArray, RecordBatch, StringArray,
 };
 use arrowquant::dequantize::Target;
-use arrowquant::format::compressed_tensors;
-use arrowquant::{Dequantizer, Monitor, pool};
+use arrowquant::sink::compressed_tensors;
+use arrowquant::{Dequantizer, Monitor, pool, scheme};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -22,6 +22,7 @@ struct Row {
     shape: Option<Vec<Option<i64>>>,
     scheme: Option<u8>,
     group_size: Option<i64>,
+    group_rows: Option<i64>,
     symmetric: Option<bool>,
     data: Option<Vec<u8>>,
     scales: Option<Vec<Option<f32>>>,
@@ -30,7 +31,12 @@ struct Row {
 }
 
 const DTYPES: [&str; 7] = ["F32", "BF16", "F16", "F64", "I64", "F4", "?"];
-const SCHEMES: [&str; 5] = ["int8", "int4", "int2", "none", "int5"];
+
+/// The scheme of that number; beyond them one that there is not.
+fn scheme(at: Option<u8>) -> Option<String> {
+    let names: Vec<&str> = scheme::names().chain(["int5"]).collect();
+    pick(&names, at)
+}
 
 fn pick(from: &[&str], at: Option<u8>) -> Option<String> {
     at.map(|at| from[usize::from(at) % from.len()].to_owned())
@@ -47,8 +53,9 @@ fuzz_target!(|rows: Vec<Row>| {
         ("layer_name", text(&|row| row.name.clone())),
         ("dtype", text(&|row| pick(&DTYPES, row.dtype))),
         ("shape", Arc::new(LargeListArray::from_iter_primitive::<Int64Type, _, _>(shapes))),
-        ("scheme", text(&|row| pick(&SCHEMES, row.scheme))),
+        ("scheme", text(&|row| scheme(row.scheme))),
         ("group_size", Arc::new(rows.iter().map(|row| row.group_size).collect::<Int64Array>())),
+        ("group_rows", Arc::new(rows.iter().map(|row| row.group_rows).collect::<Int64Array>())),
         ("is_symmetric", Arc::new(rows.iter().map(|r| r.symmetric).collect::<BooleanArray>())),
         ("data", Arc::new(rows.iter().map(|r| r.data.as_deref()).collect::<LargeBinaryArray>())),
         ("scales", Arc::new(LargeListArray::from_iter_primitive::<Float32Type, _, _>(scales))),

@@ -8,12 +8,12 @@ use arbitrary::Arbitrary;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, LargeBinaryArray, LargeListArray,
-    RecordBatch, StringArray,
+    Array, ArrayRef, BooleanArray, Float32Array, Int32Array, Int64Array, LargeBinaryArray,
+    LargeListArray, RecordBatch, StringArray,
 };
 use arrowquant::dequantize::Target;
 use arrowquant::settings::{self, SCALE_DTYPE, Settings};
-use arrowquant::{Dequantizer, Monitor, Options, Plan, Quantizer, parts, pool};
+use arrowquant::{Dequantizer, Monitor, Options, Plan, Quantizer, parts, pool, scheme};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -24,7 +24,9 @@ struct Row {
     data: Option<Vec<u8>>,
     scheme: Option<u8>,
     group_size: Option<i64>,
+    group_rows: Option<i64>,
     symmetric: Option<bool>,
+    absmax: Option<f32>,
     part: Option<(i32, i32, i64, Vec<i64>)>,
     error: Option<u8>,
 }
@@ -40,8 +42,13 @@ struct Case {
 }
 
 const DTYPES: [&str; 9] = ["F32", "BF16", "F16", "F64", "F8_E4M3", "F8_E5M2", "I64", "F4", "?"];
-const SCHEMES: [&str; 5] = ["int8", "int4", "int2", "none", "int5"];
 const SCALES: [&str; 4] = ["source", "F32", "F16", "BF16"];
+
+/// The scheme of that number; beyond them one that there is not.
+fn scheme(at: Option<u8>) -> Option<String> {
+    let names: Vec<&str> = scheme::names().chain(["int5"]).collect();
+    pick(&names, at).map(str::to_owned)
+}
 
 fn pick<'a>(from: &[&'a str], at: Option<u8>) -> Option<&'a str> {
     at.map(|at| from[usize::from(at) % from.len()])
@@ -58,8 +65,10 @@ fn batch(case: &Case) -> RecordBatch {
         ("layer_name", text(&|row| row.name.clone())),
         ("dtype", text(&|row| owned(pick(&DTYPES, row.dtype)))),
         ("data", Arc::new(rows.iter().map(|r| r.data.as_deref()).collect::<LargeBinaryArray>())),
-        ("scheme", text(&|row| owned(pick(&SCHEMES, row.scheme)))),
+        ("scheme", text(&|row| scheme(row.scheme))),
         ("group_size", Arc::new(rows.iter().map(|row| row.group_size).collect::<Int64Array>())),
+        ("group_rows", Arc::new(rows.iter().map(|row| row.group_rows).collect::<Int64Array>())),
+        ("tensor_absmax", Arc::new(rows.iter().map(|row| row.absmax).collect::<Float32Array>())),
         ("is_symmetric", Arc::new(rows.iter().map(|r| r.symmetric).collect::<BooleanArray>())),
     ];
     if case.with_shapes {
@@ -70,9 +79,15 @@ fn batch(case: &Case) -> RecordBatch {
         let part = |row: &Row| row.part.clone();
         let layer_shapes = rows.iter().map(|row| Some(part(row)?.3.into_iter().map(Some)));
         columns.extend([
-            ("part_index", Arc::new(rows.iter().map(|r| Some(part(r)?.0)).collect::<Int32Array>()) as ArrayRef),
+            (
+                "part_index",
+                Arc::new(rows.iter().map(|r| Some(part(r)?.0)).collect::<Int32Array>()) as ArrayRef,
+            ),
             ("part_count", Arc::new(rows.iter().map(|r| Some(part(r)?.1)).collect::<Int32Array>())),
-            ("part_offset", Arc::new(rows.iter().map(|r| Some(part(r)?.2)).collect::<Int64Array>())),
+            (
+                "part_offset",
+                Arc::new(rows.iter().map(|r| Some(part(r)?.2)).collect::<Int64Array>()),
+            ),
             (
                 "layer_shape",
                 Arc::new(LargeListArray::from_iter_primitive::<Int64Type, _, _>(layer_shapes)),
@@ -82,7 +97,8 @@ fn batch(case: &Case) -> RecordBatch {
     if case.with_errors {
         columns.push(("error_code", text(&|row| row.error.map(|code| format!("code{code}")))));
     }
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap()
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true)))
+        .unwrap()
 }
 
 fuzz_target!(|case: Case| {
