@@ -144,7 +144,7 @@ def test_what_a_row_asks_and_a_scheme_lacks() -> None:
     codes = result.errors["error_code"].to_pylist()
     assert codes == [None, "invalid_setting", "invalid_setting", None]
     messages = result.failed["error_message"].to_pylist()
-    assert "scheme 'q8_0' has no group_size. Leave it out." in messages[0]
+    assert "scheme 'q8_0' has no group_size. Leave it out" in messages[0]
     assert "scale_dtype 'F8' is unknown. Choose one of source, F32" in messages[1]
     with pytest.raises(ValueError, match="scheme 'q8_0' has no group_size"):
         aq.quantize({"a": np.ones(64, np.float32)}, scheme="q8_0", group_size=64)
@@ -221,7 +221,7 @@ def test_a_quantized_relation_is_quantized_again_where_that_is_asked() -> None:
     weights = {"a": KINDS["normal"], "b": KINDS["heavy"]}
     plan = pa.table({"layer_name": ["b"], "scheme": ["none"]})
     first = pa.table(aq.quantize(weights, scheme="q8_0", plan=plan).quantized)
-    with pytest.raises(ValueError, match="Say what it is to become with scheme= or plan="):
+    with pytest.raises(ValueError, match="Quantize it again with"):
         aq.quantize(first)
     decoded = aq.to_numpy(aq.dequantize(first))
     with pytest.warns(aq.QuantizationWarning, match="quantized again"):

@@ -57,8 +57,8 @@ def plan(
         `layer_name, shape, dtype, role, scheme`, the settings `group_size, group_rows,
         is_symmetric, scale_dtype, search`, then `source_bytes`,
         `predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
-        is kept (`one_dimensional`, `not_float`, `no_gain`, `kept_by_user`, `kept_by_role`,
-        `already_quantized (...)`, `unknown_axis (...)`,
+        is kept (`one_dimensional`, `not_float`, `no_gain`, `unsupported_shape`, `kept_by_user`,
+        `kept_by_role`, `already_quantized (...)`, `unknown_axis (...)`,
         `contradictory_stack (...)`), `note` on layers that are often kept, `companion_of`, the
         tensor that scales and the like belong to, and `stack_axis`, the contracted axis of the
         stack that a matrix is of, null where it is unknown: fill it in to say it. Sizes are exact,

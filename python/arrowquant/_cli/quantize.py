@@ -119,7 +119,7 @@ def quantize(
     )
     source = scan(model, **setup)
     request = Request(
-        scheme=scheme or ("int4" if requantize else None),
+        scheme=scheme or ("int4" if requantize and not retry_failed else None),
         settings=settings,
         plan=rules,
         keep=keep or (),

@@ -15,6 +15,7 @@ from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._export import compressed_tensors, place, plain
 from arrowquant._export.companions import copy_companions
 from arrowquant._export.layers import Layers
+from arrowquant._export.requantized import forget_source_codes
 from arrowquant._export.ties import untie_head
 from arrowquant._files import refuse_url, user_path
 from arrowquant._options import Target
@@ -86,6 +87,7 @@ def export(
         apart_from=[path, *([origin] if origin else [])],
     ) as temporary:
         copy_companions(origin, temporary)
+        forget_source_codes(relation, layers, temporary)
         untie_head(relation, layers, temporary)
         write = plain.write if to == "safetensors" else compressed_tensors.write
         write(relation, layers, temporary, shard_bytes, threads=threads, progress=progress)

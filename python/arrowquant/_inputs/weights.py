@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from arrowquant import _core
 from arrowquant._inputs.arrays import mapping_to_table
 from arrowquant._inputs.arrow import (
     ArrowArrayExportable,
@@ -65,8 +66,14 @@ def decoded(table: pa.Table) -> pa.Table:
     from arrowquant._dequantize import dequantize
     from arrowquant._quantize import quantize
 
-    kept = quantize(table, scheme="none", continue_on_error=True)
-    return pa.table(dequantize(kept.quantized, continue_on_error=True).weights)
+    kept = quantize(without_plan(table), scheme="none", continue_on_error=True)
+    return pa.table(dequantize(kept, continue_on_error=True))
+
+
+def without_plan(table: pa.Table) -> pa.Table:
+    """The table without what its rows say of how to quantize them."""
+    columns = ("scheme", *(column for _, column, *_ in _core.settings()))
+    return table.drop_columns([name for name in columns if name in table.schema.names])
 
 
 def _module_to_table(module: Any) -> pa.Table:

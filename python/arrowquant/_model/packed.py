@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from arrowquant._model.config import Config
 from arrowquant._model.quantized import Quantized
@@ -69,7 +70,19 @@ def _groups(shape: list[int], scales: Tensor, config: Config) -> tuple[int, int]
     if scales.shape in ([rows], [rows, 1]):
         return -1, 1
     said = (config.quantization or {}).get("weight_block_size")
-    block = said if isinstance(said, list) and len(said) == matrix else [_BLOCK, _BLOCK]
+    block = [_BLOCK, _BLOCK] if said is None else said
+    if not _is_block(block):
+        return None
     if scales.shape == [-(-rows // block[0]), -(-columns // block[1])]:
         return block[1], block[0]
     return None
+
+
+def _is_block(said: object) -> TypeGuard[list[int]]:
+    """Whether it is two positive whole numbers."""
+    matrix = 2
+    return (
+        isinstance(said, list)
+        and len(said) == matrix
+        and all(type(size) is int and size > 0 for size in said)
+    )

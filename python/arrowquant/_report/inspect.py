@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from arrowquant import _core
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._dequantize import dequantize
 from arrowquant._parquet import failed_path
@@ -58,7 +59,7 @@ def inspect(path: Path, *, top: int, as_json: bool) -> None:
         print_json({"layers": plain, "failures": failed})
         return
     out = console()
-    same = ("dtype", "shape", "scheme", "group_size", "is_symmetric", "scale_dtype")
+    same = ("dtype", "shape", "scheme", *(column for _, column, *_ in _core.settings()))
     show(out, grouped(rows, lambda row: tuple(str(row[n]) for n in same), _merged), _COLUMNS)
     worst = [row for row in rows if row["snr_db"] is not None][:top]
     if worst:

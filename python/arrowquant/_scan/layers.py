@@ -10,9 +10,12 @@ import pyarrow as pa
 
 from arrowquant import _core
 from arrowquant._inputs import named
+from arrowquant._inputs.weights import without_plan
 
 if TYPE_CHECKING:
     from arrowquant._scan.base import Scan
+
+_SETTINGS = tuple(column for _, column, *_ in _core.settings())
 
 
 def layer_names(scan: Scan) -> list[str]:
@@ -53,7 +56,7 @@ def read_layer(scan: Scan, name: str) -> np.ndarray[Any, Any]:
     is_packed = "packed" in table.schema.names and table["packed"].null_count < table.num_rows
     if is_packed or not pa.types.is_large_binary(table["data"].type):
         # As bytes with their dtype, whatever codes, lists or views they came in.
-        table = dequantize(quantize(table, scheme="none").quantized).succeeded
+        table = dequantize(quantize(without_plan(table), scheme="none").quantized).succeeded
     array: np.ndarray[Any, Any] = to_numpy(table)[name]
     return array
 
@@ -70,7 +73,8 @@ def layer_contents(scan: Scan, name: str) -> list[Any]:
             columns = found.schema.names
             data = found.select([n for n in ("layer_name", "dtype", "data") if n in columns])
             contents += _core.content_hashes(data, None)
-            contents += [found[n] for n in _core.payload_columns()[1:] if n in columns]
+            others = (*_core.payload_columns()[1:], "packed", *_SETTINGS)
+            contents += [found[n] for n in others if n in columns]
     return contents
 
 

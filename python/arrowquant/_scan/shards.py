@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +51,25 @@ class ManyScan(Scan):
         config = read_config(folder)
         every = {key: member.tensors() for key, member in self.members.items()}
         tensors = [tensor for found in every.values() for tensor in found]
+        self._owners = {tensor.name: key for key, found in every.items() for tensor in found}
         requantize = self.setup.requantize
         meanings = resolve(tensors, config, self.setup.axes, requantize=requantize)
-        meanings = with_scales(meanings, self._numbers)
         any_stacks = any(meaning.stack is not None for meaning in meanings)
         start = 0
         for key, found in every.items():
             own = meanings[start : start + len(found)]
             start += len(found)
+            own = with_scales(own, partial(self._numbers, key))
             self.members[key].assign(own, any_stacks=any_stacks)
 
-    def _numbers(self, name: str) -> list[float] | None:
-        """A tensor of floats, in whichever file it is."""
-        of_tensors = [one for one in self.members.values() if isinstance(one, TensorScan)]
-        found = (member.numbers(name) for member in of_tensors)
-        return next((numbers for numbers in found if numbers is not None), None)
+    def _numbers(self, key: str, name: str) -> list[float] | None:
+        """A tensor of floats: the file's own, else that of whichever file has it."""
+        owner = self._owners.get(name)
+        for member in (self.members[key], None if owner is None else self.members[owner]):
+            numbers = member.numbers(name) if isinstance(member, TensorScan) else None
+            if numbers is not None:
+                return numbers
+        return None
 
     def in_order(self, place: Mapping[str, int], fixed: Collection[str] = ()) -> Scan:
         members = {key: member.in_order(place, fixed) for key, member in self.members.items()}

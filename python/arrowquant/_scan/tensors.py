@@ -113,13 +113,21 @@ class TensorScan(Scan):
         assert self._said is not None
         return self._file.rows(self._said, self.setup.part_bytes, self._order)
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {entry[0]: at for at, entry in enumerate(self._entries)}
+
+    @cached_property
+    def _plain_rows(self) -> _core.TensorRows:
+        """Each tensor as one row, whatever it means."""
+        return self._file.rows([Meaning("other")] * len(self._entries), 2**62, None)
+
     def numbers(self, name: str) -> list[float] | None:
         """A tensor of floats; None where there is none of that name."""
-        at = next((at for at, entry in enumerate(self._entries) if entry[0] == name), None)
+        at = self._places.get(name)
         if at is None:
             return None
-        plain = self._file.rows([Meaning("other")] * len(self._entries), 2**62, None)
-        table = pa.RecordBatchReader.from_stream(plain.reader(True, at, 1)).read_all()
+        table = pa.RecordBatchReader.from_stream(self._plain_rows.reader(True, at, 1)).read_all()
         found = np.frombuffer(table["data"][0].as_buffer(), _NUMPY[self._entries[at][1]])
         if self._entries[at][1] == "BF16":
             found = (found.astype(np.uint32) << 16).view(np.float32)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from arrowquant import _core
 from arrowquant._model import read_config
 from arrowquant._model.ties import head_and_table
 from arrowquant._scan.base import Scan
 from arrowquant._scan.layers import layer_contents
 
-_SETTINGS = ("scheme", "group_size", "is_symmetric", "predicted_bytes", "reason", "note")
+_SETTINGS = ("scheme", *(column for _, column, *_ in _core.settings()))
+_SETTINGS += ("predicted_bytes", "reason", "note")
 
 
 def follow_table(plan: pa.Table, source: Any, named: Sequence[str]) -> pa.Table:

@@ -130,15 +130,19 @@ fn compare_packed(
     };
     let own_scales = own.layout.has_scales.then(|| codes.scales(row)).flatten();
     let scales = bound.layout.has_scales.then(|| rows.encodings.scales(row)).flatten();
-    let points = |found: Option<&[u8]>| found.unwrap_or_default().to_vec();
+    let points = |of: &Encodings, at: usize| {
+        let points = bound.layout.zero_point_bits.and_then(|_| of.zero_points(at));
+        points.unwrap_or_default().to_vec()
+    };
     let same = own == bound
         && rows.data(row) == Some(before)
         && own_scales == scales
-        && points(codes.zero_points(row)) == points(rows.encodings.zero_points(row));
+        && points(codes, row) == points(&rows.encodings, row);
     if same {
         return Ok(Comparison { identical: true, ..Comparison::default() });
     }
-    if own.layout.elements() != bound.layout.elements() {
+    let size = |bound: &Bound| (bound.layout.rows, bound.layout.grouping.columns);
+    if size(&own) != size(&bound) {
         return Ok(Comparison::default());
     }
     let tiling = Tiling::with_unit(&bound.layout, own.layout.unit());

@@ -170,12 +170,13 @@ impl Place {
     }
 }
 
-fn least_common_multiple(a: usize, b: usize) -> usize {
+/// The least number that both divide; the largest there is where it is beyond that.
+pub(crate) fn least_common_multiple(a: usize, b: usize) -> usize {
     let (mut x, mut y) = (a, b);
     while y != 0 {
         (x, y) = (y, x % y);
     }
-    a / x * b
+    (a / x).saturating_mul(b)
 }
 
 /// Put items together until each task has a piece's worth of `elements`.

@@ -139,6 +139,16 @@ fn scales_of(row: &Row, codes: &Codes) -> Result<Vec<f32>, ArrowError> {
     })
 }
 
+/// Rows, and elements of a row, that share a scale; ones where codes carry their own.
+pub(super) fn groups(shape: &[i64], codes: Option<&Codes>) -> (u64, u64) {
+    match codes.and_then(|codes| layout(shape, codes)) {
+        Some(layout) if layout.has_scales => {
+            (layout.group_rows as u64, layout.grouping.group_size as u64)
+        }
+        _ => (1, 1),
+    }
+}
+
 fn layout(shape: &[i64], codes: &Codes) -> Option<Layout> {
     let Ok(Choice::Encode(scheme)) = scheme::find(&codes.scheme) else {
         return None;

@@ -73,7 +73,10 @@ impl TensorRows {
                 continue;
             }
             match meanings[at].stack {
-                None => whole(at, entry, part_bytes, &mut rows),
+                None => {
+                    let groups = codes::groups(&entry.shape, codes[at].as_ref());
+                    whole(at, entry, part_bytes, groups, &mut rows);
+                }
                 Some(stack) => matrices(at, entry, stack, part_bytes, &mut rows)
                     .ok_or_else(|| fail(format!("'{}' is no such stack", entry.name)))?,
             }

@@ -50,8 +50,14 @@ impl Row {
     }
 }
 
-/// A tensor's row, or the rows of its parts.
-pub(super) fn whole(at: usize, entry: &Entry, part_bytes: u64, rows: &mut Vec<Row>) {
+/// A tensor's row, or the rows of its parts. `groups` are the rows and elements that share a scale.
+pub(super) fn whole(
+    at: usize,
+    entry: &Entry,
+    part_bytes: u64,
+    groups: (u64, u64),
+    rows: &mut Vec<Row>,
+) {
     let row = |shape: Vec<i64>, part, bytes| Row {
         entry: at,
         index: None,
@@ -60,7 +66,7 @@ pub(super) fn whole(at: usize, entry: &Entry, part_bytes: u64, rows: &mut Vec<Ro
         part,
         bytes: Bytes::Plain(bytes),
     };
-    let Some(parts) = parts::cut(&entry.shape, &entry.dtype, part_bytes) else {
+    let Some(parts) = parts::cut_between(&entry.shape, &entry.dtype, part_bytes, groups) else {
         rows.push(row(entry.shape.clone(), (0, 1, 0), entry.start..entry.end));
         return;
     };

@@ -52,8 +52,8 @@ pub enum CallError {
     },
     /// Weights that are a quantized relation.
     #[error(
-        "the relation is quantized already. Say what it is to become with scheme= or plan=, decode \
-         it with aq.dequantize, or quantize its source."
+        "the relation is quantized already. Quantize it again with aq.quantize and scheme= or plan=, \
+         decode it with aq.dequantize, or quantize its source."
     )]
     AlreadyQuantized,
     /// Two columns whose names are equal without case.

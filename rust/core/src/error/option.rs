@@ -28,7 +28,9 @@ pub struct InvalidSetting(pub String);
 impl InvalidSetting {
     /// A setting that the scheme does not have.
     pub fn lacks(scheme: &str, setting: &str) -> Self {
-        Self(format!("scheme '{scheme}' has no {setting}. Leave it out"))
+        Self(format!(
+            "scheme '{scheme}' has no {setting}. Leave it out, or choose a scheme that has it"
+        ))
     }
 }
 

@@ -8,6 +8,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use crate::dtype;
 use crate::relation::columns::shape_type;
 use crate::relation::described::element_product;
+use crate::tile::least_common_multiple;
 
 /// The columns that say which part of its layer a row is; they are there together or not at all.
 pub(super) const COLUMNS: [&str; 4] = ["part_index", "part_count", "part_offset", "layer_shape"];
@@ -18,7 +19,7 @@ pub(super) const MOST: u64 = 1 << 16;
 
 /// Where they can, parts have a multiple of so many rows: blocks of rows that share a scale end there,
 /// and so do words of zero points that are packed along rows.
-const ROWS: u64 = 128;
+const ROWS: usize = 128;
 
 /// A part's size counts its float32 numbers, which it becomes on the way, where these are larger.
 const NUMBER_BYTES: u64 = 4;
@@ -39,6 +40,17 @@ pub struct Part {
 /// The parts of at most `part_bytes` of a layer; `None` where it stays whole, since it is small
 /// enough, or its size is not known.
 pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
+    cut_between(shape, dtype, part_bytes, (1, 1))
+}
+
+/// The same of a layer whose scales are each for so many rows, and so many elements of a row: no part
+/// has more than one group in a direction unless it begins and ends with one.
+pub(crate) fn cut_between(
+    shape: &[i64],
+    dtype: &str,
+    part_bytes: u64,
+    (group_rows, group_size): (u64, u64),
+) -> Option<Vec<Part>> {
     let (block, count) = (dtype::block(dtype)?, element_product(shape).ok()? as u64);
     let bytes = block.bytes_of(count)?;
     let largest = bytes.max(count.checked_mul(NUMBER_BYTES)?);
@@ -50,22 +62,24 @@ pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
     let matrix = if shape.len() > 2 { shape[shape.len() - 2] as u64 } else { all };
     let rows = match fit / columns {
         rows if rows >= matrix => rows / matrix * matrix,
-        rows @ ROWS.. => rows / ROWS * ROWS,
         0 => 0,
-        rows => 1 << rows.ilog2(),
+        rows => match least_common_multiple(ROWS, group_rows as usize) as u64 {
+            unit if rows >= unit => rows / unit * unit,
+            _ => step(rows, group_rows),
+        },
     };
     let whole_rows = columns.is_multiple_of(block.elements);
     let whole_matrices = (matrix * columns).is_multiple_of(block.elements);
     let on_rows =
         rows > 0 && (whole_rows || (whole_matrices && rows.is_multiple_of(block.elements)));
     // What is cut from its beginning on: all whole matrices, each matrix, or each row.
-    let (stretch, step) = match on_rows {
+    let (stretch, length) = match on_rows {
         true if rows >= matrix => (count, rows * columns),
         true => (matrix * columns, rows * columns),
         false if !whole_rows => return None,
-        false => (columns, 1 << fit.max(block.elements).ilog2()),
+        false => (columns, step(fit.max(block.elements), group_size)),
     };
-    if (count / stretch).saturating_mul(stretch.div_ceil(step)) > MOST {
+    if (count / stretch).saturating_mul(stretch.div_ceil(length)) > MOST {
         return None;
     }
     let part = |offset: u64, length: u64| Part {
@@ -80,10 +94,20 @@ pub fn cut(shape: &[i64], dtype: &str, part_bytes: u64) -> Option<Vec<Part>> {
     };
     let stretches = (0..count).step_by(usize::try_from(stretch).ok()?);
     let parts = stretches.flat_map(|from| {
-        let starts = (from..from + stretch).step_by(step as usize);
-        starts.map(move |start| part(start, step.min(from + stretch - start)))
+        let starts = (from..from + stretch).step_by(length as usize);
+        starts.map(move |start| part(start, length.min(from + stretch - start)))
     });
     Some(parts.collect())
+}
+
+/// The most of at most `fit` that is a power of two, a group's size times one, or a divisor of that.
+fn step(fit: u64, group: u64) -> u64 {
+    let power = |count: u64| 1 << count.max(1).ilog2();
+    if group <= fit {
+        group * power(fit / group)
+    } else {
+        power(fit).min(1 << group.trailing_zeros())
+    }
 }
 
 /// `schema` with the part columns, where it has none of them.
@@ -162,6 +186,33 @@ mod tests {
                 }
             }
             prop_assert_eq!(Some((element, at)), block.bytes_of(count as u64).map(|b| (count as u64, b)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_do_not_cut_groups_in_two(
+            (rows, columns) in (1i64..600, 1i64..600),
+            groups in (1u64..300, 1u64..300),
+            part_bytes in 64u64..40_000,
+        ) {
+            let Some(parts) = cut_between(&[rows, columns], "F8_E4M3", part_bytes, groups) else {
+                return Ok(());
+            };
+            let fits = |from: u64, to: u64, group: u64, all: u64| {
+                let ends = |at: u64| at.is_multiple_of(group) || at == all;
+                from / group == (to - 1) / group || (ends(from) && ends(to))
+            };
+            let (mut next, [rows, columns]) = (0, [rows as u64, columns as u64]);
+            for part in parts {
+                prop_assert_eq!(part.offset, next);
+                let [height, width] = part.shape[..] else { unreachable!() };
+                let (row, column) = (part.offset / columns, part.offset % columns);
+                prop_assert!(fits(row, row + height as u64, groups.0, rows), "{part:?}");
+                prop_assert!(fits(column, column + width as u64, groups.1, columns), "{part:?}");
+                next += (height * width) as u64;
+            }
+            prop_assert_eq!(next, rows * columns);
         }
     }
 

@@ -87,7 +87,9 @@ fn fates(batch: &RecordBatch, part_bytes: u64, cuttable: bool) -> Result<Vec<Fat
     let cuttable = cuttable && !schema.field_with_name("data").is_ok_and(fixed);
     let weights = WeightsSchema::without_data(&schema)?.bind(batch)?;
     let fate = |row: usize| {
-        let parts = cuttable.then_some(()).and_then(|()| {
+        // Codes of rows of a table stay as one with their scales.
+        let is_packed = weights.packed_scheme(row).is_some();
+        let parts = (cuttable && !is_packed).then_some(()).and_then(|()| {
             let shape = weights.shape(row)?.ok()?;
             cut(shape, weights.dtype(row).or(listed)?, part_bytes)
         });

@@ -5,10 +5,11 @@ use super::asked::Asked;
 use super::options::Options;
 use super::table::{Plan, PlanRow};
 use crate::dtype::{self, Float};
+use crate::error::RowError;
 use crate::relation::described::{Described, Shape, element_product};
 use crate::relation::weights::Weights;
 use crate::role::Role;
-use crate::scheme::{Choice, Geometry};
+use crate::scheme::{Bound, Choice, Geometry};
 
 /// A last dimension below this is no matrix worth quantizing.
 const SMALLEST_ROW: usize = 32;
@@ -19,6 +20,7 @@ pub(crate) enum Reason<'a> {
     OneDimensional,
     NotFloat,
     NoGain,
+    UnsupportedShape,
     KeptByUser,
     KeptByRole,
     AlreadyQuantized,
@@ -33,6 +35,7 @@ impl<'a> Reason<'a> {
             Self::OneDimensional => "one_dimensional",
             Self::NotFloat => "not_float",
             Self::NoGain => "no_gain",
+            Self::UnsupportedShape => "unsupported_shape",
             Self::KeptByUser => "kept_by_user",
             Self::KeptByRole => "kept_by_role",
             Self::AlreadyQuantized => "already_quantized",
@@ -74,21 +77,29 @@ pub(crate) fn source_bytes(
 
 /// Bytes of a layer that is encoded as asked; `None` where it can't be.
 pub(crate) fn encoded_bytes(asked: &Asked, described: &Described<'_>) -> Option<i64> {
-    let source = Float::from_name(described.dtype?)?;
     let Ok(Choice::Encode(scheme)) = asked.choice() else {
         return None;
     };
+    bytes_of(&asked.bind(scheme, &geometry(described)?).ok()?)
+}
+
+fn bytes_of(bound: &Bound) -> Option<i64> {
+    i64::try_from(bound.layout.bits()?.div_ceil(8)).ok()
+}
+
+/// The matrix that a layer is; `None` where its dtype or shape doesn't tell.
+fn geometry(described: &Described<'_>) -> Option<Geometry> {
+    let source = Float::from_name(described.dtype?)?;
     let columns = described.shape.as_deref()?.last().map_or(1, |&last| last as usize);
     let count = element_count(described).filter(|&count| count > 0)?;
-    let geometry = Geometry { rows: count / columns, columns, source };
-    let bits = asked.bind(scheme, &geometry).ok()?.layout.bits()?;
-    i64::try_from(bits.div_ceil(8)).ok()
+    Some(Geometry { rows: count / columns, columns, source })
 }
 
 /// What is asked of a layer that is quantized, and its bytes where these can be told; or why it is
 /// kept. With `included`, its role does not keep it.
 ///
-/// A layer of a dtype that nobody knows is not kept in silence: it is asked for, and fails.
+/// A layer of a dtype that nobody knows is not kept in silence, and neither is one whose settings can't
+/// be: it is asked for, and fails.
 pub(crate) fn decide<'a>(
     weights: &'a Weights,
     row: usize,
@@ -126,10 +137,17 @@ pub(crate) fn decide<'a>(
     let columns = usize::try_from(last).unwrap_or(0);
     let count = element_count(described);
     count.filter(|&count| count > 0 && columns >= SMALLEST_ROW).ok_or(Reason::NoGain)?;
-    let Ok(Choice::Encode(_)) = asked.choice() else {
-        return Err(Reason::KeptByUser);
+    let scheme = match asked.choice() {
+        Ok(Choice::Encode(scheme)) => scheme,
+        Ok(Choice::Keep) => return Err(Reason::KeptByUser),
+        Err(_) => return Ok((asked, None)),
     };
-    let bytes = encoded_bytes(&asked, described).ok_or(Reason::NoGain)?;
+    let bound = match asked.bind(scheme, &geometry(described).ok_or(Reason::NoGain)?) {
+        Ok(bound) => bound,
+        Err(RowError::UnsupportedShape { .. }) => return Err(Reason::UnsupportedShape),
+        Err(_) => return Ok((asked, None)),
+    };
+    let bytes = bytes_of(&bound).ok_or(Reason::NoGain)?;
     match source_bytes(weights, row, described) {
         Some(source) if bytes >= source => Err(Reason::NoGain),
         _ => Ok((asked, Some(bytes))),

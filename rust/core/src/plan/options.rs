@@ -1,7 +1,8 @@
 //! The options of a call.
 
-use crate::error::{CallError, InvalidSetting};
-use crate::scheme::{self, Choice};
+use crate::dtype::Float;
+use crate::error::{CallError, InvalidSetting, Unfit};
+use crate::scheme::{self, Choice, Geometry};
 use crate::settings::Settings;
 
 /// The options of a call, for the rows that no plan says otherwise of.
@@ -15,6 +16,9 @@ pub struct Options {
     pub settings: Settings,
 }
 
+/// A matrix that every scheme takes: what can't be had for it can't be had at all.
+const ANY: Geometry = Geometry { rows: 256, columns: 256, source: Float::F32 };
+
 impl Options {
     /// Options from a scheme's name, which the call says.
     ///
@@ -27,6 +31,11 @@ impl Options {
             && let Some(setting) = settings.beyond(&found.defaults())
         {
             return Err(InvalidSetting::lacks(found.name(), setting.name).into());
+        }
+        if let Choice::Encode(found) = scheme
+            && let Err(Unfit::Setting(error)) = found.bind(&ANY, &settings)
+        {
+            return Err(error.into());
         }
         Ok(Self { scheme, is_said: true, settings })
     }

@@ -208,7 +208,7 @@ pub(super) fn pieces<'a>(
     let Some(&job) = layer.job() else {
         return push(Item { row, size, work: Work::Copy, out });
     };
-    if let Some(place) = Place::whole(job.layout()) {
+    if let Some(place) = job.as_tile() {
         return push(Item { row, size, work: Work::Tile { job, place }, out });
     }
     let tiling = job.tiling();

@@ -7,7 +7,7 @@ use crate::relation::bytes::Element;
 use crate::relation::described::{Described, check_shape};
 use crate::relation::weights::{Part, Weights};
 use crate::scheme::{self, Bound, Choice, Geometry, Layout, Scheme};
-use crate::tile::Tiling;
+use crate::tile::{Place, Tiling};
 
 /// What stands in `search` for a packed row that is kept.
 const KEPT: &str = "kept";
@@ -70,6 +70,16 @@ impl Layer {
 }
 
 impl Job {
+    /// All of it, where that is small enough for one tile and nothing must be known beforehand.
+    pub(crate) fn as_tile(&self) -> Option<Place> {
+        Place::whole(self.layout()).filter(|_| self.tensor_absmax.is_none())
+    }
+
+    /// Whether its groups' bounds must be known before its tiles are encoded.
+    pub(crate) fn has_wide_groups(&self) -> bool {
+        self.tensor_absmax.is_some() || self.tiling().has_wide_groups()
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.bound.layout
     }
@@ -158,16 +168,24 @@ fn check_part(
     let Part { offset, layer_shape: [.., row], .. } = part else {
         return Ok(());
     };
-    let (row, columns) = (u64::try_from(*row).unwrap_or(0), geometry.columns as u64);
-    let first = offset / row.max(1);
-    let group_rows = layout.group_rows as u64;
-    let ends = layout.said.group_rows == Some(-1) || first.is_multiple_of(group_rows);
-    if columns >= row {
-        let fits = ends || group_rows == 1;
-        return if fits { Ok(()) } else { Err(RowError::PartRows { first, group_rows }) };
+    if has_one_scale(layout) {
+        return Ok(());
     }
-    let whole = Geometry { columns: usize::try_from(row).unwrap_or(usize::MAX), ..*geometry };
-    let wanted = asked.bind(scheme, &whole)?.layout.grouping.group_size as u64;
+    let (row, columns) = (u64::try_from(*row).unwrap_or(0), geometry.columns as u64);
+    let (first, rows) = (offset / row.max(1), geometry.rows as u64);
+    let all = elements(part.layer_shape).unwrap_or(u64::MAX) / row.max(1);
+    let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let whole = Geometry { rows: size(all), columns: size(row), source: geometry.source };
+    let whole = asked.bind(scheme, &whole)?.layout;
+    let (group_rows, wanted) = (whole.group_rows as u64, whole.grouping.group_size as u64);
+    let ends = |at: u64| at.is_multiple_of(group_rows) || at == all;
+    let is_cut = columns < row;
+    if group_rows != 1 && (is_cut || !ends(first) || !ends(first.saturating_add(rows))) {
+        return Err(RowError::PartRows { first, group_rows });
+    }
+    if !is_cut {
+        return Ok(());
+    }
     let start = offset % row;
     let ends_row = start.checked_add(columns) == Some(row);
     let fits = |at: u64| at.is_multiple_of(wanted);
@@ -178,6 +196,16 @@ fn check_part(
     Err(RowError::TooLarge { columns: row, group_size: wanted, cut: columns })
 }
 
+/// Whether a whole layer has one scale.
+fn has_one_scale(layout: &Layout) -> bool {
+    layout.said.group_rows == Some(-1) && layout.said.group_size == Some(-1)
+}
+
+/// The number of elements, where that is one.
+fn elements(shape: &[i64]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |all, &next| all.checked_mul(u64::try_from(next).ok()?))
+}
+
 /// The layer's largest magnitude, for a part of a layer that has one scale.
 fn check_fact(
     weights: &Weights,
@@ -185,10 +213,8 @@ fn check_fact(
     part: &Part<'_>,
     layout: &Layout,
 ) -> Result<Option<f32>, RowError> {
-    let elements = part.layer_shape.iter().try_fold(1i64, |all, &next| all.checked_mul(next));
-    let is_whole = elements == i64::try_from(layout.elements()).ok();
-    let is_one = layout.said.group_rows == Some(-1) && layout.said.group_size == Some(-1);
-    if !is_one || is_whole {
+    let is_whole = elements(part.layer_shape) == Some(layout.elements() as u64);
+    if !has_one_scale(layout) || is_whole {
         return Ok(None);
     }
     let told = weights.tensor_absmax(row).ok_or(RowError::MissingFact)?;

@@ -14,6 +14,9 @@ use crate::lanes::Level;
 use crate::monitor::Monitor;
 use crate::tile::Place;
 
+/// Tiles whose bounds are in memory at once: those of all of a tensor could take more than the tensor.
+const AT_ONCE: usize = 256;
+
 /// What is known of the groups of those layers whose groups reach over several tiles; of `rows`, which
 /// rise, where these are given.
 pub(super) fn wide_ranges(
@@ -25,7 +28,7 @@ pub(super) fn wide_ranges(
 ) -> Wide {
     let mut wide = Wide::new();
     let runs = rows.runs().filter_map(|(run, fate)| Some((run, *fate.kind()?.layer.job()?)));
-    let with_wide_groups = runs.filter(|(_, job)| job.tiling().has_wide_groups());
+    let with_wide_groups = runs.filter(|(_, job)| job.has_wide_groups());
     let is_wanted = |row: &usize| wanted.is_none_or(|wanted| wanted.binary_search(row).is_ok());
     for (row, job) in with_wide_groups.flat_map(|(run, job)| run.map(move |row| (row, job))) {
         if !is_wanted(&row) {
@@ -33,25 +36,27 @@ pub(super) fn wide_ranges(
         }
         let (tiling, layout) = (job.tiling(), job.layout());
         let input = Input::of(rows.weights, row, &job);
-        let tiles: Vec<_> = pool.install(|| {
-            (0..tiling.len())
-                .into_par_iter()
-                .map_init(<(Room, Vec<f32>)>::default, |(room, values), tile| {
-                    let place = tiling.place(tile);
-                    (!monitor.is_cancelled()).then(|| {
-                        let values = input.floats(level, &place, room, values);
-                        (tile_bounds(level, &job, &place, values), place)
-                    })
-                })
-                .flatten()
-                .collect()
-        });
         let count = layout.scale_rows() * layout.grouping.groups();
         let mut bounds = vec![Bounds::ZERO; count];
-        for (tile, place) in tiles {
-            let groups = place.parameters(layout).flatten();
-            for (at, part) in groups.zip(tile) {
-                bounds[at] = bounds[at].union(part);
+        for first in (0..tiling.len()).step_by(AT_ONCE) {
+            let some = first..(first + AT_ONCE).min(tiling.len());
+            let tiles: Vec<_> = pool.install(|| {
+                some.into_par_iter()
+                    .map_init(<(Room, Vec<f32>)>::default, |(room, values), tile| {
+                        let place = tiling.place(tile);
+                        (!monitor.is_cancelled()).then(|| {
+                            let values = input.floats(level, &place, room, values);
+                            (tile_bounds(level, &job, &place, values), place)
+                        })
+                    })
+                    .flatten()
+                    .collect()
+            });
+            for (tile, place) in tiles {
+                let groups = place.parameters(layout).flatten();
+                for (at, part) in groups.zip(tile) {
+                    bounds[at] = bounds[at].union(part);
+                }
             }
         }
         let own = bounds.iter().fold(0.0f32, |own, bounds| own.max(bounds.absmax()));

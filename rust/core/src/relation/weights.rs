@@ -91,7 +91,9 @@ impl WeightsSchema {
     /// The same for a relation whose `data` may have been left out, as for a plan.
     pub fn without_data(schema: &Schema) -> Result<Self, CallError> {
         let finder = Finder::new(schema, "Weights");
-        if ["row_index", "scales", "zero_points"].iter().all(|name| schema.index_of(name).is_ok()) {
+        // A plan is made without the large columns, and then the metrics tell.
+        let marks = [["row_index", "scales", "zero_points"], ["row_index", "mse", "snr_db"]];
+        if marks.iter().any(|marks| marks.iter().all(|name| schema.index_of(name).is_ok())) {
             return Err(CallError::AlreadyQuantized);
         }
         // What later steps use is checked here, too.

@@ -24,6 +24,20 @@ const SAME: &[(&str, &[&str])] = &[
     ),
     ("int2", &["w2a16", "2bit", "2bits", "2", "q2", "uint2", "u2", "i2", "int2wo"]),
     (
+        "fp8_e4m3",
+        &[
+            "fp8",
+            "float8",
+            "f8",
+            "e4m3",
+            "e4m3fn",
+            "fp8e4m3fn",
+            "float8e4m3",
+            "float8e4m3fn",
+            "f8e4m3",
+        ],
+    ),
+    (
         super::NONE,
         &[
             "keep", "skip", "ignore", "fp32", "f32", "fp16", "f16", "bf16", "bfloat16", "float16",
@@ -48,7 +62,7 @@ const OTHERS: &[(&[&str], &str, &str)] = &[
     (&["w8a8", "w4a8", "w4a4"], "a scheme that quantizes activations too", "llm-compressor has it"),
     (&["nf4", "fp4", "bnb", "llmint8"], "a bitsandbytes format", "bitsandbytes writes it"),
     (
-        &["fp8", "float8", "f8", "e4m3", "e5m2", "nvfp4", "mxfp"],
+        &["float8e5m2", "e5m2", "nvfp4", "mxfp"],
         "a format of small floats",
         "llm-compressor writes it",
     ),
@@ -94,6 +108,8 @@ mod tests {
     fn names_of_other_tools_are_translated() {
         for (theirs, ours) in [
             ("W4A16", "int4"),
+            ("fp8", "fp8_e4m3"),
+            ("float8_e4m3fn", "fp8_e4m3"),
             ("4-bit", "int4"),
             ("INT4", "int4"),
             ("8bit", "int8"),
@@ -106,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_is_another_format_is_not_called_one_of_ours() {
-        for theirs in ["q4_k_m", "gptq", "AWQ", "w8a8", "nf4", "fp8", "nvfp4", "mlx4", "iq4_xs"] {
+        for theirs in ["q4_k_m", "gptq", "AWQ", "w8a8", "nf4", "nvfp4", "mlx4", "iq4_xs"] {
             let hint = hint(theirs);
             assert!(hint.contains("does not write yet"), "{theirs}: {hint}");
             assert!(!hint.contains(" here."), "{theirs}: {hint}");

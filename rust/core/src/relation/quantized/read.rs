@@ -1,6 +1,7 @@
 //! Reading the quantized relation, row by row, believing nothing that it says.
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, Schema};
 
 use super::RESERVED;
@@ -104,6 +105,8 @@ pub(crate) struct EncodingColumns {
     settings: SettingColumns,
     scales: usize,
     zero_points: usize,
+    /// Of parameters that no scheme has yet, and that must not be passed over.
+    others: Vec<(&'static str, usize)>,
 }
 
 impl EncodingColumns {
@@ -117,6 +120,10 @@ impl EncodingColumns {
             zero_points: buffer(schema, finder, "zero_points", ZERO_POINTS, |found| {
                 list_item(found).is_some_and(DataType::is_integer)
             })?,
+            others: ["biases", "tensor_scale"]
+                .into_iter()
+                .filter_map(|name| Some((name, schema.index_of(name).ok()?)))
+                .collect(),
         })
     }
 
@@ -129,6 +136,11 @@ impl EncodingColumns {
             settings: self.settings.bind(columns)?,
             scales: Bytes::try_new(&scales)?,
             zero_points: Bytes::try_new(&zero_points)?,
+            others: self
+                .others
+                .iter()
+                .map(|&(name, index)| (name, columns[index].logical_nulls(), columns[index].len()))
+                .collect(),
         })
     }
 }
@@ -139,6 +151,8 @@ pub(crate) struct Encodings {
     settings: SettingRows,
     scales: Option<Bytes>,
     zero_points: Option<Bytes>,
+    /// Name, nulls and length of columns that must be null.
+    others: Vec<(&'static str, Option<NullBuffer>, usize)>,
 }
 
 /// A row that can be decoded.
@@ -216,6 +230,11 @@ impl Encodings {
         self.schemes.get(row)
     }
 
+    /// What the row says of its settings, as far as it can be read.
+    pub(crate) fn said(&self, row: usize) -> Option<Settings> {
+        self.settings.get(row).ok()
+    }
+
     fn check_sizes(&self, row: usize, data: &[u8], bound: &Bound) -> Result<(), RowError> {
         let Bound { layout, codec, .. } = bound;
         let expect = |what: &str, found: usize, expected: Option<usize>| {
@@ -237,6 +256,14 @@ impl Encodings {
             expect("zero_points", points.len(), layout.zero_point_count())?;
             check_nulls("zero_points", self.zero_points.as_ref(), row)?;
             codec.check(points).map_or(Ok(()), |why| Err(invalid(why)))?;
+        }
+        for (name, nulls, len) in &self.others {
+            if row < *len && nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) {
+                return Err(invalid(format!(
+                    "{name} is given, but scheme '{}' has none",
+                    bound.scheme.name()
+                )));
+            }
         }
         Ok(())
     }
