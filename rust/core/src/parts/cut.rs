@@ -100,7 +100,8 @@ pub(crate) fn cut_between(
     Some(parts.collect())
 }
 
-/// The most of at most `fit` that is a power of two, a group's size times one, or a divisor of that.
+/// The largest number up to `fit` that is a group times a power of two, or a power of two that divides
+/// a group.
 fn step(fit: u64, group: u64) -> u64 {
     let power = |count: u64| 1 << count.max(1).ilog2();
     if group <= fit {

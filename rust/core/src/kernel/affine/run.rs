@@ -89,13 +89,28 @@ impl Run {
         }
     }
 
-    /// The arithmetic of [`parameters`], without branches.
+    /// Fit the groups, and prepare them: the arithmetic of [`parameters`], without branches.
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "one index into nine arrays")]
     fn fill<const BITS: u32, const SYMMETRIC: bool>(
         &mut self,
         dtype: ScaleDtype,
         ranges: &[Bounds; LANES],
+    ) {
+        let shift = 52 - dtype.fraction_bits();
+        self.prepare::<BITS, SYMMETRIC>(dtype, ranges, |range| {
+            fit::<BITS, SYMMETRIC>(range, shift)
+        });
+    }
+
+    /// What it takes to apply the scales and codes of zero that `chosen` gives to groups of these
+    /// ranges, and which groups are simple with them.
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "one index into nine arrays")]
+    fn prepare<const BITS: u32, const SYMMETRIC: bool>(
+        &mut self,
+        dtype: ScaleDtype,
+        ranges: &[Bounds; LANES],
+        chosen: impl Fn(Bounds) -> (f32, f32),
     ) {
         let top = ((1u32 << BITS) - 1) as f32;
         let half = (1u32 << (BITS - 1)) as f32;
@@ -104,24 +119,14 @@ impl Run {
             ScaleDtype::F16 => (power_of_two(-14), power_of_two(15)),
             ScaleDtype::F32 | ScaleDtype::BF16 => (LOWEST, HIGHEST),
         };
-        let shift = 52 - dtype.fraction_bits();
         let (mut all_simple, mut clamps) = (1, 0);
         for i in 0..LANES {
             let range = ranges[i];
-            let exact = exact_scale(BITS, range, SYMMETRIC);
-            let scale = round_bits(exact, shift) as f32;
-            let empty = exact == 0.0;
-            let scale = if empty { 1.0 } else { scale };
+            let (scale, zero) = chosen(range);
+            let empty = (range.lo == 0.0) & (range.hi == 0.0);
             let inverse = 1.0 / scale;
             let below = round(-range.lo * inverse);
             let above = range.hi * inverse;
-            let zero = if SYMMETRIC {
-                half
-            } else if below < top {
-                below
-            } else {
-                top
-            };
             let reach = if SYMMETRIC { half - 1.0 } else { top - zero };
             let beyond = round(above) > reach;
             // A clamped value must be within twice of what it decodes to, or decode to zero: then
@@ -181,6 +186,18 @@ impl Run {
         self.shifted_zero[group] = general.zero + MAGIC;
         general
     }
+}
+
+/// The scale and the code of zero of a group of that range, as rounding chooses them.
+#[inline(always)]
+fn fit<const BITS: u32, const SYMMETRIC: bool>(range: Bounds, shift: u32) -> (f32, f32) {
+    let exact = exact_scale(BITS, range, SYMMETRIC);
+    let scale = if exact == 0.0 { 1.0 } else { round_bits(exact, shift) as f32 };
+    if SYMMETRIC {
+        return (scale, (1u32 << (BITS - 1)) as f32);
+    }
+    let (below, top) = (round(-range.lo * (1.0 / scale)), ((1u32 << BITS) - 1) as f32);
+    (scale, if below < top { below } else { top })
 }
 
 /// Round a float64 to `52 − shift` stored significand bits, ties to even, on its bits; a carry
