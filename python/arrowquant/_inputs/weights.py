@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant import _core
 from arrowquant._inputs.arrays import mapping_to_table
 from arrowquant._inputs.arrow import (
     ArrowArrayExportable,
@@ -20,6 +19,7 @@ from arrowquant._inputs.arrow import (
 from arrowquant._inputs.loaded import is_a
 from arrowquant._model import Config, Tensor, resolve
 from arrowquant._model.annotate import Annotations
+from arrowquant._options import SETTINGS
 
 Weights = (
     ArrowStreamExportable
@@ -72,7 +72,7 @@ def decoded(table: pa.Table) -> pa.Table:
 
 def without_plan(table: pa.Table) -> pa.Table:
     """The table without what its rows say of how to quantize them."""
-    columns = ("scheme", *(column for _, column, *_ in _core.settings()))
+    columns = ("scheme", *SETTINGS.values())
     return table.drop_columns([name for name in columns if name in table.schema.names])
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant import _core
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._dequantize import dequantize
+from arrowquant._options import SETTINGS
 from arrowquant._parquet import failed_path
 from arrowquant._report.console import console, layers, number, print_json
 from arrowquant._report.failures import failures, finished, missing
@@ -59,7 +59,7 @@ def inspect(path: Path, *, top: int, as_json: bool) -> None:
         print_json({"layers": plain, "failures": failed})
         return
     out = console()
-    same = ("dtype", "shape", "scheme", *(column for _, column, *_ in _core.settings()))
+    same = ("dtype", "shape", "scheme", *SETTINGS.values())
     show(out, grouped(rows, lambda row: tuple(str(row[n]) for n in same), _merged), _COLUMNS)
     worst = [row for row in rows if row["snr_db"] is not None][:top]
     if worst:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant import _core
+from arrowquant._options import SETTINGS
 from arrowquant._report.console import console, layers, print_json, size
 from arrowquant._report.tables import Column, grouped, show
 
@@ -47,8 +47,7 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    settings = [column for _, column, *_ in _core.settings()]
-    same = ("dtype", "shape", "role", "scheme", *settings, "reason", "note")
+    same = ("dtype", "shape", "role", "scheme", *SETTINGS.values(), "reason", "note")
     shown = grouped(rows, lambda row: tuple(str(row[name]) for name in same), _merged)
     before = sum(row["source_bytes"] or 0 for row in rows)
     after = sum(row["predicted_bytes"] or 0 for row in rows)

@@ -11,11 +11,10 @@ import pyarrow as pa
 from arrowquant import _core
 from arrowquant._inputs import named
 from arrowquant._inputs.weights import without_plan
+from arrowquant._options import SETTINGS
 
 if TYPE_CHECKING:
     from arrowquant._scan.base import Scan
-
-_SETTINGS = tuple(column for _, column, *_ in _core.settings())
 
 
 def layer_names(scan: Scan) -> list[str]:
@@ -73,7 +72,7 @@ def layer_contents(scan: Scan, name: str) -> list[Any]:
             columns = found.schema.names
             data = found.select([n for n in ("layer_name", "dtype", "data") if n in columns])
             contents += _core.content_hashes(data, None)
-            others = (*_core.payload_columns()[1:], "packed", *_SETTINGS)
+            others = (*_core.payload_columns()[1:], "packed", *SETTINGS.values())
             contents += [found[n] for n in others if n in columns]
     return contents
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant import _core
 from arrowquant._model import read_config
 from arrowquant._model.ties import head_and_table
+from arrowquant._options import SETTINGS
 from arrowquant._scan.base import Scan
 from arrowquant._scan.layers import layer_contents
 
-_SETTINGS = ("scheme", *(column for _, column, *_ in _core.settings()))
-_SETTINGS += ("predicted_bytes", "reason", "note")
+_FOLLOWED = ("scheme", *SETTINGS.values(), "predicted_bytes", "reason", "note")
 
 
 def follow_table(plan: pa.Table, source: Any, named: Sequence[str]) -> pa.Table:
@@ -37,12 +36,12 @@ def follow_table(plan: pa.Table, source: Any, named: Sequence[str]) -> pa.Table:
         return plan
     head, table = found
     same = all(head[name] == table[name] for name in ("shape", "dtype"))
-    if not same or all(head[name] == table[name] for name in _SETTINGS) or _is_named(head, named):
+    if not same or all(head[name] == table[name] for name in _FOLLOWED) or _is_named(head, named):
         return plan
     hashes = [layer_contents(source, row["layer_name"]) for row in (head, table)]
     if hashes[0] != hashes[1]:
         return plan
-    head |= {name: table[name] for name in _SETTINGS}
+    head |= {name: table[name] for name in _FOLLOWED}
     return pa.Table.from_pylist(rows, plan.schema)
 
 
