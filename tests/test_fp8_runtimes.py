@@ -86,7 +86,7 @@ def _bits(tensor: Any) -> Any:
 def test_a_model_in_fp8_decodes_to_the_bits_of_transformers(
     qwen3: Path, decoded: dict[str, Any]
 ) -> None:
-    kept = aq.quantize(aq.scan(qwen3, requantize=True), scheme="none")
+    kept = aq.quantize(aq.scan(qwen3), scheme="none")
     rows = pa.table(kept.quantized).to_pylist()
     assert sum(row["scheme"] == "fp8_e4m3" for row in rows) == 2 * 7
     ours = {row["layer_name"]: row for row in pa.table(aq.dequantize(kept)).to_pylist()}
@@ -98,9 +98,7 @@ def test_a_model_in_fp8_decodes_to_the_bits_of_transformers(
 def test_a_model_in_fp8_comes_out_as_int4(
     qwen3: Path, decoded: dict[str, Any], tmp_path: Path
 ) -> None:
-    dataset = aq.quantize_checkpoint(
-        qwen3, tmp_path / "int4", scheme="int4", group_size=32, requantize=True
-    )
+    dataset = aq.quantize_checkpoint(qwen3, tmp_path / "int4", scheme="int4", group_size=32)
     quantized = {row["layer_name"]: row for row in pa.table(dataset).to_pylist()}
     back = {row["layer_name"]: row for row in pa.table(aq.dequantize(dataset)).to_pylist()}
     assert quantized.keys() == decoded.keys()

@@ -109,7 +109,7 @@ def test_matrices_of_floats_are_quantized_and_blocks_are_kept(
     assert plan["token_embd.weight"]["role"] == "embedding"
     assert plan["output.weight"]["role"] == "head"
     assert plan["blk.0.ffn_gate_inp.weight"]["role"] == "router"
-    assert plan["blk.1.attn_q.weight"]["reason"] == "already_quantized"
+    assert plan["blk.1.attn_q.weight"]["reason"] == "already_quantized (q8_0)"
     assert plan["blk.1.attn_q.weight"]["source_bytes"] == 96 * 64 // 32 * 34
     dataset = aq.quantize_checkpoint(path, tmp_path / "out")
     assert dataset.failed.num_rows == 0

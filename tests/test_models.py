@@ -458,6 +458,12 @@ FORMATS = {
 }
 
 
+def packed(source: Path) -> dict[str, Any]:
+    """How the rows of codes are packed, by name."""
+    rows = aq.scan(source).outline().select(["layer_name", "packed"]).to_pylist()
+    return {row["layer_name"]: row["packed"] for row in rows if row["packed"] is not None}
+
+
 @pytest.mark.parametrize("with_config", [True, False])
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_quantized_already_is_kept(name: str, with_config: bool, tmp_path: Path) -> None:
@@ -468,7 +474,13 @@ def test_what_is_quantized_already_is_kept(name: str, with_config: bool, tmp_pat
     plain = "model.layers.0.self_attn.o_proj.weight"
     assert {n for n, row in plan.items() if row["scheme"] != "none"} == {plain}
     method = said.get("quant_method", "mlx")
+    codes = packed(folder)
+    consumed = {companion for one in codes.values() for companion in one["companions"]}
+    assert tensors.keys() == plan.keys() | consumed
     for layer, row in plan.items():
+        if layer in codes:
+            assert row["reason"] == f"already_quantized ({codes[layer]['scheme']})"
+            continue
         is_part = any(p in layer for p in (*PROJECTIONS, "_blocks", "_scales"))
         if not is_part:
             continue
@@ -485,18 +497,20 @@ def test_what_is_quantized_already_is_kept(name: str, with_config: bool, tmp_pat
     dataset = aq.quantize_checkpoint(folder, out)
     assert dataset.failed.num_rows == 0
     assert aq.verify(out, folder).ok
-    kept = {
-        row["layer_name"]: row for row in pa.table(dataset).to_pylist() if row["scheme"] == "none"
-    }
+    rows = {row["layer_name"]: row for row in pa.table(dataset).to_pylist()}
     for layer, value in tensors.items():
-        if layer != plain:
-            assert kept[layer]["data"] == value.tobytes(), layer
+        if layer in codes:
+            assert rows[layer]["scheme"] == codes[layer]["scheme"]
+            assert rows[layer]["search"] == "kept"
+        elif layer not in {plain, *consumed}:
+            assert rows[layer]["data"] == value.tobytes(), layer
     # Neither can be said of such a mixture in one config.json, nor is one of both dropped.
-    with pytest.raises(ValueError, match=r"quantized already, already_quantized .*to='safetens"):
+    with pytest.raises(ValueError, match=r"quantized already, already_quantized|can't hold some"):
         aq.export(out, tmp_path / "e")
     aq.export(out, tmp_path / "e", to="safetensors")
     if with_config:
-        assert json.loads((tmp_path / "e/config.json").read_text())[key] == said
+        config = json.loads((tmp_path / "e/config.json").read_text())
+        assert config.get(key) == (None if codes else said)
     assert aq.scan(tmp_path / "e").layer_names
 
 
@@ -509,7 +523,9 @@ def test_scales_in_another_shard_belong_to_their_weights(tmp_path: Path) -> None
     for number, part in enumerate((rest, scales), 1):
         save_file(part, folder / f"model-0000{number}-of-00002.safetensors")
     plan = planned(folder)
-    assert all(plan[n]["companion_of"] == n.removesuffix("_scale_inv") for n in scales)
+    companions = {n: one["companions"] for n, one in packed(folder).items()}
+    assert companions == {n.removesuffix("_scale_inv"): [n] for n in scales}
+    assert plan.keys() == rest.keys()
     # Of one shard alone the names still say enough.
     alone = planned(folder / "model-00002-of-00002.safetensors")
     assert {row["reason"] for row in alone.values()} == {"already_quantized (fp8)"}
@@ -555,7 +571,7 @@ def test_the_plan_prints_roles_and_owners(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "arrowquant", "plan", str(folder)]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "role:embedding" in out
-    assert "already_quantized (fp8)" in out
+    assert "already_quantized (fp8_e4m3)" in out
 
 
 def test_scales_of_attention_do_not_make_a_model_quantized(tmp_path: Path) -> None:

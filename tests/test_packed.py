@@ -92,7 +92,7 @@ def test_parts_end_where_blocks_do(
     shape: tuple[int, int], block: tuple[int, int], part_bytes: int, tmp_path: Path
 ) -> None:
     decoded = fp8_model(tmp_path / "m", shape, block)
-    scan = aq.scan(tmp_path / "m", requantize=True, part_bytes=part_bytes)
+    scan = aq.scan(tmp_path / "m", part_bytes=part_bytes)
     assert scan.row_count is not None
     assert scan.row_count > 1
     assert np.array_equal(scan[NAME], decoded)
@@ -119,7 +119,7 @@ def test_files_with_the_same_names_have_their_own_scales(tmp_path: Path) -> None
         folder = tmp_path / str(seed)
         decoded.append(fp8_model(folder, (256, 256), (128, 128), seed=seed))
         paths.append((folder / "model.safetensors").rename(folder / f"{seed}.safetensors"))
-    read = aq.quantize(aq.scan(paths, requantize=True), scheme="none")
+    read = aq.quantize(aq.scan(paths), scheme="none")
     rows = pa.table(aq.dequantize(read)).to_pylist()
     for row, values in zip(rows, decoded, strict=True):
         assert row["data"] == values.astype(np.float32).tobytes()
@@ -169,7 +169,7 @@ def test_another_shape_of_as_many_elements_is_no_comparison() -> None:
 @pytest.mark.parametrize("block", [[0, 128], ["a", 128], [None, None], [128.0, 128], [128], 128])
 def test_a_block_size_that_is_none_keeps_the_codes(block: Any, tmp_path: Path) -> None:
     fp8_model(tmp_path / "m", (300, 256), (128, 128), weight_block_size=block)
-    plan = aq.plan(aq.scan(tmp_path / "m", requantize=True), scheme="int4").to_pylist()
+    plan = aq.plan(aq.scan(tmp_path / "m"), scheme="int4").to_pylist()
     assert {row["reason"] for row in plan} == {"already_quantized (fp8)"}
 
 
@@ -177,7 +177,7 @@ def test_a_block_size_that_is_none_keeps_the_codes(block: Any, tmp_path: Path) -
 def test_decoded_codes_are_no_longer_in_config_json(scheme: str | None, tmp_path: Path) -> None:
     decoded = fp8_model(tmp_path / "m", (256, 256), (128, 128))
     dataset = tmp_path / "dataset"
-    aq.quantize_checkpoint(tmp_path / "m", dataset, scheme=scheme, requantize=True)
+    aq.quantize_checkpoint(tmp_path / "m", dataset, scheme=scheme)
     out = aq.export(dataset, tmp_path / "out", to="safetensors")
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     if scheme is None:
@@ -185,7 +185,7 @@ def test_decoded_codes_are_no_longer_in_config_json(scheme: str | None, tmp_path
 
 
 def test_codes_that_are_kept_stay_in_config_json(tmp_path: Path) -> None:
-    fp8_model(tmp_path / "m", (256, 256), (128, 128))
+    fp8_model(tmp_path / "m", (300, 256), (128, 128), weight_block_size=[64, 64])
     aq.quantize_checkpoint(tmp_path / "m", tmp_path / "dataset")
     out = aq.export(tmp_path / "dataset", tmp_path / "out", to="safetensors")
     assert "quantization_config" in json.loads((out / "config.json").read_text())
@@ -196,7 +196,7 @@ def test_a_retry_of_codes_is_tried_as_before(tmp_path: Path) -> None:
     path, name = tmp_path / "m" / "more.safetensors", "model.layers.1.mlp.up_proj.weight"
     weight = np.full((256, 256), np.nan, np.float32)
     save_file({name: weight}, path)
-    command = ("quantize", tmp_path / "m", "-o", tmp_path / "d", "--requantize", "--quiet")
+    command = ("quantize", tmp_path / "m", "-o", tmp_path / "d", "--quiet")
     run(*command, "--scheme", "int2", "--group-size", "64", "--continue-on-error", status=1)
     save_file({name: np.ones_like(weight)}, path)
     run(*command, "--retry-failed")

@@ -235,7 +235,7 @@ def test_a_quantized_relation_is_quantized_again_where_that_is_asked() -> None:
     assert kept["search"].to_pylist() == ["kept", None]
     assert (kept["mse"][0].as_py(), kept["snr_db"][0].as_py()) == (0, None)
     planned = aq.plan(first).to_pylist()
-    assert [row["reason"] for row in planned] == ["already_quantized", None]
+    assert [row["reason"] for row in planned] == ["already_quantized (q8_0)", None]
 
 
 def test_a_dataset_is_quantized_again(checkpoint: Path, tmp_path: Path) -> None:
@@ -271,7 +271,10 @@ def test_ggufs_blocks_are_packed_rows(part_bytes: int, tmp_path: Path) -> None:
     scan = aq.scan(path, part_bytes=part_bytes)
     for name, weight in decoded.items():
         assert np.array_equal(scan[name], weight)
-    assert {row["reason"] for row in aq.plan(scan).to_pylist()} == {None, "already_quantized"}
+    assert {row["reason"] for row in aq.plan(scan).to_pylist()} == {
+        None,
+        *(f"already_quantized ({name})" for name in ("q8_0", "q4_0", "q5_1")),
+    }
     kept = aq.quantize_checkpoint(path, tmp_path / "kept", part_bytes=part_bytes)
     assert aq.verify(tmp_path / "kept", path).ok
     assert set(pa.table(kept)["search"].to_pylist()) == {"kept", "none"}
@@ -282,7 +285,7 @@ def test_ggufs_blocks_are_packed_rows(part_bytes: int, tmp_path: Path) -> None:
     expected = aq.to_numpy(aq.dequantize(aq.quantize(decoded, scheme="int4")))
     for name, weight in expected.items():
         assert np.array_equal(again[name], weight)
-    out = run("plan", path, "--requantize").stdout
+    out = run("plan", path, "--scheme", "int4").stdout
     assert "decoded from q5_1" in out
     assert "4 layers to quantize, 0 to keep" in out
     run("dequantize", tmp_path / "kept", "-o", tmp_path / "back.safetensors")
@@ -329,15 +332,13 @@ def fp8_model(folder: Path, scales: str) -> dict[str, Any]:
 def test_an_fp8_model_comes_out_as_int4(scales: str, part_bytes: int, tmp_path: Path) -> None:
     decoded = fp8_model(tmp_path / "m", scales)
     kept = {row["reason"] for row in aq.plan(tmp_path / "m").to_pylist()}
-    assert kept == {"already_quantized (fp8)", "one_dimensional"}
-    scan = aq.scan(tmp_path / "m", requantize=True, part_bytes=part_bytes)
+    assert kept == {"already_quantized (fp8_e4m3)", "one_dimensional"}
+    scan = aq.scan(tmp_path / "m", part_bytes=part_bytes)
     assert {name for name in scan.layer_names if "norm" not in name} == decoded.keys()
     for name, weight in decoded.items():
         assert np.array_equal(scan[name], weight.astype(ml_dtypes.bfloat16))
     out = tmp_path / "out"
-    dataset = aq.quantize_checkpoint(
-        tmp_path / "m", out, scheme="int4", requantize=True, part_bytes=part_bytes
-    )
+    dataset = aq.quantize_checkpoint(tmp_path / "m", out, scheme="int4", part_bytes=part_bytes)
     found = aq.verify(out, tmp_path / "m")
     assert found.ok, found.problems.to_pylist()
     expected = aq.quantize(decoded, scheme="int4", scale_dtype="BF16")

@@ -130,6 +130,8 @@ def outlying(layers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _kept_as(layer: dict[str, Any]) -> str | None:
     """What keeps a layer: that it is quantized already, that its axis is not known, or its role."""
+    if layer["search"] == "kept":
+        return f"already_quantized ({layer['scheme']})"
     reason: str | None = layer.get("keep_reason")
     if reason is not None:  # Without its details.
         return re.split(r"[:)]", reason)[0] + (")" if "(" in reason else "")

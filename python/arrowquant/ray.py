@@ -54,7 +54,6 @@ def quantize_checkpoint(
     mmap: bool = True,
     variant: str | None = None,
     stack_axis: int | None = None,
-    requantize: bool = False,
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
     num_cpus: float = 1,
@@ -80,7 +79,6 @@ def quantize_checkpoint(
         mmap: See there.
         variant: See there.
         stack_axis: See there.
-        requantize: See there.
         threads: Of each unit; None: ARROWQUANT_NUM_THREADS, else OMP_NUM_THREADS, which Ray sets to
             `num_cpus`.
         progress: True for a bar, or a callback, which is called once a unit.
@@ -115,7 +113,6 @@ def quantize_checkpoint(
             part_bytes=part_bytes,
             variant=variant,
             stack_axis=stack_axis,
-            requantize=requantize,
         ),
     )
     if isinstance(origin, Dataset):

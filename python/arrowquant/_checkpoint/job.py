@@ -111,7 +111,6 @@ class Job:
                 "part_bytes": source.setup.part_bytes,
                 "variant": source.setup.variant,
                 "stack_axis": source.setup.stack_axis,
-                "requantize": source.setup.requantize,
                 "axis_rules": [list(rule) for rule in source.setup.axis_rules],
             },
             request=request.to_json(),

@@ -22,7 +22,6 @@ def known_setup(
     part_bytes: int | None,
     variant: str | None,
     stack_axis: int | None,
-    requantize: bool = False,
 ) -> dict[str, Any]:
     """How a source is to be read: as asked, else as the dataset was begun with, else as usual."""
     known: dict[str, Any] = {}
@@ -33,7 +32,6 @@ def known_setup(
         "part_bytes": known.get("part_bytes", PART_BYTES) if part_bytes is None else part_bytes,
         "variant": known.get("variant") if variant is None else variant,
         "stack_axis": known.get("stack_axis") if stack_axis is None else stack_axis,
-        "requantize": requantize or bool(known.get("requantize")),
     }
 
 

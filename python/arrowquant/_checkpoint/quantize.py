@@ -39,7 +39,6 @@ def quantize_checkpoint(
     mmap: bool = True,
     variant: str | None = None,
     stack_axis: int | None = None,
-    requantize: bool = False,
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
     **settings: Unpack[Settings],
@@ -69,7 +68,6 @@ def quantize_checkpoint(
         mmap: As for `aq.scan`, like the next two.
         variant: See there; None: as the dataset has it.
         stack_axis: See there, likewise.
-        requantize: See there.
         threads: As for `aq.quantize`.
         progress: As for `aq.quantize`.
         settings: As for `aq.quantize`.
@@ -104,7 +102,6 @@ def quantize_checkpoint(
             part_bytes=part_bytes,
             variant=variant,
             stack_axis=stack_axis,
-            requantize=requantize,
         )
         source = scan(source, **setup)
     if isinstance(source, Dataset):

@@ -112,7 +112,6 @@ def verify(
             part_bytes=settings["part_bytes"],
             variant=settings.get("variant"),
             stack_axis=settings.get("stack_axis"),
-            requantize=bool(settings.get("requantize")),
         )
         source = source.with_axes(rules_of(settings.get("axis_rules", ())))
         source = source.in_order(*plans.places(manifest))

@@ -108,13 +108,6 @@ StackAxis = Annotated[
         "[E, in, out].",
     ),
 ]
-Requantize = Annotated[
-    bool,
-    typer.Option(
-        "--requantize",
-        help="Quantize again what is quantized already and can be decoded, such as FP8 weights.",
-    ),
-]
 PlanFile = Annotated[
     Path | None,
     typer.Option(

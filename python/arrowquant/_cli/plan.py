@@ -17,7 +17,6 @@ from arrowquant._cli.common import (
     Overwrite,
     PlanFile,
     Quiet,
-    Requantize,
     Scheme,
     StackAxis,
     Variant,
@@ -49,7 +48,6 @@ def plan(
     everything: All = False,
     variant: Variant = None,
     stack_axis: StackAxis = None,
-    requantize: Requantize = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -67,12 +65,12 @@ def plan(
     from arrowquant._scan import scan
 
     say_warnings()
-    source = scan(model, variant=variant, stack_axis=stack_axis, requantize=requantize)
+    source = scan(model, variant=variant, stack_axis=stack_axis)
     if output is not None:
         not_the_source(model, output)
         check_output(output, SUFFIXES, overwrite=overwrite)
     request = Request(
-        scheme=scheme or ("int4" if requantize else None),
+        scheme=scheme,
         settings=settings,
         plan=rules,
         keep=keep or (),

@@ -20,7 +20,6 @@ from arrowquant._cli.common import (
     Overwrite,
     PlanFile,
     Quiet,
-    Requantize,
     Scheme,
     StackAxis,
     Threads,
@@ -86,7 +85,6 @@ def quantize(
     mmap: Mmap = True,
     variant: Variant = None,
     stack_axis: StackAxis = None,
-    requantize: Requantize = False,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     as_json: AsJson = False,
@@ -115,11 +113,10 @@ def quantize(
         part_bytes=None if part_mib is None else part_mib << 20,
         variant=variant,
         stack_axis=stack_axis,
-        requantize=requantize,
     )
     source = scan(model, **setup)
     request = Request(
-        scheme=scheme or ("int4" if requantize and not retry_failed else None),
+        scheme=scheme,
         settings=settings,
         plan=rules,
         keep=keep or (),

@@ -87,7 +87,7 @@ def export(
         apart_from=[path, *([origin] if origin else [])],
     ) as temporary:
         copy_companions(origin, temporary)
-        forget_source_codes(relation, layers, temporary)
+        forget_source_codes(layers, temporary)
         untie_head(relation, layers, temporary)
         write = plain.write if to == "safetensors" else compressed_tensors.write
         write(relation, layers, temporary, shard_bytes, threads=threads, progress=progress)

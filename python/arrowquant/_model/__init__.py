@@ -12,7 +12,7 @@ from arrowquant._model.config import Config, read_config
 from arrowquant._model.meaning import Meaning, resolve
 from arrowquant._model.packed import Codes
 from arrowquant._model.roles import is_adapter
-from arrowquant._model.tensor import Tensor
+from arrowquant._model.tensor import Tensor, is_float
 
 __all__ = [
     "AxisRules",
@@ -23,6 +23,7 @@ __all__ = [
     "Tensor",
     "axis_rules",
     "is_adapter",
+    "is_float",
     "read_config",
     "resolve",
     "rules_of",

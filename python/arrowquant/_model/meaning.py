@@ -44,11 +44,7 @@ class Meaning:
 
 
 def resolve(
-    tensors: Sequence[Tensor],
-    config: Config,
-    axes: StackAxes = _NOTHING_SAID,
-    *,
-    requantize: bool = False,
+    tensors: Sequence[Tensor], config: Config, axes: StackAxes = _NOTHING_SAID
 ) -> list[Meaning]:
     """The meaning of each of a checkpoint's tensors.
 
@@ -56,11 +52,10 @@ def resolve(
         tensors: All of them, of all files: a tensor's meaning may lie in another one.
         config: What is said beside them.
         axes: What the user says of stacks of experts whose contracted axis can't be told.
-        requantize: Whether codes that can be decoded come as one with their scales.
     """
     named = {tensor.name: tensor for tensor in tensors}
     packed = quantized.find(named, config)
-    codes = unpack.find(named, packed, config) if requantize else {}
+    codes = unpack.find(named, packed, config)
     consumed = {name for one in codes.values() for name in one.companions}
     stacks = experts.find(named, config, axes)
     count = experts.count_of(named, config)

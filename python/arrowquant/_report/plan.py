@@ -6,8 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from arrowquant import _core
 from arrowquant._options import SETTINGS
 from arrowquant._report.console import console, layers, print_json, size
+from arrowquant._report.summary import again
 from arrowquant._report.tables import Column, grouped, show
 
 
@@ -60,10 +62,19 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
         f"{size(before)} become {size(after)}"
         + (f", less {unknown} that may fail." if unknown else ".")
     )
+    decodable = sum(is_decodable(row) for row in rows)
+    if decodable:
+        out.print(again(decodable), soft_wrap=True)
     long = [row["reason"] for row in rows if (row["reason"] or "").startswith(_EXPLAINED)]
     for reason in list(dict.fromkeys(long))[:_SHOWN]:
         out.print(reason, soft_wrap=True, markup=False)
     out.print(f"Next: {following}", soft_wrap=True)
+
+
+def is_decodable(row: dict[str, Any]) -> bool:
+    """Whether a kept layer holds codes of one of our schemes."""
+    reason = row["reason"] or ""
+    return any(reason == f"already_quantized ({name})" for name in _core.schemes())
 
 
 def _merged(rows: list[dict[str, Any]]) -> dict[str, Any]:

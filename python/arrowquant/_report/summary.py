@@ -32,6 +32,14 @@ def _ratio(value: float) -> str:
     return f"{value:,.0f}" if value < _LONG else f"{value:.1e}"
 
 
+def again(count: int) -> str:
+    """What to do with layers that are quantized already."""
+    return (
+        f"{layers(count)} {'is' if count == 1 else 'are'} quantized already and kept. "
+        "--scheme NAME decodes and quantizes them again."
+    )
+
+
 def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
     """Print what became of a checkpoint."""
     if as_json:
@@ -64,6 +72,9 @@ def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
     kept = _kept(summary)
     if kept:
         out.print(kept, soft_wrap=True)
+    decodable = sum(layer["search"] == "kept" for layer in summary.kept)
+    if decodable:
+        out.print(again(decodable), soft_wrap=True)
     if summary.unfinished:
         out.print(finished(summary.output), soft_wrap=True)
     out.print(f"Next: {_next(summary, model)}", soft_wrap=True)

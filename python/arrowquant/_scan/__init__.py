@@ -52,7 +52,6 @@ def scan(
     part_bytes: int = PART_BYTES,
     variant: str | None = None,
     stack_axis: int | None = None,
-    requantize: bool = False,
 ) -> Scan:
     """Return the weights of a checkpoint as a lazy Arrow stream, which reopens at each use.
 
@@ -76,18 +75,16 @@ def scan(
             `model.fp16.safetensors`, or `consolidated`. The error that asks for it lists them.
         stack_axis: How stacks of experts lie whose layout neither the model's type nor shapes tell:
             -1 for `[E, out, in]`, -2 for `[E, in, out]`.
-        requantize: Whether weights that are quantized already come decodable, so that they can be
-            quantized again: FP8 weights of safetensors as one row with their scales, whose tensors
-            have no rows of their own. GGUF's blocks always do.
 
     Returns:
         A `Scan`: columns `layer_name, dtype, shape, data, part_index, part_count, part_offset,
         layer_shape, source_file`; what the tensor means, `role, keep_reason, companion_of`; and
         for the matrices of stacks of experts, one row each, `stack_name, stack_index, stack_shape,
-        stack_axis`; and of tensors of codes, `packed`. A layer whose file is missing, damaged or
-        not to be read comes as a row with the error `source_unreadable`. Files that hold other
-        columns keep theirs, and a quantized relation comes as it was written. `scan["a layer's
-        name"]` is that layer as a NumPy array.
+        stack_axis`; and `packed` for weights that are quantized already and can be decoded: they
+        are one row with their scales, whose tensors have no rows of their own. A layer whose file
+        is missing, damaged or not to be read comes as a row with the error `source_unreadable`.
+        Files that hold other columns keep theirs, and a quantized relation comes as it was written.
+        `scan["a layer's name"]` is that layer as a NumPy array.
 
     Raises:
         OSError: A file can't be read, or its header contradicts itself.
@@ -101,7 +98,7 @@ def scan(
     """
     if isinstance(source, Scan):
         return source
-    setup = Setup(mmap, part_bytes, variant, stack_axis, requantize)
+    setup = Setup(mmap, part_bytes, variant, stack_axis)
     if isinstance(source, (list, tuple)):
         return several([_scan_one(one, setup) for one in source], setup)
     return _scan_one(source, setup)

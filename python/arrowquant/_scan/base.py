@@ -32,8 +32,6 @@ class Setup:
     """Which of several checkpoints in a directory."""
     stack_axis: int | None = None
     """The contracted axis of stacks of experts where nothing else tells it."""
-    requantize: bool = False
-    """Codes that can be decoded come as one with their scales."""
     axis_rules: AxisRules = ()
     """The same of single stacks, as a plan says."""
 
@@ -48,10 +46,8 @@ class Setup:
             raise TypeError(f"variant must be str or None, got {self.variant!r}.")
         if self.stack_axis not in {None, -1, -2} or isinstance(self.stack_axis, bool):
             raise ValueError(f"stack_axis must be -1, -2 or None, got {self.stack_axis!r}.")
-        for name in ("mmap", "requantize"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be bool, got {value!r}.")
+        if not isinstance(self.mmap, bool):
+            raise TypeError(f"mmap must be bool, got {self.mmap!r}.")
         if isinstance(self.part_bytes, bool) or not isinstance(self.part_bytes, int):
             raise TypeError(f"part_bytes must be int, got {self.part_bytes!r}.")
         if not 0 < self.part_bytes < 2**63:

@@ -52,8 +52,7 @@ class ManyScan(Scan):
         every = {key: member.tensors() for key, member in self.members.items()}
         tensors = [tensor for found in every.values() for tensor in found]
         self._owners = {tensor.name: key for key, found in every.items() for tensor in found}
-        requantize = self.setup.requantize
-        meanings = resolve(tensors, config, self.setup.axes, requantize=requantize)
+        meanings = resolve(tensors, config, self.setup.axes)
         any_stacks = any(meaning.stack is not None for meaning in meanings)
         start = 0
         for key, found in every.items():

@@ -105,9 +105,7 @@ class TensorScan(Scan):
     def _rows(self) -> _core.TensorRows:
         if self._said is None:
             config = Config() if self.given is not None else read_config(self.path.parent)
-            meanings = resolve(
-                self.tensors(), config, self.setup.axes, requantize=self.setup.requantize
-            )
+            meanings = resolve(self.tensors(), config, self.setup.axes)
             meanings = with_scales(meanings, self.numbers)
             self.assign(meanings, any_stacks=False)
         assert self._said is not None

@@ -1,6 +1,8 @@
 //! What is done with a layer that nobody has said anything of: neither its row, nor a plan, nor a
 //! rule.
 
+use std::borrow::Cow;
+
 use super::asked::Asked;
 use super::options::Options;
 use super::table::{Plan, PlanRow};
@@ -23,24 +25,27 @@ pub(crate) enum Reason<'a> {
     UnsupportedShape,
     KeptByUser,
     KeptByRole,
-    AlreadyQuantized,
+    /// By the scheme of its codes.
+    AlreadyQuantized(&'a str),
     /// What the relation itself says.
     Said(&'a str),
 }
 
 impl<'a> Reason<'a> {
     /// The reason as it stands in a plan.
-    pub(crate) const fn text(self) -> &'a str {
-        match self {
+    pub(crate) fn text(self) -> Cow<'a, str> {
+        Cow::Borrowed(match self {
             Self::OneDimensional => "one_dimensional",
             Self::NotFloat => "not_float",
             Self::NoGain => "no_gain",
             Self::UnsupportedShape => "unsupported_shape",
             Self::KeptByUser => "kept_by_user",
             Self::KeptByRole => "kept_by_role",
-            Self::AlreadyQuantized => "already_quantized",
+            Self::AlreadyQuantized(scheme) => {
+                return format!("already_quantized ({scheme})").into();
+            }
             Self::Said(reason) => reason,
-        }
+        })
     }
 }
 
@@ -111,8 +116,8 @@ pub(crate) fn decide<'a>(
         return Err(Reason::Said(reason));
     }
     let packed = weights.packed_scheme(row);
-    if packed.is_some() && !options.is_said {
-        return Err(Reason::AlreadyQuantized);
+    if let Some(scheme) = packed.filter(|_| !options.is_said) {
+        return Err(Reason::AlreadyQuantized(scheme));
     }
     let asked = Asked::of(weights, row, &PlanRow::empty(), options);
     let name = described.dtype.unwrap_or("");

@@ -1,6 +1,7 @@
 //! The plan of a checkpoint: what will be done with each layer, and what it will take, without
 //! reading any weights.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -51,7 +52,7 @@ struct Planned<'a> {
     asked: Option<Asked>,
     bytes: Option<i64>,
     source_bytes: Option<i64>,
-    reason: Option<&'a str>,
+    reason: Option<Cow<'a, str>>,
     note: Option<String>,
     companion_of: Option<&'a str>,
     stack_axis: Option<i64>,
@@ -203,7 +204,7 @@ fn table(schema: &SchemaRef, rows: &[Planned<'_>]) -> Result<RecordBatch, ArrowE
     let others: [ArrayRef; 6] = [
         Arc::new(rows.iter().map(|row| row.source_bytes).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|row| row.bytes).collect::<Int64Array>()),
-        Arc::new(rows.iter().map(|row| row.reason).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|row| row.reason.as_deref()).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.note.as_deref()).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.companion_of).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.stack_axis).collect::<Int64Array>()),
