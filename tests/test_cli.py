@@ -373,7 +373,7 @@ def test_version_short_help_and_quiet(broken: Path, tmp_path: Path) -> None:
         text = run(command, "-h").stdout
         assert not re.search("<(bool|str|int)>", text), command
     text = " ".join(run("quantize", "-h").stdout.split())
-    assert "int8, int4, int2, fp8_e4m3, q8_0" in text
+    assert "int8, int4, int2, fp8_e4m3, mxfp8, mxfp4, nvfp4, nf4" in text
     assert "--symmetric / --asymmetric" in text or "--symmetric" in text
     assert "ARROWQUANT_NUM_THREADS" in text
     assert "OMP_NUM_THREADS" in text
@@ -390,7 +390,10 @@ def test_version_short_help_and_quiet(broken: Path, tmp_path: Path) -> None:
         (["quantize", "m", "--shceme", "int4"], "--scheme"),
         (["quantise"], "'quantize'"),
         (["quantize", "MODEL", "-o", "o.parquet", "--scheme", "itn4"], "Did you mean 'int4'?"),
-        (["quantize", "MODEL", "-o", "o.parquet", "--scheme", "q4_k_m"], "is a GGUF type"),
+        (
+            ["quantize", "MODEL", "-o", "o.parquet", "--scheme", "q4_k_m"],
+            "is a mixture of GGUF types",
+        ),
         (["quantize", "model.safetensor", "-o", "o.parquet"], "Did you mean model.safetensors?"),
         (["quantize", "MODEL", "-o", "o", "--part-mib", "0"], "--part-mib"),
         (["verify", "MODEL"], "verify checks datasets"),

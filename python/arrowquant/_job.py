@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from arrowquant import _core
+from arrowquant._facts import facts
 from arrowquant._options import Options
 from arrowquant._parquet import AtomicParquet, failed_path
+from arrowquant._plan import fallbacks_of
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan
 from arrowquant._scan.tables import with_source_metadata
@@ -33,6 +36,7 @@ def quantize_file(
         OSError, TypeError, ValueError: The call is wrong, or a file can't be read or written.
     """
     started = time.monotonic()
+    options = replace(options, absmax=facts(source, plan, options))
     quantizer = _core.Quantizer(source.schema, plan, options, 0)
     quantized, _, failed = (pa.schema(schema) for schema in quantizer.schemas)
     stored = with_source_metadata(quantized, source.metadata)
@@ -58,6 +62,7 @@ def quantize_file(
         table = pa.Table.from_batches(failures, failed)
         writer.commit(table)
     summary.layers = layers_of(rows)
+    summary.fallbacks = {} if plan is None else fallbacks_of(plan)
     summary.failed = table.to_pylist()
     summary.file_bytes = output.stat().st_size
     summary.seconds = time.monotonic() - started

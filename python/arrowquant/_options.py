@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict
 
@@ -60,6 +60,10 @@ class Options:
     settings: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     continue_on_error: bool = False
+    absmax: Mapping[str, float] = field(default_factory=dict)
+    """The largest magnitudes of whole layers, by layer, where they are known."""
+    fallback: Sequence[str] | None = None
+    """What plans take for shapes that the scheme does not; None: the scheme's own."""
 
     def __post_init__(self) -> None:
         """Check types: a bool is an int in Python, and would pass for a group size of 1."""
@@ -67,6 +71,10 @@ class Options:
         object.__setattr__(self, "settings", check_settings(self.settings))
         _check_integer("threads", self.threads)
         _check("continue_on_error", self.continue_on_error, bool)
+        if isinstance(self.fallback, str):
+            raise TypeError(f"fallback must be a list of schemes, got {self.fallback!r}.")
+        if self.fallback is not None:
+            object.__setattr__(self, "fallback", list(self.fallback))
 
 
 _KINDS = {"int": int, "bool": bool, "str": str}

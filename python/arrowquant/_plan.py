@@ -30,6 +30,7 @@ def plan(
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
     plan: Any = None,
+    fallback: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     **settings: Unpack[Settings],
 ) -> pa.Table:
@@ -50,6 +51,8 @@ def plan(
             absent in a row is as for all. A column `stack_axis` says how stacks of experts of a
             scan lie where nothing else tells it: -1 for `[E, out, in]`, -2 for `[E, in, out]`; a
             row with nothing else asks for no scheme.
+        fallback: Schemes for layers whose shape `scheme` does not take: the first that fits. None:
+            the scheme's own, such as `q5_0` for `q4_k`. What fits none is kept.
         columns: As for `aq.quantize`.
         settings: As for `aq.quantize`.
 
@@ -59,11 +62,11 @@ def plan(
         `predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
         is kept (`one_dimensional`, `not_float`, `no_gain`, `unsupported_shape`, `kept_by_user`,
         `kept_by_role`, `already_quantized (...)`, `unknown_axis (...)`,
-        `contradictory_stack (...)`), `note` on layers that are often kept, `companion_of`, the
-        tensor that scales and the like belong to, and `stack_axis`, the contracted axis of the
-        stack that a matrix is of, null where it is unknown: fill it in to say it. Sizes are exact,
-        but for a layer whose scales overflow `scale_dtype="F16"`: it takes F32, which only its
-        values tell.
+        `contradictory_stack (...)`), `note` on layers that fall back from a scheme, are decoded
+        first, or are often kept, `companion_of`, the tensor that scales and the like belong to, and
+        `stack_axis`, the contracted axis of the stack that a matrix is of, null where it is
+        unknown: fill it in to say it. Sizes are exact, but for a layer whose scales overflow
+        `scale_dtype="F16"`: it takes F32, which only its values tell.
 
     Raises:
         TypeError, ValueError: The call is wrong.
@@ -72,7 +75,7 @@ def plan(
         QuantizationWarning: Something in `keep` or `include` matches no layer, or no layer follows
             a rule.
     """
-    options = Options(scheme, settings)
+    options = Options(scheme, settings, fallback=fallback)
     if is_path(weights):
         weights = scan(weights)
     source = weights
@@ -82,6 +85,19 @@ def plan(
     table = resolve(as_weights(weights, columns), options, keep, ruled, include=include)
     named = [] if ruled is None else ruled["layer_name"].to_pylist()
     return follow_table(table, source, [*keep, *include, *(name for name in named if name)])
+
+
+_FALLS_BACK = "falls back from "
+
+
+def fallbacks_of(plan: pa.Table) -> dict[str, str]:
+    """The scheme that each layer falls back from, of a plan's layers that do."""
+    notes = zip(plan["layer_name"].to_pylist(), plan["note"].to_pylist(), strict=True)
+    return {
+        name: note.removeprefix(_FALLS_BACK)
+        for name, note in notes
+        if name is not None and (note or "").startswith(_FALLS_BACK)
+    }
 
 
 def resolve(

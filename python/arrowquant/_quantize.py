@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Unpack
 
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
+from arrowquant._facts import facts
 from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
+from arrowquant._inputs.arrow import is_path
 from arrowquant._options import Options, Scheme, Settings
 from arrowquant._plan import answered, read_plan
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._result import QuantizationResult
-from arrowquant._scan import Scan
+from arrowquant._scan import Scan, scan
 from arrowquant._stream import QuantizationStream
 
 
@@ -75,13 +78,28 @@ def quantize(
     """
     options = Options(scheme, settings, threads, continue_on_error)
     planned = read_plan(plan)
-    source = as_weights(answered(weights, planned), columns)
+    weights = scanned(answered(weights, planned))
+    options = with_facts(weights, planned, options)
+    source = as_weights(weights, columns)
     with listener(progress) as callback:
         batches, schemas = _core.quantize(
             source, planned, options, callback, is_sized(weights), _total(weights)
         )
     say_requantized(weights, scheme)
     return QuantizationResult(batches, schemas, single=is_batch(source))
+
+
+def scanned(weights: Any) -> Any:
+    """The weights; a path as a scan."""
+    return scan(weights) if is_path(weights) else weights
+
+
+def with_facts(weights: Any, plan: Any, options: Options) -> Options:
+    """The options with what layers of a scan need to know of their parts and siblings."""
+    if not isinstance(weights, Scan):
+        return options
+    known = facts(weights, plan, options)
+    return replace(options, absmax=known) if known else options
 
 
 def say_requantized(weights: Any, scheme: str | None) -> None:
@@ -127,7 +145,9 @@ def quantize_stream(
     """
     options = Options(scheme, settings, threads, continue_on_error)
     planned = read_plan(plan)
-    source = as_weights(answered(weights, planned), columns)
+    weights = scanned(answered(weights, planned))
+    options = with_facts(weights, planned, options)
+    source = as_weights(weights, columns)
     stream = QuantizationStream(_core.quantize_stream(source, planned, options))
     say_requantized(weights, scheme)
     return stream

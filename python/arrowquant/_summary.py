@@ -14,7 +14,7 @@ COLUMNS += ("max_abs_error", "snr_db", "scale_spread")
 MEANING_COLUMNS = ("role", "keep_reason")
 PART_COLUMNS = ("part_index", "part_count", "part_offset", "layer_shape", "source_file")
 _WORST = 5
-WIDE = 100
+WIDE = 200
 """From this scale spread on a layer is named: of MiniLM's none has it, whatever the scheme."""
 
 
@@ -32,6 +32,8 @@ class Summary:
     """Layers that an earlier run had finished."""
     unfinished: int = 0
     """Layers that no run has come to yet."""
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    """The scheme that layers fell back from, since their shape did not fit."""
 
     @property
     def quantized(self) -> list[dict[str, Any]]:
@@ -56,6 +58,14 @@ class Summary:
                 size = math.ceil(layer["bits_per_weight"] * _count(layer) / 8)
                 sizes[what] = sizes.get(what, 0) + size
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+    @property
+    def fell_back(self) -> tuple[list[str], float]:
+        """Which schemes layers fell back from and to, and their share of the quantized weights."""
+        layers = [layer for layer in self.quantized if layer["layer_name"] in self.fallbacks]
+        ways = {f"{self.fallbacks[x['layer_name']]} to {x['scheme']}": None for x in layers}
+        total = sum(map(_count, self.quantized))
+        return list(ways), sum(map(_count, layers)) / total if total else 0.0
 
     @property
     def weights(self) -> int:
@@ -93,6 +103,7 @@ class Summary:
             "kept": len(self.kept),
             "failed": len(self.failed),
             "kept_bytes": self.kept_by_role,
+            "fell_back": {"from_to": self.fell_back[0], "share": self.fell_back[1]},
             "source_bytes": self.source_bytes,
             "output_bytes": self.output_bytes,
             "file_bytes": self.file_bytes,

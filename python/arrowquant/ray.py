@@ -47,6 +47,7 @@ def quantize_checkpoint(
     plan: Any = None,
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
+    fallback: Sequence[str] | None = None,
     continue_on_error: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
@@ -72,6 +73,7 @@ def quantize_checkpoint(
         plan: See there; the driver reads it.
         keep: See there.
         include: See there.
+        fallback: See there.
         continue_on_error: See there.
         retry_failed: See there.
         overwrite: See there.
@@ -98,6 +100,7 @@ def quantize_checkpoint(
         plan=plan,
         keep=keep,
         include=include,
+        fallback=fallback,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
         overwrite=overwrite,

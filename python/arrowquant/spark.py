@@ -20,6 +20,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
 import arrowquant as aq
+from arrowquant._facts import add, groups_of, may_need, shared
+from arrowquant._options import Options
+from arrowquant._plan import read_plan
 
 __all__ = ["dequantize", "quantize", "schema"]
 
@@ -42,13 +45,16 @@ def quantize(frame: DataFrame, **options: Any) -> DataFrame:
 
     Args:
         frame: Of Spark 4.
-        options: Of `aq.quantize_stream`. With `continue_on_error`, failed rows have their
+        options: Of `aq.quantize_stream`. Schemes with one scale for all of a layer, such as
+            `nvfp4`, need the largest magnitude of layers that are in several rows, or that
+            runtimes put together: then the frame is read once more, at once, for these layers,
+            unless it has a column `tensor_absmax`. With `continue_on_error`, failed rows have their
             `error_code`; without it, Spark's job fails, and the message names code and layer.
 
     Raises:
         TypeError, ValueError: The call is wrong; raised at once.
     """
-    return _mapped(frame, aq.quantize_stream, options)
+    return _mapped(_with_facts(frame, options), aq.quantize_stream, options)
 
 
 def dequantize(frame: DataFrame, **options: Any) -> DataFrame:
@@ -70,6 +76,49 @@ def _mapped(frame: DataFrame, verb: Any, options: dict[str, Any]) -> DataFrame:
             yield _stored(batch, made)
 
     return frame.mapInArrow(work, from_arrow_schema(made))
+
+
+_OUTLINE = ("layer_name", "dtype", "shape", "role", "part_count", "scheme", "group_size")
+_OUTLINE += ("group_rows",)
+
+
+def _with_facts(frame: DataFrame, options: dict[str, Any]) -> DataFrame:
+    """The frame with the largest magnitudes that its layers need to know, where some do."""
+    if "tensor_absmax" in frame.columns or not {"shape", "dtype"} <= set(frame.columns):
+        return frame
+    names = {"scheme", "threads", "continue_on_error"}
+    settings = {name: value for name, value in options.items() if name not in {*names, "plan"}}
+    asked = Options(options.get("scheme"), settings)
+    plan = read_plan(options.get("plan"))
+    if plan is None and "scheme" not in frame.columns and not may_need(asked):
+        return frame
+    outline = frame.select([name for name in _OUTLINE if name in frame.columns]).toArrow()
+    groups = groups_of(outline, plan, asked)
+    wanted = pa.array(sorted({name for names in groups.values() for name in names}), pa.string())
+    if not len(wanted):
+        return frame
+    given = _given(frame)
+    kind = pa.schema({"layer_name": pa.string(), "absmax": pa.float64()})
+
+    def measure(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        found: dict[str, float] = {}
+        add(found, (batch.cast(given) for batch in batches), wanted, None)
+        yield pa.record_batch([list(found), list(found.values())], schema=kind)
+
+    rows = frame.mapInArrow(measure, from_arrow_schema(kind)).toArrow().to_pylist()
+    own: dict[str, float] = {}
+    for row in rows:
+        own[row["layer_name"]] = max(own.get(row["layer_name"], 0.0), row["absmax"])
+    known = shared(groups, own)
+    schema = given.append(pa.field("tensor_absmax", pa.float64()))
+
+    def annotate(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            values = [known.get(name) for name in batch["layer_name"].to_pylist()]
+            columns = [*batch.columns, pa.array(values, pa.float64())]
+            yield pa.RecordBatch.from_arrays(columns, names=schema.names)
+
+    return frame.mapInArrow(annotate, from_arrow_schema(_storable(schema)))
 
 
 def _one(frame: DataFrame, verb: Any, options: dict[str, Any]) -> pa.Schema:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
@@ -36,8 +37,10 @@ from arrowquant._errors import (
     QuantizationError,
     QuantizationWarning,
 )
+from arrowquant._facts import absmax_of, groups_of, shared
 from arrowquant._model import axis_rules, rules_of
 from arrowquant._options import Options
+from arrowquant._plan import fallbacks_of
 from arrowquant._scan import Scan
 
 
@@ -71,7 +74,9 @@ class Job:
         done = {part.unit for part in manifest.parts if _is_there(self._destination, part)}
         manifest.parts = [part for part in manifest.parts if part.unit in done]
         attempt = self._attempt(manifest)
-        work = self._work(plans.table(manifest.plan), self._request.options())
+        plan, options = plans.table(manifest.plan), self._request.options()
+        self._learn(manifest, plan, options)
+        work = self._work(plan, replace(options, absmax=manifest.absmax))
         todo = [unit for unit in manifest.units if unit.index not in done]
         self._each(manifest, attempt, work, todo)
 
@@ -92,12 +97,60 @@ class Job:
         ]
         request = self._request.over(original)
         plan = self._retry_plan(manifest, request, late - done.keys())
-        self._each(manifest, attempt, self._work(plan, request.options()), todo)
+        options = request.options()
+        self._learn(manifest, plan, options, again=_failed_names(self._destination, manifest))
+        work = self._work(plan, replace(options, absmax=manifest.absmax))
+        self._each(manifest, attempt, work, todo)
+
+    def _learn(
+        self,
+        manifest: Manifest,
+        plan: pa.Table,
+        options: Options,
+        again: Collection[str] = (),
+    ) -> None:
+        """Find out what layers need to know of their parts and siblings, once for all units.
+
+        Args:
+            manifest: Where it is kept.
+            plan: What is asked of each layer.
+            options: Of the job.
+            again: Layers that failed before, whose values may be others now.
+
+        Raises:
+            ValueError: A layer has larger values now than those that share its scale were given.
+        """
+        groups = groups_of(self._outline, plan, options)
+        failed = set(again)
+        new = {
+            key: members
+            for key, members in groups.items()
+            if not manifest.absmax.keys() >= set(members) or not failed.isdisjoint(members)
+        }
+        names = {name for members in new.values() for name in members}
+        if not names:
+            return
+        found = shared(new, absmax_of(self._source, names, options.threads))
+        for members in new.values():
+            siblings = [name for name in members if name not in failed]
+            known = [manifest.absmax[name] for name in siblings if name in manifest.absmax]
+            if failed and known and found[members[0]] > max(known):
+                raise ValueError(
+                    f"{self._destination}: {', '.join(repr(n) for n in members if n in failed)} "
+                    f"has values up to {found[members[0]]:g} now, and shares a scale with "
+                    f"{', '.join(map(repr, siblings))}, which are done with {max(known):g}. Start "
+                    "afresh with overwrite=True (--overwrite), so that all of them are done anew."
+                )
+            if failed and known:
+                found |= dict.fromkeys(members, max(known))
+        manifest.absmax |= found
+        manifests.save(self._destination, manifest)
 
     def _fresh(self, request: Request) -> Manifest:
         """The manifest of a job that begins now; what can't be done is found here."""
         source = self._source
-        plan = plans.rows(request.resolve(self._outline, source))
+        resolved = request.resolve(self._outline, source)
+        plan = plans.rows(resolved)
         schema = plans.without_columns(source.schema)
         quantizer = _core.Quantizer(schema, plans.table(plan), request.options(), 0)
         _core.check_storable(quantizer.schemas[0])
@@ -117,6 +170,7 @@ class Job:
             late_units=[],
             plan=plan,
             units=units_of(self._pieces, source.setup.part_bytes, source.first_key),
+            fallbacks=fallbacks_of(resolved),
         )
 
     def _check_compatible(self, manifest: Manifest, fresh: Manifest) -> None:

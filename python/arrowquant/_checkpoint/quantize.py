@@ -32,6 +32,7 @@ def quantize_checkpoint(
     plan: Any = None,
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
+    fallback: Sequence[str] | None = None,
     continue_on_error: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
@@ -58,6 +59,7 @@ def quantize_checkpoint(
         plan: What to do with some layers, as for `aq.plan`: a table or a file.
         keep: Layers to keep, as for `aq.plan`: patterns of names, or roles.
         include: Layers to quantize although their role keeps them, likewise.
+        fallback: Schemes for layers whose shape does not fit, as for `aq.plan`.
         continue_on_error: Whether a failed row is written to `failed/` rather than raised. A layer
             in parts fails as one: its good parts get the error `incomplete_layer`.
         retry_failed: Do what failed before, and only that. Where options or a plan are given, they
@@ -88,6 +90,7 @@ def quantize_checkpoint(
         plan=plan,
         keep=keep,
         include=include,
+        fallback=fallback,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
         overwrite=overwrite,

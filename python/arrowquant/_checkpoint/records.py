@@ -102,6 +102,10 @@ class Manifest:
     units: list[Unit]
     parts: list[Part] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    absmax: dict[str, float] = field(default_factory=dict)
+    """The largest magnitudes that layers know beside their own: of their parts and siblings."""
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    """The scheme that a layer fell back from, where its shape did not fit."""
     format: int = FORMAT
     kind: str = KIND
 
@@ -147,6 +151,10 @@ def from_json(value: dict[str, Any]) -> Manifest:
         units=[_unit(unit) for unit in value["units"]],
         parts=[part_from_json(part) for part in value["parts"]],
         attempts=[Attempt(**attempt) for attempt in value["attempts"]],
+        absmax={_is(str, name): _is(float, most) for name, most in value.get("absmax", {}).items()},
+        fallbacks={
+            _is(str, name): _is(str, scheme) for name, scheme in value.get("fallbacks", {}).items()
+        },
     )
     _check(manifest)
     return manifest

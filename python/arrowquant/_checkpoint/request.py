@@ -13,6 +13,8 @@ from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve
 from arrowquant._scan.tied import follow_table
 
 _KEPT = ("scheme", "settings", "everything")
+_LATER = {"fallback": None}
+"""What earlier versions did not know."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Request:
     """A table, in a file or in anything that speaks Arrow; a table once it is read."""
     keep: Sequence[str] = ()
     include: Sequence[str] = ()
+    fallback: Sequence[str] | None = None
     everything: bool = False
     continue_on_error: bool = False
     retry_failed: bool = False
@@ -49,7 +52,13 @@ class Request:
 
     def options(self) -> Options:
         """The options of the kernel's call."""
-        return Options(self.scheme, self.settings, self.threads, self.continue_on_error)
+        return Options(
+            self.scheme,
+            self.settings,
+            self.threads,
+            self.continue_on_error,
+            fallback=self.fallback,
+        )
 
     def resolve(self, outline: pa.Table, source: Any = None) -> pa.Table:
         """The plan of a source's rows without their data."""
@@ -88,11 +97,13 @@ class Request:
         rules = None if self.plan is None else self.plan.to_pylist()
         said = {name: getattr(self, name) for name in _KEPT}
         said["settings"] = check_settings(self.settings)
+        said["fallback"] = None if self.fallback is None else list(self.fallback)
         return said | {"keep": list(self.keep), "include": list(self.include), "rules": rules}
 
     def with_original(self, said: dict[str, Any]) -> Request:
         """This job's request with what decided the bytes of the one that began."""
         rules = None if said["rules"] is None else pa.Table.from_pylist(said["rules"])
         kept = {name: said[name] for name in _KEPT}
+        kept |= {name: said.get(name, default) for name, default in _LATER.items()}
         keep, include = (tuple(said.get(name, ())) for name in ("keep", "include"))
         return replace(self, **kept, keep=keep, include=include, plan=rules)

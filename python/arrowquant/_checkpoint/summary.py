@@ -31,4 +31,5 @@ def summary(dataset: Dataset, *, finished_before: int, seconds: float) -> Summar
         seconds=seconds,
         finished_before=finished_before,
         unfinished=manifest.layers - dataset.finished_layers,
+        fallbacks=manifest.fallbacks,
     )

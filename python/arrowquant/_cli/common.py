@@ -108,6 +108,16 @@ StackAxis = Annotated[
         "[E, in, out].",
     ),
 ]
+Fallback = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="What a layer becomes whose shape the scheme does not take: the first that fits. Can "
+        "be repeated.",
+        show_default="the scheme's own",
+        autocompletion=choices(*_SCHEMES),
+    ),
+]
 PlanFile = Annotated[
     Path | None,
     typer.Option(

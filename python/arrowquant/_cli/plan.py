@@ -11,6 +11,7 @@ from arrowquant._cli.common import (
     OK,
     All,
     AsJson,
+    Fallback,
     Include,
     Keep,
     Model,
@@ -44,6 +45,7 @@ def plan(
     scheme: Scheme = None,
     keep: Keep = None,
     include: Include = None,
+    fallback: Fallback = None,
     rules: PlanFile = None,
     everything: All = False,
     variant: Variant = None,
@@ -75,6 +77,7 @@ def plan(
         plan=rules,
         keep=keep or (),
         include=include or (),
+        fallback=fallback,
         everything=everything,
     )
     table = planned(source, request)

@@ -13,6 +13,7 @@ from arrowquant._cli.common import (
     OK,
     All,
     AsJson,
+    Fallback,
     Include,
     Keep,
     Mmap,
@@ -59,6 +60,7 @@ def quantize(
     scheme: Scheme = None,
     keep: Keep = None,
     include: Include = None,
+    fallback: Fallback = None,
     rules: PlanFile = None,
     everything: All = False,
     continue_on_error: Annotated[
@@ -121,6 +123,7 @@ def quantize(
         plan=rules,
         keep=keep or (),
         include=include or (),
+        fallback=fallback,
         everything=everything,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,

@@ -23,7 +23,7 @@ from arrowquant._export.layers import Layer, Layers
 from arrowquant._export.plain import decode
 from arrowquant._files import replacing
 from arrowquant._inputs import named_runs
-from arrowquant._model import read_config
+from arrowquant._model import TOGETHER, read_config
 from arrowquant._progress import ProgressCallback, counted
 from arrowquant._safetensors import source_metadata
 from arrowquant._scan import Scan
@@ -34,8 +34,6 @@ _EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|embed_in|wte|wpe|tok_embeddings|shared|\w*embeddings?)\.weight$"
 )
 """What models call tables of embeddings; loaders take quantized linear layers only."""
-_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""What vLLM puts into one matrix, with one scheme."""
 _SHOWN = 8
 
 
@@ -227,7 +225,7 @@ def _warn_of_differences(layers: Layers) -> None:
     different = []
     for module, way in ways.items():
         parent, _, own = module.rpartition(".")
-        for together in _TOGETHER:
+        for together in TOGETHER:
             others = [f"{parent}.{name}" for name in together if own == together[0]]
             if any(ways.get(other, way) != way for other in others):
                 different.append(f"{parent}.{'/'.join(together)}")

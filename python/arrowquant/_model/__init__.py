@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from arrowquant._model.axes import AxisRules, StackAxes, axis_rules, rules_of
 from arrowquant._model.config import Config, read_config
+from arrowquant._model.fused import TOGETHER, fused_key
 from arrowquant._model.meaning import Meaning, resolve
 from arrowquant._model.packed import Codes
 from arrowquant._model.roles import is_adapter
 from arrowquant._model.tensor import Tensor, is_float
 
 __all__ = [
+    "TOGETHER",
     "AxisRules",
     "Codes",
     "Config",
@@ -22,6 +24,7 @@ __all__ = [
     "StackAxes",
     "Tensor",
     "axis_rules",
+    "fused_key",
     "is_adapter",
     "is_float",
     "read_config",

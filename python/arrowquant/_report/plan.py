@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow as pa
 from arrowquant import _core
 from arrowquant._options import SETTINGS
 from arrowquant._report.console import console, layers, print_json, size
-from arrowquant._report.summary import again
+from arrowquant._report.summary import again, fell_back
 from arrowquant._report.tables import Column, grouped, show
 
 
@@ -62,6 +63,9 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
         f"{size(before)} become {size(after)}"
         + (f", less {unknown} that may fail." if unknown else ".")
     )
+    ways, share = _fallen(rows)
+    if ways:
+        out.print(fell_back(ways, share), soft_wrap=True)
     decodable = sum(is_decodable(row) for row in rows)
     if decodable:
         out.print(again(decodable), soft_wrap=True)
@@ -69,6 +73,19 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
     for reason in list(dict.fromkeys(long))[:_SHOWN]:
         out.print(reason, soft_wrap=True, markup=False)
     out.print(f"Next: {following}", soft_wrap=True)
+
+
+def _fallen(rows: list[dict[str, Any]]) -> tuple[list[str], float]:
+    """Which schemes layers fall back from and to, and their share of the quantized weights."""
+
+    def weights(some: list[dict[str, Any]]) -> int:
+        return sum(math.prod(row["shape"] or ()) for row in some)
+
+    mark = "falls back from "
+    fallen = [row for row in rows if (row["note"] or "").startswith(mark)]
+    ways = {f"{row['note'].removeprefix(mark)} to {row['scheme']}": None for row in fallen}
+    total = weights([row for row in rows if row["scheme"] != "none"])
+    return list(ways), weights(fallen) / total if total else 0.0
 
 
 def is_decodable(row: dict[str, Any]) -> bool:

@@ -32,6 +32,12 @@ def _ratio(value: float) -> str:
     return f"{value:,.0f}" if value < _LONG else f"{value:.1e}"
 
 
+def fell_back(ways: list[str], share: float) -> str:
+    """What layers became whose shape did not fit."""
+    which = ", ".join(ways)
+    return f"{share:.0%} of the quantized weights fall back, {which}: their rows don't fit."
+
+
 def again(count: int) -> str:
     """What to do with layers that are quantized already."""
     return (
@@ -69,6 +75,9 @@ def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
         + f"; {summary.output} takes {size(summary.file_bytes)} on disk",
         soft_wrap=True,
     )
+    ways, share = summary.fell_back
+    if ways:
+        out.print(fell_back(ways, share), soft_wrap=True)
     kept = _kept(summary)
     if kept:
         out.print(kept, soft_wrap=True)

@@ -58,11 +58,20 @@ impl Case {
             _ => (Values::Float32(values), ScaleDtype::F32),
         };
         let grouping = Grouping { scale_dtype, ..bound.layout.grouping };
-        let tile = Tile { grouping, width: TILE, values, phase: 0, ranges, source: &[] };
+        let tile = Tile {
+            grouping,
+            width: TILE,
+            values,
+            phase: 0,
+            ranges,
+            tensor_scale: 1.0,
+            source: &[],
+        };
         let out = Encoded {
             data: &mut self.data,
             scales: &mut self.scales,
             zero_points: &mut self.zero_points,
+            biases: &mut [],
         };
         let mut sums = [Sums::default()];
         self.bound.codec.encode(level, &tile, out, &mut self.buffers, &mut sums, None);
@@ -78,6 +87,8 @@ impl Case {
             data,
             scales,
             zero_points,
+            biases: &[],
+            tensor_scale: 1.0,
         };
         self.bound.codec.decode(level, &codes, &mut self.buffers.codes, &mut self.values);
     }

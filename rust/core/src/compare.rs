@@ -17,7 +17,7 @@ use crate::panics;
 use crate::relation::bytes::Element;
 use crate::relation::check_format;
 use crate::relation::described::message;
-use crate::relation::quantized::read::{Columns, Encodings, Rows, Sound};
+use crate::relation::quantized::read::{Columns, Encodings, Room, Rows, Sound};
 use crate::relation::weights::{Weights, WeightsSchema};
 use crate::scheme::Bound;
 use crate::tile::Tiling;
@@ -128,21 +128,14 @@ fn compare_packed(
     let Some((codes, Ok(Sound::Encoded { bound: own, .. }))) = checked else {
         return Ok(Comparison::default());
     };
-    let own_scales = own.layout.has_scales.then(|| codes.scales(row)).flatten();
-    let scales = bound.layout.has_scales.then(|| rows.encodings.scales(row)).flatten();
-    let points = |of: &Encodings, at: usize| {
-        let points = bound.layout.zero_point_bits.and_then(|_| of.zero_points(at));
-        points.unwrap_or_default().to_vec()
-    };
     let same = own == bound
         && rows.data(row) == Some(before)
-        && own_scales == scales
-        && points(codes, row) == points(&rows.encodings, row);
+        && codes.has_parameters_of(&rows.encodings, row, &bound.layout);
     if same {
         return Ok(Comparison { identical: true, ..Comparison::default() });
     }
-    let size = |bound: &Bound| (bound.layout.rows, bound.layout.grouping.columns);
-    if size(&own) != size(&bound) {
+    let (rows_of, before_shape) = (rows.shape(row), Some(shape));
+    if rows_of != before_shape {
         return Ok(Comparison::default());
     }
     let tiling = Tiling::with_unit(&bound.layout, own.layout.unit());
@@ -186,18 +179,16 @@ impl Tiled<'_> {
     fn sums(&self, from: Float, before: &[u8], tiles: Range<usize>) -> Sums {
         let level = Level::best();
         let (mut codes, mut decoded, mut values) = (Vec::new(), Vec::new(), Vec::new());
-        let mut total = Sums::default();
+        let (mut total, mut room) = (Sums::default(), Room::default());
         for tile in tiles {
             let place = self.tiling.place(tile);
             let tile = self.rows.codes(self.row, &self.bound.layout, &place);
             decoded.resize(place.elements.len(), 0f32);
             self.bound.codec.decode(level, &tile.borrow(), &mut codes, &mut decoded);
             if let Some((packed, encodings)) = self.packed {
-                let place = place.within(&packed.layout.grouping);
-                let tile = encodings.codes(self.row, before, &packed.layout, &place);
-                values.resize(place.elements.len(), 0f32);
-                packed.codec.decode(level, &tile.borrow(), &mut codes, &mut values);
-                total += dispatch::sums_f32(level, &values, &decoded);
+                let values =
+                    encodings.decode(level, (self.row, before), &packed, &place, &mut room);
+                total += dispatch::sums_f32(level, values, &decoded);
                 continue;
             }
             let width = from.width();

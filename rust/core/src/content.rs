@@ -24,7 +24,10 @@ pub fn hashes(batch: &RecordBatch, pool: &ThreadPool) -> Result<Vec<Option<u128>
         let packed = packed.map(|codes| {
             let scales = XxHash3_128::oneshot(codes.scales(row).unwrap_or_default());
             let points = XxHash3_128::oneshot(codes.zero_points(row).unwrap_or_default());
-            format!("{:?} {:?} {scales} {points}", codes.scheme(row), codes.said(row))
+            let biases = XxHash3_128::oneshot(codes.biases(row).unwrap_or_default());
+            let tensor = codes.tensor_scale(row);
+            let said = (codes.scheme(row), codes.said(row));
+            format!("{said:?} {scales} {points} {biases} {tensor}")
         });
         let packed = packed.unwrap_or_default();
         let said = format!("{:?} {shape:?} {bytes}{packed}", weights.dtype(row));

@@ -72,11 +72,18 @@ pub enum ScaleDtype {
     F16,
     /// bfloat16.
     BF16,
+    /// OCP's E4M3, without infinities.
+    F8E4M3,
+    /// OCP's powers of two from 2⁻¹²⁷ to 2¹²⁷.
+    F8E8M0,
 }
 
 impl ScaleDtype {
     /// Every type.
-    pub const ALL: [ScaleDtype; 3] = [Self::F32, Self::F16, Self::BF16];
+    pub const ALL: [ScaleDtype; 5] = [Self::F32, Self::F16, Self::BF16, Self::F8E4M3, Self::F8E8M0];
+
+    /// The types that can be asked for; others belong to formats that have no choice.
+    pub const CHOICES: [ScaleDtype; 3] = [Self::F32, Self::F16, Self::BF16];
 
     /// safetensors' name.
     pub const fn name(self) -> &'static str {
@@ -84,6 +91,8 @@ impl ScaleDtype {
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::BF16 => "BF16",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::F8E8M0 => "F8_E8M0",
         }
     }
 
@@ -97,6 +106,7 @@ impl ScaleDtype {
         match self {
             Self::F32 => 32,
             Self::F16 | Self::BF16 => 16,
+            Self::F8E4M3 | Self::F8E8M0 => 8,
         }
     }
 
@@ -115,6 +125,8 @@ impl ScaleDtype {
             Self::F32 => (23, -126, f32::MAX as f64),
             Self::F16 => (10, -14, 65504.0),
             Self::BF16 => (7, -126, 3.389_531_389_251_535_5e38),
+            Self::F8E4M3 => (3, -6, 448.0),
+            Self::F8E8M0 => (0, -127, power_of_two(127)),
         }
     }
 

@@ -12,6 +12,7 @@ mod rows;
 mod run;
 mod scratch;
 mod stop;
+pub mod whole;
 mod wide;
 
 use std::sync::Arc;
@@ -123,13 +124,13 @@ impl Quantizer {
         drop(failed);
         let mut sums = vec![Sums::default(); weights.len];
         let fail_fast = !self.continue_on_error;
-        let payload = run::run(&mut rows, &mut sums, fail_fast, pool, monitor)?;
+        let (payload, scaled) = run::run(&mut rows, &mut sums, fail_fast, pool, monitor)?;
         let failed = rows.failed();
         self.stop_if_failed(&weights, &failed)?;
         let spread = output::scale_spread(&rows, &payload, pool);
         let (columns, (payload, errors)) = join(
             spread_out,
-            || output::columns(&rows, &sums, spread, pool),
+            || output::columns(&rows, &sums, &scaled, spread, pool),
             || (payload.columns(), failed::error_columns(weights.len, &failed)),
         );
         let quantized = self.batches(&weights, columns, &failed, payload, errors)?;
@@ -157,7 +158,7 @@ impl Quantizer {
         weights: &Weights,
         columns: Columns,
         failed: &[Failed<'_>],
-        payload: [ArrayRef; 3],
+        payload: [ArrayRef; 4],
         [codes, messages, elements, counts]: [ArrayRef; 4],
     ) -> Result<Quantized, ArrowError> {
         let first = self.next_row_index;

@@ -39,6 +39,8 @@ pub(crate) struct Place {
     /// Its row's number and where in that row it begins.
     pub(crate) row: usize,
     pub(crate) column: usize,
+    /// Elements of the tensor's rows.
+    pub(crate) columns: usize,
 }
 
 impl Tiling {
@@ -73,7 +75,16 @@ impl Tiling {
 
     /// Whether groups reach over several tiles, so that their bounds must be known beforehand.
     pub(crate) fn has_wide_groups(&self) -> bool {
-        self.layout.grouping.group_size > self.stretch || self.layout.group_rows != 1
+        self.layout.grouping.group_size > self.stretch || self.layout.needs_whole()
+    }
+
+    /// The tiles that hold some of these elements.
+    pub(crate) fn across(&self, elements: &Range<usize>) -> Range<usize> {
+        let columns = self.layout.grouping.columns;
+        let tile = |element: usize| {
+            element / columns / self.tile_rows * self.per_row() + element % columns / self.stretch
+        };
+        tile(elements.start)..tile(elements.end.max(1) - 1) + 1
     }
 
     /// Elements of all tiles but those at the ends.
@@ -117,13 +128,14 @@ impl Place {
             groups: row * groups + column / group_size..(row + rows - 1) * groups + last + 1,
             row,
             column,
+            columns,
         }
     }
 
     /// All of a tensor that is small enough for one tile, and whose rows share no scale.
     pub(crate) fn whole(layout: &Layout) -> Option<Self> {
-        let Layout { rows, grouping, group_rows, .. } = layout;
-        let is_tile = rows * grouping.columns <= TILE && *group_rows == 1;
+        let Layout { rows, grouping, .. } = layout;
+        let is_tile = rows * grouping.columns <= TILE && !layout.needs_whole();
         is_tile.then(|| Self::new(grouping, 0, *rows, 0, grouping.columns))
     }
 

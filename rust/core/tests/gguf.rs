@@ -11,12 +11,12 @@ use arrowquant::container::reader::TensorRows;
 use arrowquant::container::tensors::TensorFile;
 use proptest::prelude::*;
 
-/// ggml's number, our name, elements and bytes of a block.
+/// ggml's number, our name, elements and bytes of a block; of blocks, types that no scheme decodes.
 const TYPES: [(u32, &str, u64, u64); 5] = [
     (0, "F32", 1, 4),
     (30, "BF16", 1, 2),
-    (3, "Q4_1", 32, 20),
-    (12, "Q4_K", 256, 144),
+    (34, "TQ1_0", 256, 54),
+    (16, "IQ2_XXS", 256, 66),
     (24, "I8", 1, 1),
 ];
 

@@ -58,7 +58,7 @@ mod _core {
     #[pymodule_export]
     use crate::plan::{check_plan, plan};
     #[pymodule_export]
-    use crate::quantize::{PyQuantizer, quantize, quantize_stream};
+    use crate::quantize::{PyQuantizer, absmax, quantize, quantize_stream, whole_scales};
     #[pymodule_export]
     use crate::stream::{Iterated, Stream};
     #[pymodule_export]

@@ -21,6 +21,10 @@ pub(crate) struct CallOptions {
     settings: HashMap<String, Said>,
     threads: Option<i64>,
     pub(crate) continue_on_error: bool,
+    /// Largest magnitudes of layers, where they are known.
+    absmax: HashMap<String, f64>,
+    /// Schemes for matrices that the scheme does not take.
+    fallback: Option<Vec<String>>,
 }
 
 /// A setting's value.
@@ -50,8 +54,12 @@ impl CallOptions {
             settings.set(at, value);
         }
         let scheme = self.scheme.as_deref().unwrap_or(DEFAULT);
-        let options = arrowquant::Options::try_new(scheme, settings)?;
-        Ok(arrowquant::Options { is_said: self.scheme.is_some(), ..options })
+        let mut options = arrowquant::Options::try_new(scheme, settings)?;
+        if let Some(fallback) = &self.fallback {
+            options = options.with_fallback(fallback)?;
+        }
+        let absmax = Arc::new(self.absmax.clone());
+        Ok(arrowquant::Options { is_said: self.scheme.is_some(), absmax, ..options })
     }
 
     pub(crate) fn says_scheme(&self) -> bool {

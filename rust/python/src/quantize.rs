@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
+use arrowquant::quantize::whole::{self, Need};
 use arrowquant::relation::side_by_side;
 use arrowquant::{Monitor, Quantizer, pool};
 use pyo3::exceptions::PyRuntimeError;
@@ -181,4 +182,35 @@ pub(crate) fn quantize_stream(
         Ok((side_by_side(&schema, &out.quantized, &out.errors)?, out.failed))
     };
     Ok(Stream::new(weights.into_reader(), one, failed, Box::new(step)))
+}
+
+/// What each row needs to know of more than its own values: `layer`, the largest magnitude of all of its
+/// layer; `siblings`, that of all layers that a runtime puts together; or nothing.
+#[pyfunction]
+pub(crate) fn whole_scales(
+    py: Python<'_>,
+    batch: PyRecordBatch,
+    plan: Option<GivenPlan<'_>>,
+    options: CallOptions,
+) -> PyResult<Vec<Option<&'static str>>> {
+    let (core, plan) = (options.core().map_err(errors::call)?, options::plan(py, plan)?);
+    let needs = py.detach(|| whole::needs(batch.as_ref(), &plan, &core));
+    let needs = needs.map_err(|error| errors::raise(py, error))?;
+    let named = |need: Need| match need {
+        Need::Layer => "layer",
+        Need::Siblings => "siblings",
+    };
+    Ok(needs.into_iter().map(|need| need.map(named)).collect())
+}
+
+/// The largest magnitude of each row's finite values; none where it has no floats.
+#[pyfunction]
+pub(crate) fn absmax(
+    py: Python<'_>,
+    batch: PyRecordBatch,
+    threads: Option<i64>,
+) -> PyResult<Vec<Option<f32>>> {
+    let pool = pool::with_threads(pool::thread_count(threads).map_err(errors::call)?);
+    let (batch, pool) = (batch.into_inner(), pool.map_err(errors::call)?);
+    run(py, None, move |monitor, _| Ok(whole::absmax(&batch, &pool, monitor)?))
 }

@@ -69,6 +69,17 @@ pub(crate) fn f8_e4m3_to_f32(code: u8) -> f32 {
     f32::from_bits(number | sign)
 }
 
+/// OCP's E2M1, in the low four bits: rounded to nearest, ties to even, at most 6. Source: OCP
+/// Microscaling Formats Specification 1.0, table 5.
+#[inline(always)]
+pub(crate) fn f4_e2m1_from_f32(value: f32) -> u8 {
+    narrow::<2, 1>(value, 0x7) as u8
+}
+
+/// What the codes of E2M1 stand for.
+pub(crate) const F4_E2M1: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
 /// Write finite float32 values as little-endian numbers of type `target`, rounded to nearest, ties
 /// to even. What rounds beyond the type's largest value becomes that value: the source was finite.
 #[inline(always)]

@@ -9,8 +9,9 @@
 mod tests;
 
 use super::block::{self, Block};
+use super::grouped::{self, Grouped};
 use super::tile::{Bounds, Buffers, Codes, Encoded, Next, Tile};
-use super::{affine, convert, fp8, metrics, stream, survey};
+use super::{affine, convert, metrics, stream, survey};
 use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
 use crate::lanes::{Kind, Level};
@@ -131,11 +132,11 @@ dispatch! {
     decode_blocks<B: Block> = block::decode::<_, B>, (data: &[u8], values: &mut [f32])
 }
 dispatch! {
-    /// See [`fp8::apply`].
-    apply_fp8 = fp8::apply,
-    (tile: &Tile<'_>, scales: &[f32], data: &mut [u8], buffers: &mut Buffers, sums: &mut [Sums])
+    /// See [`grouped::encode`].
+    encode_groups<F: Grouped> = grouped::encode::<_, F>,
+    (tile: &Tile<'_>, out: Encoded<'_>, fitted: bool, buffers: &mut Buffers, sums: &mut [Sums])
 }
 dispatch! {
-    /// See [`fp8::decode`].
-    decode_fp8 = fp8::decode, (tile: &Codes<'_>, values: &mut [f32])
+    /// See [`grouped::decode`].
+    decode_groups<F: Grouped> = grouped::decode::<_, F>, (tile: &Codes<'_>, values: &mut [f32])
 }

@@ -26,6 +26,12 @@ impl Spans {
         Self { group_size, width, row: 0, column: 0, size: group_size - phase }
     }
 
+    /// Elements of the next group.
+    #[inline(always)]
+    pub(crate) fn peek(&self) -> usize {
+        (self.column + self.size).min(self.width) - self.column
+    }
+
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Span<usize> {
         let end = (self.column + self.size).min(self.width);

@@ -89,6 +89,8 @@ pub struct Tile<'a> {
     pub phase: usize,
     /// The ranges of all groups touched, over all of each group's elements, row after row.
     pub ranges: &'a [Bounds],
+    /// The scale of the whole tensor; 1 where the layout has none.
+    pub tensor_scale: f32,
     /// The bytes from which the values were read; those that follow them will be wanted next.
     pub source: &'a [u8],
 }
@@ -102,6 +104,8 @@ pub struct Encoded<'a> {
     pub scales: &'a mut [f32],
     /// Likewise.
     pub zero_points: &'a mut [u8],
+    /// Likewise.
+    pub biases: &'a mut [f32],
 }
 
 /// The tile behind the one at hand, of as many values and in groups like its. A scheme may find the
@@ -131,6 +135,10 @@ pub struct Codes<'a> {
     pub scales: &'a [f32],
     /// Likewise; empty where the layout has none.
     pub zero_points: &'a [u8],
+    /// Likewise.
+    pub biases: &'a [f32],
+    /// The scale of the whole tensor; 1 where the layout has none.
+    pub tensor_scale: f32,
 }
 
 impl Bounds {

@@ -77,6 +77,10 @@ impl Lanes for Portable {
         bytes.map(f32::from)
     }
     #[inline(always)]
+    fn look_up(self, codes: &[u8; LANES], table: &[f32; 16]) -> Self::F32 {
+        codes.map(|code| table[usize::from(code & 15)])
+    }
+    #[inline(always)]
     fn low_bytes(self, numbers: Self::U32, addend: u32) -> Self::U8 {
         numbers.map(|number| number.wrapping_add(addend) as u8)
     }

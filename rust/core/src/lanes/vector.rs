@@ -41,6 +41,8 @@ pub(crate) trait Lanes: Copy {
     fn load_bf16(self, halves: &[[u8; 2]; LANES]) -> Self::F32;
     /// Bytes as float32.
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32;
+    /// The number of a table that each code stands for; codes are below 16.
+    fn look_up(self, codes: &[u8; LANES], table: &[f32; 16]) -> Self::F32;
     /// The low bytes of `numbers + addend`.
     fn low_bytes(self, numbers: Self::U32, addend: u32) -> Self::U8;
     /// `numbers + addend` of both, all of the first before the second's. Numbers are int32 of 9 bits

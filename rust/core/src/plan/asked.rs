@@ -21,6 +21,15 @@ impl Asked {
         Self { scheme: Ok(Choice::Keep), settings: Ok(Settings::default()) }
     }
 
+    /// To encode with that scheme, which is one of ours.
+    pub(crate) fn to_encode(scheme: &str, settings: Settings) -> Self {
+        let scheme = scheme::find(scheme).map_err(Box::new);
+        let Ok(Choice::Encode(found)) = scheme else {
+            return Self { scheme, settings: Ok(settings) };
+        };
+        Self { scheme, settings: Ok(settings.or(&found.defaults())) }
+    }
+
     /// What is asked of row `row`, of which a plan says `planned`.
     pub(crate) fn of(weights: &Weights, row: usize, planned: &PlanRow, options: &Options) -> Self {
         let (scheme, own) = weights.plan(row);

@@ -11,7 +11,7 @@ use crate::error::RowError;
 use crate::relation::described::{Described, Shape, element_product};
 use crate::relation::weights::Weights;
 use crate::role::Role;
-use crate::scheme::{Bound, Choice, Geometry};
+use crate::scheme::{self, Bound, Choice, Geometry, Scheme};
 
 /// A last dimension below this is no matrix worth quantizing.
 const SMALLEST_ROW: usize = 32;
@@ -88,6 +88,20 @@ pub(crate) fn encoded_bytes(asked: &Asked, described: &Described<'_>) -> Option<
     bytes_of(&asked.bind(scheme, &geometry(described)?).ok()?)
 }
 
+/// How a row is encoded as asked; nothing where it is kept, or can't be.
+pub(crate) fn bound(weights: &Weights, row: usize, asked: &Asked) -> Option<Bound> {
+    let Ok(Choice::Encode(scheme)) = asked.choice() else {
+        return None;
+    };
+    let (described, _) = weights.described(row);
+    let geometry = geometry(&described)?;
+    let bound = asked.bind(scheme, &geometry).ok()?;
+    let packed = weights.packed.as_ref().and_then(|packed| packed.get(row));
+    let is_kept = packed
+        .is_some_and(|packed| packed.bind(row, &geometry).is_ok_and(|packed| packed == bound));
+    (!is_kept).then_some(bound)
+}
+
 fn bytes_of(bound: &Bound) -> Option<i64> {
     i64::try_from(bound.layout.bits()?.div_ceil(8)).ok()
 }
@@ -100,8 +114,25 @@ fn geometry(described: &Described<'_>) -> Option<Geometry> {
     Some(Geometry { rows: count / columns, columns, source })
 }
 
-/// What is asked of a layer that is quantized, and its bytes where these can be told; or why it is
-/// kept. With `included`, its role does not keep it.
+/// What is decided of a layer that is quantized.
+pub(crate) struct Decided {
+    /// What is asked of it.
+    pub(crate) asked: Asked,
+    /// Its bytes, where these can be told.
+    pub(crate) bytes: Option<i64>,
+    /// The scheme that was to be taken, where its shape does not fit and another one is.
+    pub(crate) instead_of: Option<&'static str>,
+}
+
+impl Decided {
+    /// Of a layer that will fail.
+    fn failing(asked: Asked) -> Self {
+        Self { asked, bytes: None, instead_of: None }
+    }
+}
+
+/// What is done with a layer that is quantized; or why it is kept. With `included`, its role does not
+/// keep it.
 ///
 /// A layer of a dtype that nobody knows is not kept in silence, and neither is one whose settings can't
 /// be: it is asked for, and fails.
@@ -111,7 +142,7 @@ pub(crate) fn decide<'a>(
     described: &Described<'_>,
     options: &Options,
     included: bool,
-) -> Result<(Asked, Option<i64>), Reason<'a>> {
+) -> Result<Decided, Reason<'a>> {
     if let Some(reason) = weights.keep_reason(row) {
         return Err(Reason::Said(reason));
     }
@@ -124,7 +155,7 @@ pub(crate) fn decide<'a>(
     if weights.earlier(row).is_some() || dtype::canonical(name).is_none() {
         return match asked.choice() {
             Ok(Choice::Keep) => Err(Reason::KeptByUser),
-            _ => Ok((asked, None)),
+            _ => Ok(Decided::failing(asked)),
         };
     }
     Float::from_name(name)
@@ -145,18 +176,46 @@ pub(crate) fn decide<'a>(
     let scheme = match asked.choice() {
         Ok(Choice::Encode(scheme)) => scheme,
         Ok(Choice::Keep) => return Err(Reason::KeptByUser),
-        Err(_) => return Ok((asked, None)),
+        Err(_) => return Ok(Decided::failing(asked)),
     };
-    let bound = match asked.bind(scheme, &geometry(described).ok_or(Reason::NoGain)?) {
-        Ok(bound) => bound,
-        Err(RowError::UnsupportedShape { .. }) => return Err(Reason::UnsupportedShape),
-        Err(_) => return Ok((asked, None)),
+    let geometry = geometry(described).ok_or(Reason::NoGain)?;
+    let (asked, bound, instead_of) = match asked.bind(scheme, &geometry) {
+        Ok(bound) => (asked, bound, None),
+        Err(RowError::UnsupportedShape { .. }) => {
+            let (asked, bound) =
+                fall_back(scheme, &asked, &geometry, options).ok_or(Reason::UnsupportedShape)?;
+            (asked, bound, Some(scheme.name()))
+        }
+        Err(_) => return Ok(Decided::failing(asked)),
     };
     let bytes = bytes_of(&bound).ok_or(Reason::NoGain)?;
     match source_bytes(weights, row, described) {
         Some(source) if bytes >= source => Err(Reason::NoGain),
-        _ => Ok((asked, Some(bytes))),
+        _ => Ok(Decided { asked, bytes: Some(bytes), instead_of }),
     }
+}
+
+/// The first scheme that takes a matrix which does not fit the one that was asked for: of those that the
+/// call names, else of the scheme's own, one after the other.
+fn fall_back(
+    scheme: &'static dyn Scheme,
+    asked: &Asked,
+    geometry: &Geometry,
+    options: &Options,
+) -> Option<(Asked, Bound)> {
+    let own = std::iter::successors(scheme.fallback(), |name| match scheme::find(name) {
+        Ok(Choice::Encode(next)) => next.fallback(),
+        _ => None,
+    });
+    let named = options.fallback.iter().flatten().copied();
+    let names = named.chain(own.take_while(|_| options.fallback.is_none()));
+    let bind = |name: &'static str| {
+        let Ok(Choice::Encode(next)) = scheme::find(name) else { return None };
+        let asked = Asked::to_encode(name, asked.settings().only(&next.defaults()));
+        let bound = asked.bind(next, geometry).ok()?;
+        Some((asked, bound))
+    };
+    names.into_iter().find_map(bind)
 }
 
 /// What is asked of row `row`. Of one that has a role, and of which nothing is said, the default for
@@ -171,7 +230,7 @@ pub(crate) fn resolve(weights: &Weights, row: usize, plan: &Plan, options: &Opti
     if has_role && planned.is_none() && weights.plan(row).0.is_none() {
         let layer = whole_layer(weights, row);
         return match decide(weights, row, &layer, options, false) {
-            Ok((asked, _)) => asked,
+            Ok(decided) => decided.asked,
             Err(_) => Asked::keep(),
         };
     }

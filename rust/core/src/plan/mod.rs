@@ -8,7 +8,7 @@ mod planner;
 mod table;
 
 pub(crate) use asked::Asked;
-pub(crate) use defaults::resolve;
+pub(crate) use defaults::{bound, resolve};
 pub use options::Options;
 pub use planner::Planner;
 pub use table::{Plan, check_plan};

@@ -1,5 +1,8 @@
 //! The options of a call.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use crate::dtype::Float;
 use crate::error::{CallError, InvalidSetting, Unfit};
 use crate::scheme::{self, Choice, Geometry};
@@ -14,6 +17,12 @@ pub struct Options {
     pub is_said: bool,
     /// How; rows whose plan gives them another scheme take of it what that has.
     pub settings: Settings,
+    /// What a plan takes, one after the other, for a matrix whose shape does not fit the scheme; nothing:
+    /// the scheme's own.
+    pub fallback: Option<Vec<&'static str>>,
+    /// The largest magnitudes of whole layers, or of those that share a scale, by layer, where these are
+    /// known; a row that says it itself is believed.
+    pub absmax: Arc<HashMap<String, f64>>,
 }
 
 /// A matrix that every scheme takes: what can't be had for it can't be had at all.
@@ -37,6 +46,20 @@ impl Options {
         {
             return Err(error.into());
         }
-        Ok(Self { scheme, is_said: true, settings })
+        Ok(Self { scheme, is_said: true, settings, fallback: None, absmax: Arc::default() })
+    }
+
+    /// The same with schemes for matrices that do not fit.
+    ///
+    /// # Errors
+    /// One of them is no scheme.
+    pub fn with_fallback(self, names: &[String]) -> Result<Self, CallError> {
+        let found = names.iter().map(|name| Ok(scheme::find(name)?.name()));
+        Ok(Self { fallback: Some(found.collect::<Result<_, CallError>>()?), ..self })
+    }
+
+    /// What is known of a layer's largest magnitude.
+    pub(crate) fn known_absmax(&self, layer: &str) -> Option<f64> {
+        self.absmax.get(layer).copied()
     }
 }

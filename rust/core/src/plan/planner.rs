@@ -8,7 +8,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use super::asked::Asked;
-use super::defaults::{self, Reason};
+use super::defaults::{self, Decided, Reason};
 use super::options::Options;
 use super::table::{Plan, PlanRow};
 use crate::error::{CallError, Error};
@@ -132,18 +132,19 @@ impl Planner {
                 Ok(Choice::Keep) => Err(Reason::KeptByUser),
                 _ => {
                     let bytes = defaults::encoded_bytes(&asked, &described);
-                    Ok((asked, bytes))
+                    Ok(Decided { asked, bytes, instead_of: None })
                 }
             }
         } else {
             defaults::decide(weights, row, &described, &self.options, included)
         };
-        let (asked, bytes, reason) = match asked {
-            Ok((asked, bytes)) => (Some(asked), bytes, None),
-            Err(reason) => (None, source_bytes, Some(reason.text())),
+        let (asked, bytes, instead_of, reason) = match asked {
+            Ok(Decided { asked, bytes, instead_of }) => (Some(asked), bytes, instead_of, None),
+            Err(reason) => (None, source_bytes, None, Some(reason.text())),
         };
-        let note = match weights.packed_scheme(row) {
-            Some(packed) if reason.is_none() => Some(format!("decoded from {packed}")),
+        let note = match (instead_of, weights.packed_scheme(row)) {
+            (Some(scheme), _) => Some(format!("falls back from {scheme}")),
+            (_, Some(packed)) if reason.is_none() => Some(format!("decoded from {packed}")),
             _ => name.filter(|_| reason.is_none() && role.is_none()).and_then(often_kept),
         };
         let companion_of = weights.companion_of(row);

@@ -5,6 +5,7 @@ use crate::dtype::Float;
 use crate::kernel::dispatch;
 use crate::lanes::Level;
 use crate::relation::quantized::read::Encodings;
+pub(super) use crate::relation::quantized::read::Room;
 use crate::relation::weights::Weights;
 use crate::scheme::Bound;
 use crate::tile::Place;
@@ -16,13 +17,6 @@ pub(super) struct Input<'a> {
     data: &'a [u8],
     source: Float,
     packed: Option<(Bound, &'a Encodings, usize)>,
-}
-
-/// Room for the numbers of a tile.
-#[derive(Default)]
-pub(super) struct Room {
-    values: Vec<f32>,
-    codes: Vec<u8>,
 }
 
 impl<'a> Input<'a> {
@@ -41,12 +35,7 @@ impl<'a> Input<'a> {
             let width = self.source.width();
             return &self.data[place.elements.start * width..place.elements.end * width];
         };
-        let Room { values, codes } = room;
-        let place = place.within(&bound.layout.grouping);
-        values.resize(place.elements.len(), 0.0);
-        let tile = encodings.codes(row, self.data, &bound.layout, &place);
-        bound.codec.decode(level.for_output(0), &tile.borrow(), codes, values);
-        bytemuck::cast_slice(values)
+        bytemuck::cast_slice(encodings.decode(level, (row, self.data), &bound, place, room))
     }
 
     /// The same of a tile that will be wanted next, where they are there as they are.

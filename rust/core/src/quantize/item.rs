@@ -22,6 +22,8 @@ pub(super) struct Known {
     pub(super) bounds: Vec<Bounds>,
     /// Their scales, where several rows share one.
     pub(super) scales: Vec<f32>,
+    /// The scale of all of the layer, where it has one.
+    pub(super) tensor_scale: f32,
     /// What was told of the layer's largest magnitude, and is less than that.
     pub(super) false_fact: Option<f32>,
 }
@@ -55,12 +57,13 @@ pub(super) struct Places<'a> {
     pub(super) data: &'a mut [u8],
     pub(super) scales: &'a mut [f32],
     pub(super) zero_points: &'a mut [u8],
+    pub(super) biases: &'a mut [f32],
 }
 
 /// How many of `left` rows from `first` on are small layers of one kind, which make one tile; and
 /// whether as many more of that kind follow.
 pub(super) fn alike(rows: &Rows<'_>, first: usize, job: &Job, left: usize) -> (usize, bool) {
-    let most = if job.source == Float::F64 || job.packed.is_some() || job.layout().group_rows != 1 {
+    let most = if job.source == Float::F64 || job.packed.is_some() || job.layout().needs_whole() {
         1
     } else {
         (TILE / job.elements()).max(1)
@@ -84,43 +87,52 @@ pub(super) struct Cutter<'a> {
     data: Carver<'a, u8>,
     scales: Carver<'a, f32>,
     zero_points: Carver<'a, u8>,
-    spans: [&'a Spans; 3],
+    biases: Carver<'a, f32>,
+    spans: [&'a Spans; 4],
 }
 
 impl<'a> Cutter<'a> {
     fn new(payload: &'a mut Payload) -> Self {
-        let Payload { data, scales, zero_points } = payload;
+        let Payload { data, scales, zero_points, biases } = payload;
         Self {
             data: Carver::new(&mut data.values),
             scales: Carver::new(&mut scales.values),
             zero_points: Carver::new(&mut zero_points.values),
-            spans: [&data.spans, &scales.spans, &zero_points.spans],
+            biases: Carver::new(&mut biases.values),
+            spans: [&data.spans, &scales.spans, &zero_points.spans, &biases.spans],
         }
     }
 
     /// The places of a row; rows must come in rising order.
     pub(super) fn row(&mut self, row: usize) -> Places<'a> {
-        let [data, scales, zero_points] = self.spans.map(|spans| spans.range(row));
+        let [data, scales, zero_points, biases] = self.spans.map(|spans| spans.range(row));
         Places {
             data: self.data.take(data),
             scales: self.scales.take(scales),
             zero_points: self.zero_points.take(zero_points),
+            biases: self.biases.take(biases),
         }
     }
 
     /// All that is left.
     pub(super) fn all(&mut self) -> Places<'_> {
-        let Self { data, scales, zero_points, .. } = self;
-        Places { data: data.all(), scales: scales.all(), zero_points: zero_points.all() }
+        let Self { data, scales, zero_points, biases, .. } = self;
+        Places {
+            data: data.all(),
+            scales: scales.all(),
+            zero_points: zero_points.all(),
+            biases: biases.all(),
+        }
     }
 
     /// The places of rows that follow each other, to be cut further.
     pub(super) fn rows(&mut self, rows: &Range<usize>) -> Self {
-        let [data, scales, zero_points] = self.spans.map(|spans| spans.of_rows(rows));
+        let [data, scales, zero_points, biases] = self.spans.map(|spans| spans.of_rows(rows));
         Self {
             data: self.data.split(data),
             scales: self.scales.split(scales),
             zero_points: self.zero_points.split(zero_points),
+            biases: self.biases.split(biases),
             spans: self.spans,
         }
     }
@@ -216,7 +228,7 @@ pub(super) fn pieces<'a>(
     let shares = job.layout().group_rows != 1;
     let (mut left, elements) = (size, job.elements());
     let (mut data, mut scales) = (Carver::new(out.data), Carver::new(out.scales));
-    let mut zero_points = Carver::new(out.zero_points);
+    let (mut zero_points, mut biases) = (Carver::new(out.zero_points), Carver::new(out.biases));
     for tiles in tiling.pieces() {
         let (first, last) = (tiling.place(tiles.start), tiling.place(tiles.end - 1));
         let layout = job.layout();
@@ -234,7 +246,8 @@ pub(super) fn pieces<'a>(
             out: Places {
                 data: data.take(bytes_at),
                 scales: scales.take_if_any(groups.clone()),
-                zero_points: zero_points.take_if_any(groups),
+                zero_points: zero_points.take_if_any(groups.clone()),
+                biases: biases.take_if_any(groups),
             },
         });
     }

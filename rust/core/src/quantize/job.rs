@@ -100,6 +100,7 @@ pub(crate) fn check(
     row: usize,
     described: &(Described<'_>, Result<(), RowError>),
     asked: &Asked,
+    known_absmax: Option<f64>,
 ) -> Result<Layer, RowError> {
     if let Some(error) = weights.earlier(row) {
         return Err(error);
@@ -137,11 +138,12 @@ pub(crate) fn check(
     if let Some(packed) = packed.filter(|packed| *packed == bound) {
         return Ok(Layer::KeepPacked(packed));
     }
-    let mut tensor_absmax = None;
-    if let Some(part) = weights.part(row) {
-        check_part(&part, scheme, asked, &geometry, &bound.layout)?;
-        tensor_absmax = check_fact(weights, row, &part, &bound.layout)?;
+    let part = weights.part(row);
+    if let Some(part) = &part {
+        check_part(part, scheme, asked, &geometry, &bound.layout)?;
     }
+    let tensor_absmax =
+        check_fact(weights.tensor_absmax(row).or(known_absmax), part.as_ref(), &bound.layout)?;
     let source = if packed.is_some() { Float::F32 } else { source };
     let search = asked.settings().search();
     Ok(Layer::Encode(Job { bound, source, packed, tensor_absmax, search }))
@@ -168,7 +170,7 @@ fn check_part(
     let Part { offset, layer_shape: [.., row], .. } = part else {
         return Ok(());
     };
-    if has_one_scale(layout) {
+    if layout.has_one_scale() {
         return Ok(());
     }
     let (row, columns) = (u64::try_from(*row).unwrap_or(0), geometry.columns as u64);
@@ -177,6 +179,15 @@ fn check_part(
     let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     let whole = Geometry { rows: size(all), columns: size(row), source: geometry.source };
     let whole = asked.bind(scheme, &whole)?.layout;
+    let fits = |at: u64, group: usize| at.is_multiple_of(group as u64);
+    if whole.grouping.columns as u64 != row {
+        // Blocks over the flattened matrix.
+        let (size, end) = (whole.grouping.group_size, offset + rows * columns);
+        let ends = fits(*offset, size) && (fits(end, size) || end == all * row);
+        let cut = geometry.columns as u64;
+        let too_large = RowError::TooLarge { columns: row, group_size: size as u64, cut };
+        return if ends { Ok(()) } else { Err(too_large) };
+    }
     let (group_rows, wanted) = (whole.group_rows as u64, whole.grouping.group_size as u64);
     let ends = |at: u64| at.is_multiple_of(group_rows) || at == all;
     let is_cut = columns < row;
@@ -196,28 +207,28 @@ fn check_part(
     Err(RowError::TooLarge { columns: row, group_size: wanted, cut: columns })
 }
 
-/// Whether a whole layer has one scale.
-fn has_one_scale(layout: &Layout) -> bool {
-    layout.said.group_rows == Some(-1) && layout.said.group_size == Some(-1)
-}
-
 /// The number of elements, where that is one.
 fn elements(shape: &[i64]) -> Option<u64> {
     shape.iter().try_fold(1u64, |all, &next| all.checked_mul(u64::try_from(next).ok()?))
 }
 
-/// The layer's largest magnitude, for a part of a layer that has one scale.
+/// The largest magnitude of the layer, or of those that share a scale with it, for schemes that need to
+/// know it. A part of a layer must be told.
 fn check_fact(
-    weights: &Weights,
-    row: usize,
-    part: &Part<'_>,
+    told: Option<f64>,
+    part: Option<&Part<'_>>,
     layout: &Layout,
 ) -> Result<Option<f32>, RowError> {
-    let is_whole = elements(part.layer_shape) == Some(layout.elements() as u64);
-    if !has_one_scale(layout) || is_whole {
+    if !layout.has_one_scale() && !layout.has_tensor_scale {
         return Ok(None);
     }
-    let told = weights.tensor_absmax(row).ok_or(RowError::MissingFact)?;
+    let all = layout.elements() as u64;
+    let is_whole = part.is_none_or(|part| elements(part.layer_shape) == Some(all));
+    let told = match told {
+        Some(told) => told,
+        None if is_whole => return Ok(None),
+        None => return Err(RowError::MissingFact),
+    };
     let absmax = told as f32;
     if !absmax.is_finite() || absmax < 0.0 {
         return Err(RowError::InvalidFact(told.to_string()));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder};
+use arrow_array::builder::{BooleanBuilder, Float32Builder, Float64Builder, Int64Builder};
 use arrow_array::{ArrayRef, Float64Array};
 use arrow_buffer::{BooleanBuffer, NullBuffer, NullBufferBuilder};
 use rayon::ThreadPool;
@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::job::{Job, Layer};
 use super::rows::{Fate, Kind, Rows};
+use super::run::TensorScales;
 use crate::dtype::{self, ScaleDtype};
 use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
@@ -24,6 +25,7 @@ use crate::scheme::{Bound, Said};
 pub(super) fn columns(
     rows: &Rows<'_>,
     sums: &[Sums],
+    scaled: &TensorScales,
     scale_spread: ArrayRef,
     pool: &ThreadPool,
 ) -> Columns {
@@ -33,7 +35,7 @@ pub(super) fn columns(
             rows.len(),
         )
     };
-    let columns: [&(dyn Fn() -> ArrayRef + Sync); 12] = [
+    let columns: [&(dyn Fn() -> ArrayRef + Sync); 13] = [
         &|| signal_to_noise(rows, sums),
         &|| text_of_runs(described(rows).map(|(said, count)| (said.dtype, count)), rows.len()),
         &|| {
@@ -45,6 +47,7 @@ pub(super) fn columns(
         &|| integers(rows, |said| said.group_rows),
         &|| symmetries(rows),
         &|| text(|kind| kind.layer.bound()?.layout.said.scale_dtype.map(ScaleDtype::name)),
+        &|| tensor_scales(rows, scaled),
         &|| text(|kind| kind.layer.search()),
         &|| bits_per_weight(rows),
         // A row that is kept has no sums, and no error.
@@ -71,14 +74,15 @@ pub(super) fn columns(
             group_rows,
             symmetries,
             scale_dtypes,
+            tensor_scales,
             searches,
             bits_per_weight,
             mse,
             max_abs_error,
         ],
-    ) = <[ArrayRef; 12]>::try_from(columns)
+    ) = <[ArrayRef; 13]>::try_from(columns)
     else {
-        unreachable!("twelve columns")
+        unreachable!("thirteen columns")
     };
     Columns {
         dtypes,
@@ -88,6 +92,7 @@ pub(super) fn columns(
         group_rows,
         symmetries,
         scale_dtypes,
+        tensor_scales,
         searches,
         bits_per_weight,
         mse,
@@ -154,6 +159,25 @@ fn integers(rows: &Rows<'_>, get: fn(&Said) -> Option<i64>) -> ArrayRef {
         match fate.kind().and_then(|kind| get(&kind.layer.bound()?.layout.said)) {
             Some(size) => column.append_value_n(size, run.len()),
             None => column.append_nulls(run.len()),
+        }
+    }
+    Arc::new(column.finish())
+}
+
+/// The scales of whole layers: the encoder's, or those that came with codes that are kept.
+fn tensor_scales(rows: &Rows<'_>, scaled: &TensorScales) -> ArrayRef {
+    let mut column = Float32Builder::with_capacity(rows.len());
+    for (run, fate) in rows.runs() {
+        let layer = fate.kind().map(|kind| &kind.layer);
+        if !layer.and_then(Layer::bound).is_some_and(|bound| bound.layout.has_tensor_scale) {
+            column.append_nulls(run.len());
+            continue;
+        }
+        for row in run {
+            let packed = rows.weights.packed.as_ref().and_then(|packed| packed.get(row));
+            let kept = packed.filter(|_| matches!(layer, Some(Layer::KeepPacked(_))));
+            let own = || scaled.get(&row).copied().unwrap_or(1.0);
+            column.append_value(kept.map_or_else(own, |codes| codes.tensor_scale(row)));
         }
     }
     Arc::new(column.finish())

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::input::{Input, Room, float_values};
 use super::item::{Item, Places, Work};
 use super::job::Job;
-use super::scratch::{OneByOne, Scratch, Seen, Source};
+use super::scratch::{OneByOne, Scratch, Seen, Source, Whole};
 use super::stop::Stop;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
@@ -113,8 +113,8 @@ pub(super) fn finish_together(
     let bytes = bytes.ok_or(OneByOne)?;
     let next = if more { weights.joined_bytes(first + count, count) } else { None };
     let source = Source { bytes, next, seen };
-    let Places { data, scales, zero_points } = out;
-    let out = Encoded { data, scales, zero_points };
+    let Places { data, scales, zero_points, biases } = out;
+    let out = Encoded { data, scales, zero_points, biases };
     let seen = panics::catch(|| {
         SCRATCH.with_borrow_mut(|scratch| scratch.encode_together(level, job, source, out, sums))
     });
@@ -139,8 +139,8 @@ fn work(
             return Ok(sums);
         }
         Work::Tile { job, place } => {
-            let Places { data, scales, zero_points } = out;
-            let out = Encoded { data, scales, zero_points };
+            let Places { data, scales, zero_points, biases } = out;
+            let out = Encoded { data, scales, zero_points, biases };
             let input = Input::of(weights, row, &job);
             ROOM.with_borrow_mut(|room| {
                 let bytes = input.bytes(level, &place, room);
@@ -163,7 +163,7 @@ fn work(
     let group_start = start.own_groups().start;
     let mut data = Carver::new(out.data);
     let mut scales = Carver::new(out.scales);
-    let mut zero_points = Carver::new(out.zero_points);
+    let (mut zero_points, mut biases) = (Carver::new(out.zero_points), Carver::new(out.biases));
     let (mut bounds, mut known) = (Vec::new(), Vec::new());
     ROOM.with_borrow_mut(|room| {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -180,7 +180,8 @@ fn work(
                 let out = Encoded {
                     data: data.take(bytes_at.start - data_start..bytes_at.end - data_start),
                     scales: scales.take_if_any(own.clone()),
-                    zero_points: zero_points.take_if_any(own),
+                    zero_points: zero_points.take_if_any(own.clone()),
+                    biases: biases.take_if_any(own),
                 };
                 let next = (tile + 1 < end).then(|| tiling.place(tile + 1));
                 let next = next.filter(|next| next.elements.len() == place.elements.len());
@@ -188,7 +189,7 @@ fn work(
                 let source = Source { bytes: input.bytes(level, &place, room), next, seen };
                 let wide = wide.map(|wide| {
                     wide.of(layout, &place, &mut bounds, &mut known);
-                    (bounds.as_slice(), known.as_slice())
+                    Whole { bounds: &bounds, scales: &known, tensor_scale: wide.tensor_scale }
                 });
                 seen = scratch.encode(level, (&job, &place), source, wide, out, &mut sums)?;
             }
@@ -203,10 +204,9 @@ fn copy(weights: &Weights, row: usize, out: Places<'_>) {
     let Some(encodings) = weights.packed.as_ref().and_then(|packed| packed.get(row)) else {
         return;
     };
-    if !out.scales.is_empty() {
-        let scales = encodings.scales(row).unwrap_or(&[]).as_chunks::<4>().0;
-        for (out, scale) in out.scales.iter_mut().zip(scales) {
-            *out = f32::from_le_bytes(*scale);
+    for (out, from) in [(out.scales, encodings.scales(row)), (out.biases, encodings.biases(row))] {
+        for (out, number) in out.iter_mut().zip(from.unwrap_or(&[]).as_chunks::<4>().0) {
+            *out = f32::from_le_bytes(*number);
         }
     }
     if !out.zero_points.is_empty() {

@@ -79,7 +79,7 @@ impl<'a> Rows<'a> {
 
     fn block(&self, rows: Range<usize>) -> Block<'a> {
         let mut block = Block { runs: Vec::new() };
-        if self.plan.is_empty() && self.weights.repeats_over(&rows) {
+        if self.asks_the_same() && self.weights.repeats_over(&rows) {
             let fate = self.judge(rows.start);
             if let Fate::Good(_) = fate {
                 return Block { runs: vec![Run { end: rows.len(), fate }] };
@@ -97,13 +97,19 @@ impl<'a> Rows<'a> {
 
     /// Whether a row says the same as the one before it and the same is asked of it.
     fn repeats(&self, row: usize) -> bool {
-        self.plan.is_empty() && self.weights.repeats(row)
+        self.asks_the_same() && self.weights.repeats(row)
+    }
+
+    /// Whether names make no difference to what is asked.
+    fn asks_the_same(&self) -> bool {
+        self.plan.is_empty() && self.options.absmax.is_empty()
     }
 
     fn judge(&self, row: usize) -> Fate<'a> {
         let read = self.weights.described(row);
         let asked = plan::resolve(self.weights, row, self.plan, self.options);
-        match job::check(self.weights, row, &read, &asked) {
+        let known = self.weights.name(row).and_then(|name| self.options.known_absmax(name));
+        match job::check(self.weights, row, &read, &asked, known) {
             Ok(layer) => Fate::Good(Kind { layer, described: read.0 }),
             Err(error) => Fate::Failed(self.failure(row, read.0, asked, error)),
         }

@@ -1,5 +1,7 @@
 //! Tiles over threads: from checked rows to the payload of a batch.
 
+use std::collections::HashMap;
+
 use arrow_schema::ArrowError;
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -30,16 +32,18 @@ pub(super) fn run(
     fail_fast: bool,
     pool: &ThreadPool,
     monitor: &Monitor,
-) -> Result<Payload, Error> {
+) -> Result<(Payload, TensorScales), Error> {
     let mut payload = allocate(rows, pool)?;
     let shared = Shared::new(monitor, fail_fast, rows.len());
-    let mut again = first_round(rows, sums, &mut payload, &shared, pool)?;
+    let mut scaled = TensorScales::new();
+    let mut again = first_round(rows, sums, (&mut payload, &mut scaled), &shared, pool)?;
     // A second round, with F32 scales, is for layers whose scales overflow the dtype asked for.
     if !again.rows.is_empty() {
         for &row in &again.rows {
             rows.widen_scales(row);
         }
-        let second = second_round(rows, sums, &again.rows, &mut payload, &shared, pool)?;
+        let second =
+            second_round(rows, sums, &again.rows, (&mut payload, &mut scaled), &shared, pool)?;
         again.any_failed |= second.any_failed;
     }
     if again.any_failed {
@@ -47,8 +51,9 @@ pub(super) fn run(
         payload.data.spans.retain(&mut payload.data.values, keep);
         payload.scales.spans.retain(&mut payload.scales.values, keep);
         payload.zero_points.spans.retain(&mut payload.zero_points.values, keep);
+        payload.biases.spans.retain(&mut payload.biases.values, keep);
     }
-    Ok(payload)
+    Ok((payload, scaled))
 }
 
 /// The output at its final size.
@@ -64,13 +69,15 @@ fn allocate(rows: &Rows<'_>, pool: &ThreadPool) -> Result<Payload, ArrowError> {
     };
     let of_scales = || spans(rows, |layer, _| some(layer, Layout::scale_count));
     let of_zero_points = || spans(rows, |layer, _| some(layer, Layout::zero_point_count));
+    let of_biases = || spans(rows, |layer, _| some(layer, Layout::bias_count));
     let pool = (rows.len() >= SPREAD).then_some(pool);
-    let (data, (scales, zero_points)) =
-        join(pool, of_data, || join(pool, of_scales, of_zero_points));
+    let ((data, scales), (zero_points, biases)) =
+        join(pool, || join(pool, of_data, of_scales), || join(pool, of_zero_points, of_biases));
     Ok(Payload {
         data: Values { values: Output::new(data.end())?, spans: data },
         scales: Values { values: Output::new(scales.end())?, spans: scales },
         zero_points: Values { values: Output::new(zero_points.end())?, spans: zero_points },
+        biases: Values { values: Output::new(biases.end())?, spans: biases },
     })
 }
 
@@ -115,13 +122,13 @@ struct Left {
 fn first_round(
     rows: &mut Rows<'_>,
     sums: &mut [Sums],
-    payload: &mut Payload,
+    (payload, scaled): (&mut Payload, &mut TensorScales),
     shared: &Shared<'_>,
     pool: &ThreadPool,
 ) -> Result<Left, Error> {
     let level = Level::best().for_output(payload.data.values.len());
     let wide = wide_ranges(rows, None, pool, level, shared.monitor);
-    write_shared(&wide, payload);
+    write_shared(&wide, payload, scaled);
     let tasks = tasks(rows, sums, payload, &wide);
     for task in &tasks {
         match task {
@@ -142,9 +149,15 @@ fn first_round(
     settle(rows, sums, outcomes, pool, shared.monitor)
 }
 
+/// The scales of whole layers, by row, where they are not 1.
+pub(super) type TensorScales = HashMap<usize, f32>;
+
 /// Write the scales that rows share, which are known before any tile is encoded.
-fn write_shared(wide: &Wide, payload: &mut Payload) {
+fn write_shared(wide: &Wide, payload: &mut Payload, scaled: &mut TensorScales) {
     for (&row, known) in wide {
+        if known.tensor_scale != 1.0 {
+            scaled.insert(row, known.tensor_scale);
+        }
         if !known.scales.is_empty() {
             let span = payload.scales.spans.range(row);
             payload.scales.values[span].copy_from_slice(&known.scales);
@@ -208,13 +221,13 @@ fn second_round(
     rows: &mut Rows<'_>,
     sums: &mut [Sums],
     again: &[usize],
-    payload: &mut Payload,
+    (payload, scaled): (&mut Payload, &mut TensorScales),
     shared: &Shared<'_>,
     pool: &ThreadPool,
 ) -> Result<Left, Error> {
     let level = Level::best();
     let wide = wide_ranges(rows, Some(again), pool, level, shared.monitor);
-    write_shared(&wide, payload);
+    write_shared(&wide, payload, scaled);
     let items = items(rows, again, payload, &wide);
     for &row in again {
         shared.expect_anew(row);

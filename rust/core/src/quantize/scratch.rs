@@ -30,6 +30,17 @@ pub(super) struct Source<'a> {
     pub(super) seen: Seen,
 }
 
+/// What is known of groups before their tile is encoded.
+#[derive(Clone, Copy)]
+pub(super) struct Whole<'a> {
+    /// The bounds of all groups that the tile touches.
+    pub(super) bounds: &'a [Bounds],
+    /// Their scales, where rows share them.
+    pub(super) scales: &'a [f32],
+    /// The scale of all of the layer; 1 where it has none.
+    pub(super) tensor_scale: f32,
+}
+
 /// Whether the next tile was surveyed on the way, and then whether all its values are finite.
 pub(super) type Seen = Option<bool>;
 
@@ -42,19 +53,19 @@ pub(super) struct OneByOne;
 struct Touched {
     scales: Vec<f32>,
     zero_points: Vec<u8>,
+    biases: Vec<f32>,
     decoded: Vec<f32>,
 }
 
 impl Scratch {
     /// Encode a tile into `out`, the places of its own groups, and add to `sums` what it took.
-    /// `wide` are the bounds of all groups touched, where they reach over several tiles, and their
-    /// scales, where rows share them.
+    /// `wide` is what is known beforehand, where that is needed.
     pub(super) fn encode(
         &mut self,
         level: Level,
         (job, place): (&Job, &Place),
         Source { bytes: source, next, seen }: Source<'_>,
-        wide: Option<(&[Bounds], &[f32])>,
+        wide: Option<Whole<'_>>,
         out: Encoded<'_>,
         sums: &mut Sums,
     ) -> Result<Seen, Stop> {
@@ -72,7 +83,8 @@ impl Scratch {
         if !finite {
             return Err(Stop::NotFinite);
         }
-        let (ranges, known) = wide.unwrap_or((ranges, &[]));
+        let own = Whole { bounds: ranges, scales: &[], tensor_scale: 1.0 };
+        let Whole { bounds: ranges, scales: known, tensor_scale } = wide.unwrap_or(own);
         if !within(job.bound.codec.limit(), ranges) {
             return Err(Stop::OutOfRange);
         }
@@ -80,7 +92,7 @@ impl Scratch {
             return Err(Stop::ScaleOverflow);
         }
         let (grouping, width, phase) = (job.layout().grouping, place.width, place.phase);
-        let tile = Tile { grouping, width, values, phase, ranges, source };
+        let tile = Tile { grouping, width, values, phase, ranges, tensor_scale, source };
         if phase > 0 || job.source == Float::F64 || !known.is_empty() {
             touched.encode(level, (job, place), &tile, (out, known), buffers, sums);
             return Ok(None);
@@ -124,7 +136,8 @@ impl Scratch {
         {
             return Err(OneByOne);
         }
-        let tile = Tile { grouping, width, values, phase: 0, ranges, source };
+        let (phase, tensor_scale) = (0, 1.0);
+        let tile = Tile { grouping, width, values, phase, ranges, tensor_scale, source };
         sums.fill(Sums::default());
         let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
         job.bound.codec.encode(level, &tile, out, buffers, sums, next.as_mut());
@@ -145,18 +158,21 @@ impl Touched {
         buffers: &mut Buffers,
         sums: &mut Sums,
     ) {
-        let Self { scales, zero_points, decoded } = self;
+        let Self { scales, zero_points, biases, decoded } = self;
         let (layout, groups) = (job.layout(), place.groups.len());
         scales.resize(if layout.has_scales { groups } else { 0 }, 0.0);
         zero_points.resize(if layout.zero_point_bits.is_some() { groups } else { 0 }, 0);
-        let Encoded { data, scales: own_scales, zero_points: own_zero_points } = out;
+        biases.resize(if layout.has_biases { groups } else { 0 }, 0.0);
+        let Encoded { data, scales: own_scales, zero_points: own_points, biases: own_biases } = out;
         let mut narrow = [*sums];
+        if !known.is_empty() {
+            scales.copy_from_slice(known);
+        }
+        let all = Encoded { data: &mut *data, scales, zero_points, biases };
         if known.is_empty() {
-            let all = Encoded { data: &mut *data, scales, zero_points };
             job.bound.codec.encode(level, tile, all, buffers, &mut narrow, None);
         } else {
-            scales.copy_from_slice(known);
-            job.bound.codec.apply(level, tile, scales, data, buffers, &mut narrow);
+            job.bound.codec.apply(level, tile, all, buffers, &mut narrow);
         }
         // Of numbers that float32 holds the sums are those that float32 has, to the bit.
         let exact = match tile.values {
@@ -166,8 +182,9 @@ impl Touched {
             _ => true,
         };
         if !exact {
-            let Tile { grouping, width, phase, .. } = *tile;
-            let codes = Codes { grouping, width, phase, data, scales, zero_points };
+            let Tile { grouping, width, phase, tensor_scale, .. } = *tile;
+            let codes =
+                Codes { grouping, width, phase, data, scales, zero_points, biases, tensor_scale };
             decoded.resize(tile.values.len(), 0.0);
             job.bound.codec.decode(level.for_output(0), &codes, &mut buffers.codes, decoded);
             *sums += dispatch::sums_f64(level, tile.source, decoded);
@@ -175,8 +192,8 @@ impl Touched {
             [*sums] = narrow;
         }
         own_scales.copy_from_slice(&scales[scales.len() - own_scales.len()..]);
-        let foreign = zero_points.len() - own_zero_points.len();
-        own_zero_points.copy_from_slice(&zero_points[foreign..]);
+        own_points.copy_from_slice(&zero_points[zero_points.len() - own_points.len()..]);
+        own_biases.copy_from_slice(&biases[biases.len() - own_biases.len()..]);
     }
 }
 

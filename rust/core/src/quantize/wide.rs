@@ -61,7 +61,10 @@ pub(super) fn wide_ranges(
         }
         let own = bounds.iter().fold(0.0f32, |own, bounds| own.max(bounds.absmax()));
         let false_fact = job.tensor_absmax.filter(|&told| told < own);
-        if let Some(absmax) = job.tensor_absmax {
+        let absmax = job.tensor_absmax.unwrap_or(own);
+        let tensor_scale =
+            if layout.has_tensor_scale { job.bound.codec.tensor_scale(absmax) } else { 1.0 };
+        if job.tensor_absmax.is_some() && layout.has_one_scale() {
             bounds.fill(Bounds { lo: -absmax, hi: absmax });
         }
         let mut scales = Vec::new();
@@ -69,7 +72,7 @@ pub(super) fn wide_ranges(
             scales.resize(count, 0.0);
             job.bound.codec.fit(&layout.grouping, &bounds, &mut scales);
         }
-        wide.insert(row, Known { bounds, scales, false_fact });
+        wide.insert(row, Known { bounds, scales, tensor_scale, false_fact });
     }
     wide
 }

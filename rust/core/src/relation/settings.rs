@@ -128,9 +128,29 @@ impl SettingRows {
     /// # Errors
     /// A word that is none of a setting's choices.
     pub(crate) fn get(&self, row: usize) -> Result<Settings, InvalidSetting> {
+        self.get_some(row, |_| true)
+    }
+
+    /// What a row says of the settings that `others` say something of, too.
+    ///
+    /// # Errors
+    /// As [`Self::get`], of these settings.
+    pub(crate) fn get_only(
+        &self,
+        row: usize,
+        others: &Settings,
+    ) -> Result<Settings, InvalidSetting> {
+        self.get_some(row, |at| others.get(at).is_some())
+    }
+
+    fn get_some(
+        &self,
+        row: usize,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<Settings, InvalidSetting> {
         let mut settings = Settings::default();
         for (at, (column, setting)) in self.columns.iter().zip(&ALL).enumerate() {
-            let value = match column {
+            let value = match column.as_ref().filter(|_| wanted(at)) {
                 None => None,
                 Some(Column::Integers(rows)) => {
                     columns::integer_at(Some(rows), row).map(Value::Integer)

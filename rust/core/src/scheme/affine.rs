@@ -49,6 +49,8 @@ impl Scheme for Affine {
             row_bytes: pack::row_bytes(columns, self.bits),
             has_scales: true,
             zero_point_bits: (!symmetric).then_some(u64::from(self.bits)),
+            has_biases: false,
+            has_tensor_scale: false,
             said: Said {
                 group_size: i64::try_from(group_size).ok(),
                 group_rows: None,

@@ -17,6 +17,9 @@ use crate::relation::quantized::shapes;
 use crate::settings::{ALL as SETTINGS, GROUP_ROWS, GROUP_SIZE, SYMMETRIC, Settings, Value};
 use crate::{Dequantizer, Monitor, Options, Plan, Quantizer, pool};
 
+/// Elements of a row that every scheme takes.
+const COLUMNS: usize = 256;
+
 /// Every scheme with every kind of settings that it has.
 fn cases() -> Vec<(&'static dyn Scheme, Settings)> {
     let mut cases = Vec::new();
@@ -37,9 +40,21 @@ fn cases() -> Vec<(&'static dyn Scheme, Settings)> {
                 all.extend(more);
             }
         }
+        let geometry = Geometry { rows: 1, columns: COLUMNS, source: Float::F32 };
+        all.retain(|settings| scheme.bind(&geometry, settings).is_ok());
         cases.extend(all.into_iter().map(|settings| (scheme, settings)));
     }
     cases
+}
+
+/// The least number of columns from `wanted` on that the scheme takes, of whole multiples of a power of two.
+fn columns(scheme: &'static dyn Scheme, settings: &Settings, wanted: usize) -> usize {
+    let fits = |columns: &usize| {
+        let geometry = Geometry { rows: 1, columns: *columns, source: Float::F32 };
+        scheme.bind(&geometry, settings).is_ok()
+    };
+    let rounded = (0..10).map(|bits| wanted.next_multiple_of(1 << bits));
+    rounded.into_iter().find(fits).unwrap()
 }
 
 /// Values of one kind.
@@ -101,7 +116,7 @@ fn decode(quantized: &RecordBatch) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
 }
 
-/// Codes, scales and zero points of one tile, what they decode to, and the sums.
+/// Codes, scales, biases and zero points of one tile, what they decode to, and the sums.
 type Coded = (Vec<u8>, Vec<u32>, Vec<u8>, Vec<u32>, Vec<Sums>);
 
 fn code(bound: &Bound, level: Level, values: &[f32]) -> Coded {
@@ -115,24 +130,33 @@ fn code(bound: &Bound, level: Level, values: &[f32]) -> Coded {
     let mut zero_points = vec![0; layout.zero_point_count().unwrap()];
     let source = bytemuck::cast_slice(values);
     let (width, values) = (grouping.columns, Values::Float32(values));
-    let tile = Tile { grouping, width, values, phase: 0, ranges: &bounds, source };
-    let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
+    let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
+    let tensor_scale = bound.codec.tensor_scale(absmax);
+    let tile = Tile { grouping, width, values, phase: 0, ranges: &bounds, tensor_scale, source };
+    let mut biases = vec![0.0; layout.bias_count().unwrap()];
+    let out = Encoded {
+        data: &mut data,
+        scales: &mut scales,
+        zero_points: &mut zero_points,
+        biases: &mut biases,
+    };
     let (mut buffers, mut sums) = (Buffers::default(), vec![Sums::default(); layout.rows]);
     bound.codec.encode(level, &tile, out, &mut buffers, &mut sums, None);
-    let decoded = decode_tile(bound, level, &data, &scales, &zero_points);
+    let decoded = decode_tile(bound, level, &data, (&scales, &zero_points, &biases, tensor_scale));
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
-    (data, bits(&scales), zero_points, bits(&decoded), sums)
+    let beside = [bits(&scales), bits(&biases)].concat();
+    (data, beside, zero_points, bits(&decoded), sums)
 }
 
 fn decode_tile(
     bound: &Bound,
     level: Level,
     data: &[u8],
-    scales: &[f32],
-    zero_points: &[u8],
+    (scales, zero_points, biases, tensor_scale): (&[f32], &[u8], &[f32], f32),
 ) -> Vec<f32> {
     let grouping = bound.layout.grouping;
-    let codes = Codes { grouping, width: grouping.columns, phase: 0, data, scales, zero_points };
+    let (width, phase) = (grouping.columns, 0);
+    let codes = Codes { grouping, width, phase, data, scales, zero_points, biases, tensor_scale };
     let mut decoded = vec![0.0; bound.layout.elements()];
     bound.codec.decode(level, &codes, &mut Vec::new(), &mut decoded);
     decoded
@@ -153,12 +177,9 @@ proptest! {
         (blocks, ragged) in (1usize..20, 0usize..32),
     ) {
         for (scheme, settings) in cases() {
-            let fits = |columns: usize| {
-                let geometry = Geometry { rows, columns, source: Float::F32 };
-                scheme.bind(&geometry, &settings)
-            };
-            let columns = if fits(blocks * 32 + ragged).is_ok() { blocks * 32 + ragged } else { blocks * 32 };
-            let bound = fits(columns).unwrap();
+            let columns = columns(scheme, &settings, blocks * 32 + ragged);
+            let geometry = Geometry { rows, columns, source: Float::F32 };
+            let bound = scheme.bind(&geometry, &settings).unwrap();
             let shape = vec![rows as i64, columns as i64];
             let layer = values(kind, &random, rows * columns);
             let one = batch(&[(layer.clone(), shape.clone())]);
@@ -212,21 +233,24 @@ proptest! {
         blocks in 1usize..9,
     ) {
         for (scheme, settings) in cases() {
-            let geometry = Geometry { rows, columns: 32 * blocks, source: Float::F32 };
+            let columns = columns(scheme, &settings, 32 * blocks);
+            let geometry = Geometry { rows, columns, source: Float::F32 };
             let bound = scheme.bind(&geometry, &settings).unwrap();
             let layout = &bound.layout;
             let layer = values(kind, &random, layout.elements());
             let expected = (layout.group_rows == 1).then(|| code(&bound, Level::BASELINE, &layer));
             let data: Vec<u8> = bytes.iter().copied().cycle().take(layout.data_bytes().unwrap()).collect();
-            let groups = rows * layout.grouping.groups();
+            let groups = layout.rows * layout.grouping.groups();
             let scales = vec![0.01; if layout.has_scales { groups } else { 0 }];
             let zero_points = vec![1; layout.zero_point_count().unwrap()];
-            let any = decode_tile(&bound, Level::BASELINE, &data, &scales, &zero_points);
+            let biases = vec![0.25; layout.bias_count().unwrap()];
+            let sides = (scales.as_slice(), zero_points.as_slice(), biases.as_slice(), 0.5);
+            let any = decode_tile(&bound, Level::BASELINE, &data, sides);
             for level in Level::available() {
                 if let Some(expected) = &expected {
                     prop_assert_eq!(&code(&bound, level, &layer), expected, "{} {:?}", scheme.name(), level);
                 }
-                let found = decode_tile(&bound, level, &data, &scales, &zero_points);
+                let found = decode_tile(&bound, level, &data, sides);
                 let same = found.iter().zip(&any).all(|(a, b)| {
                     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
                 });
@@ -241,15 +265,18 @@ proptest! {
         cut in 1usize..4,
         blocks in 1usize..9,
     ) {
-        let (rows, columns) = (12, 32 * blocks);
-        let layer = values(0, &random, rows * columns);
         for (scheme, settings) in cases() {
+            let (rows, columns) = (12, columns(scheme, &settings, 32 * blocks));
+            let layer = values(0, &random, rows * columns);
             let geometry = Geometry { rows, columns, source: Float::F32 };
             let layout = scheme.bind(&geometry, &settings).unwrap().layout;
-            if layout.group_rows == rows {
+            if layout.group_rows == rows || layout.has_tensor_scale {
                 continue; // One scale for all: a part needs a fact of the whole.
             }
             let at = 3 * cut;
+            if layout.rows != rows && !(at * columns).is_multiple_of(layout.grouping.group_size) {
+                continue; // Blocks over the flattened matrix are cut where they end.
+            }
             let (first, rest) = layer.split_at(at * columns);
             let shape = |rows: usize| vec![rows as i64, columns as i64];
             let (whole, _) = quantize(scheme, settings, &batch(&[(layer.clone(), shape(rows))]), 1);
@@ -260,7 +287,7 @@ proptest! {
             };
             let list = |batch: &RecordBatch, name: &str| batch[name].as_list::<i64>().values().clone();
             prop_assert_eq!(data(&whole), data(&parts), "{}", scheme.name());
-            for name in ["scales", "zero_points"] {
+            for name in ["scales", "zero_points", "biases"] {
                 prop_assert_eq!(&list(&whole, name), &list(&parts, name), "{}", scheme.name());
             }
         }
@@ -305,8 +332,8 @@ fn a_layer_of_one_scale_in_parts_needs_to_know_the_whole() {
 
 #[test]
 fn packed_rows_of_any_scheme_are_read_as_what_they_decode_to() {
-    let layer = values(0, &[7, -1_000_000_000, 2_000_000_000, 5], 6 * 96);
-    let shape = vec![6, 96];
+    let layer = values(0, &[7, -1_000_000_000, 2_000_000_000, 5], 6 * COLUMNS);
+    let shape = vec![6, COLUMNS as i64];
     for (scheme, settings) in cases() {
         let (packed, _) = quantize(scheme, settings, &batch(&[(layer.clone(), shape.clone())]), 1);
         let made = crate::relation::requantize::Requantized::try_new(&packed.schema()).unwrap();
@@ -316,12 +343,17 @@ fn packed_rows_of_any_scheme_are_read_as_what_they_decode_to() {
             let (found, errors) = quantize(target, Settings::default(), &weights, 2);
             assert_eq!(errors, [None]);
             let (expected, _) = quantize(target, Settings::default(), &decoded, 2);
-            let own = target
-                .bind(&Geometry { rows: 6, columns: 96, source: Float::F32 }, &Settings::default());
+            let own = target.bind(
+                &Geometry { rows: 6, columns: COLUMNS, source: Float::F32 },
+                &Settings::default(),
+            );
             let same = scheme.name() == target.name()
                 && own.unwrap().layout.said
                     == scheme
-                        .bind(&Geometry { rows: 6, columns: 96, source: Float::F32 }, &settings)
+                        .bind(
+                            &Geometry { rows: 6, columns: COLUMNS, source: Float::F32 },
+                            &settings,
+                        )
                         .unwrap()
                         .layout
                         .said;

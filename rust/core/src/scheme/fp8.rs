@@ -4,18 +4,23 @@
 //! The largest magnitude becomes 448, as in compressed-tensors' `calculate_qparams`; DeepSeek's and
 //! transformers' layout has blocks of 128 × 128, <https://huggingface.co/deepseek-ai/DeepSeek-V3>.
 
-use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Sums};
+use super::grouped::{OfGroups, over};
+use super::{Bound, Geometry, Layout, Said, Scheme};
 use crate::dtype::{Float, ScaleDtype};
 use crate::error::{InvalidSetting, Unfit};
-use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
-use crate::kernel::{dispatch, fp8};
-use crate::lanes::Level;
+use crate::kernel::convert;
+use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::tile::{Bounds, Grouping};
+use crate::lanes::{LANES, Lanes};
 use crate::settings::{GROUP_ROWS, GROUP_SIZE, SCALE_DTYPE, SEARCH, Settings, Value};
 
 #[derive(Debug)]
 pub(super) struct Fp8;
 
 pub(super) static FP8_E4M3: Fp8 = Fp8;
+
+/// The largest E4M3 number.
+pub(super) const LARGEST: f32 = 448.0;
 
 impl Scheme for Fp8 {
     fn name(&self) -> &'static str {
@@ -57,6 +62,8 @@ impl Scheme for Fp8 {
             row_bytes: columns,
             has_scales: true,
             zero_point_bits: None,
+            has_biases: false,
+            has_tensor_scale: false,
             said: Said {
                 group_size: Some(said.0),
                 group_rows: Some(said.1),
@@ -64,49 +71,59 @@ impl Scheme for Fp8 {
                 scale_dtype: Some(scale_dtype),
             },
         };
-        Ok(Bound { scheme: self, codec: self, layout })
+        Ok(Bound { scheme: self, codec: const { &OfGroups::<Self>::new() }, layout })
     }
 }
 
-impl Codec for Fp8 {
-    fn fits(&self, layout: &Layout, source: Float, bounds: &[Bounds]) -> bool {
-        let dtype = layout.grouping.scale_dtype;
-        let fits = |bounds: &Bounds| fp8::scale(*bounds, dtype).is_finite();
-        dtype != ScaleDtype::F16 || source == Float::F16 || bounds.iter().all(fits)
-    }
+impl Grouped for Fp8 {
+    const BITS: usize = 8;
 
-    fn fit(&self, grouping: &Grouping, bounds: &[Bounds], scales: &mut [f32]) {
-        for (scale, bounds) in scales.iter_mut().zip(bounds) {
-            *scale = fp8::scale(*bounds, grouping.scale_dtype);
+    /// The largest magnitude becomes the largest number. A group of zeros has scale 1; one whose scale
+    /// rounds to zero, the smallest that there is.
+    #[inline(always)]
+    fn fit(_: &[f32], bounds: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters {
+        let (absmax, bias) = (bounds.absmax(), 0.0);
+        if absmax == 0.0 {
+            return Parameters { scale: 1.0, bias, tensor_scale };
         }
+        let exact = f64::from(absmax) / f64::from(LARGEST);
+        let scale = dtype.round(exact).max(dtype.smallest()) as f32;
+        // Near float32's limit the largest code may decode to infinity.
+        let scale = if (scale * LARGEST).is_finite() || !scale.is_finite() {
+            scale
+        } else {
+            dtype.round_down(exact) as f32
+        };
+        Parameters { scale, bias, tensor_scale }
     }
 
-    fn apply(
-        &self,
-        level: Level,
-        tile: &Tile<'_>,
-        scales: &[f32],
-        data: &mut [u8],
-        buffers: &mut Buffers,
-        sums: &mut [Sums],
-    ) {
-        dispatch::apply_fp8(level, tile, scales, data, buffers, sums);
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode(lanes, parameters.scale, values, codes);
     }
 
-    fn encode(
-        &self,
-        level: Level,
-        tile: &Tile<'_>,
-        out: Encoded<'_>,
-        buffers: &mut Buffers,
-        sums: &mut [Sums],
-        _: Option<&mut Next<'_>>,
-    ) {
-        self.fit(&tile.grouping, tile.ranges, out.scales);
-        self.apply(level, tile, out.scales, out.data, buffers, sums);
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
+        decode(lanes, parameters.scale, codes, values);
     }
+}
 
-    fn decode(&self, level: Level, codes: &Codes<'_>, _: &mut Vec<u8>, values: &mut [f32]) {
-        dispatch::decode_fp8(level, codes, values);
+/// E4M3 codes of values over a scale, rounded to nearest, ties to even.
+#[inline(always)]
+pub(super) fn encode<L: Lanes>(lanes: L, scale: f32, values: &[f32], codes: &mut [u8]) {
+    over(values, scale, |at, scaled| {
+        let codes = &mut codes[at..];
+        let count = codes.len().min(LANES);
+        convert::from_f32(lanes, Float::F8E4M3, &scaled[..count], &mut codes[..count]);
+    });
+}
+
+/// What such codes stand for, times a scale. A code that is no number decodes to one, as from any
+/// damaged file.
+#[inline(always)]
+pub(super) fn decode<L: Lanes>(lanes: L, scale: f32, codes: &[u8], values: &mut [f32]) {
+    convert::to_f32(lanes, Float::F8E4M3, codes, values);
+    for value in values {
+        *value *= scale;
     }
 }

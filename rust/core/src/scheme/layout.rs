@@ -21,6 +21,10 @@ pub struct Layout {
     pub has_scales: bool,
     /// Bits of a zero point, where there are some.
     pub zero_point_bits: Option<u64>,
+    /// Whether each group has a bias, beside its scale.
+    pub has_biases: bool,
+    /// Whether all of the matrix has a scale, beside those of its groups.
+    pub has_tensor_scale: bool,
     /// What the relation's columns say of it.
     pub said: Said,
 }
@@ -59,6 +63,16 @@ impl Layout {
         self.block.0
     }
 
+    /// Whether all of a matrix has one scale for its groups.
+    pub fn has_one_scale(&self) -> bool {
+        self.said.group_rows == Some(-1) && self.said.group_size == Some(-1)
+    }
+
+    /// Whether something of all of the matrix, or of several rows, must be known before a tile is encoded.
+    pub fn needs_whole(&self) -> bool {
+        self.group_rows != 1 || self.has_tensor_scale
+    }
+
     /// Rows of scales: several rows of the matrix may share one.
     pub fn scale_rows(&self) -> usize {
         if self.group_rows == 1 { self.rows } else { self.rows.div_ceil(self.group_rows) }
@@ -75,12 +89,19 @@ impl Layout {
         if self.zero_point_bits.is_some() { self.scale_count() } else { Some(0) }
     }
 
-    /// Bits of codes, scales at their dtype's width and zero points at theirs; nothing where a shape,
+    /// Biases, likewise.
+    pub fn bias_count(&self) -> Option<usize> {
+        if self.has_biases { self.scale_count() } else { Some(0) }
+    }
+
+    /// Bits of codes, scales and biases at their dtype's width, zero points at theirs and the tensor's scale; nothing where a shape,
     /// which may come from outside, makes that overflow.
     pub fn bits(&self) -> Option<u64> {
         let parts = [
             (self.data_bytes()?, 8),
             (self.scale_count()?, self.grouping.scale_dtype.bits()),
+            (self.bias_count()?, self.grouping.scale_dtype.bits()),
+            (usize::from(self.has_tensor_scale), 32),
             (self.zero_point_count()?, self.zero_point_bits.unwrap_or(0)),
         ];
         parts.into_iter().try_fold(0u64, |sum, (count, bits)| {

@@ -5,15 +5,17 @@
 //! does the work. To add one: a file here, and one line in [`ALL`].
 
 mod affine;
-mod blocked;
+mod bnb;
 #[cfg(test)]
 mod conformance;
 mod fp8;
+mod ggml;
+mod grouped;
 mod layout;
+mod mlx;
+mod mx;
 mod names;
-mod q4_0;
-mod q5_1;
-mod q8_0;
+mod nvfp4;
 #[cfg(test)]
 mod undecodable;
 
@@ -33,13 +35,36 @@ pub static ALL: &[&dyn Scheme] = &[
     &affine::INT4,
     &affine::INT2,
     &fp8::FP8_E4M3,
-    &q8_0::Q8_0,
-    &q5_1::Q5_1,
-    &q4_0::Q4_0,
+    &mx::MXFP8,
+    &mx::MXFP4,
+    &nvfp4::NVFP4,
+    &bnb::NF4,
+    &bnb::BNB_FP4,
+    &mlx::MLX8,
+    &mlx::MLX6,
+    &mlx::MLX5,
+    &mlx::MLX4,
+    &mlx::MLX3,
+    &mlx::MLX2,
+    &ggml::Q8_0,
+    &ggml::Q6_K,
+    &ggml::Q5_K,
+    &ggml::Q5_1,
+    &ggml::Q5_0,
+    &ggml::Q4_K,
+    &ggml::Q4_1,
+    &ggml::Q4_0,
+    &ggml::IQ4_NL,
+    &ggml::IQ4_XS,
+    &ggml::Q3_K,
+    &ggml::Q2_K,
 ];
 
 /// The name under which a layer is kept as it is.
 pub const NONE: &str = "none";
+
+/// A scheme that takes every matrix, in groups of any size.
+pub(crate) const ANY: &str = "int8";
 
 /// What is done with a layer.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +137,11 @@ pub trait Scheme: Debug + Send + Sync {
     /// What it takes where nothing is said: a value for each setting that it has.
     fn defaults(&self) -> Settings;
 
+    /// The scheme that a plan takes for a matrix whose shape does not fit.
+    fn fallback(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How it lays out a matrix, with defaults for what the settings don't say. Settings that it
     /// lacks are not looked at.
     ///
@@ -152,25 +182,28 @@ pub trait Codec: Debug + Send + Sync {
         true
     }
 
+    /// The scale of a whole tensor of this largest magnitude; of schemes that have one.
+    fn tensor_scale(&self, absmax: f32) -> f32 {
+        let _ = absmax;
+        1.0
+    }
+
     /// Choose the scales of groups of these bounds; of schemes whose rows may share one.
     fn fit(&self, grouping: &Grouping, bounds: &[Bounds], scales: &mut [f32]) {
         unreachable!("rows share no scales: {grouping:?} {bounds:?} {scales:?}");
     }
 
-    /// Write the codes of a tile whose groups have these scales, which [`Codec::fit`] chose; else as
-    /// [`Codec::encode`].
+    /// Write the codes of a tile whose groups' scales are in `out`, where [`Codec::fit`] put them; else
+    /// as [`Codec::encode`].
     fn apply(
         &self,
         level: Level,
         tile: &Tile<'_>,
-        scales: &[f32],
-        data: &mut [u8],
+        out: Encoded<'_>,
         buffers: &mut Buffers,
         sums: &mut [Sums],
     ) {
-        unreachable!(
-            "rows share no scales: {level:?} {tile:?} {scales:?} {data:?} {buffers:?} {sums:?}"
-        );
+        unreachable!("rows share no scales: {level:?} {tile:?} {out:?} {buffers:?} {sums:?}");
     }
 
     /// Write a tile's codes and scales, and add its values and their errors to `sums`: one for all of

@@ -37,6 +37,12 @@ const SAME: &[(&str, &[&str])] = &[
             "f8e4m3",
         ],
     ),
+    ("nf4", &["normalfloat4", "bnbnf4", "bnb4bit", "bitsandbytes", "bnb"]),
+    ("bnb_fp4", &["bitsandbytesfp4"]),
+    ("mxfp4", &["ocpmxfp4", "fp4e2m1"]),
+    ("mxfp8", &["ocpmxfp8", "mxfp8e4m3"]),
+    ("nvfp4", &["nvfp4a16", "w4a16nvfp4", "fp4"]),
+    ("mlx4", &["mlx"]),
     (
         super::NONE,
         &[
@@ -50,7 +56,13 @@ const SAME: &[(&str, &[&str])] = &[
 /// them.
 const OTHERS: &[(&[&str], &str, &str)] = &[
     (
-        &["q20", "q2k", "q3", "q41", "q4k", "q50", "q5k", "q6k", "q81", "q8k", "iq", "tq"],
+        &["q2ks", "q3ks", "q3km", "q3kl", "q4ks", "q4km", "q5ks", "q5km"],
+        "a mixture of GGUF types",
+        "a plan can say one scheme for each layer, such as 'q4_k' and 'q6_k'; llama-quantize knows \
+         the mixture",
+    ),
+    (
+        &["q20", "q81", "q8k", "iq1", "iq2", "iq3", "tq"],
         "a GGUF type",
         "llama.cpp's llama-quantize writes it",
     ),
@@ -60,13 +72,12 @@ const OTHERS: &[(&[&str], &str, &str)] = &[
         "llm-compressor has it",
     ),
     (&["w8a8", "w4a8", "w4a4"], "a scheme that quantizes activations too", "llm-compressor has it"),
-    (&["nf4", "fp4", "bnb", "llmint8"], "a bitsandbytes format", "bitsandbytes writes it"),
+    (&["llmint8"], "a bitsandbytes format", "bitsandbytes writes it"),
     (
-        &["float8e5m2", "e5m2", "nvfp4", "mxfp"],
+        &["float8e5m2", "e5m2", "mxfp6"],
         "a format of small floats",
-        "llm-compressor writes it",
+        "no library that we know writes it for weights",
     ),
-    (&["mlx"], "an MLX format", "mlx_lm.convert writes it"),
 ];
 
 /// What to say of a name that is none of ours, after a space; or nothing.
@@ -115,6 +126,9 @@ mod tests {
             ("8bit", "int8"),
             ("Q8_0", "q8_0"),
             ("q40", "q4_0"),
+            ("Q4_K", "q4_k"),
+            ("MXFP4", "mxfp4"),
+            ("bitsandbytes", "nf4"),
         ] {
             assert!(hint(theirs).contains(&format!("'{ours}' here")), "{theirs}");
         }
@@ -122,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_is_another_format_is_not_called_one_of_ours() {
-        for theirs in ["q4_k_m", "gptq", "AWQ", "w8a8", "nf4", "nvfp4", "mlx4", "iq4_xs"] {
+        for theirs in ["q4_k_m", "gptq", "AWQ", "w8a8", "iq2_xs", "tq1_0", "mxfp6", "e5m2"] {
             let hint = hint(theirs);
             assert!(hint.contains("does not write yet"), "{theirs}: {hint}");
             assert!(!hint.contains(" here."), "{theirs}: {hint}");

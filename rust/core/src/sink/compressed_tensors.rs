@@ -13,9 +13,11 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
 
 use super::safetensors_writer::TensorSpec;
-use crate::dtype::ScaleDtype;
+use crate::dtype::{Float, ScaleDtype};
 use crate::error::{CallError, Error};
+use crate::kernel::dispatch;
 use crate::kernel::tile::Grouping;
+use crate::lanes::Level;
 use crate::relation::quantized::read::{Columns, Rows, Sound};
 use crate::relation::quantized::shapes;
 use crate::scheme::Layout;
@@ -197,6 +199,7 @@ impl Encoded<'_> {
 
 /// Scales, which are rounded to that type already, at its width.
 fn scale_bytes(scales: &[u8], dtype: ScaleDtype) -> Vec<u8> {
+    let count = scales.len() / 4;
     let scales = scales.as_chunks::<4>().0.iter().map(|scale| f32::from_le_bytes(*scale));
     match dtype {
         ScaleDtype::F32 => scales.flat_map(f32::to_le_bytes).collect(),
@@ -206,6 +209,13 @@ fn scale_bytes(scales: &[u8], dtype: ScaleDtype) -> Vec<u8> {
         ScaleDtype::BF16 => {
             scales.flat_map(|scale| half::bf16::from_f32(scale).to_le_bytes()).collect()
         }
+        ScaleDtype::F8E4M3 => {
+            let (scales, mut bytes): (Vec<f32>, _) = (scales.collect(), vec![0; count]);
+            dispatch::from_f32(Level::best(), Float::F8E4M3, &scales, &mut bytes);
+            bytes
+        }
+        // Zero exponents are float32's subnormal 2⁻¹²⁷.
+        ScaleDtype::F8E8M0 => scales.map(|scale| (scale.to_bits() >> 23) as u8).collect(),
     }
 }
 

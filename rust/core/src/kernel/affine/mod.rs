@@ -46,7 +46,7 @@ pub(crate) fn encode<L: Lanes>(
     sums: &mut [Sums],
     next: Option<&mut Next<'_>>,
 ) {
-    let Encoded { data, scales, zero_points } = out;
+    let Encoded { data, scales, zero_points, .. } = out;
     let Buffers { codes, values, .. } = buffers;
     // A code a byte and no padding: the codes are the data.
     let in_place = bits == 8 && data.len() == tile.values.len();
@@ -94,7 +94,17 @@ pub(crate) fn encode<L: Lanes>(
         }
         let Tile { grouping, width, phase, .. } = *tile;
         let bytes = if in_place { &*data } else { codes.as_slice() };
-        let codes = Codes { grouping, width, phase, data: bytes, scales, zero_points };
+        let (biases, tensor_scale) = (&[][..], 1.0);
+        let codes = Codes {
+            grouping,
+            width,
+            phase,
+            data: bytes,
+            scales,
+            zero_points,
+            biases,
+            tensor_scale,
+        };
         recount(lanes, bits, tile.values, values, &codes, &faint, sums);
     }
     if !in_place && !packed {
@@ -304,10 +314,15 @@ mod tests {
             let ranges = ranges.as_slice();
             let (values, phase) = (Values::Float32(&values), 0);
             let source = [].as_slice();
-            let tile = Tile { grouping, width: 2048, values, phase, ranges, source };
+            let tile =
+                Tile { grouping, width: 2048, values, phase, ranges, tensor_scale: 1.0, source };
             let (mut data, mut scales, mut zero_points) = ([0; 1024], [0.0; 16], [0; 16]);
-            let out =
-                Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
+            let out = Encoded {
+                data: &mut data,
+                scales: &mut scales,
+                zero_points: &mut zero_points,
+                biases: &mut [],
+            };
             let mut found = vec![Bounds::ZERO; 16];
             let mut next = Next { values: &later, ranges: &mut found, finite: None };
             let (mut buffers, mut sums) = (Buffers::default(), [Sums::default()]);
@@ -345,10 +360,10 @@ mod tests {
             let grouping = Grouping { columns: width, group_size, symmetric, scale_dtype };
             let (ranges, values) = (ranges.as_slice(), values.as_slice());
             let of_tile = Values::Float32(values);
-            let tile = Tile { grouping, width, values: of_tile, phase: 0, ranges, source: &[] };
+            let tile = Tile { grouping, width, values: of_tile, phase: 0, ranges, tensor_scale: 1.0, source: &[] };
             let mut data = vec![0; pack::row_bytes(width, bits)];
             let (mut scales, mut zero_points) = (vec![0.0; groups], vec![0; groups]);
-            let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points };
+            let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points, biases: &mut [] };
             let (mut buffers, mut sums) = (Buffers::default(), [Sums::default()]);
             dispatch::encode_affine(Level::best(), bits, &tile, out, &mut buffers, &mut sums, None);
             let mut codes = vec![0; width];

@@ -118,6 +118,8 @@ impl Run {
         let (lowest, highest) = match dtype {
             ScaleDtype::F16 => (power_of_two(-14), power_of_two(15)),
             ScaleDtype::F32 | ScaleDtype::BF16 => (LOWEST, HIGHEST),
+            // Nobody can ask for these; none of their numbers is usual.
+            ScaleDtype::F8E4M3 | ScaleDtype::F8E8M0 => (HIGHEST, LOWEST),
         };
         let (mut all_simple, mut clamps) = (1, 0);
         for i in 0..LANES {
@@ -221,7 +223,7 @@ mod tests {
             exponents in 0u32..24,
             symmetric: bool,
             bits in prop::sample::select(vec![2u32, 4, 8]),
-            scale_dtype in prop::sample::select(ScaleDtype::ALL.to_vec()),
+            scale_dtype in prop::sample::select(ScaleDtype::CHOICES.to_vec()),
         ) {
             // Half of the cases have exponents near those of weights.
             let bound = |bits: u32| if exponents < 12 {

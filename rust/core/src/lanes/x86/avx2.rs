@@ -14,6 +14,16 @@ pub(crate) struct Avx2 {
 }
 
 impl Avx2 {
+    /// Eight numbers of a table in two halves: a code's bit 3 says which.
+    #[inline(always)]
+    fn look_up8(self, codes: __m256i, low: __m256, high: __m256) -> __m256 {
+        cpu! {
+            let is_high = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
+            let low = _mm256_permutevar8x32_ps(low, codes);
+            _mm256_blendv_ps(low, _mm256_permutevar8x32_ps(high, codes), is_high)
+        }
+    }
+
     /// # Safety
     /// The CPU has the features that the type stands for.
     pub(crate) unsafe fn new(streams: bool) -> Self {
@@ -65,6 +75,21 @@ impl Lanes for Avx2 {
             let high = _mm_unpackhi_epi64(bytes, bytes);
             let (low, high) = (_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(high));
             [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+        }
+    }
+    #[inline(always)]
+    fn look_up(self, codes: &[u8; LANES], table: &[f32; 16]) -> Self::F32 {
+        cpu! {
+            let codes = _mm_loadu_si128(codes.as_ptr().cast());
+            let codes = [
+                _mm256_cvtepu8_epi32(codes),
+                _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(codes, codes)),
+            ];
+            let (low, high) = (
+                _mm256_loadu_ps(table.as_ptr()),
+                _mm256_loadu_ps(table[8..].as_ptr()),
+            );
+            [self.look_up8(codes[0], low, high), self.look_up8(codes[1], low, high)]
         }
     }
     #[inline(always)]

@@ -50,6 +50,13 @@ impl Lanes for Avx512 {
         cpu! { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
     }
     #[inline(always)]
+    fn look_up(self, codes: &[u8; LANES], table: &[f32; 16]) -> __m512 {
+        cpu! {
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
+            _mm512_permutexvar_ps(codes, _mm512_loadu_ps(table.as_ptr()))
+        }
+    }
+    #[inline(always)]
     fn low_bytes(self, numbers: __m512i, addend: u32) -> __m128i {
         cpu! {
             let sums = _mm512_add_epi32(numbers, _mm512_set1_epi32(addend as i32));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_array::builder::StringBuilder;
 use arrow_array::{
     Array, ArrayRef, Float32Array, Int64Array, LargeBinaryArray, LargeListArray, RecordBatch,
-    StringArray, UInt8Array, new_null_array,
+    StringArray, UInt8Array,
 };
 use arrow_buffer::{NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
@@ -162,17 +162,19 @@ pub(crate) struct Payload {
     pub(crate) data: Values<u8>,
     pub(crate) scales: Values<f32>,
     pub(crate) zero_points: Values<u8>,
+    pub(crate) biases: Values<f32>,
 }
 
 impl Payload {
-    /// The columns `data`, `scales` and `zero_points`.
-    pub(crate) fn columns(self) -> [ArrayRef; 3] {
-        let scales = Float32Array::new(self.scales.values.into_buffer().into(), None);
+    /// The columns `data`, `scales`, `zero_points` and `biases`.
+    pub(crate) fn columns(self) -> [ArrayRef; 4] {
+        let floats = |values: Output<f32>| Float32Array::new(values.into_buffer().into(), None);
         let zero_points = UInt8Array::new(self.zero_points.values.into_buffer().into(), None);
         [
             Arc::new(binary(self.data)),
-            Arc::new(list(self.scales.spans, Arc::new(scales))),
+            Arc::new(list(self.scales.spans, Arc::new(floats(self.scales.values)))),
             Arc::new(list(self.zero_points.spans, Arc::new(zero_points))),
+            Arc::new(list(self.biases.spans, Arc::new(floats(self.biases.values)))),
         ]
     }
 }
@@ -186,6 +188,7 @@ pub(crate) struct Columns {
     pub(crate) group_rows: ArrayRef,
     pub(crate) symmetries: ArrayRef,
     pub(crate) scale_dtypes: ArrayRef,
+    pub(crate) tensor_scales: ArrayRef,
     pub(crate) searches: ArrayRef,
     pub(crate) bits_per_weight: ArrayRef,
     pub(crate) mse: ArrayRef,
@@ -254,10 +257,9 @@ pub(crate) fn batch(
     row_index: Int64Array,
     names: ArrayRef,
     columns: Columns,
-    [data, scales, zero_points]: [ArrayRef; 3],
+    [data, scales, zero_points, biases]: [ArrayRef; 4],
     carried: Vec<ArrayRef>,
 ) -> Result<RecordBatch, ArrowError> {
-    let rows = row_index.len();
     let mut all: Vec<ArrayRef> = vec![
         Arc::new(row_index),
         names,
@@ -271,8 +273,8 @@ pub(crate) fn batch(
         scales,
         columns.scale_dtypes,
         zero_points,
-        new_null_array(&large_list(DataType::Float32), rows),
-        Arc::new(Float32Array::new_null(rows)),
+        biases,
+        columns.tensor_scales,
         columns.searches,
         columns.bits_per_weight,
         columns.mse,

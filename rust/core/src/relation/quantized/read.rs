@@ -1,12 +1,12 @@
 //! Reading the quantized relation, row by row, believing nothing that it says.
 
-use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_buffer::NullBuffer;
+use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Schema};
 
 use super::RESERVED;
 use crate::dtype::Float;
 use crate::error::{CallError, InvalidSetting, RowError};
+use crate::lanes::Level;
 use crate::relation::bytes::Bytes;
 use crate::relation::columns::{self, Carried, Finder, list_item};
 use crate::relation::described::{Described, Shape, check_shape, element_product};
@@ -17,7 +17,7 @@ use crate::relation::shapes::Shapes;
 use crate::relation::text::Text;
 use crate::scheme::{self, Bound, Choice, Codes, Geometry, Grouping, Layout};
 use crate::settings::{self, Settings, Value};
-use crate::tile::Place;
+use crate::tile::{Place, Tiling};
 
 const DATA: &str = "binary, large_binary or binary_view";
 const SCALES: &str =
@@ -105,8 +105,8 @@ pub(crate) struct EncodingColumns {
     settings: SettingColumns,
     scales: usize,
     zero_points: usize,
-    /// Of parameters that no scheme has yet, and that must not be passed over.
-    others: Vec<(&'static str, usize)>,
+    biases: Option<usize>,
+    tensor_scale: Option<usize>,
 }
 
 impl EncodingColumns {
@@ -120,10 +120,13 @@ impl EncodingColumns {
             zero_points: buffer(schema, finder, "zero_points", ZERO_POINTS, |found| {
                 list_item(found).is_some_and(DataType::is_integer)
             })?,
-            others: ["biases", "tensor_scale"]
-                .into_iter()
-                .filter_map(|name| Some((name, schema.index_of(name).ok()?)))
-                .collect(),
+            biases: match schema.index_of("biases") {
+                Ok(_) => Some(buffer(schema, finder, "biases", SCALES, |found| {
+                    matches!(list_item(found), Some(DataType::Float32 | DataType::Float64))
+                })?),
+                Err(_) => None,
+            },
+            tensor_scale: finder.number("tensor_scale")?,
         })
     }
 
@@ -131,16 +134,18 @@ impl EncodingColumns {
     pub(crate) fn bind(&self, columns: &[ArrayRef]) -> Result<Encodings, ArrowError> {
         let scales = exact::float32_lists(&columns[self.scales], "scales")?;
         let zero_points = exact::uint8_lists(&columns[self.zero_points], "zero_points")?;
+        let biases = self.biases.map(|at| exact::float32_lists(&columns[at], "biases"));
+        let biases = biases.transpose()?;
         Ok(Encodings {
             schemes: Text::try_new(&columns[self.scheme])?,
             settings: self.settings.bind(columns)?,
             scales: Bytes::try_new(&scales)?,
             zero_points: Bytes::try_new(&zero_points)?,
-            others: self
-                .others
-                .iter()
-                .map(|&(name, index)| (name, columns[index].logical_nulls(), columns[index].len()))
-                .collect(),
+            biases: match biases {
+                Some(biases) => Bytes::try_new(&biases)?,
+                None => None,
+            },
+            tensor_scales: self.tensor_scale.map(|i| columns::number(&columns[i])).transpose()?,
         })
     }
 }
@@ -151,8 +156,16 @@ pub(crate) struct Encodings {
     settings: SettingRows,
     scales: Option<Bytes>,
     zero_points: Option<Bytes>,
-    /// Name, nulls and length of columns that must be null.
-    others: Vec<(&'static str, Option<NullBuffer>, usize)>,
+    biases: Option<Bytes>,
+    tensor_scales: Option<Float64Array>,
+}
+
+/// Room for what a tile decodes to.
+#[derive(Default)]
+pub(crate) struct Room {
+    values: Vec<f32>,
+    codes: Vec<u8>,
+    tile: Vec<f32>,
 }
 
 /// A row that can be decoded.
@@ -174,6 +187,31 @@ impl Encodings {
 
     pub(crate) fn zero_points(&self, row: usize) -> Option<&[u8]> {
         self.zero_points.as_ref()?.get(row)
+    }
+
+    pub(crate) fn biases(&self, row: usize) -> Option<&[u8]> {
+        self.biases.as_ref()?.get(row)
+    }
+
+    /// The scale of the whole tensor; 1 where there is none.
+    pub(crate) fn tensor_scale(&self, row: usize) -> f32 {
+        self.given_tensor_scale(row).unwrap_or(1.0) as f32
+    }
+
+    fn given_tensor_scale(&self, row: usize) -> Option<f64> {
+        let scales = self.tensor_scales.as_ref()?;
+        scales.is_valid(row).then(|| scales.value(row))
+    }
+
+    /// Whether a row has the same parameters as that of `other`, of those that a layout has.
+    pub(crate) fn has_parameters_of(&self, other: &Self, row: usize, layout: &Layout) -> bool {
+        let same = |is_there: bool, own: Option<&[u8]>, others: Option<&[u8]>| {
+            !is_there || own.unwrap_or_default() == others.unwrap_or_default()
+        };
+        same(layout.has_scales, self.scales(row), other.scales(row))
+            && same(layout.zero_point_bits.is_some(), self.zero_points(row), other.zero_points(row))
+            && same(layout.has_biases, self.biases(row), other.biases(row))
+            && self.tensor_scale(row).to_bits() == other.tensor_scale(row).to_bits()
     }
 
     /// Whether `data` and the parameters of row `row` make a matrix of that shape.
@@ -232,7 +270,10 @@ impl Encodings {
 
     /// What the row says of its settings, as far as it can be read.
     pub(crate) fn said(&self, row: usize) -> Option<Settings> {
-        self.settings.get(row).ok()
+        let Ok(Choice::Encode(scheme)) = scheme::find(self.schemes.get(row)?) else {
+            return None;
+        };
+        self.settings.get_only(row, &scheme.defaults()).ok()
     }
 
     fn check_sizes(&self, row: usize, data: &[u8], bound: &Bound) -> Result<(), RowError> {
@@ -249,7 +290,7 @@ impl Encodings {
             let scales = self.scales(row).ok_or_else(|| invalid("scales are null"))?;
             expect("scales", scales.len() / 4, layout.scale_count())?;
             check_nulls("scales", self.scales.as_ref(), row)?;
-            check_scales(scales)?;
+            check_finite("scale", scales)?;
         }
         if layout.zero_point_bits.is_some() {
             let points = self.zero_points(row).ok_or_else(|| invalid("zero_points are null"))?;
@@ -257,21 +298,48 @@ impl Encodings {
             check_nulls("zero_points", self.zero_points.as_ref(), row)?;
             codec.check(points).map_or(Ok(()), |why| Err(invalid(why)))?;
         }
-        for (name, nulls, len) in &self.others {
-            if row < *len && nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) {
-                return Err(invalid(format!(
-                    "{name} is given, but scheme '{}' has none",
-                    bound.scheme.name()
-                )));
+        self.check_others(row, bound)
+    }
+
+    /// The parameters that few schemes have: they must not be lacking, nor be passed over.
+    fn check_others(&self, row: usize, bound: &Bound) -> Result<(), RowError> {
+        let Bound { layout, scheme, .. } = bound;
+        let (biases, tensor_scale) = (self.biases(row), self.given_tensor_scale(row));
+        for (name, is_given, is_wanted) in [
+            ("biases", biases.is_some(), layout.has_biases),
+            ("tensor_scale", tensor_scale.is_some(), layout.has_tensor_scale),
+        ] {
+            let name_of = scheme.name();
+            match (is_given, is_wanted) {
+                (true, false) => {
+                    return Err(invalid(format!(
+                        "{name} is given, but scheme '{name_of}' has none"
+                    )));
+                }
+                (false, true) => return Err(invalid(format!("{name} is null"))),
+                _ => {}
             }
         }
-        Ok(())
+        if let Some(biases) = biases {
+            let (found, expected) = (Some(biases.len() / 4), layout.bias_count());
+            if found != expected {
+                return Err(invalid(format!("biases: {found:?}, but scales: {expected:?}")));
+            }
+            check_nulls("biases", self.biases.as_ref(), row)?;
+            check_finite("bias", biases)?;
+        }
+        match tensor_scale.map(|scale| scale as f32) {
+            Some(scale) if !(scale.is_finite() && scale > 0.0) => {
+                Err(invalid(format!("tensor_scale is {scale}, not a positive number")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the row says of the settings that the scheme has.
     fn settings(&self, row: usize, defaults: &Settings) -> Result<Settings, RowError> {
-        let said = self.settings.get(row);
-        let mut said = said.map_err(|InvalidSetting(why)| invalid(why))?.only(defaults);
+        let said = self.settings.get_only(row, defaults);
+        let mut said = said.map_err(|InvalidSetting(why)| invalid(why))?;
         // Null is one row; and what scales were rounded to makes no difference to who reads them.
         for (setting, value) in [
             (settings::GROUP_ROWS, Value::Integer(1)),
@@ -286,6 +354,41 @@ impl Encodings {
         }
     }
 
+    /// What a tile of another layout of the same matrix decodes to: `place` is the tile's.
+    pub(crate) fn decode<'a>(
+        &self,
+        level: Level,
+        (row, data): (usize, &[u8]),
+        bound: &Bound,
+        place: &Place,
+        room: &'a mut Room,
+    ) -> &'a [f32] {
+        let Room { values, codes, tile } = room;
+        let grouping = &bound.layout.grouping;
+        values.resize(place.elements.len(), 0.0);
+        let mut decode = |place: &Place, out: &mut [f32]| {
+            let tile = self.codes(row, data, &bound.layout, place);
+            bound.codec.decode(level.for_output(0), &tile.borrow(), codes, out);
+        };
+        if place.columns == grouping.columns {
+            decode(&place.within(grouping), values);
+            return values;
+        }
+        // Formats of blocks over the flattened matrix have one long row: what lies across is decoded, too.
+        let wanted = &place.elements;
+        let tiling = Tiling::new(&bound.layout);
+        for at in tiling.across(wanted) {
+            let own = tiling.place(at);
+            tile.resize(own.elements.len(), 0.0);
+            decode(&own, tile);
+            let start = own.elements.start.max(wanted.start);
+            let end = own.elements.end.min(wanted.end);
+            values[start - wanted.start..end - wanted.start]
+                .copy_from_slice(&tile[start - own.elements.start..end - own.elements.start]);
+        }
+        values
+    }
+
     /// The codes of one tile of row `row`, which [`Encodings::check`] found sound.
     pub(crate) fn codes<'a>(
         &'a self,
@@ -294,19 +397,22 @@ impl Encodings {
         layout: &Layout,
         place: &Place,
     ) -> TileCodes<'a> {
-        let mut scales = Vec::new();
-        if layout.has_scales {
-            let all = self.scales(row).unwrap_or(&[]).as_chunks::<4>().0;
+        let numbers = |all: Option<&[u8]>| {
+            let mut numbers = Vec::new();
             for groups in place.parameters(layout) {
-                scales.extend(all[groups].iter().map(|scale| f32::from_le_bytes(*scale)));
+                let these = &all.unwrap_or(&[]).as_chunks::<4>().0[groups];
+                numbers.extend(these.iter().map(|number| f32::from_le_bytes(*number)));
             }
-        }
+            numbers
+        };
         TileCodes {
             grouping: layout.grouping,
             width: place.width,
             phase: place.phase,
             data: &data[place.data(layout)],
-            scales,
+            scales: if layout.has_scales { numbers(self.scales(row)) } else { Vec::new() },
+            biases: if layout.has_biases { numbers(self.biases(row)) } else { Vec::new() },
+            tensor_scale: self.tensor_scale(row),
             zero_points: match self.zero_points(row) {
                 Some(points) if layout.zero_point_bits.is_some() => &points[place.groups.clone()],
                 _ => &[],
@@ -342,6 +448,11 @@ impl Rows {
 
     pub(crate) fn data(&self, row: usize) -> Option<&[u8]> {
         self.data.as_ref()?.get(row)
+    }
+
+    /// The row's own shape.
+    pub(crate) fn shape(&self, row: usize) -> Option<&[i64]> {
+        self.shapes.get(row).ok()
     }
 
     /// The shape of the layer that a row of `rows` rows is, or is a part of.
@@ -381,21 +492,23 @@ pub(crate) struct TileCodes<'a> {
     phase: usize,
     data: &'a [u8],
     scales: Vec<f32>,
+    biases: Vec<f32>,
+    tensor_scale: f32,
     zero_points: &'a [u8],
 }
 
 impl TileCodes<'_> {
     pub(crate) fn borrow(&self) -> Codes<'_> {
-        let Self { grouping, width, phase, data, scales, zero_points } = self;
-        let (grouping, width, phase) = (*grouping, *width, *phase);
-        Codes { grouping, width, phase, data, scales, zero_points }
+        let Self { grouping, width, phase, data, scales, zero_points, biases, tensor_scale } = self;
+        let (grouping, width, phase, tensor_scale) = (*grouping, *width, *phase, *tensor_scale);
+        Codes { grouping, width, phase, data, scales, zero_points, biases, tensor_scale }
     }
 }
 
-fn check_scales(scales: &[u8]) -> Result<(), RowError> {
-    let (scales, _) = scales.as_chunks::<4>();
-    match scales.iter().position(|scale| !f32::from_le_bytes(*scale).is_finite()) {
-        Some(at) => Err(invalid(format!("the scale of group {at} is not finite"))),
+fn check_finite(what: &str, numbers: &[u8]) -> Result<(), RowError> {
+    let (numbers, _) = numbers.as_chunks::<4>();
+    match numbers.iter().position(|number| !f32::from_le_bytes(*number).is_finite()) {
+        Some(at) => Err(invalid(format!("the {what} of group {at} is not finite"))),
         None => Ok(()),
     }
 }

@@ -2,31 +2,44 @@
 
 use std::marker::PhantomData;
 
-use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Sums};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::block::Block;
 use crate::kernel::dispatch;
 use crate::kernel::tile::{Buffers, Codes, Encoded, Grouping, Next, Tile};
 use crate::lanes::Level;
+use crate::scheme::{Bound, Codec, Geometry, Layout, Said, Scheme, Sums};
 use crate::settings::{SEARCH, Settings, Value};
 
 /// Blocks of some format, by the name of its scheme.
 #[derive(Debug)]
-pub(super) struct Blocked<B> {
+pub(in crate::scheme) struct Blocked<B> {
     name: &'static str,
+    fallback: Option<&'static str>,
     format: PhantomData<B>,
 }
 
 impl<B> Blocked<B> {
     pub(super) const fn new(name: &'static str) -> Self {
-        Self { name, format: PhantomData }
+        Self { name, fallback: None, format: PhantomData }
+    }
+
+    /// The same where `fallback` takes rows that are no whole blocks.
+    ///
+    /// Source of these: `tensor_type_fallback` in
+    /// <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp>.
+    pub(super) const fn falling_back(name: &'static str, fallback: &'static str) -> Self {
+        Self { name, fallback: Some(fallback), format: PhantomData }
     }
 }
 
 impl<B: Block> Scheme for Blocked<B> {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn fallback(&self) -> Option<&'static str> {
+        self.fallback
     }
 
     fn defaults(&self) -> Settings {
@@ -58,6 +71,8 @@ impl<B: Block> Scheme for Blocked<B> {
                 .ok_or_else(|| Unfit::Shape(format!("rows of {columns} elements overflow")))?,
             has_scales: false,
             zero_point_bits: None,
+            has_biases: false,
+            has_tensor_scale: false,
             said: Said::default(),
         };
         Ok(Bound { scheme: self, codec: self, layout })

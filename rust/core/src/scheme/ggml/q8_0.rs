@@ -1,18 +1,17 @@
-//! `q8_0`: ggml's blocks of 32 int8 with a float16 scale, `w = d·q`.
+//! `q8_0`: blocks of 32 int8 with a float16 scale, `w = d·q`.
 //!
-//! Layout: `d` (2 bytes), 32 codes. Source: `block_q8_0` and `quantize_row_q8_0_ref` in
-//! <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c>.
+//! Layout: `d` (2 bytes), 32 codes. Source: `block_q8_0`, `quantize_row_q8_0_ref`.
 
 use super::blocked::Blocked;
+use super::small::{half, inverse, put_half};
 use crate::kernel::block::Block;
-use crate::kernel::convert::{f16_from_f32, f16_to_f32};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
-pub(super) static Q8_0: Blocked<Q80> = Blocked::new("q8_0");
+pub(in crate::scheme) static Q8_0: Blocked<Q80> = Blocked::new("q8_0");
 
 #[derive(Debug)]
-pub(super) struct Q80;
+pub(in crate::scheme) struct Q80;
 
 impl Block for Q80 {
     const ELEMENTS: usize = 32;
@@ -22,11 +21,9 @@ impl Block for Q80 {
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
         let d = bounds.absmax() / 127.0;
-        let inverse = if d > 0.0 && (1.0 / d).is_finite() { 1.0 / d } else { 0.0 };
-        let inverse = lanes.splat(inverse);
-        let (scale, codes) = block.split_at_mut(2);
-        scale.copy_from_slice(&f16_from_f32(d).to_le_bytes());
-        let vectors = codes.as_chunks_mut::<LANES>().0.iter_mut().zip(values.as_chunks().0);
+        let inverse = lanes.splat(inverse(d));
+        put_half(block, 0, d);
+        let vectors = block[2..].as_chunks_mut::<LANES>().0.iter_mut().zip(values.as_chunks().0);
         for (codes, values) in vectors {
             let numbers = lanes.round_away(lanes.mul(lanes.load(values), inverse));
             lanes.store_u8(lanes.low_bytes(numbers, 0), codes);
@@ -35,10 +32,9 @@ impl Block for Q80 {
 
     #[inline(always)]
     fn decode<L: Lanes>(lanes: L, block: &[u8], values: &mut [f32]) {
-        let (scale, codes) = block.split_at(2);
-        let d = lanes.splat(f16_to_f32(u16::from_le_bytes([scale[0], scale[1]])));
+        let d = lanes.splat(half(block, 0));
         let zero = lanes.splat(128.0);
-        let vectors = codes.as_chunks::<LANES>().0.iter().zip(values.as_chunks_mut().0);
+        let vectors = block[2..].as_chunks::<LANES>().0.iter().zip(values.as_chunks_mut().0);
         for (codes, values) in vectors {
             // With 128 added, a code is a number without a sign.
             let shifted = codes.map(|code| code ^ 0x80);
@@ -47,6 +43,6 @@ impl Block for Q80 {
     }
 
     fn scale(block: &[u8]) -> f32 {
-        f16_to_f32(u16::from_le_bytes([block[0], block[1]])).abs()
+        half(block, 0).abs()
     }
 }

@@ -1,0 +1,224 @@
+//! `nf4`, `bnb_fp4`: bitsandbytes' four-bit formats, blocks of 64 over the flattened matrix with a
+//! float32 scale each, `w = table[code]·absmax`.
+//!
+//! Layout: codes in pairs, the first in the *high* half of a byte. Source: `quantize_4bit` and
+//! `get_4bit_type` in
+//! <https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/functional.py>; the
+//! table of NF4 is that of Dettmers et al. 2023, *QLoRA*, appendix E.
+
+use super::grouped::{OfGroups, over};
+use super::{Bound, Codec, Geometry, Layout, Said, Scheme};
+use crate::dtype::ScaleDtype;
+use crate::error::Unfit;
+use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::tile::{Bounds, Grouping};
+use crate::lanes::{LANES, Lanes};
+use crate::settings::{SEARCH, Settings, Value};
+
+/// Elements that share a scale.
+const BLOCK: usize = 64;
+
+/// A format of bitsandbytes.
+#[derive(Debug)]
+pub(super) struct Bnb<F> {
+    name: &'static str,
+    codec: OfGroups<F>,
+}
+
+pub(super) static NF4: Bnb<Nf4> = Bnb { name: "nf4", codec: OfGroups::new() };
+pub(super) static BNB_FP4: Bnb<Fp4> = Bnb { name: "bnb_fp4", codec: OfGroups::new() };
+
+impl<F: Grouped> Scheme for Bnb<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn defaults(&self) -> Settings {
+        Settings::default().with(SEARCH, Value::Choice("none"))
+    }
+
+    fn bind(&'static self, geometry: &Geometry, _: &Settings) -> Result<Bound, Unfit> {
+        let Geometry { rows, columns, .. } = *geometry;
+        // Where rows are whole blocks they lie as all of the matrix does; else it is one long row.
+        let (rows, columns) = if columns.is_multiple_of(BLOCK) {
+            (rows, columns)
+        } else {
+            let count = rows.checked_mul(columns);
+            (1, count.ok_or_else(|| Unfit::Shape(format!("[{rows}, {columns}] overflows")))?)
+        };
+        let scale_dtype = ScaleDtype::F32;
+        let layout = Layout {
+            rows,
+            grouping: Grouping { columns, group_size: BLOCK, symmetric: true, scale_dtype },
+            group_rows: 1,
+            block: (BLOCK, BLOCK / 2),
+            row_bytes: columns.div_ceil(2),
+            has_scales: true,
+            zero_point_bits: None,
+            has_biases: false,
+            has_tensor_scale: false,
+            said: Said { scale_dtype: Some(scale_dtype), ..Said::default() },
+        };
+        let codec: &dyn Codec = &self.codec;
+        Ok(Bound { scheme: self, codec, layout })
+    }
+}
+
+/// The largest magnitude is the scale.
+#[inline(always)]
+fn absmax(bounds: Bounds, tensor_scale: f32) -> Parameters {
+    let absmax = bounds.absmax();
+    let scale = if absmax == 0.0 { 1.0 } else { absmax };
+    Parameters { scale, bias: 0.0, tensor_scale }
+}
+
+/// The codes of values over a scale; `find` gives those of sixteen.
+#[inline(always)]
+fn encode(
+    values: &[f32],
+    scale: f32,
+    codes: &mut [u8],
+    find: impl Fn(&[f32; LANES]) -> [u8; LANES],
+) {
+    over(values, scale, |at, scaled| {
+        let found = find(scaled);
+        let joined: [u8; LANES / 2] =
+            std::array::from_fn(|at| (found[2 * at] << 4) | found[2 * at + 1]);
+        let out = &mut codes[at / 2..];
+        let count = out.len().min(LANES / 2);
+        out[..count].copy_from_slice(&joined[..count]);
+    });
+}
+
+/// What codes stand for in a table, times a scale.
+#[inline(always)]
+fn decode<L: Lanes>(lanes: L, table: &[f32; 16], scale: f32, codes: &[u8], values: &mut [f32]) {
+    let split = |byte: u8| [byte >> 4, byte & 15];
+    let scales = lanes.splat(scale);
+    let (whole, rest) = values.as_chunks_mut::<LANES>();
+    let (bytes, rest_bytes) = codes.split_at(whole.len() * LANES / 2);
+    for (values, bytes) in whole.iter_mut().zip(bytes.as_chunks::<{ LANES / 2 }>().0) {
+        let mut codes = [0; LANES];
+        for (pair, byte) in codes.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+            *pair = split(*byte);
+        }
+        lanes.store(lanes.mul(lanes.look_up(&codes, table), scales), values);
+    }
+    for (value, code) in rest.iter_mut().zip(rest_bytes.iter().flat_map(|byte| split(*byte))) {
+        *value = table[usize::from(code)] * scale;
+    }
+}
+
+/// How many of some rising numbers are below each value.
+#[inline(always)]
+fn count_below<const N: usize>(values: &[f32; LANES], numbers: &[f32; N]) -> [u32; LANES] {
+    let mut counts = [0u32; LANES];
+    for number in numbers {
+        for (count, value) in counts.iter_mut().zip(values) {
+            *count += u32::from(value > number);
+        }
+    }
+    counts
+}
+
+/// Between the numbers of a rising table.
+const fn middles<const N: usize, const M: usize>(table: &[f32; N]) -> [f32; M] {
+    let (mut middles, mut at) = ([0.0; M], 0);
+    while at < M {
+        middles[at] = f32::midpoint(table[at], table[at + 1]);
+        at += 1;
+    }
+    middles
+}
+
+/// Quantiles of a normal distribution.
+#[derive(Debug)]
+pub(super) struct Nf4;
+
+impl Nf4 {
+    const TABLE: [f32; 16] = [
+        -1.0,
+        -0.696_192_8,
+        -0.525_073_05,
+        -0.394_917_5,
+        -0.284_441_38,
+        -0.184_773_43,
+        -0.091_050_036,
+        0.0,
+        0.079_580_3,
+        0.160_930_2,
+        0.246_112_3,
+        0.337_915_24,
+        0.440_709_83,
+        0.562_617,
+        0.722_956_84,
+        1.0,
+    ];
+    const MIDDLES: [f32; 15] = middles(&Self::TABLE);
+}
+
+impl Grouped for Nf4 {
+    const BITS: usize = 4;
+
+    #[inline(always)]
+    fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
+        absmax(bounds, tensor_scale)
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(_: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode(values, parameters.scale, codes, |scaled| {
+            count_below(scaled, &Self::MIDDLES).map(|count| count as u8)
+        });
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
+        decode(lanes, &Self::TABLE, parameters.scale, codes, values);
+    }
+}
+
+/// A sign, and one of eight magnitudes that floats of two bits of exponent and one of fraction have, in
+/// an order of their own.
+#[derive(Debug)]
+pub(super) struct Fp4;
+
+impl Fp4 {
+    const MAGNITUDES: [f32; 8] =
+        [0.0, 0.0625 / 12.0, 2.0 / 12.0, 3.0 / 12.0, 4.0 / 12.0, 6.0 / 12.0, 8.0 / 12.0, 1.0];
+    const MIDDLES: [f32; 7] = middles(&Self::MAGNITUDES);
+    /// The code of each magnitude.
+    const CODES: [u8; 8] = [0, 1, 6, 7, 4, 5, 2, 3];
+    const TABLE: [f32; 16] = {
+        let (mut table, mut at) = ([0.0; 16], 0);
+        while at < 8 {
+            let code = Self::CODES[at] as usize;
+            (table[code], table[code + 8]) = (Self::MAGNITUDES[at], -Self::MAGNITUDES[at]);
+            at += 1;
+        }
+        table
+    };
+}
+
+impl Grouped for Fp4 {
+    const BITS: usize = 4;
+
+    #[inline(always)]
+    fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
+        absmax(bounds, tensor_scale)
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(_: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode(values, parameters.scale, codes, |scaled| {
+            let ranks = count_below(&scaled.map(f32::abs), &Self::MIDDLES);
+            let sign = |at: usize| ((scaled[at].to_bits() >> 31) as u8) << 3;
+            std::array::from_fn(|at| Self::CODES[ranks[at] as usize & 7] | sign(at))
+        });
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
+        decode(lanes, &Self::TABLE, parameters.scale, codes, values);
+    }
+}

@@ -1,0 +1,43 @@
+//! `q4_0`: blocks of 32 codes of four bits with a float16 scale, `w = d·(q − 8)`.
+//!
+//! Layout: `d` (2 bytes), 16 bytes with code `j` in the low half of byte `j` and code `j + 16` in its
+//! high half. The value of the largest magnitude, of equal ones the first, has code 0. Source:
+//! `block_q4_0`, `quantize_row_q4_0_ref`.
+
+use super::blocked::Blocked;
+use super::small::{HALF, Line, SMALL, decode, half, inverse, join, outermost, put_half, split};
+use crate::kernel::block::Block;
+use crate::kernel::tile::Bounds;
+use crate::lanes::Lanes;
+
+pub(in crate::scheme) static Q4_0: Blocked<Q40> = Blocked::new("q4_0");
+
+#[derive(Debug)]
+pub(in crate::scheme) struct Q40;
+
+impl Block for Q40 {
+    const ELEMENTS: usize = SMALL;
+    const BYTES: usize = 2 + HALF;
+    const LIMIT: f32 = 8.0 * 65504.0;
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
+        let d = outermost(values, bounds) / -8.0;
+        put_half(block, 0, d);
+        let line = Line { shift: 0.0, inverse: inverse(d), half: 8.5, top: 15.0 };
+        let mut codes = [0; SMALL];
+        line.codes(lanes, values, &mut codes);
+        join::<HALF>(&codes, &mut block[2..]);
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, block: &[u8], values: &mut [f32]) {
+        let mut codes = [0; SMALL];
+        split::<HALF>(&block[2..], &mut codes);
+        decode::<L, false>(lanes, &codes, [8.0, half(block, 0), 0.0], values);
+    }
+
+    fn scale(block: &[u8]) -> f32 {
+        half(block, 0).abs()
+    }
+}

@@ -1,0 +1,58 @@
+//! `q5_k`: as `q4_k`, with codes of five bits: `w = (d·s)·q − dmin·m`.
+//!
+//! Layout: `d`, `dmin` (2 bytes each), scales and minima (12 bytes), the codes' fifth bits (32 bytes:
+//! bit `i` of byte `j` is code `32·i + j`'s), 128 bytes with the rest as in `q4_k`. Source: `block_q5_K`,
+//! `dequantize_row_q5_K`.
+
+use super::blocked::Blocked;
+use super::levels::{Affine, LARGE, join_bits, join_six_bits, split_bits, split_six_bits};
+use super::small::{SMALL, decode, half, join, split};
+use crate::kernel::block::Block;
+use crate::kernel::tile::Bounds;
+use crate::lanes::Lanes;
+
+pub(in crate::scheme) static Q5_K: Blocked<Q5K> = Blocked::falling_back("q5_k", "q5_1");
+
+#[derive(Debug)]
+pub(in crate::scheme) struct Q5K;
+
+const TOP: f32 = 31.0;
+
+impl Block for Q5K {
+    const ELEMENTS: usize = LARGE;
+    const BYTES: usize = 2 + 2 + 12 + LARGE / 8 + LARGE / 2;
+    const LIMIT: f32 = 63.0 * 65504.0;
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
+        let levels = Affine::<8>::fit(values, [TOP, 63.0], 0, block);
+        join_six_bits(&levels.scales, &levels.minima, &mut block[4..16]);
+        let mut codes = [0; LARGE];
+        levels.codes(lanes, values, TOP, &mut codes);
+        join_bits(&codes, 4, &mut block[16..48]);
+        for (codes, out) in codes.chunks_exact(2 * SMALL).zip(block[48..].chunks_exact_mut(SMALL)) {
+            join::<SMALL>(codes, out);
+        }
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, block: &[u8], values: &mut [f32]) {
+        let (d, dmin) = (half(block, 0), half(block, 2));
+        let (scales, minima) = split_six_bits(&block[4..16]);
+        let mut codes = [0; LARGE];
+        for (bytes, codes) in block[48..].chunks_exact(SMALL).zip(codes.chunks_exact_mut(2 * SMALL))
+        {
+            split::<SMALL>(bytes, codes);
+        }
+        split_bits(&block[16..48], 4, &mut codes);
+        let each = codes.chunks_exact(SMALL).zip(values.chunks_exact_mut(SMALL));
+        for (part, (codes, values)) in each.enumerate() {
+            let (scale, less) = (d * f32::from(scales[part]), dmin * f32::from(minima[part]));
+            decode::<L, true>(lanes, codes, [0.0, scale, less], values);
+        }
+    }
+
+    fn scale(block: &[u8]) -> f32 {
+        half(block, 0).abs()
+    }
+}

@@ -1,0 +1,137 @@
+//! What several of the formats share: float16 numbers in a block, and codes of some bits.
+
+use crate::kernel::convert::{f16_from_f32, f16_to_f32};
+use crate::kernel::tile::Bounds;
+use crate::lanes::{LANES, Lanes};
+
+/// Weights of a small block, or of each part of a large one that has a scale of its own.
+pub(super) const SMALL: usize = 2 * HALF;
+/// Half of them: two codes share a byte, one of each half.
+pub(super) const HALF: usize = LANES;
+
+/// The float16 number at byte `at`.
+#[inline(always)]
+pub(super) fn half(block: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// Write a float16 number at byte `at`, and what it became.
+#[inline(always)]
+pub(super) fn put_half(block: &mut [u8], at: usize, value: f32) -> f32 {
+    let bits = f16_from_f32(value);
+    block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+    f16_to_f32(bits)
+}
+
+/// `1/x`; 0 where that is no number.
+#[inline(always)]
+pub(super) fn inverse(x: f32) -> f32 {
+    let inverse = 1.0 / x;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// The value of the largest magnitude, of two the first.
+#[inline(always)]
+pub(super) fn outermost(values: &[f32], Bounds { lo, hi }: Bounds) -> f32 {
+    if hi != -lo {
+        return if hi > -lo { hi } else { lo };
+    }
+    values.iter().copied().find(|value| value.abs() == hi).unwrap_or(0.0)
+}
+
+/// How values become codes: `(w + shift)·inverse + half`, without the fraction, from 0 to `top`.
+#[derive(Clone, Copy)]
+pub(super) struct Line {
+    pub(super) shift: f32,
+    pub(super) inverse: f32,
+    pub(super) half: f32,
+    pub(super) top: f32,
+}
+
+impl Line {
+    /// Write a code for each of the values, which are whole vectors.
+    #[inline(always)]
+    pub(super) fn codes<L: Lanes>(self, lanes: L, values: &[f32], codes: &mut [u8]) {
+        let Self { shift, inverse, half, top } = self;
+        let (shift, inverse) = (lanes.splat(shift), lanes.splat(inverse));
+        let (half, top, zero) = (lanes.splat(half), lanes.splat(top), lanes.zero_u32());
+        let vectors = codes.as_chunks_mut::<LANES>().0.iter_mut().zip(values.as_chunks().0);
+        for (codes, values) in vectors {
+            let shifted = lanes.add(lanes.load(values), shift);
+            let scaled = lanes.add(lanes.mul(shifted, inverse), half);
+            let numbers = lanes.max::<true>(lanes.truncate(lanes.min(scaled, top)), zero);
+            lanes.store_u8(lanes.low_bytes(numbers, 0), codes);
+        }
+    }
+}
+
+/// Write `(code − middle)·scale − less` for each code, which are whole vectors.
+#[inline(always)]
+pub(super) fn decode<L: Lanes, const LESS: bool>(
+    lanes: L,
+    codes: &[u8],
+    [middle, scale, less]: [f32; 3],
+    values: &mut [f32],
+) {
+    let (middle, scale, less) = (lanes.splat(middle), lanes.splat(scale), lanes.splat(less));
+    for (codes, values) in codes.as_chunks::<LANES>().0.iter().zip(values.as_chunks_mut().0) {
+        let number = lanes.mul(lanes.sub(lanes.load_u8(codes), middle), scale);
+        lanes.store(if LESS { lanes.sub(number, less) } else { number }, values);
+    }
+}
+
+/// Two codes in each byte: the first half of them in its low half.
+#[inline(always)]
+pub(super) fn join<const N: usize>(codes: &[u8], out: &mut [u8]) {
+    let (low, high) = codes[..2 * N].split_at(N);
+    for (out, (low, high)) in out[..N].iter_mut().zip(low.iter().zip(high)) {
+        *out = (low & 15) | (high << 4);
+    }
+}
+
+/// The codes that [`join`] put together.
+#[inline(always)]
+pub(super) fn split<const N: usize>(bytes: &[u8], codes: &mut [u8]) {
+    let (low, high) = codes[..2 * N].split_at_mut(N);
+    for (byte, (low, high)) in bytes[..N].iter().zip(low.iter_mut().zip(high)) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+}
+
+/// The fifth bits of 32 codes, the first one's lowest.
+#[inline(always)]
+pub(super) fn fifth_bits(codes: &[u8; SMALL]) -> u32 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    /// Moves the lowest bit of byte `i` to bit `56 + i`.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    let mut bits = 0;
+    for (at, eight) in codes.as_chunks::<8>().0.iter().enumerate() {
+        let lowest = (u64::from_le_bytes(*eight) >> 4) & ONES;
+        bits |= ((lowest.wrapping_mul(GATHER) >> 56) as u32) << (8 * at);
+    }
+    bits
+}
+
+/// Add the fifth bits to codes.
+#[inline(always)]
+pub(super) fn add_fifth_bits(bits: u32, codes: &mut [u8; SMALL]) {
+    for (code, at) in codes.iter_mut().zip(0..) {
+        *code |= ((bits >> at & 1) << 4) as u8;
+    }
+}
+
+/// The code of each value in a table of sixteen rising numbers, given the fifteen middles between them:
+/// how many of these are below it.
+#[inline(always)]
+pub(super) fn nearest(values: &[f32], inverse: f32, middles: &[f32; 15], codes: &mut [u8]) {
+    for (values, codes) in values.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut().0) {
+        let scaled: [f32; LANES] = values.map(|value| value * inverse);
+        let mut counts = [0u32; LANES];
+        for middle in middles {
+            for (count, scaled) in counts.iter_mut().zip(&scaled) {
+                *count += u32::from(scaled > middle);
+            }
+        }
+        *codes = counts.map(|count| count as u8);
+    }
+}

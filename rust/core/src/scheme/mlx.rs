@@ -1,0 +1,141 @@
+//! `mlx2` … `mlx8`: MLX's affine formats, groups of 32, 64 or 128 codes of 2, 3, 4, 5, 6 or 8 bits with a
+//! scale and a bias each, `w = scale·q + bias`.
+//!
+//! Layout: the codes' bits follow each other, the lowest first, which makes the uint32 of
+//! `mx.quantize`. One end of a group's values is the bias; the scale is such that zero is nearly a code.
+//! Source: `affine_quantize` in <https://github.com/ml-explore/mlx/blob/main/mlx/backend/cpu/quantized.cpp>.
+
+use super::grouped::{OfGroups, layout};
+use super::{Bound, Codec, Geometry, Said, Scheme};
+use crate::dtype::ScaleDtype;
+use crate::error::{InvalidSetting, Unfit};
+use crate::kernel::extremes::extremes;
+use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::tile::Bounds;
+use crate::lanes::{LANES, Lanes};
+use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SEARCH, Settings, Value};
+
+/// What MLX's kernels take.
+const GROUPS: [i64; 3] = [32, 64, 128];
+
+/// Codes of some bits.
+#[derive(Debug)]
+pub(super) struct Mlx<const BITS: usize> {
+    name: &'static str,
+    codec: OfGroups<Self>,
+}
+
+pub(super) static MLX2: Mlx<2> = Mlx::new("mlx2");
+pub(super) static MLX3: Mlx<3> = Mlx::new("mlx3");
+pub(super) static MLX4: Mlx<4> = Mlx::new("mlx4");
+pub(super) static MLX5: Mlx<5> = Mlx::new("mlx5");
+pub(super) static MLX6: Mlx<6> = Mlx::new("mlx6");
+pub(super) static MLX8: Mlx<8> = Mlx::new("mlx8");
+
+impl<const BITS: usize> Mlx<BITS> {
+    const fn new(name: &'static str) -> Self {
+        Self { name, codec: OfGroups::new() }
+    }
+
+    /// The largest code.
+    const TOP: f32 = ((1u32 << BITS) - 1) as f32;
+}
+
+impl<const BITS: usize> Scheme for Mlx<BITS> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn defaults(&self) -> Settings {
+        Settings::default()
+            .with(GROUP_SIZE, Value::Integer(64))
+            .with(SCALE_DTYPE, Value::Choice("source"))
+            .with(SEARCH, Value::Choice("none"))
+    }
+
+    fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
+        let settings = settings.or(&self.defaults());
+        settings.check_group_size()?;
+        let asked =
+            settings.group_size().filter(|size| GROUPS.contains(size)).ok_or_else(|| {
+                let found = settings.group_size().unwrap_or(-1);
+                let text =
+                    format!("group_size of '{}' must be 32, 64 or 128, got {found}", self.name);
+                InvalidSetting(text)
+            })?;
+        let said = Said { group_size: Some(asked), ..Said::default() };
+        let scale_dtype = settings.scale_dtype().unwrap_or(ScaleDtype::of_source(geometry.source));
+        let layout = layout::<Self>(self.name, geometry, asked as usize, said, scale_dtype)?;
+        let codec: &dyn Codec = &self.codec;
+        Ok(Bound { scheme: self, codec, layout })
+    }
+}
+
+impl<const BITS: usize> Grouped for Mlx<BITS> {
+    const BITS: usize = BITS;
+    const BIASED: bool = true;
+    /// From one end to the other is still a float32.
+    const LIMIT: f32 = f32::MAX / 4.0;
+
+    #[inline(always)]
+    fn fit(values: &[f32], _: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters {
+        let (lo, hi) = extremes(values);
+        let round = |x: f64| match x == 0.0 {
+            true => 0.0,
+            false => dtype.round(x.abs()).max(dtype.smallest()).copysign(x) as f32,
+        };
+        if lo == hi {
+            return Parameters { scale: 1.0, bias: round(f64::from(lo)), tensor_scale };
+        }
+        let (lo, hi) = (f64::from(lo), f64::from(hi));
+        let span = (hi - lo) / f64::from(Self::TOP);
+        let (scale, edge) = if lo.abs() > hi.abs() { (span, lo) } else { (-span, hi) };
+        // It is at least half of the range from zero.
+        let steps = (edge / scale).round_ties_even();
+        Parameters { scale: round(edge / steps), bias: round(edge), tensor_scale }
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        let Parameters { scale, bias, .. } = parameters;
+        // Of a tiny scale, whose reciprocal is no number, and of values as tiny.
+        let lift = if scale.abs() < 1e-30 { 2f32.powi(64) } else { 1.0 };
+        let (lift, inverse) = (lanes.splat(lift), lanes.splat(1.0 / (scale * lift)));
+        let (bias, half) = (lanes.splat(bias), lanes.splat(0.5));
+        let (top, zero) = (lanes.splat(Self::TOP), lanes.zero_u32());
+        let vectors = values.as_chunks::<LANES>().0.iter().zip(codes.chunks_exact_mut(2 * BITS));
+        for (values, out) in vectors {
+            let lifted = lanes.mul(lanes.sub(lanes.load(values), bias), lift);
+            let scaled = lanes.mul(lifted, inverse);
+            let numbers = lanes.truncate(lanes.min(lanes.add(scaled, half), top));
+            let mut codes = [0; LANES];
+            lanes.store_u8(lanes.low_bytes(lanes.max::<true>(numbers, zero), 0), &mut codes);
+            for (eight, out) in codes.as_chunks::<8>().0.iter().zip(out.chunks_exact_mut(BITS)) {
+                let bits = eight.iter().zip(0..).map(|(code, at)| u64::from(*code) << (at * BITS));
+                let bits = bits.fold(0, |all, one| all | one);
+                out.copy_from_slice(&bits.to_le_bytes()[..BITS]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
+        let (scale, bias) = (lanes.splat(parameters.scale), lanes.splat(parameters.bias));
+        let vectors =
+            values.as_chunks_mut::<LANES>().0.iter_mut().zip(codes.chunks_exact(2 * BITS));
+        for (values, bytes) in vectors {
+            let mut codes = [0; LANES];
+            for (eight, bytes) in
+                codes.as_chunks_mut::<8>().0.iter_mut().zip(bytes.chunks_exact(BITS))
+            {
+                let mut bits = [0; 8];
+                bits[..BITS].copy_from_slice(bytes);
+                let bits = u64::from_le_bytes(bits);
+                *eight =
+                    std::array::from_fn(|at| ((bits >> (at * BITS)) & ((1 << BITS) - 1)) as u8);
+            }
+            let numbers = lanes.mul(lanes.load_u8(&codes), scale);
+            lanes.store(lanes.add(numbers, bias), values);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `mxfp4`, `mxfp8`: OCP's microscaling formats, groups of 32 floats with a power of two, `w = code·2^e`.
+//!
+//! Layout: E2M1 codes in pairs, the first in the low half of a byte, or E4M3 codes. Source: OCP
+//! Microscaling Formats Specification 1.0. The exponent is the lower one, `floor(log2 absmax)` less that
+//! of the format's largest number, unless the largest magnitude would then be cut off: then the next.
+
+use super::grouped::{OfGroups, encode_fp4, layout, split_pairs};
+use super::{Bound, Codec, Geometry, Said, Scheme, fp8};
+use crate::dtype::ScaleDtype;
+use crate::error::Unfit;
+use crate::kernel::convert::F4_E2M1;
+use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::tile::Bounds;
+use crate::lanes::{LANES, Lanes};
+use crate::settings::{SEARCH, Settings, Value};
+
+/// Elements that share an exponent.
+const GROUP: usize = 32;
+
+/// A microscaling format.
+#[derive(Debug)]
+pub(super) struct Mx<F> {
+    name: &'static str,
+    codec: OfGroups<F>,
+}
+
+pub(super) static MXFP4: Mx<Fp4> = Mx { name: "mxfp4", codec: OfGroups::new() };
+pub(super) static MXFP8: Mx<Fp8> = Mx { name: "mxfp8", codec: OfGroups::new() };
+
+impl<F: Grouped> Scheme for Mx<F> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn defaults(&self) -> Settings {
+        Settings::default().with(SEARCH, Value::Choice("none"))
+    }
+
+    fn bind(&'static self, geometry: &Geometry, _: &Settings) -> Result<Bound, Unfit> {
+        let said = Said::default();
+        let layout = layout::<F>(self.name, geometry, GROUP, said, ScaleDtype::F8E8M0)?;
+        let codec: &dyn Codec = &self.codec;
+        Ok(Bound { scheme: self, codec, layout })
+    }
+}
+
+/// The power of two for a largest magnitude, for numbers up to `largest`.
+#[inline(always)]
+fn power(bounds: Bounds, largest: f32, tensor_scale: f32) -> Parameters {
+    const BIAS: i32 = 127;
+    let absmax = bounds.absmax();
+    let exponent = |x: f32| {
+        // Of a subnormal number, times 2³².
+        let (x, less) = if x < f32::MIN_POSITIVE { (x * 2f32.powi(32), 32) } else { (x, 0) };
+        (x.to_bits() >> 23) as i32 - BIAS - less
+    };
+    let scale = |exponent: i32| (f64::from_bits(((exponent + 1023) as u64) << 52)) as f32;
+    let lower = exponent(absmax) - exponent(largest);
+    let is_cut = f64::from(absmax) > f64::from(largest) * 2f64.powi(lower);
+    // The largest number must stay a finite float32.
+    let found = (lower + i32::from(is_cut)).clamp(-BIAS, BIAS - exponent(largest));
+    let scale = if absmax == 0.0 { 1.0 } else { scale(found) };
+    Parameters { scale, bias: 0.0, tensor_scale }
+}
+
+/// E2M1.
+#[derive(Debug)]
+pub(super) struct Fp4;
+
+impl Grouped for Fp4 {
+    const BITS: usize = 4;
+
+    #[inline(always)]
+    fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
+        power(bounds, 6.0, tensor_scale)
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(_: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode_fp4(values, parameters.scale, codes);
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
+        let scale = lanes.splat(parameters.scale);
+        let vectors = values.as_chunks_mut::<LANES>().0.iter_mut().zip(codes.as_chunks().0);
+        for (values, codes) in vectors {
+            let numbers = lanes.look_up(&split_pairs(codes), &F4_E2M1);
+            lanes.store(lanes.mul(numbers, scale), values);
+        }
+    }
+}
+
+/// E4M3.
+#[derive(Debug)]
+pub(super) struct Fp8;
+
+impl Grouped for Fp8 {
+    const BITS: usize = 8;
+
+    #[inline(always)]
+    fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
+        power(bounds, fp8::LARGEST, tensor_scale)
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        fp8::encode(lanes, parameters.scale, values, codes);
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
+        fp8::decode(lanes, parameters.scale, codes, values);
+    }
+}

@@ -1,0 +1,88 @@
+//! `nvfp4`: groups of 16 E2M1 floats with an E4M3 scale each and one float32 scale for all of the tensor,
+//! `w = (code·scale)·tensor_scale`.
+//!
+//! Layout: codes in pairs, the first in the low half of a byte. Source: compressed-tensors'
+//! `compressors/nvfp4` (which stores the reciprocal of the tensor's scale), and
+//! <https://docs.nvidia.com/deeplearning/transformer-engine/user-guide/features/low_precision_training/nvfp4/nvfp4.html>.
+//!
+//! Our tensor scale is a power of two, so that its reciprocal is exact: the smallest for which the largest
+//! group's scale is at most 256. 448 would be the largest E4M3 number.
+
+use super::grouped::{OfGroups, encode_fp4, layout, split_pairs};
+use super::{Bound, Geometry, Layout, Said, Scheme};
+use crate::dtype::ScaleDtype;
+use crate::error::Unfit;
+use crate::kernel::convert::F4_E2M1;
+use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::tile::Bounds;
+use crate::lanes::{LANES, Lanes};
+use crate::settings::{SEARCH, Settings, Value};
+
+/// Elements that share a scale.
+const GROUP: usize = 16;
+/// The largest E2M1 number.
+const LARGEST: f64 = 6.0;
+/// The largest scale of a group, by our choice of the tensor's.
+const TOP_SCALE: f64 = 256.0;
+
+#[derive(Debug)]
+pub(super) struct Nvfp4;
+
+pub(super) static NVFP4: Nvfp4 = Nvfp4;
+
+impl Scheme for Nvfp4 {
+    fn name(&self) -> &'static str {
+        "nvfp4"
+    }
+
+    fn defaults(&self) -> Settings {
+        Settings::default().with(SEARCH, Value::Choice("none"))
+    }
+
+    fn bind(&'static self, geometry: &Geometry, _: &Settings) -> Result<Bound, Unfit> {
+        let said = Said::default();
+        let layout = layout::<Self>(self.name(), geometry, GROUP, said, ScaleDtype::F8E4M3)?;
+        let layout = Layout { has_tensor_scale: true, ..layout };
+        Ok(Bound { scheme: self, codec: const { &OfGroups::<Self>::new() }, layout })
+    }
+}
+
+impl Grouped for Nvfp4 {
+    const BITS: usize = 4;
+
+    fn tensor_scale(absmax: f32) -> f32 {
+        if absmax == 0.0 {
+            return 1.0;
+        }
+        let least = f64::from(absmax) / (LARGEST * TOP_SCALE);
+        let exponent = (least.to_bits() >> 52) as i32 - 1023;
+        // A power of two itself suffices.
+        let is_power = least.to_bits().trailing_zeros() >= 52;
+        2f32.powi((exponent + i32::from(!is_power)).clamp(-126, 126))
+    }
+
+    #[inline(always)]
+    fn fit(_: &[f32], bounds: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters {
+        let absmax = bounds.absmax();
+        let exact = f64::from(absmax) / LARGEST / f64::from(tensor_scale);
+        let scale = dtype.round(exact.max(dtype.smallest())) as f32;
+        let scale = if absmax == 0.0 { 1.0 } else { scale };
+        Parameters { scale, bias: 0.0, tensor_scale }
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(_: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode_fp4(values, parameters.scale * parameters.tensor_scale, codes);
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
+        let (scale, tensor_scale) =
+            (lanes.splat(parameters.scale), lanes.splat(parameters.tensor_scale));
+        let vectors = values.as_chunks_mut::<LANES>().0.iter_mut().zip(codes.as_chunks().0);
+        for (values, codes) in vectors {
+            let numbers = lanes.look_up(&split_pairs(codes), &F4_E2M1);
+            lanes.store(lanes.mul(lanes.mul(numbers, scale), tensor_scale), values);
+        }
+    }
+}
