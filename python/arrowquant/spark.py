@@ -78,8 +78,8 @@ def _mapped(frame: DataFrame, verb: Any, options: dict[str, Any]) -> DataFrame:
     return frame.mapInArrow(work, from_arrow_schema(made))
 
 
-_OUTLINE = ("layer_name", "dtype", "shape", "role", "part_count", "scheme", "group_size")
-_OUTLINE += ("group_rows",)
+_OUTLINE: tuple[str, ...] = ("layer_name", "dtype", "shape", "role", "part_count", "scheme")
+_OUTLINE += ("group_size", "group_rows")
 
 
 def _with_facts(frame: DataFrame, options: dict[str, Any]) -> DataFrame:

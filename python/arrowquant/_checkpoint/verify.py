@@ -277,13 +277,24 @@ class _Verifier:
         if self._source is None or tensors is None:
             return
         counts: dict[str, int] = dict.fromkeys(tensors, 0)
+        made_of = self._source.made_of()
+        elements: dict[str, list[int]] = {}
         for batch in self._source.outline().to_batches():
-            for name in _consumed(batch):
-                counts[name] = tensors.get(name, 0)
-            names = pc.coalesce(batch["stack_name"], batch["layer_name"])
-            for name, shape in zip(names.to_pylist(), batch["shape"].to_pylist(), strict=True):
-                if name in counts and shape is not None:
-                    counts[name] += math.prod(shape)
+            names = pc.coalesce(batch["stack_name"], batch["layer_name"]).to_pylist()
+            told = [batch[name].to_pylist() for name in ("layer_name", "shape", "layer_shape")]
+            for name, layer, shape, whole in zip(names, *told, strict=True):
+                if name not in made_of:
+                    if name in counts and shape is not None:
+                        counts[name] += math.prod(shape)
+                    continue
+                # Made of several tensors, each of which is there once if all of the layer is.
+                part = elements.setdefault(layer, [0, math.prod(whole or shape)])
+                part[0] += math.prod(shape)
+                counts |= {one: tensors.get(one, 0) for one in made_of[name]}
+        for layer, (found, wanted) in elements.items():
+            if found != wanted:
+                why = f"the source's rows hold {found} of its {wanted} elements"
+                self._found.add(None, why, None, layer)
         for name, found in counts.items():
             if found != tensors[name]:
                 why = f"the source's rows hold {found} of this tensor's {tensors[name]} elements"
@@ -312,12 +323,3 @@ class _Verifier:
                 self._found.add(
                     None, f"unit {unit.index} is of no such stretch of the source", unit.first_row
                 )
-
-
-def _consumed(batch: pa.RecordBatch) -> list[str]:
-    """The tensors whose numbers come with the codes of others."""
-    if "packed" not in batch.schema.names:
-        return []
-    lists = pc.struct_field(batch["packed"].filter(batch["packed"].is_valid()), "companions")
-    names: list[str] = pc.list_flatten(lists).to_pylist()
-    return names

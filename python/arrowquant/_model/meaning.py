@@ -10,7 +10,7 @@ from arrowquant._model import experts, quantized, roles
 from arrowquant._model import packed as unpack
 from arrowquant._model.axes import StackAxes
 from arrowquant._model.config import Config
-from arrowquant._model.packed import Codes
+from arrowquant._model.packed.codes import Codes
 from arrowquant._model.tensor import Tensor
 
 __all__ = ["Meaning", "Tensor", "resolve"]
@@ -71,7 +71,8 @@ def resolve(
         if is_adapter:
             role = "other"
         if tensor.name in codes:
-            meanings.append(Meaning(role, packed=codes[tensor.name]))
+            reason = None if found is None else found.reason
+            meanings.append(Meaning(role, reason, packed=codes[tensor.name]))
             continue
         if found is not None:
             role = "companion" if found.is_companion else role

@@ -91,6 +91,8 @@ def _fallen(rows: list[dict[str, Any]]) -> tuple[list[str], float]:
 def is_decodable(row: dict[str, Any]) -> bool:
     """Whether a kept layer holds codes of one of our schemes."""
     reason = row["reason"] or ""
+    if reason.startswith("decoded ("):
+        return True
     return any(reason == f"already_quantized ({name})" for name in _core.schemes())
 
 

@@ -81,7 +81,10 @@ def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
     kept = _kept(summary)
     if kept:
         out.print(kept, soft_wrap=True)
-    decodable = sum(layer["search"] == "kept" for layer in summary.kept)
+    decodable = sum(
+        layer["search"] == "kept" or (layer.get("keep_reason") or "").startswith("decoded (")
+        for layer in summary.kept
+    )
     if decodable:
         out.print(again(decodable), soft_wrap=True)
     if summary.unfinished:

@@ -122,6 +122,10 @@ class Scan(ABC):
         """
         return None
 
+    def made_of(self) -> dict[str, Collection[str]]:
+        """The tensors of each layer, or stack, that is made of codes and what belongs to them."""
+        return {}
+
     def tensors(self) -> list[Tensor]:
         """What the source's tensors are called, and their types and shapes: what meaning needs."""
         return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 
 from arrowquant._model import Tensor, read_config, resolve
 from arrowquant._scan.base import Files, Piece, Scan, Setup, identity, missing_key
-from arrowquant._scan.tensors import TensorScan, with_scales
+from arrowquant._scan.tensors import TensorScan, without_companions
 
 _ERRORS = [pa.field("error_code", pa.string()), pa.field("error_message", pa.string())]
 
@@ -51,24 +50,23 @@ class ManyScan(Scan):
         config = read_config(folder)
         every = {key: member.tensors() for key, member in self.members.items()}
         tensors = [tensor for found in every.values() for tensor in found]
-        self._owners = {tensor.name: key for key, found in every.items() for tensor in found}
+        owners = {
+            tensor.name: self.members[key].path for key, found in every.items() for tensor in found
+        }
         meanings = resolve(tensors, config, self.setup.axes)
-        any_stacks = any(meaning.stack is not None for meaning in meanings)
-        start = 0
+        consumed = {name for one in meanings if one.packed for name in one.packed.companions}
+        start, checked = 0, {}
         for key, found in every.items():
             own = meanings[start : start + len(found)]
             start += len(found)
-            own = with_scales(own, partial(self._numbers, key))
+            member = self.members[key]
+            if isinstance(member, TensorScan):
+                own = member.checked(own, owners, consumed)
+            checked[key] = own
+        any_stacks = any(meaning.stack is not None for meaning in meanings)
+        for key, found in every.items():
+            own = without_companions(found, checked[key], consumed)
             self.members[key].assign(own, any_stacks=any_stacks)
-
-    def _numbers(self, key: str, name: str) -> list[float] | None:
-        """A tensor of floats: the file's own, else that of whichever file has it."""
-        owner = self._owners.get(name)
-        for member in (self.members[key], None if owner is None else self.members[owner]):
-            numbers = member.numbers(name) if isinstance(member, TensorScan) else None
-            if numbers is not None:
-                return numbers
-        return None
 
     def in_order(self, place: Mapping[str, int], fixed: Collection[str] = ()) -> Scan:
         members = {key: member.in_order(place, fixed) for key, member in self.members.items()}
@@ -85,6 +83,9 @@ class ManyScan(Scan):
 
     def tensors(self) -> list[Tensor]:
         return [tensor for member in self.members.values() for tensor in member.tensors()]
+
+    def made_of(self) -> dict[str, Collection[str]]:
+        return {k: v for member in self.members.values() for k, v in member.made_of().items()}
 
     def tensor_elements(self) -> dict[str, int] | None:
         counts: dict[str, int] = {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,17 @@ from arrowquant import _core
 from arrowquant._model import Codes, Config, Meaning, Tensor, read_config, resolve
 from arrowquant._scan.base import Piece, Scan, Setup, warn_not_mapped
 
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
+@dataclass(frozen=True)
+class _Located:
+    """Codes with the files that their tensors are in, as the core takes them."""
 
-def with_scales(
-    meanings: Sequence[Meaning], numbers: Callable[[str], list[float] | None]
-) -> list[Meaning]:
-    """The meanings with the scales of codes, which are read: they may be in another file."""
-
-    def read(codes: Codes) -> Codes:
-        scales = [value for name in codes.companions for value in numbers(name) or ()]
-        return replace(codes, scales=scales)
-
-    return [
-        meaning if meaning.packed is None else replace(meaning, packed=read(meaning.packed))
-        for meaning in meanings
-    ]
+    format: str
+    layer: str
+    dtype: str
+    numbers: Mapping[str, int]
+    sides: list[tuple[str, _core.TensorFile, str]]
+    companions: list[str]
 
 
 class TensorScan(Scan):
@@ -76,6 +71,15 @@ class TensorScan(Scan):
     def tensor_elements(self) -> dict[str, int] | None:
         return {tensor.name: math.prod(tensor.shape) for tensor in self.tensors()}
 
+    def made_of(self) -> dict[str, Collection[str]]:
+        len(self._rows)  # They know what tensors mean.
+        every = zip(self._entries, self._said or (), strict=True)
+        return {
+            meaning.packed.layer: {name, *meaning.packed.companions}
+            for (name, *_), meaning in every
+            if meaning.packed is not None
+        }
+
     def assign(self, meanings: Sequence[Meaning], *, any_stacks: bool) -> None:
         del any_stacks  # The columns are the same.
         self._said = list(meanings)
@@ -85,8 +89,11 @@ class TensorScan(Scan):
         if self.path.name in fixed:
             return self
 
+        said = self._said or []
+
         def at(entry: int) -> int:
-            name = self._entries[entry][0]
+            codes = said[entry].packed if said else None
+            name = self._entries[entry][0] if codes is None else codes.layer
             return min(place.get(name, len(place)), place.get(f"{name}[0]", len(place)))
 
         order = sorted(range(len(self._entries)), key=at)
@@ -106,31 +113,57 @@ class TensorScan(Scan):
         if self._said is None:
             config = Config() if self.given is not None else read_config(self.path.parent)
             meanings = resolve(self.tensors(), config, self.setup.axes)
-            meanings = with_scales(meanings, self.numbers)
-            self.assign(meanings, any_stacks=False)
+            consumed = {name for one in meanings if one.packed for name in one.packed.companions}
+            meanings = self.checked(meanings, {}, consumed)
+            self.assign(without_companions(self.tensors(), meanings, consumed), any_stacks=False)
         assert self._said is not None
-        return self._file.rows(self._said, self.setup.part_bytes, self._order)
+        said = [
+            one if one.packed is None else replace(one, packed=self._located(one.packed))
+            for one in self._said
+        ]
+        return self._file.rows(said, self.setup.part_bytes, self._order)
 
     @cached_property
     def _places(self) -> dict[str, int]:
         return {entry[0]: at for at, entry in enumerate(self._entries)}
 
-    @cached_property
-    def _plain_rows(self) -> _core.TensorRows:
-        """Each tensor as one row, whatever it means."""
-        return self._file.rows([Meaning("other")] * len(self._entries), 2**62, None)
+    def _located(self, codes: Codes) -> _Located:
+        """Codes with the files that their tensors are in."""
+        sides = []
+        for role, name in codes.tensors.items():
+            path = codes.paths.get(name)
+            file = self._file if path is None else _core.TensorFile(path, self.setup.mmap)
+            sides.append((role, file, name))
+        companions = list(codes.companions)
+        return _Located(codes.format, codes.layer, codes.dtype, codes.numbers, sides, companions)
 
-    def numbers(self, name: str) -> list[float] | None:
-        """A tensor of floats; None where there is none of that name."""
-        at = self._places.get(name)
-        if at is None:
-            return None
-        table = pa.RecordBatchReader.from_stream(self._plain_rows.reader(True, at, 1)).read_all()
-        found = np.frombuffer(table["data"][0].as_buffer(), _NUMPY[self._entries[at][1]])
-        if self._entries[at][1] == "BF16":
-            found = (found.astype(np.uint32) << 16).view(np.float32)
-        values: list[float] = found.astype(np.float32).tolist()
-        return values
+    def checked(
+        self, meanings: Sequence[Meaning], owners: Mapping[str, Path], consumed: set[str]
+    ) -> list[Meaning]:
+        """The meanings with codes that can be read; others are kept, and why is said.
+
+        Args:
+            meanings: Of each of `tensors`.
+            owners: The files that have tensors which this one lacks.
+            consumed: The tensors that are read with codes; those of codes that can't be read are
+                taken out.
+        """
+        found = []
+        for (name, *_), meaning in zip(self._entries, meanings, strict=True):
+            codes = meaning.packed
+            if codes is None:
+                found.append(meaning)
+                continue
+            names = [*codes.tensors.values()]
+            paths = {one: owners[one] for one in names if one not in self._places and one in owners}
+            codes = replace(codes, paths=paths)
+            why = self._file.why_not(name, self._located(codes))
+            if why is None:
+                found.append(replace(meaning, packed=codes))
+            else:
+                consumed.difference_update({*codes.companions, name})
+                found.append(replace(meaning, packed=None, keep_reason=_reason(meaning, why)))
+        return found
 
     @property
     def layers(self) -> int | None:
@@ -168,3 +201,20 @@ class TensorScan(Scan):
     def _read(self, position: int, count: int, *, with_data: bool = True) -> pa.RecordBatchReader:
         reader = self._rows.reader(with_data, position, count)
         return pa.RecordBatchReader.from_stream(reader)
+
+
+def _reason(meaning: Meaning, why: str) -> str:
+    """Why codes are kept that can't be read: what they are, and what is wrong."""
+    reason = (meaning.keep_reason or "already_quantized (unknown format)").removesuffix(")")
+    return f"{reason}: {why})"
+
+
+def without_companions(
+    tensors: Sequence[Tensor], meanings: Sequence[Meaning], consumed: Collection[str]
+) -> list[Meaning]:
+    """The meanings where tensors that are read with codes have no rows of their own."""
+    names = set(consumed)
+    return [
+        replace(meaning, is_consumed=meaning.packed is None and tensor.name in names)
+        for tensor, meaning in zip(tensors, meanings, strict=True)
+    ]

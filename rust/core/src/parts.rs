@@ -9,5 +9,5 @@ mod split;
 pub mod stacks;
 
 pub use cut::{Part, cut, schema};
-pub(crate) use cut::{cut_between, part_columns, part_fields};
+pub(crate) use cut::{cut_between, cut_rows, part_columns, part_fields};
 pub use split::split;

@@ -2,6 +2,13 @@
 //!
 //! Roles are found by whoever knows names and configurations; here is what follows from them.
 
+/// How the reason begins of what is kept since another tool has quantized it.
+pub(crate) const ALREADY: &str = "already_quantized";
+
+/// How the reason begins of numbers that another tool's codes stood for: they are kept unless a scheme is
+/// asked for.
+pub(crate) const DECODED: &str = "decoded";
+
 /// What a tensor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

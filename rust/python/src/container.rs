@@ -1,8 +1,8 @@
 //! Files of named tensors, read; and safetensors files, written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use arrowquant::container::Value;
 use arrowquant::container::meaning::{Codes, Meaning, Stack};
@@ -24,25 +24,41 @@ use crate::numpy::Memory;
 type Entry = (String, String, Vec<i64>, u64);
 /// What a tensor means; see [`Meaning`].
 #[derive(FromPyObject)]
-struct Said {
+struct Said<'py> {
     role: Option<String>,
     keep_reason: Option<String>,
     companion_of: Option<String>,
     /// The count and contracted axis of the matrices that it is a stack of.
     stack: Option<(usize, Option<i8>)>,
-    packed: Option<SaidCodes>,
+    packed: Option<SaidCodes<'py>>,
     is_consumed: bool,
 }
 
 /// See [`Codes`].
 #[derive(FromPyObject)]
-struct SaidCodes {
-    scheme: String,
+struct SaidCodes<'py> {
+    format: String,
+    layer: String,
     dtype: String,
-    group_size: Option<i64>,
-    group_rows: Option<i64>,
-    scales: Vec<f32>,
+    numbers: HashMap<String, i64>,
+    /// What each is, its file and its name.
+    sides: Vec<(String, Bound<'py, TensorFile>, String)>,
     companions: Vec<String>,
+}
+
+impl From<SaidCodes<'_>> for Codes {
+    fn from(said: SaidCodes<'_>) -> Self {
+        let side =
+            |(role, file, name): (_, Bound<'_, TensorFile>, _)| (role, file.get().0.clone(), name);
+        Self {
+            format: said.format,
+            layer: said.layer,
+            dtype: said.dtype,
+            numbers: said.numbers.into_iter().collect(),
+            sides: said.sides.into_iter().map(side).collect(),
+            companions: said.companions,
+        }
+    }
 }
 
 /// An opened file of named tensors whose header was checked.
@@ -94,10 +110,15 @@ impl TensorFile {
         self.0.source().is_unchanged()
     }
 
+    /// Why a tensor is no weights that these codes say; nothing where it is.
+    fn why_not(&self, name: &str, codes: SaidCodes<'_>) -> Option<String> {
+        Rows::why_not(&self.0, name, &codes.into())
+    }
+
     /// The file's tensors as rows, with what each means, in any order of them.
     fn rows(
         &self,
-        meanings: Vec<Said>,
+        meanings: Vec<Said<'_>>,
         part_bytes: u64,
         order: Option<Vec<usize>>,
     ) -> PyResult<TensorRows> {
@@ -107,17 +128,10 @@ impl TensorFile {
     }
 }
 
-fn meaning(said: Said) -> Meaning {
+fn meaning(said: Said<'_>) -> Meaning {
     let Said { role, keep_reason, companion_of, stack, packed, is_consumed } = said;
     let stack = stack.map(|(count, axis)| Stack { count, axis });
-    let packed = packed.map(|said| Codes {
-        scheme: said.scheme,
-        dtype: said.dtype,
-        group_size: said.group_size,
-        group_rows: said.group_rows,
-        scales: Arc::new(said.scales),
-        companions: said.companions,
-    });
+    let packed = packed.map(Codes::from);
     Meaning { role, keep_reason, companion_of, stack, packed, is_consumed }
 }
 

@@ -1,39 +1,20 @@
-//! The column `packed` of a file's rows: tensors that hold codes.
+//! The column `packed` of a file's rows: weights whose data are codes.
 
+use std::io;
 use std::sync::Arc;
 
-use arrow_array::builder::{Float32Builder, LargeListBuilder, StringBuilder};
-use arrow_array::{ArrayRef, Int64Array, StringArray, StructArray, new_null_array};
+use arrow_array::builder::{Float32Builder, LargeListBuilder, StringBuilder, UInt8Builder};
+use arrow_array::{
+    ArrayRef, BooleanArray, Float32Array, Int64Array, StringArray, StructArray, new_null_array,
+};
 use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, Field, Fields};
 
-use super::Entry;
-use super::meaning::{Codes, Meaning};
+use super::foreign::{Foreign, Parameters};
 use super::rows::Row;
-use crate::dtype::Float;
-use crate::scheme::{self, Choice, Geometry, Layout};
-use crate::settings::{GROUP_ROWS, GROUP_SIZE, Settings, Value};
-use crate::tile::Place;
-
-/// The codes that a tensor holds: ggml's blocks say it by their type.
-pub(super) fn of(entry: &Entry, meaning: &Meaning) -> Option<Codes> {
-    if meaning.packed.is_some() || meaning.stack.is_some() {
-        return meaning.packed.clone();
-    }
-    crate::dtype::block(&entry.dtype).filter(|block| block.elements > 1)?;
-    let name = entry.dtype.to_ascii_lowercase();
-    let Ok(Choice::Encode(scheme)) = scheme::find(&name) else {
-        return None;
-    };
-    Some(Codes {
-        scheme: scheme.name().to_owned(),
-        dtype: Float::F32.name().to_owned(),
-        group_size: None,
-        group_rows: None,
-        scales: Arc::default(),
-        companions: Vec::new(),
-    })
-}
+use crate::dtype::ScaleDtype;
+use crate::scheme::Said;
+use crate::settings::Settings;
 
 fn list(item: DataType) -> DataType {
     DataType::LargeList(Arc::new(Field::new_list_field(item, true)))
@@ -56,112 +37,67 @@ pub(super) fn fields() -> Fields {
     ])
 }
 
-/// The column; without scales where rows come without their data.
+/// The column, of rows each of which has what it comes from, if that is codes; without parameters where
+/// rows come without their data.
 ///
 /// # Errors
-/// Scales are not as many as the tensor's shape asks for.
+/// Parameters can't be read.
 pub(super) fn column(
     rows: &[Row],
-    codes: &[Option<Codes>],
+    foreign: &[Option<Arc<dyn Foreign>>],
     with_data: bool,
 ) -> Result<ArrayRef, ArrowError> {
-    let each = || rows.iter().map(|row| codes[row.entry].as_ref());
-    let schemes = each().map(|codes| codes.map(|codes| codes.scheme.as_str()));
     let mut scales = LargeListBuilder::new(Float32Builder::new());
+    let mut biases = LargeListBuilder::new(Float32Builder::new());
+    let mut zero_points = LargeListBuilder::new(UInt8Builder::new());
     let mut companions = LargeListBuilder::new(StringBuilder::new());
-    for (row, codes) in rows.iter().zip(each()) {
-        match codes.filter(|codes| with_data && !codes.scales.is_empty()) {
-            Some(codes) => {
-                scales.values().append_slice(&scales_of(row, codes)?);
-                scales.append(true);
-            }
-            None => scales.append_null(),
-        }
-        match codes {
-            Some(codes) => {
-                codes.companions.iter().for_each(|name| companions.values().append_value(name));
-                companions.append(true);
-            }
-            None => companions.append_null(),
-        }
+    let mut tensor_scales = Vec::with_capacity(rows.len());
+    for row in rows {
+        let known = foreign[row.entry].as_ref().filter(|known| known.outline().codes.is_some());
+        let read = known.filter(|_| with_data).map(|known| read(known.as_ref(), row));
+        let Parameters { scales: own, zero_points: points, biases: shifts, tensor_scale } =
+            read.transpose()?.unwrap_or_default();
+        scales.append_option(own.map(|own| own.into_iter().map(Some)));
+        zero_points.append_option(points.map(|points| points.into_iter().map(Some)));
+        biases.append_option(shifts.map(|shifts| shifts.into_iter().map(Some)));
+        tensor_scales.push(tensor_scale);
+        let names = known.map(|known| known.outline().companions.iter().map(Some));
+        companions.append_option(names);
     }
-    let fields = fields();
-    let null = |at: usize| new_null_array(fields[at].data_type(), rows.len());
+    let of = |row: &Row| foreign[row.entry].as_ref()?.outline().codes.as_ref();
+    let said = |get: fn(&Said, &Settings) -> Option<i64>| -> ArrayRef {
+        let value = |row| of(row).and_then(|(bound, own)| get(&bound.layout.said, own));
+        Arc::new(rows.iter().map(value).collect::<Int64Array>())
+    };
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(schemes.collect::<StringArray>()),
-        Arc::new(each().map(|codes| codes?.group_size).collect::<Int64Array>()),
-        Arc::new(each().map(|codes| codes?.group_rows).collect::<Int64Array>()),
-        null(3),
-        null(4),
+        Arc::new(rows.iter().map(|row| Some(of(row)?.0.scheme.name())).collect::<StringArray>()),
+        // As it was said: what that is for a part is found anew.
+        said(|said, own| own.group_size().or(said.group_size)),
+        said(|said, own| own.group_rows().or(said.group_rows)),
+        Arc::new(
+            rows.iter().map(|row| of(row)?.0.layout.said.is_symmetric).collect::<BooleanArray>(),
+        ),
+        Arc::new(
+            rows.iter()
+                .map(|row| of(row)?.0.layout.said.scale_dtype.map(ScaleDtype::name))
+                .collect::<StringArray>(),
+        ),
         Arc::new(scales.finish()),
-        null(6),
-        null(7),
-        null(8),
+        Arc::new(zero_points.finish()),
+        Arc::new(biases.finish()),
+        Arc::new(Float32Array::from(tensor_scales)),
         Arc::new(companions.finish()),
     ];
-    let valid: NullBuffer = each().map(|codes| codes.is_some()).collect();
+    let fields = fields();
+    debug_assert!(columns.iter().zip(&fields).all(|(c, f)| c.data_type() == f.data_type()));
+    let valid: NullBuffer = rows.iter().map(|row| of(row).is_some()).collect();
+    if rows.is_empty() {
+        return Ok(new_null_array(&DataType::Struct(fields), 0));
+    }
     Ok(Arc::new(StructArray::try_new(fields, columns, Some(valid))?))
 }
 
-/// The scales of a row, which may be a part of its tensor.
-fn scales_of(row: &Row, codes: &Codes) -> Result<Vec<f32>, ArrowError> {
-    let layout = layout(&row.layer_shape, codes);
-    let whole = layout.filter(|layout| layout.scale_count() == Some(codes.scales.len()));
-    let part = whole.and_then(|layout| {
-        let columns = layout.grouping.columns;
-        let (first, width) = (usize::try_from(row.part.2).ok()?, *row.shape.last()? as usize);
-        let count = row.shape.iter().product::<i64>() as usize;
-        let place = Place::new(
-            &layout.grouping,
-            first / columns,
-            count / width.max(1),
-            first % columns,
-            width,
-        );
-        let mut scales = Vec::new();
-        let mut last = None;
-        for groups in place.parameters(&layout) {
-            // Rows that share scales have them once.
-            if last.replace(groups.start) != Some(groups.start) {
-                scales.extend_from_slice(codes.scales.get(groups)?);
-            }
-        }
-        Some(scales)
-    });
-    part.ok_or_else(|| {
-        let text = format!(
-            "{} scales are none of a tensor {:?} in '{}'",
-            codes.scales.len(),
-            row.layer_shape,
-            codes.scheme
-        );
-        ArrowError::InvalidArgumentError(text)
-    })
-}
-
-/// Rows, and elements of a row, that share a scale; ones where codes carry their own.
-pub(super) fn groups(shape: &[i64], codes: Option<&Codes>) -> (u64, u64) {
-    match codes.and_then(|codes| layout(shape, codes)) {
-        Some(layout) if layout.has_scales => {
-            (layout.group_rows as u64, layout.grouping.group_size as u64)
-        }
-        _ => (1, 1),
-    }
-}
-
-fn layout(shape: &[i64], codes: &Codes) -> Option<Layout> {
-    let Ok(Choice::Encode(scheme)) = scheme::find(&codes.scheme) else {
-        return None;
-    };
-    let (&columns, leading) = shape.split_last()?;
-    let rows = leading.iter().try_fold(1i64, |all, &next| all.checked_mul(next))?;
-    let geometry = Geometry {
-        rows: usize::try_from(rows).ok()?,
-        columns: usize::try_from(columns).ok().filter(|&columns| columns > 0)?,
-        source: Float::from_name(&codes.dtype)?,
-    };
-    let mut settings = Settings::default();
-    settings.set(GROUP_SIZE, codes.group_size.map(Value::Integer));
-    settings.set(GROUP_ROWS, codes.group_rows.map(Value::Integer));
-    Some(scheme.bind(&geometry, &settings).ok()?.layout)
+fn read(foreign: &dyn Foreign, row: &Row) -> Result<Parameters, ArrowError> {
+    let failed = |error: io::Error| ArrowError::IoError(error.to_string(), error);
+    row.place().map_or(Ok(Parameters::default()), |place| foreign.parameters(place)).map_err(failed)
 }

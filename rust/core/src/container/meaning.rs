@@ -1,10 +1,10 @@
 //! What a tensor means, and whether it is a stack of matrices: told by whoever knows the whole
 //! checkpoint.
 
-use std::sync::Arc;
+use super::tensors::TensorFile;
 
 /// What a tensor means.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Meaning {
     /// What it is in its model.
     pub role: Option<String>,
@@ -20,20 +20,20 @@ pub struct Meaning {
     pub is_consumed: bool,
 }
 
-/// A tensor of codes, whose scales may be in another one.
-#[derive(Clone, Debug, PartialEq)]
+/// A tensor of codes with others that belong to it, as another tool stores weights.
+#[derive(Clone, Debug, Default)]
 pub struct Codes {
-    /// The scheme that reads them.
-    pub scheme: String,
+    /// How: one of the formats that are known.
+    pub format: String,
+    /// The name of the layer that they make.
+    pub layer: String,
     /// The type of the weights that they decode to.
     pub dtype: String,
-    /// Elements of a row that share a scale; -1: all.
-    pub group_size: Option<i64>,
-    /// Rows that share a scale; -1: all.
-    pub group_rows: Option<i64>,
-    /// The scales, row after row.
-    pub scales: Arc<Vec<f32>>,
-    /// The tensors that its numbers come from, beside its own.
+    /// What is said of them, such as `bits`.
+    pub numbers: Vec<(String, i64)>,
+    /// The tensors that belong to them: what each is, its file and its name.
+    pub sides: Vec<(String, TensorFile, String)>,
+    /// The tensors that they are made of, beside one that is called as the layer is.
     pub companions: Vec<String>,
 }
 

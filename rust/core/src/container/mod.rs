@@ -2,6 +2,7 @@
 //! says is trusted; [`tensors`] makes rows of them.
 
 mod codes;
+mod foreign;
 mod gguf;
 pub mod meaning;
 pub mod reader;

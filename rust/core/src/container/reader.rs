@@ -11,16 +11,18 @@ use arrow_array::{
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
-use super::codes;
+use super::foreign::{self, Foreign};
 use super::meaning::{Codes, Meaning};
-use super::rows::{Bytes, Row, matrices, whole};
+use super::rows::{Bytes, Row, foreign_rows, matrices, whole};
 use super::tensors::TensorFile;
+use super::{Entry, codes};
 use crate::error::CallError;
 use crate::parts::stacks::stack_fields;
 use crate::parts::{part_columns, part_fields};
 use crate::relation::columns::shape_type;
 use crate::relation::packed::PACKED;
 use crate::relation::quantized::shapes;
+use crate::role::{ALREADY, DECODED};
 use crate::source::no_memory;
 
 /// Layers are put together in batches of about this many bytes; a larger layer is a batch alone.
@@ -31,8 +33,8 @@ const BATCH_BYTES: u64 = 64 << 20;
 pub struct TensorRows {
     file: TensorFile,
     meanings: Arc<Vec<Meaning>>,
-    /// Of tensors that hold some.
-    codes: Arc<Vec<Option<Codes>>>,
+    /// Of weights that another tool has quantized.
+    foreign: Arc<Vec<Option<Arc<dyn Foreign>>>>,
     rows: Arc<Vec<Row>>,
 }
 
@@ -64,29 +66,43 @@ impl TensorRows {
             Some(order) => order.to_vec(),
             None => (0..entries.len()).collect(),
         };
-        let codes = entries.iter().zip(meanings).map(|(entry, meaning)| codes::of(entry, meaning));
-        let codes: Vec<_> = codes.collect();
+        let known = |(entry, meaning): (&Entry, &Meaning)| match &meaning.packed {
+            Some(codes) => foreign::open(file, entry, codes)
+                .map(Some)
+                .map_err(|why| fail(format!("'{}': {why}", entry.name))),
+            None if meaning.stack.is_some() => Ok(None),
+            None => Ok(foreign::of_blocks(file, entry)),
+        };
+        let known = entries.iter().zip(meanings).map(known).collect::<Result<Vec<_>, _>>()?;
         let mut rows = Vec::with_capacity(entries.len());
         for at in order {
             let entry = &entries[at];
             if meanings[at].is_consumed {
                 continue;
             }
-            match meanings[at].stack {
-                None => {
-                    let groups = codes::groups(&entry.shape, codes[at].as_ref());
-                    whole(at, entry, part_bytes, groups, &mut rows);
-                }
-                Some(stack) => matrices(at, entry, stack, part_bytes, &mut rows)
+            match (&known[at], meanings[at].stack) {
+                (Some(known), _) => foreign_rows(at, known.as_ref(), part_bytes, &mut rows),
+                (None, None) => whole(at, entry, part_bytes, &mut rows),
+                (None, Some(stack)) => matrices(at, entry, stack, part_bytes, &mut rows)
                     .ok_or_else(|| fail(format!("'{}' is no such stack", entry.name)))?,
             }
         }
         Ok(Self {
             file: file.clone(),
             meanings: Arc::new(meanings.to_vec()),
-            codes: Arc::new(codes),
+            foreign: Arc::new(known),
             rows: Arc::new(rows),
         })
+    }
+
+    /// Why a tensor of the file is no weights of that format; nothing where it is.
+    pub fn why_not(file: &TensorFile, name: &str, codes: &Codes) -> Option<String> {
+        let entry = file.entries().iter().find(|entry| entry.name == name);
+        match entry.map(|entry| foreign::open(file, entry, codes)) {
+            Some(Ok(_)) => None,
+            Some(Err(why)) => Some(why),
+            None => Some(format!("there is no '{name}'")),
+        }
     }
 
     /// The relation's schema; without `data` for a plan.
@@ -172,9 +188,11 @@ impl TensorReader {
         let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let entry = |row: &Row| &entries[row.entry];
         let meaning = |row: &Row| &meanings[row.entry];
+        let known = |row: &Row| self.of.foreign[row.entry].as_ref().map(|known| known.outline());
+        let layer = |row: &Row| known(row).map_or(&entries[row.entry].name, |known| &known.layer);
         let names = rows.iter().map(|row| match row.index {
-            Some(index) => Cow::Owned(format!("{}[{index}]", entry(row).name)),
-            None => Cow::Borrowed(entry(row).name.as_str()),
+            Some(index) => Cow::Owned(format!("{}[{index}]", layer(row))),
+            None => Cow::Borrowed(layer(row).as_str()),
         });
         let said = |get: fn(&Meaning) -> &Option<String>| -> ArrayRef {
             Arc::new(rows.iter().map(|row| get(meaning(row)).as_deref()).collect::<StringArray>())
@@ -182,8 +200,8 @@ impl TensorReader {
         let shape = |get: fn(&Row) -> &Vec<i64>| -> ArrayRef {
             Arc::new(shapes(rows.iter().map(|row| Some(get(row).as_slice()))))
         };
-        let dtypes = rows.iter().map(|row| match &self.of.codes[row.entry] {
-            Some(codes) => codes.dtype.as_str(),
+        let dtypes = rows.iter().map(|row| match known(row) {
+            Some(known) => known.dtype.name(),
             None => entry(row).dtype.as_str(),
         });
         let dtypes = StringArray::from_iter_values(dtypes);
@@ -199,18 +217,39 @@ impl TensorReader {
         columns.extend(part_columns(&parts, shape(|row| &row.layer_shape)));
         columns.push(Arc::new(StringArray::from(vec![file.as_deref(); rows.len()])));
         columns.push(said(|meaning| &meaning.role));
-        columns.push(said(|meaning| &meaning.keep_reason));
+        let reasons = rows.iter().map(|row| {
+            let reason = meaning(row).keep_reason.as_deref();
+            match known(row).map(|known| known.codes.is_some()) {
+                // What holds codes says so itself.
+                Some(true) => None,
+                Some(false) => reason.map(|reason| reason.replace(ALREADY, DECODED).into()),
+                None => reason.map(Cow::Borrowed),
+            }
+        });
+        columns.push(Arc::new(
+            reasons
+                .collect::<Vec<Option<Cow<'_, str>>>>()
+                .iter()
+                .map(|reason| reason.as_deref())
+                .collect::<StringArray>(),
+        ));
         columns.push(said(|meaning| &meaning.companion_of));
-        let stacked = |row: &Row| row.index.map(|_| entry(row));
-        let names = rows.iter().map(|row| stacked(row).map(|entry| entry.name.as_str()));
+        let names = rows.iter().map(|row| row.index.map(|_| layer(row).as_str()));
         columns.push(Arc::new(names.collect::<StringArray>()));
         let indices = rows.iter().map(|row| row.index.map(|index| index as i64));
         columns.push(Arc::new(indices.collect::<Int64Array>()));
-        let of = rows.iter().map(|row| stacked(row).map(|entry| entry.shape.as_slice()));
+        let made = |row: &Row| known(row).and_then(|known| known.stack.as_ref());
+        let of = rows.iter().map(|row| {
+            let own = || entry(row).shape.as_slice();
+            row.index.map(|_| made(row).map_or_else(own, |(_, shape, _)| shape.as_slice()))
+        });
         columns.push(Arc::new(shapes(of)));
-        let axes = rows.iter().map(|row| meaning(row).stack.and_then(|stack| stack.axis));
+        let axes = rows.iter().map(|row| match made(row) {
+            Some((_, _, axis)) => Some(*axis),
+            None => meaning(row).stack.and_then(|stack| stack.axis),
+        });
         columns.push(Arc::new(axes.collect::<Int8Array>()));
-        columns.push(codes::column(rows, &self.of.codes, self.with_data)?);
+        columns.push(codes::column(rows, &self.of.foreign, self.with_data)?);
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
 
@@ -223,7 +262,7 @@ impl TensorReader {
         let length: u64 = rows.iter().map(Row::size).sum();
         let found = match rows.first().map(|row| &row.bytes) {
             Some(Bytes::Plain(_)) => self.of.file.source().bytes(start..start + length),
-            _ => self.turned(rows, length).map(|buffer| (buffer, 0)),
+            _ => self.made(rows, length).map(|buffer| (buffer, 0)),
         };
         let path = self.of.file.source().path().display();
         let (buffer, mut at) =
@@ -238,18 +277,24 @@ impl TensorReader {
         LargeBinaryArray::try_new(offsets, buffer, None)
     }
 
-    /// Matrices that are turned around, in memory.
-    fn turned(&self, rows: &[Row], length: u64) -> io::Result<Buffer> {
+    /// Matrices that are turned around, or made of what another tool stores, in memory.
+    fn made(&self, rows: &[Row], length: u64) -> io::Result<Buffer> {
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let mut bytes: Vec<u8> = Vec::new();
         bytes.try_reserve_exact(length).map_err(|_| no_memory(length))?;
         bytes.resize(length, 0);
         let (source, mut rest) = (self.of.file.source().stretches()?, bytes.as_mut_slice());
         for row in rows {
-            if let Bytes::Turned(turned) = &row.bytes {
-                let (out, others) = rest.split_at_mut(turned.bytes());
-                turned.read(&source, out)?;
-                rest = others;
+            let (out, others) = rest.split_at_mut(row.size() as usize);
+            rest = others;
+            match (&row.bytes, &self.of.foreign[row.entry], row.place()) {
+                (Bytes::Turned(turned), ..) => turned.read(&source, out)?,
+                (Bytes::Made(_), Some(known), Some(place)) => {
+                    let mut made = Vec::with_capacity(out.len());
+                    known.make(place, &mut made)?;
+                    out.copy_from_slice(&made);
+                }
+                _ => {}
             }
         }
         Ok(Buffer::from_vec(bytes))

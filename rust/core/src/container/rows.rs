@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Entry;
+use super::foreign::{Cut, Data, Foreign, Outline, Place};
 use super::meaning::Stack;
 use super::transpose::Turned;
 use crate::dtype;
@@ -20,6 +21,8 @@ pub(super) struct Row {
     /// Which part it is, of how many, and its first element's index in the layer.
     pub(super) part: (i32, i32, i64),
     pub(super) bytes: Bytes,
+    /// Which of the matrices of what another tool stores, and where in it.
+    pub(super) place: Option<Place>,
 }
 
 /// Where a row's bytes are.
@@ -29,14 +32,22 @@ pub(super) enum Bytes {
     Plain(Range<u64>),
     /// Of a matrix that is turned around.
     Turned(Turned),
+    /// So many, made in memory of what another tool stores.
+    Made(u64),
 }
 
 impl Row {
+    /// Where in what another tool stores it is.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.place
+    }
+
     /// How many bytes it has.
     pub(super) fn size(&self) -> u64 {
         match &self.bytes {
             Bytes::Plain(range) => range.end - range.start,
             Bytes::Turned(turned) => turned.bytes() as u64,
+            Bytes::Made(size) => *size,
         }
     }
 
@@ -44,20 +55,14 @@ impl Row {
     pub(super) fn follows(&self, before: &Self) -> bool {
         match (&before.bytes, &self.bytes) {
             (Bytes::Plain(before), Bytes::Plain(own)) => before.end == own.start,
-            (Bytes::Turned(_), Bytes::Turned(_)) => true,
+            (Bytes::Turned(_) | Bytes::Made(_), Bytes::Turned(_) | Bytes::Made(_)) => true,
             _ => false,
         }
     }
 }
 
-/// A tensor's row, or the rows of its parts. `groups` are the rows and elements that share a scale.
-pub(super) fn whole(
-    at: usize,
-    entry: &Entry,
-    part_bytes: u64,
-    groups: (u64, u64),
-    rows: &mut Vec<Row>,
-) {
+/// A tensor's row, or the rows of its parts.
+pub(super) fn whole(at: usize, entry: &Entry, part_bytes: u64, rows: &mut Vec<Row>) {
     let row = |shape: Vec<i64>, part, bytes| Row {
         entry: at,
         index: None,
@@ -65,8 +70,9 @@ pub(super) fn whole(
         layer_shape: entry.shape.clone(),
         part,
         bytes: Bytes::Plain(bytes),
+        place: None,
     };
-    let Some(parts) = parts::cut_between(&entry.shape, &entry.dtype, part_bytes, groups) else {
+    let Some(parts) = parts::cut(&entry.shape, &entry.dtype, part_bytes) else {
         rows.push(row(entry.shape.clone(), (0, 1, 0), entry.start..entry.end));
         return;
     };
@@ -75,6 +81,52 @@ pub(super) fn whole(
         let bytes = entry.start + part.start..entry.start + part.end;
         row(part.shape, (index, count, part.offset as i64), bytes)
     }));
+}
+
+/// The rows of what another tool stores: of each of its matrices, in parts where these are large.
+pub(super) fn foreign_rows(at: usize, foreign: &dyn Foreign, part_bytes: u64, rows: &mut Vec<Row>) {
+    let Outline { shape, stack, cut, .. } = foreign.outline();
+    let columns = shape.last().map_or(1, |&last| last as usize).max(1);
+    let count: i64 = shape.iter().product();
+    let parts = match *cut {
+        Cut::Groups(dtype, group_rows, group_size) => {
+            parts::cut_between(shape, dtype, part_bytes, (group_rows, group_size))
+        }
+        Cut::Rows(unit) => parts::cut_rows(shape, part_bytes, unit),
+    };
+    let whole = || vec![(0, shape.clone())];
+    let parts =
+        parts.map(|parts| parts.into_iter().map(|part| (part.offset, part.shape)).collect());
+    let parts: Vec<(u64, Vec<i64>)> = parts.unwrap_or_else(whole);
+    for matrix in 0..stack.as_ref().map_or(1, |(count, ..)| *count) {
+        let of = parts.len() as i32;
+        rows.extend((0..of).zip(&parts).map(|(number, (offset, own))| {
+            let first = *offset as usize;
+            let elements = own.iter().product::<i64>() as usize;
+            let width = own.last().map_or(1, |&last| last as usize).max(1);
+            debug_assert!(first + elements <= count as usize);
+            let place = Place {
+                matrix,
+                row: first / columns,
+                rows: elements / width,
+                column: first % columns,
+                width,
+            };
+            Row {
+                entry: at,
+                index: stack.as_ref().map(|_| matrix),
+                shape: own.clone(),
+                layer_shape: shape.clone(),
+                part: (number, of, *offset as i64),
+                bytes: match foreign.data(place) {
+                    Data::Plain(range) => Bytes::Plain(range),
+                    Data::Turned(turned) => Bytes::Turned(turned),
+                    Data::Made(size) => Bytes::Made(size),
+                },
+                place: Some(place),
+            }
+        }));
+    }
 }
 
 /// The rows of each of a stack's matrices; `None` where the tensor can't be such a stack.
@@ -112,6 +164,7 @@ pub(super) fn matrices(
                 _ => Bytes::Plain(start + part.start..start + part.end),
             },
             shape: part.shape,
+            place: None,
         }));
     }
     Some(())

@@ -100,6 +100,30 @@ pub(crate) fn cut_between(
     Some(parts.collect())
 }
 
+/// The same where rows are never cut, and parts have a multiple of `unit` rows.
+pub(crate) fn cut_rows(shape: &[i64], part_bytes: u64, unit: u64) -> Option<Vec<Part>> {
+    let count = element_product(shape).ok()? as u64;
+    let &columns = shape.last().filter(|_| count.saturating_mul(NUMBER_BYTES) > part_bytes)?;
+    let (columns, all) = (columns as u64, count / columns as u64);
+    let matrix = if shape.len() > 2 { shape[shape.len() - 2] as u64 } else { all };
+    let fit = part_bytes / NUMBER_BYTES / columns;
+    let many = least_common_multiple(ROWS, unit as usize) as u64;
+    let step = if fit >= many { fit / many * many } else { fit.max(unit) / unit * unit };
+    if all.div_ceil(step.max(1)) > MOST {
+        return None;
+    }
+    let starts = (0..all / matrix.max(1)).flat_map(|at| {
+        (0..matrix)
+            .step_by(step as usize)
+            .map(move |row| (at * matrix + row, step.min(matrix - row)))
+    });
+    let part = |(row, rows): (u64, u64)| {
+        let (offset, end) = (row * columns, (row + rows) * columns);
+        Part { offset, shape: vec![rows as i64, columns as i64], start: offset, end }
+    };
+    Some(starts.map(part).collect())
+}
+
 /// The largest number up to `fit` that is a group times a power of two, or a power of two that divides
 /// a group.
 fn step(fit: u64, group: u64) -> u64 {

@@ -10,7 +10,7 @@ use crate::dtype::{self, Float};
 use crate::error::RowError;
 use crate::relation::described::{Described, Shape, element_product};
 use crate::relation::weights::Weights;
-use crate::role::Role;
+use crate::role::{ALREADY, DECODED, Role};
 use crate::scheme::{self, Bound, Choice, Geometry, Scheme};
 
 /// A last dimension below this is no matrix worth quantizing.
@@ -42,7 +42,7 @@ impl<'a> Reason<'a> {
             Self::KeptByUser => "kept_by_user",
             Self::KeptByRole => "kept_by_role",
             Self::AlreadyQuantized(scheme) => {
-                return format!("already_quantized ({scheme})").into();
+                return format!("{ALREADY} ({scheme})").into();
             }
             Self::Said(reason) => reason,
         })
@@ -143,7 +143,9 @@ pub(crate) fn decide<'a>(
     options: &Options,
     included: bool,
 ) -> Result<Decided, Reason<'a>> {
-    if let Some(reason) = weights.keep_reason(row) {
+    if let Some(reason) = weights.keep_reason(row)
+        && !(reason.starts_with(DECODED) && options.is_said)
+    {
         return Err(Reason::Said(reason));
     }
     let packed = weights.packed_scheme(row);

@@ -145,6 +145,9 @@ impl Planner {
         let note = match (instead_of, weights.packed_scheme(row)) {
             (Some(scheme), _) => Some(format!("falls back from {scheme}")),
             (_, Some(packed)) if reason.is_none() => Some(format!("decoded from {packed}")),
+            _ if reason.is_none() && weights.keep_reason(row).is_some() => {
+                weights.keep_reason(row).map(str::to_owned)
+            }
             _ => name.filter(|_| reason.is_none() && role.is_none()).and_then(often_kept),
         };
         let companion_of = weights.companion_of(row);
