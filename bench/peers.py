@@ -20,7 +20,7 @@ ROWS = COLUMNS = 4096
 Work = Callable[[], Any]
 
 
-def _numpy(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+def _numpy(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
     def int4() -> Any:
         groups = array.reshape(-1, 128)
         low = np.minimum(groups.min(axis=1, keepdims=True), 0)
@@ -33,7 +33,7 @@ def _numpy(array: Any) -> Iterator[tuple[str, str, int, Work]]:
     yield "numpy", "int4", 128, int4
 
 
-def _torch(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+def _torch(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     tensor = torch.from_numpy(array)
@@ -54,28 +54,39 @@ def _torch(array: Any) -> Iterator[tuple[str, str, int, Work]]:
     yield "torch.compile", "int4", 128, lambda: compiled(tensor)
 
 
-def _bitsandbytes(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+def _bitsandbytes(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
     torch = importlib.import_module("torch")
     functional = importlib.import_module("bitsandbytes.functional")
     torch.set_num_threads(1)
     tensor = torch.from_numpy(array)
     yield "bitsandbytes", "int8", 128, lambda: functional.quantize_blockwise(tensor, blocksize=128)
-    yield (
-        "bitsandbytes nf4",
-        "int4",
-        128,
-        lambda: functional.quantize_4bit(tensor, blocksize=128, quant_type="nf4"),
-    )
+    for kind, scheme in (("nf4", "nf4"), ("fp4", "bnb_fp4")):
+
+        def four_bits(kind: str = kind) -> Any:
+            return functional.quantize_4bit(tensor, blocksize=64, quant_type=kind)
+
+        yield f"bitsandbytes {kind}", scheme, None, four_bits
 
 
-def _mlx(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+def _mlx(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
     mx = importlib.import_module("mlx.core")
     mx.set_default_device(mx.cpu)
     weights = mx.array(array)
-    yield "mlx", "int4", 128, lambda: mx.eval(mx.quantize(weights, group_size=128, bits=4))
+    for bits in (2, 3, 4, 5, 6, 8):
+
+        def affine(bits: int = bits) -> Any:
+            return mx.eval(mx.quantize(weights, group_size=64, bits=bits))
+
+        yield f"mlx {bits} bits", f"mlx{bits}", 64, affine
+    for mode in ("mxfp4", "mxfp8", "nvfp4"):
+
+        def floats(mode: str = mode) -> Any:
+            return mx.eval(mx.quantize(weights, mode=mode))
+
+        yield f"mlx {mode}", mode, None, floats
 
 
-def _onnxruntime(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+def _onnxruntime(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
     state = importlib.import_module("onnxruntime.capi._pybind_state")
     blocks = ROWS // 128
     packed = np.zeros((COLUMNS, blocks, 64), np.uint8)
@@ -88,11 +99,15 @@ def _onnxruntime(array: Any) -> Iterator[tuple[str, str, int, Work]]:
     yield "onnxruntime", "int4", 128, int4
 
 
-def _gguf(array: Any) -> Iterator[tuple[str, str, int, Work]]:
+def _gguf(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
     gguf = importlib.import_module("gguf")
     kinds = gguf.GGMLQuantizationType
-    yield "gguf Q8_0", "int8", 32, lambda: gguf.quants.quantize(array, kinds.Q8_0)
-    yield "gguf Q4_0", "int4", 32, lambda: gguf.quants.quantize(array, kinds.Q4_0)
+    for kind in (kinds.Q8_0, kinds.Q5_1, kinds.Q5_0, kinds.Q4_1, kinds.Q4_0, kinds.MXFP4):
+
+        def blocks(kind: Any = kind) -> Any:
+            return gguf.quants.quantize(array, kind)
+
+        yield f"gguf {kind.name}", kind.name.lower(), None, blocks
 
 
 PEERS = {
@@ -118,7 +133,7 @@ def run(*, quick: bool) -> list[Figure]:
             continue
         for name, scheme, group_size, theirs in found:
 
-            def ours(scheme: Any = scheme, group_size: int = group_size) -> Any:
+            def ours(scheme: Any = scheme, group_size: int | None = group_size) -> Any:
                 return aq.quantize({"w": array}, scheme=scheme, group_size=group_size, threads=1)
 
             own, other = side_by_side([ours, theirs], 3 if quick else 9)

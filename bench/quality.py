@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from measure import Figure
 
 import arrowquant as aq
+from arrowquant import _core
 
 GROUPS = (32, 64, 128, -1)
 
@@ -30,30 +32,38 @@ def _synthetic() -> dict[str, Any]:
     return {"t4": np.random.default_rng(0).standard_t(4, (1024, 4096)).astype(np.float32)}
 
 
+def _cases(*, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Integers in their forms, and every other scheme as it is by default."""
+    integers = ("int2", "int4", "int8")
+    for scheme in integers:
+        for group_size in GROUPS[1:3] if quick else GROUPS:
+            for symmetric in (False, True):
+                yield scheme, {"group_size": group_size, "symmetric": symmetric}
+    for scheme in _core.schemes():
+        if scheme not in {*integers, "none"}:
+            yield scheme, {}
+
+
 def run(*, quick: bool) -> list[Figure]:
-    """Return bits per weight and the SNR over all matrices for each scheme, group size and form."""
+    """Return bits per weight and the SNR over all matrices for each scheme and its settings."""
     figures = []
     for weights, arrays in {"MiniLM": _minilm(), "synthetic": _synthetic()}.items():
         if not arrays:
             continue
         power = sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays.values())
         count = sum(array.size for array in arrays.values())
-        for scheme in ("int2", "int4", "int8"):
-            for group_size in GROUPS[1:3] if quick else GROUPS:
-                for symmetric in (False, True):
-                    options: Any = {"group_size": group_size, "symmetric": symmetric}
-                    rows = aq.quantize(arrays, scheme=scheme, **options).quantized.to_pylist()
-                    sizes = [math.prod(row["shape"]) for row in rows]
-                    noise = sum(r["mse"] * n for r, n in zip(rows, sizes, strict=True))
-                    bits = sum(r["bits_per_weight"] * n for r, n in zip(rows, sizes, strict=True))
-                    figures.append(
-                        {
-                            "weights": weights,
-                            "scheme": scheme,
-                            "group_size": group_size,
-                            "symmetric": symmetric,
-                            "bits_per_weight": bits / count,
-                            "snr_db": 10 * math.log10(power / noise),
-                        }
-                    )
+        for scheme, options in _cases(quick=quick):
+            rows = aq.quantize(arrays, scheme=scheme, **options).quantized.to_pylist()
+            sizes = [math.prod(row["shape"]) for row in rows]
+            noise = sum(r["mse"] * n for r, n in zip(rows, sizes, strict=True))
+            bits = sum(r["bits_per_weight"] * n for r, n in zip(rows, sizes, strict=True))
+            figures.append(
+                {
+                    "weights": weights,
+                    "scheme": scheme,
+                    **options,
+                    "bits_per_weight": bits / count,
+                    "snr_db": 10 * math.log10(power / noise),
+                }
+            )
     return figures

@@ -108,6 +108,7 @@ def _bars(axes: Any, figures: list[Figure]) -> None:
         if figure["what"] in {"quantize", "dequantize"}
         and figure["dtype"] == "F32"
         and figure["threads"] == 2
+        and figure["group_size"] is not None
     ]
     names = [
         f"{'' if figure['what'] == 'quantize' else 'decode '}{figure['case']}, "
@@ -130,7 +131,7 @@ def _curves(axes: Any, figures: list[Figure]) -> None:
             points = sorted(
                 (figure["bits_per_weight"], figure["snr_db"])
                 for figure in figures
-                if figure["weights"] == weights and figure["symmetric"] == symmetric
+                if figure["weights"] == weights and figure.get("symmetric") == symmetric
             )
             color = "tab:orange" if weights == "MiniLM" else "tab:green"
             form = "symmetric" if symmetric else "asymmetric"

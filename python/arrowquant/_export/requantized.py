@@ -9,20 +9,22 @@ from arrowquant._export.layers import Layer, Layers
 from arrowquant._files import replacing
 from arrowquant._model import is_float, read_config
 
-_KEY = "quantization_config"
+_KEYS = ("quantization_config", "quantization")
+"""MLX says it twice."""
 
 
 def forget_source_codes(layers: Layers, folder: Path) -> None:
-    """Take `quantization_config` out of `config.json` where it is of codes that no longer are.
+    """Take what is said of codes out of `config.json` where it is of codes that no longer are.
 
     It stays where a layer is kept as another tool has quantized it.
     """
     said = read_config(folder).values
-    if _KEY not in said or any(_holds_codes(layer) for layer in layers.layers):
+    if not any(key in said for key in _KEYS) or any(_holds_codes(layer) for layer in layers.layers):
         return
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    config.pop(_KEY, None)
+    for key in _KEYS:
+        config.pop(key, None)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 

@@ -17,6 +17,7 @@ use arrow_array::{
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field};
 use arrowquant::dequantize::Target;
+use arrowquant::scheme;
 use arrowquant::settings::{self, GROUP_SIZE, SYMMETRIC, Settings};
 use arrowquant::{Dequantizer, Monitor, Options, Plan, Quantizer, pool};
 use serde_json::{Value, json};
@@ -185,11 +186,11 @@ fn quantize(batch: &RecordBatch, case: &Case, threads: usize) -> RecordBatch {
     quantizer.unwrap().quantize(batch, &pool, &monitor).unwrap().quantized
 }
 
-/// Bytes of codes, scales and zero points.
+/// Bytes of codes, scales, zero points and biases.
 fn payload(quantized: &RecordBatch) -> usize {
     let data = quantized["data"].as_binary::<i64>().value_data().len();
-    let scales = quantized["scales"].as_list::<i64>().values().len() * 4;
-    data + scales + quantized["zero_points"].as_list::<i64>().values().len()
+    let list = |name: &str| quantized[name].as_list::<i64>().values().len();
+    data + 4 * (list("scales") + list("biases")) + list("zero_points")
 }
 
 fn report(
@@ -236,13 +237,13 @@ fn main() {
         case("int4 asymmetric", "int4", Some(false), 32),
         case("int8 symmetric", "int8", Some(true), 32),
         case("int2 asymmetric", "int2", Some(false), 128),
-        plain("q8_0"),
-        plain("q4_0"),
-        plain("q5_1"),
-        plain("fp8_e4m3"),
         case("int4 asymmetric", "int4", Some(false), -1),
         case("int8 symmetric", "int8", Some(true), -1),
     ];
+    // Every other scheme, as it is by default.
+    let integers = ["int8", "int4", "int2", scheme::NONE];
+    let others = scheme::names().filter(|name| !integers.contains(name)).map(plain);
+    let cases: Vec<Case> = cases.into_iter().chain(others).collect();
     let numbers = values(ROWS * COLUMNS);
     let float32 = layer("F32", Buffer::from_vec(numbers.clone()));
     let mut figures = Vec::new();
@@ -279,7 +280,11 @@ fn main() {
         }
     }
     let batch = float32;
-    for case in [&cases[0], &cases[3]].into_iter().filter(|_| wanted("dequantize")) {
+    let decoded = cases
+        .iter()
+        .enumerate()
+        .filter(|(at, case)| *at == 0 || *at == 3 || case.group_size.is_none());
+    for (_, case) in decoded.filter(|_| wanted("dequantize")) {
         for threads in [1, 2] {
             let quantized = quantize(&batch, case, threads);
             let source = vec![1u8; payload(&quantized)];
