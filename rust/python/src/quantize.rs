@@ -212,5 +212,5 @@ pub(crate) fn absmax(
 ) -> PyResult<Vec<Option<f32>>> {
     let pool = pool::with_threads(pool::thread_count(threads).map_err(errors::call)?);
     let (batch, pool) = (batch.into_inner(), pool.map_err(errors::call)?);
-    run(py, None, move |monitor, _| Ok(whole::absmax(&batch, &pool, monitor)?))
+    run(py, None, move |monitor, _| whole::absmax(&batch, &pool, monitor))
 }
