@@ -170,3 +170,15 @@ def test_what_to_fall_back_to_can_be_said(tmp_path: Path) -> None:
         aq.plan({"w": fallen}, scheme="q4_k", fallback=["q9"])
     with pytest.raises(TypeError, match="fallback must be a list"):
         aq.plan({"w": fallen}, scheme="q4_k", fallback="q8_0")
+
+
+@pytest.mark.parametrize("part_bytes", [PART, 1 << 28])
+def test_what_is_not_finite_is_no_false_fact(part_bytes: int, tmp_path: Path) -> None:
+    weights = checkpoint(tmp_path / "m")
+    weights[f"{BASE}.self_attn.q_proj.weight"][400, 7] = np.inf
+    save_file(weights, tmp_path / "m/model.safetensors")
+    scan = aq.scan(tmp_path / "m", part_bytes=part_bytes)
+    for settings in ({"scheme": "nvfp4"}, {"scheme": "fp8_e4m3", "group_rows": -1}):
+        result = aq.quantize(scan, continue_on_error=True, **settings)  # type: ignore[arg-type]
+        assert result.failed["error_code"].to_pylist() == ["non_finite"]
+        assert result.failed["error_element"].to_pylist() == [400 * 256 + 7]

@@ -225,3 +225,201 @@ def test_the_plan_says_what_is_decoded(tmp_path: Path) -> None:
     exported = aq.export(tmp_path / "d", tmp_path / "e", to="safetensors")
     assert "quantization_config" not in json.loads((exported / "config.json").read_text())
     assert sorted(aq.scan(exported).layer_names) == sorted(expected("gptq_int4_act_order"))
+
+
+NAME = "model.layers.0.self_attn.q_proj"
+GOOD = "model.layers.0.mlp.up_proj.weight"
+
+
+def broken(
+    folder: Path, tensors: dict[str, Any], said: dict[str, Any] | None = None, key: str = ""
+) -> Path:
+    """A checkpoint of one quantized layer and a good one that is none."""
+    folder.mkdir(exist_ok=True)
+    good = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    save_file(tensors | {GOOD: good}, folder / "model.safetensors")
+    config = {"model_type": "llama", "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config | ({key: said} if said else {})))
+    return folder
+
+
+def words(*shape: int, kind: Any = np.int32) -> Any:
+    return np.ones(shape, kind)
+
+
+def halves(*shape: int, kind: Any = np.float16) -> Any:
+    return np.ones(shape, kind)
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str]] = {
+    "biases that are no floats": (
+        {"weight": words(64, 8, kind=np.uint32), "scales": halves(64, 1), "biases": words(64, 1)},
+        {"bits": 4, "group_size": 64},
+        "has no floats",
+    ),
+    "scales that are no floats": (
+        {"qweight": words(8, 64), "qzeros": words(2, 8), "scales": words(2, 64)},
+        GPTQ,
+        "has no floats",
+    ),
+    "codes of bytes": (
+        {"qweight": words(8, 64, kind=np.int8), "qzeros": words(2, 8), "scales": halves(2, 64)},
+        GPTQ,
+        "no words of 32 bits",
+    ),
+    "zero points of 64 bits": (
+        {"qweight": words(8, 64), "qzeros": words(2, 8, kind=np.int64), "scales": halves(2, 64)},
+        GPTQ,
+        "no words of 32 bits",
+    ),
+    "rows of no whole words": (
+        {"qweight": words(8, 33), "qzeros": words(2, 4), "scales": halves(2, 33)},
+        GPTQ,
+        "33 rows are no whole words",
+    ),
+    "groups that are not there": (
+        {
+            "qweight": words(8, 64),
+            "qzeros": words(2, 8),
+            "scales": halves(2, 64),
+            "g_idx": np.full(64, 7, np.int32),
+        },
+        GPTQ,
+        "g_idx names groups that are not there",
+    ),
+    "codes in bytes in another order": (
+        {
+            "weight": words(64, 64, kind=np.int8),
+            "weight_scale": halves(64, 2),
+            "weight_g_idx": np.arange(64, dtype=np.int32)[::-1].copy() // 32,
+        },
+        None,
+        "order of columns is not read",
+    ),
+    "a shape below zero": (
+        {
+            "weight_packed": words(64, 8),
+            "weight_scale": halves(64, 1),
+            "weight_shape": np.array([-1, 64, 64]),
+        },
+        None,
+        "weight_shape is [-1, 64, 64]",
+    ),
+    "rows in another order": (
+        {
+            "weight": words(64, 64, kind=np.int8),
+            "SCB": halves(64, kind=np.float32),
+            "weight_format": np.array(3, np.uint8),
+        },
+        None,
+        "another order of its rows",
+    ),
+    "a tensor scale of zero": (
+        {
+            "weight_packed": words(64, 32, kind=np.uint8),
+            "weight_scale": np.ones((64, 4), ml_dtypes.float8_e4m3fn),
+            "weight_global_scale": np.zeros(1, np.float32),
+        },
+        None,
+        "the scale of the tensor is inf",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_contradiction_costs_its_own_layer(case: str, tmp_path: Path) -> None:
+    tensors, said, why = CONTRADICTIONS[case]
+    own = {f"{NAME}.{name}": value for name, value in tensors.items()}
+    key = "quantization" if said and "quant_method" not in said else "quantization_config"
+    folder = broken(tmp_path / "m", own, said, key)
+    plan = {row["layer_name"]: row for row in aq.plan(folder).to_pylist()}
+    assert plan.keys() == own.keys() | {GOOD}
+    assert plan[GOOD]["scheme"] == "int4"
+    assert any(why in (row["reason"] or "") for row in plan.values()), plan
+    result = aq.quantize(aq.scan(folder), continue_on_error=True)
+    assert result.failed.num_rows == 0
+    for name, value in own.items():
+        (row,) = [r for r in pa.table(result.quantized).to_pylist() if r["layer_name"] == name]
+        assert row["data"] == value.tobytes()
+    aq.quantize_checkpoint(folder, tmp_path / "d")
+    assert aq.verify(tmp_path / "d", folder).ok
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {**GPTQ, "checkpoint_format": ["gptq"]},
+        {**GPTQ, "bits": 10**30},
+        {**GPTQ, "bits": True},
+        {**GPTQ, "group_size": "32"},
+        {"quant_method": "gptq"},
+    ],
+)
+def test_a_configuration_may_hold_anything(said: dict[str, Any], tmp_path: Path) -> None:
+    tensors = {"qweight": words(8, 64), "qzeros": words(2, 8), "scales": halves(2, 64)}
+    own = {f"{NAME}.{name}": value for name, value in tensors.items()}
+    folder = broken(tmp_path / "m", own, said, "quantization_config")
+    plan = {row["layer_name"]: row for row in aq.plan(folder).to_pylist()}
+    assert plan.keys() == own.keys() | {GOOD}
+    mlx = {"weight": words(64, 8, kind=np.uint32), "scales": halves(64, 1), "biases": halves(64, 1)}
+    own = {f"{NAME}.{name}": value for name, value in mlx.items()}
+    for odd in ({"mode": ["affine"]}, {"bits": 2**70}, {"group_size": 0}, {"bits": False}):
+        quantization = {"bits": 4, "group_size": 64} | odd
+        folder = broken(tmp_path / "x", own, quantization, "quantization")
+        assert aq.plan(folder).num_rows == 4
+
+
+def test_a_name_is_one_layers(tmp_path: Path) -> None:
+    tensors = {"qweight": words(8, 64), "qzeros": words(2, 8), "scales": halves(2, 64)}
+    own = {f"{NAME}.{name}": value for name, value in tensors.items()}
+    own[f"{NAME}.weight"] = halves(64, 64)
+    folder = broken(tmp_path / "m", own, GPTQ, "quantization_config")
+    assert sorted(aq.scan(folder).layer_names) == sorted([*own, GOOD])
+
+
+def test_stacks_without_matrices_are_kept(tmp_path: Path) -> None:
+    base = "model.layers.0.mlp.experts.gate_up_proj"
+    own = {
+        f"{base}_blocks": np.zeros((0, 64, 3, 16), np.uint8),
+        f"{base}_scales": np.zeros((0, 64, 3), np.uint8),
+    }
+    folder = broken(tmp_path / "m", own)
+    assert sorted(aq.scan(folder).layer_names) == sorted([*own, GOOD])
+
+
+def nvfp4_gguf(path: Path, scale: Any) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    kind = gguf.GGMLQuantizationType.NVFP4
+    data = np.random.default_rng(0).integers(0, 127, (4, 36), np.uint8)
+    writer.add_tensor("blk.0.ffn_up.weight", data, raw_dtype=kind)
+    writer.add_tensor("blk.0.ffn_up.scale", np.asarray(scale, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(("scale", "is_read"), [([0.5], True), ([1.0, 2.0], False), ([-1], False)])
+def test_ggufs_nvfp4_may_have_a_scale(scale: Any, is_read: bool, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "m.gguf"
+    nvfp4_gguf(path, scale)
+    names = aq.scan(path).layer_names
+    assert names == ["blk.0.ffn_up.weight", *([] if is_read else ["blk.0.ffn_up.scale"])]
+    if is_read:
+        tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == names[0])
+        expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type) * np.float32(scale[0])
+        assert np.array_equal(aq.scan(path)[names[0]], expected)
+
+
+def test_many_layers_are_opened_in_time_that_grows_with_them(tmp_path: Path) -> None:
+    """Nothing is timed: three thousand layers would take minutes if each looked for its tensors."""
+    own = {}
+    for layer in range(3000):
+        base = f"model.layers.{layer}.mlp.down_proj"
+        own[f"{base}.weight"] = words(1, 8, kind=np.uint32)
+        own |= {f"{base}.{name}": halves(1, 1) for name in ("scales", "biases")}
+    folder = broken(tmp_path / "m", own, {"bits": 4, "group_size": 64}, "quantization")
+    assert len(aq.scan(folder).layer_names) == 3001

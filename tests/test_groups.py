@@ -180,3 +180,30 @@ def test_codes_do_not_depend_on_threads_or_parts(name: str, tmp_path: Path) -> N
     for column in ("scales", "biases"):
         lists = [value for value in found[column].to_pylist() if value is not None]
         assert [x for one in lists for x in one] == (whole[column][0].as_py() or [])
+
+
+WHOLE: list[tuple[str, dict[str, Any]]] = [
+    ("nvfp4", {}),
+    ("fp8_e4m3", {"group_rows": -1}),
+    ("fp8_e4m3", {"group_rows": -1, "group_size": -1}),
+    ("fp8_e4m3", {"group_rows": 4, "group_size": 128}),
+    ("nf4", {}),
+    ("mxfp4", {}),
+    ("mlx4", {}),
+    ("q4_k", {}),
+]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize(("scheme", "settings"), WHOLE)
+def test_what_is_not_finite_is_found_in_every_row(
+    scheme: str, settings: dict[str, Any], dtype: Any, bad: float
+) -> None:
+    rng = np.random.default_rng(0)
+    for row in (0, 1, 5, 60, 63):
+        source = rng.normal(size=(64, 256)).astype(dtype)
+        source[row, 3] = bad
+        result = aq.quantize({"w": source}, scheme=scheme, continue_on_error=True, **settings)
+        (error,) = result.errors.to_pylist()
+        assert (error["error_code"], error["error_element"]) == ("non_finite", row * 256 + 3)

@@ -63,6 +63,21 @@ def spoil(model: Path, layer: str) -> None:
     save_file(tensors, path)
 
 
+def test_workers_know_what_layers_share(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for shard, name in enumerate(("q_proj", "k_proj")):
+        weight = rng.normal(size=(256, 128)).astype("f4") * np.float32(30**shard)
+        path = folder / f"model-0000{shard + 1}-of-00002.safetensors"
+        save_file({f"layers.0.self_attn.{name}.weight": weight}, path)
+    options: Any = {"scheme": "nvfp4", "part_bytes": PART}
+    dataset = aq.ray.quantize_checkpoint(folder, tmp_path / "ray", **options)
+    assert len(set(pa.table(dataset)["tensor_scale"].to_pylist())) == 1
+    aq.quantize_checkpoint(folder, tmp_path / "one", **options)
+    assert contents(tmp_path / "ray") == contents(tmp_path / "one")
+
+
 def test_the_same_dataset_as_one_process_makes(model: Path, tmp_path: Path) -> None:
     spoil(model, "1.2.weight")
     heard: list[float | None] = []

@@ -97,3 +97,42 @@ def test_instants_are_carried(spark: Any) -> None:
     frame = spark.sql("select 'a' layer_name, array(1f) data, timestamp'2026-11-25 03:00:00' at")
     (row,) = aq.spark.quantize(frame, scheme="int8").collect()
     assert row["at"] == frame.collect()[0]["at"]
+
+
+def test_layers_that_share_a_scale(spark: Any) -> None:
+    """Parts of a layer, and layers that runtimes fuse, know the largest magnitude of all of them."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for name, size in (("q_proj", 1.0), ("k_proj", 300.0), ("o_proj", 0.01)):
+        whole = (rng.normal(size=(8, 64)) * size).astype(np.float32)
+        for part in range(2):
+            rows.append(
+                {
+                    "layer_name": f"layers.0.self_attn.{name}.weight",
+                    "dtype": "F32",
+                    "shape": [4, 64],
+                    "data": whole[4 * part : 4 * part + 4].tobytes(),
+                    "part_index": part,
+                    "part_count": 2,
+                    "part_offset": 256 * part,
+                    "layer_shape": [8, 64],
+                    "tensor_absmax": float(np.abs(whole).max()),
+                }
+            )
+    most = max(row["tensor_absmax"] for row in rows if "o_proj" not in row["layer_name"])
+    known = [
+        row | ({} if "o_proj" in row["layer_name"] else {"tensor_absmax": most}) for row in rows
+    ]
+    expected = pa.table(aq.quantize(pa.Table.from_pylist(known), scheme="nvfp4").quantized)
+    wanted = {
+        (row["layer_name"], row["part_index"]): (row["data"], row["tensor_scale"])
+        for row in expected.to_pylist()
+    }
+    frame = spark.createDataFrame(pa.Table.from_pylist(rows).drop_columns(["tensor_absmax"]))
+    out = aq.spark.quantize(frame.repartition(3), scheme="nvfp4").collect()
+    found = {
+        (row["layer_name"], row["part_index"]): (bytes(row["data"]), row["tensor_scale"])
+        for row in out
+    }
+    assert found == wanted
+    assert len({scale for _, scale in found.values()}) == 2

@@ -55,6 +55,10 @@ class ManyScan(Scan):
         }
         meanings = resolve(tensors, config, self.setup.axes)
         consumed = {name for one in meanings if one.packed for name in one.packed.companions}
+        files = [member for member in self.members.values() if isinstance(member, TensorScan)]
+        siblings = {member.path: member for member in files}
+        for file in files:
+            file.siblings = siblings
         start, checked = 0, {}
         for key, found in every.items():
             own = meanings[start : start + len(found)]

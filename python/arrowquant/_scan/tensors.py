@@ -38,6 +38,8 @@ class TensorScan(Scan):
         self._opened: _core.TensorFile | None = self._open()  # A broken header raises here.
         self._entries = self._opened.entries()
         self._said: list[Any] | None = None
+        self.siblings: Mapping[Path, TensorScan] = {}
+        """The other files of the checkpoint."""
         self._order: list[int] | None = None
         """Of the tensors, where it is not that of their bytes."""
         self.data_bytes = sum(size for *_, size in self._entries)
@@ -127,12 +129,17 @@ class TensorScan(Scan):
     def _places(self) -> dict[str, int]:
         return {entry[0]: at for at, entry in enumerate(self._entries)}
 
+    def _other(self, path: Path) -> _core.TensorFile:
+        """Another file of the checkpoint, opened once."""
+        member = self.siblings.get(path)
+        return _core.TensorFile(path, self.setup.mmap) if member is None else member._file
+
     def _located(self, codes: Codes) -> _Located:
         """Codes with the files that their tensors are in."""
         sides = []
         for role, name in codes.tensors.items():
             path = codes.paths.get(name)
-            file = self._file if path is None else _core.TensorFile(path, self.setup.mmap)
+            file = self._file if path is None else self._other(path)
             sides.append((role, file, name))
         companions = list(codes.companions)
         return _Located(codes.format, codes.layer, codes.dtype, codes.numbers, sides, companions)

@@ -51,6 +51,7 @@ def find(
         weight = tensors[owner]
         group = Group(weight, {name: tensors[name] for name in companions}, dtype, config)
         known = next((one for one in (read(group) for read in _FORMATS) if one is not None), None)
-        if known is not None:
+        # Another tensor may have the name that the layer would have.
+        if known is not None and (known.layer == owner or known.layer not in tensors):
             codes[owner] = known
     return codes

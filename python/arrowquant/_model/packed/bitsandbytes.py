@@ -12,7 +12,11 @@ def read(group: Group) -> Codes | None:
     """The weights of a group, if it is one."""
     scales = group.ending(".SCB")
     if group.weight.dtype == "I8" and scales is not None:
-        return group.codes("integers", {"scale": scales}, numbers={"is_absmax": 1})
+        return group.codes(
+            "integers",
+            {"scale": scales, "form": group.ending(".weight_format")},
+            numbers={"is_absmax": 1},
+        )
     states = (t for name, t in group.companions.items() if ".quant_state.bitsandbytes__" in name)
     state, absmax = next(states, None), group.ending(".absmax")
     if state is None or absmax is None:

@@ -30,6 +30,11 @@ class Codes:
     """Where tensors are that are in other files."""
 
 
+def whole(said: object) -> int | None:
+    """A whole number that a configuration says; None where it is none, or beyond 64 bits."""
+    return said if type(said) is int and -(2**63) <= said < 2**63 else None
+
+
 @dataclass(frozen=True)
 class Group:
     """A tensor with those that belong to it, and what is said of the checkpoint."""

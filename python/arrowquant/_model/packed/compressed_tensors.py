@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-from arrowquant._model.packed.codes import Codes, Group
+from arrowquant._model.packed.codes import Codes, Group, whole
 from arrowquant._model.tensor import Tensor, is_float
 
 _BLOCK = 128
@@ -96,5 +96,5 @@ def _is_block(said: object) -> TypeGuard[list[int]]:
     return (
         isinstance(said, list)
         and len(said) == _MATRIX
-        and all(type(size) is int and size > 0 for size in said)
+        and all((whole(size) or 0) > 0 for size in said)
     )

@@ -5,10 +5,10 @@ Sources: GPTQModel's `QuantizeConfig`, AutoAWQ's `AwqConfig`.
 
 from __future__ import annotations
 
-from arrowquant._model.packed.codes import Codes, Group
+from arrowquant._model.packed.codes import Codes, Group, whole
 
-_V1 = {None, "gptq"}
-_V2 = {"gptq_v2"}
+_V2 = "gptq_v2"
+_FORMS = (None, "gptq", _V2)
 
 
 def read(group: Group) -> Codes | None:
@@ -18,8 +18,8 @@ def read(group: Group) -> Codes | None:
     stem = group.weight.name.removesuffix(".qweight")
     if stem == group.weight.name or zeros is None or scales is None:
         return None
-    bits, size = said.get("bits"), said.get("group_size")
-    if not isinstance(bits, int) or not isinstance(size, int):
+    bits, size = whole(said.get("bits")), whole(said.get("group_size"))
+    if bits is None or size is None:
         return None
     sides = {"zeros": zeros, "scales": scales, "order": group.ending(".g_idx")}
     layer, method = f"{stem}.weight", group.config.quant_method
@@ -27,7 +27,7 @@ def read(group: Group) -> Codes | None:
     if method == "awq" and str(said.get("version", "gemm")).lower() == "gemm" and bits == 4:  # noqa: PLR2004
         return group.codes("awq", sides, layer=layer, numbers=numbers)
     form = said.get("checkpoint_format", said.get("format"))
-    if method != "gptq" or form not in _V1 | _V2:
+    if method != "gptq" or form not in _FORMS:
         return None
-    numbers["zeros_less_one"] = int(form in _V1)
+    numbers["zeros_less_one"] = int(form != _V2)
     return group.codes("gptq", sides, layer=layer, numbers=numbers)

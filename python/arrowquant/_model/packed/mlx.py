@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from arrowquant._model.packed.codes import Codes, Group
+from arrowquant._model.packed.codes import Codes, Group, whole
 
 
 def read(group: Group) -> Codes | None:
@@ -19,10 +19,10 @@ def read(group: Group) -> Codes | None:
         return None
     said = _said(group)
     mode = said.get("mode", "affine")
-    if mode in {"mxfp4", "mxfp8", "nvfp4"}:
+    if mode in ("mxfp4", "mxfp8", "nvfp4"):
         return group.codes(str(mode), {"scale": scales})
-    bits, size = said.get("bits"), said.get("group_size")
-    if mode != "affine" or not isinstance(bits, int) or not isinstance(size, int):
+    bits, size = whole(said.get("bits")), whole(said.get("group_size"))
+    if mode != "affine" or bits is None or size is None:
         return None
     numbers = {"bits": bits, "group_size": size}
     return group.codes("mlx", {"scales": scales, "biases": biases}, numbers=numbers)

@@ -98,6 +98,9 @@ pub(super) fn column(
 }
 
 fn read(foreign: &dyn Foreign, row: &Row) -> Result<Parameters, ArrowError> {
-    let failed = |error: io::Error| ArrowError::IoError(error.to_string(), error);
+    let layer = &foreign.outline().layer;
+    let failed = |error: io::Error| {
+        ArrowError::IoError(format!("layer '{layer}': what belongs to it: {error}"), error)
+    };
     row.place().map_or(Ok(Parameters::default()), |place| foreign.parameters(place)).map_err(failed)
 }

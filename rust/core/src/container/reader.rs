@@ -97,8 +97,7 @@ impl TensorRows {
 
     /// Why a tensor of the file is no weights of that format; nothing where it is.
     pub fn why_not(file: &TensorFile, name: &str, codes: &Codes) -> Option<String> {
-        let entry = file.entries().iter().find(|entry| entry.name == name);
-        match entry.map(|entry| foreign::open(file, entry, codes)) {
+        match file.entry(name).map(|entry| foreign::open(file, entry, codes)) {
             Some(Ok(_)) => None,
             Some(Err(why)) => Some(why),
             None => Some(format!("there is no '{name}'")),

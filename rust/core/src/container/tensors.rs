@@ -3,8 +3,9 @@
 //!
 //! Its rows are those of [`super::reader`].
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_buffer::Buffer;
 
@@ -17,6 +18,8 @@ use crate::source::Source;
 pub struct TensorFile {
     source: Source,
     header: Arc<Header>,
+    /// Where each tensor is among them, by name; found when it is first asked for.
+    places: Arc<OnceLock<HashMap<String, usize>>>,
 }
 
 impl TensorFile {
@@ -43,7 +46,7 @@ impl TensorFile {
     fn read(source: Source) -> Result<Self, CallError> {
         let header = read_header(&source)
             .map_err(|why| CallError::File { path: source.path().display().to_string(), why })?;
-        Ok(Self { header: Arc::new(header), source })
+        Ok(Self { header: Arc::new(header), source, places: Arc::default() })
     }
 
     /// The tensors, in the order of their bytes.
@@ -54,6 +57,15 @@ impl TensorFile {
     /// What the file says beside its tensors.
     pub fn metadata(&self) -> &[(String, Value)] {
         &self.header.metadata
+    }
+
+    /// The tensor of that name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        let places = self.places.get_or_init(|| {
+            let names = self.entries().iter().map(|entry| entry.name.clone());
+            names.zip(0..).collect()
+        });
+        self.entries().get(*places.get(name)?)
     }
 
     /// The bytes, wherever they are.

@@ -69,11 +69,10 @@ pub(crate) fn f8_e4m3_to_f32(code: u8) -> f32 {
     f32::from_bits(number | sign)
 }
 
-/// OCP's E2M1, in the low four bits: rounded to nearest, ties to even, at most 6. Source: OCP
-/// Microscaling Formats Specification 1.0, table 5.
+/// A finite float32 as E4M3, rounded to nearest, ties to even, at most 448.
 #[inline(always)]
-pub(crate) fn f4_e2m1_from_f32(value: f32) -> u8 {
-    narrow::<2, 1>(value, 0x7) as u8
+pub(crate) fn f8_e4m3_from_f32(value: f32) -> u8 {
+    narrow::<4, 3>(value, 0x7e) as u8
 }
 
 /// What the codes of E2M1 stand for.
@@ -89,7 +88,7 @@ pub(crate) fn from_f32<L: Lanes>(_: L, target: Float, values: &[f32], bytes: &mu
         Float::F32 => write::<4>(values, bytes, f32::to_le_bytes),
         Float::F16 => write::<2>(values, bytes, |v| narrow::<5, 10>(v, 0x7bff).to_le_bytes()),
         Float::BF16 => write::<2>(values, bytes, |v| narrow::<8, 7>(v, 0x7f7f).to_le_bytes()),
-        Float::F8E4M3 => write::<1>(values, bytes, |v| [narrow::<4, 3>(v, 0x7e) as u8]),
+        Float::F8E4M3 => write::<1>(values, bytes, |v| [f8_e4m3_from_f32(v)]),
         Float::F8E5M2 => write::<1>(values, bytes, |v| [narrow::<5, 2>(v, 0x7b) as u8]),
     }
 }

@@ -164,6 +164,22 @@ impl Lanes for Portable {
         each(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    fn larger(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F32) -> Self::F32 {
+        a.map(f32::abs)
+    }
+    #[inline(always)]
+    fn count_above(self, counts: Self::U32, a: Self::F32, b: Self::F32) -> Self::U32 {
+        each(counts, each(a, b, |a, b| u32::from(a > b)), |count, above| count + above)
+    }
+    #[inline(always)]
+    fn signs(self, a: Self::U32) -> Self::U32 {
+        a.map(|lane| lane >> 31)
+    }
+    #[inline(always)]
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         each(a, b, square_plus)
     }

@@ -74,6 +74,14 @@ pub(crate) trait Lanes: Copy {
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The smaller one; `b` where they compare equal.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The larger one; `b` where they compare equal.
+    fn larger(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Without the sign.
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// `counts`, and one more in each lane where `a` is above `b`.
+    fn count_above(self, counts: Self::U32, a: Self::F32, b: Self::F32) -> Self::U32;
+    /// The lanes' highest bits, as the lowest.
+    fn signs(self, a: Self::U32) -> Self::U32;
     /// `a² + b`, rounded once.
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a − b·c`, where the product is a float32 number: then it makes no difference whether it is

@@ -73,7 +73,8 @@ impl Scratch {
         // Of wide groups the ranges are known, and the survey is only for what is not finite.
         let group_size =
             if wide.is_some() { place.width } else { job.layout().grouping.group_size };
-        let groups = if wide.is_some() { 1 } else { place.groups.len() };
+        let rows = place.elements.len() / place.width;
+        let groups = if wide.is_some() { rows } else { place.groups.len() };
         if seen.is_some() {
             std::mem::swap(ranges, next_ranges);
         }

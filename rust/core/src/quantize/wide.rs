@@ -60,7 +60,8 @@ pub(super) fn wide_ranges(
             }
         }
         let own = bounds.iter().fold(0.0f32, |own, bounds| own.max(bounds.absmax()));
-        let false_fact = job.tensor_absmax.filter(|&told| told < own);
+        // What is not finite is found when it is encoded.
+        let false_fact = job.tensor_absmax.filter(|&told| told < own && own.is_finite());
         let absmax = job.tensor_absmax.unwrap_or(own);
         let tensor_scale =
             if layout.has_tensor_scale { job.bound.codec.tensor_scale(absmax) } else { 1.0 };

@@ -6,7 +6,7 @@
 //! <https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/functional.py>; the
 //! table of NF4 is that of Dettmers et al. 2023, *QLoRA*, appendix E.
 
-use super::grouped::{OfGroups, over};
+use super::grouped::{OfGroups, SOME, over};
 use super::{Bound, Codec, Geometry, Layout, Said, Scheme};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
@@ -72,22 +72,29 @@ fn absmax(bounds: Bounds, tensor_scale: f32) -> Parameters {
     Parameters { scale, bias: 0.0, tensor_scale }
 }
 
-/// The codes of values over a scale; `find` gives those of sixteen.
+/// The codes of values over a scale; [`Table::find`] gives those of sixteen.
 #[inline(always)]
-fn encode(
-    values: &[f32],
-    scale: f32,
-    codes: &mut [u8],
-    find: impl Fn(&[f32; LANES]) -> [u8; LANES],
-) {
-    over(values, scale, |at, scaled| {
-        let found = find(scaled);
-        let joined: [u8; LANES / 2] =
-            std::array::from_fn(|at| (found[2 * at] << 4) | found[2 * at + 1]);
-        let out = &mut codes[at / 2..];
-        let count = out.len().min(LANES / 2);
-        out[..count].copy_from_slice(&joined[..count]);
-    });
+fn encode<L: Lanes, T: Table>(lanes: L, values: &[f32], scale: f32, codes: &mut [u8]) {
+    for (values, codes) in values.chunks(SOME).zip(codes.chunks_mut(SOME / 2)) {
+        let scaled = over(values, scale);
+        let vectors = scaled.as_chunks::<LANES>().0;
+        for (pair, codes) in vectors.as_chunks::<2>().0.iter().zip(codes.chunks_mut(LANES)) {
+            let found = [T::find(lanes, &pair[0]), T::find(lanes, &pair[1])];
+            let mut bytes = [0u8; LANES];
+            lanes.store_u8(lanes.nibbles(found, 0), &mut bytes);
+            // The first is in the low half there.
+            for byte in &mut bytes {
+                *byte = byte.rotate_left(4);
+            }
+            codes.copy_from_slice(&bytes[..codes.len()]);
+        }
+    }
+}
+
+/// Sixteen numbers that codes stand for.
+trait Table {
+    /// The codes of the nearest ones.
+    fn find<L: Lanes>(lanes: L, scaled: &[f32; LANES]) -> L::U32;
 }
 
 /// What codes stand for in a table, times a scale.
@@ -111,12 +118,10 @@ fn decode<L: Lanes>(lanes: L, table: &[f32; 16], scale: f32, codes: &[u8], value
 
 /// How many of some rising numbers are below each value.
 #[inline(always)]
-fn count_below<const N: usize>(values: &[f32; LANES], numbers: &[f32; N]) -> [u32; LANES] {
-    let mut counts = [0u32; LANES];
+fn count_below<L: Lanes, const N: usize>(lanes: L, values: L::F32, numbers: &[f32; N]) -> L::U32 {
+    let mut counts = lanes.zero_u32();
     for number in numbers {
-        for (count, value) in counts.iter_mut().zip(values) {
-            *count += u32::from(value > number);
-        }
+        counts = lanes.count_above(counts, values, lanes.splat(*number));
     }
     counts
 }
@@ -157,6 +162,13 @@ impl Nf4 {
     const MIDDLES: [f32; 15] = middles(&Self::TABLE);
 }
 
+impl Table for Nf4 {
+    #[inline(always)]
+    fn find<L: Lanes>(lanes: L, scaled: &[f32; LANES]) -> L::U32 {
+        count_below(lanes, lanes.load(scaled), &Self::MIDDLES)
+    }
+}
+
 impl Grouped for Nf4 {
     const BITS: usize = 4;
 
@@ -166,10 +178,8 @@ impl Grouped for Nf4 {
     }
 
     #[inline(always)]
-    fn encode<L: Lanes>(_: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
-        encode(values, parameters.scale, codes, |scaled| {
-            count_below(scaled, &Self::MIDDLES).map(|count| count as u8)
-        });
+    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode::<L, Self>(lanes, values, parameters.scale, codes);
     }
 
     #[inline(always)]
@@ -189,6 +199,15 @@ impl Fp4 {
     const MIDDLES: [f32; 7] = middles(&Self::MAGNITUDES);
     /// The code of each magnitude.
     const CODES: [u8; 8] = [0, 1, 6, 7, 4, 5, 2, 3];
+    /// The same as numbers.
+    const RANKED: [f32; 16] = {
+        let (mut ranked, mut at) = ([0.0; 16], 0);
+        while at < 8 {
+            ranked[at] = Self::CODES[at] as f32;
+            at += 1;
+        }
+        ranked
+    };
     const TABLE: [f32; 16] = {
         let (mut table, mut at) = ([0.0; 16], 0);
         while at < 8 {
@@ -200,6 +219,18 @@ impl Fp4 {
     };
 }
 
+impl Table for Fp4 {
+    #[inline(always)]
+    fn find<L: Lanes>(lanes: L, scaled: &[f32; LANES]) -> L::U32 {
+        let scaled = lanes.load(scaled);
+        let ranks = count_below(lanes, lanes.abs(scaled), &Self::MIDDLES);
+        let mut rank = [0; LANES];
+        lanes.store_u8(lanes.low_bytes(ranks, 0), &mut rank);
+        let codes = lanes.truncate(lanes.look_up(&rank, &Self::RANKED));
+        lanes.add_shifted::<3>(codes, lanes.signs(lanes.bits(scaled)))
+    }
+}
+
 impl Grouped for Fp4 {
     const BITS: usize = 4;
 
@@ -209,12 +240,8 @@ impl Grouped for Fp4 {
     }
 
     #[inline(always)]
-    fn encode<L: Lanes>(_: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
-        encode(values, parameters.scale, codes, |scaled| {
-            let ranks = count_below(&scaled.map(f32::abs), &Self::MIDDLES);
-            let sign = |at: usize| ((scaled[at].to_bits() >> 31) as u8) << 3;
-            std::array::from_fn(|at| Self::CODES[ranks[at] as usize & 7] | sign(at))
-        });
+    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode::<L, Self>(lanes, values, parameters.scale, codes);
     }
 
     #[inline(always)]

@@ -4,14 +4,14 @@
 //! The largest magnitude becomes 448, as in compressed-tensors' `calculate_qparams`; DeepSeek's and
 //! transformers' layout has blocks of 128 × 128, <https://huggingface.co/deepseek-ai/DeepSeek-V3>.
 
-use super::grouped::{OfGroups, over};
+use super::grouped::{OfGroups, SOME, over};
 use super::{Bound, Geometry, Layout, Said, Scheme};
 use crate::dtype::{Float, ScaleDtype};
 use crate::error::{InvalidSetting, Unfit};
 use crate::kernel::convert;
 use crate::kernel::grouped::{Grouped, Parameters};
 use crate::kernel::tile::{Bounds, Grouping};
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::Lanes;
 use crate::settings::{GROUP_ROWS, GROUP_SIZE, SCALE_DTYPE, SEARCH, Settings, Value};
 
 #[derive(Debug)]
@@ -111,11 +111,10 @@ impl Grouped for Fp8 {
 /// E4M3 codes of values over a scale, rounded to nearest, ties to even.
 #[inline(always)]
 pub(super) fn encode<L: Lanes>(lanes: L, scale: f32, values: &[f32], codes: &mut [u8]) {
-    over(values, scale, |at, scaled| {
-        let codes = &mut codes[at..];
-        let count = codes.len().min(LANES);
-        convert::from_f32(lanes, Float::F8E4M3, &scaled[..count], &mut codes[..count]);
-    });
+    for (values, codes) in values.chunks(SOME).zip(codes.chunks_mut(SOME)) {
+        let scaled = over(values, scale);
+        convert::from_f32(lanes, Float::F8E4M3, &scaled[..codes.len()], codes);
+    }
 }
 
 /// What such codes stand for, times a scale. A code that is no number decodes to one, as from any

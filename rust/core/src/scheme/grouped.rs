@@ -5,10 +5,10 @@ use std::marker::PhantomData;
 use super::{Codec, Geometry, Layout, Said, Sums};
 use crate::dtype::{Float, ScaleDtype};
 use crate::error::Unfit;
+use crate::kernel::dispatch;
 use crate::kernel::grouped::{self, Grouped};
 use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
-use crate::kernel::{convert, dispatch};
-use crate::lanes::{LANES, Level};
+use crate::lanes::{LANES, Lanes, Level};
 
 /// Encodes and decodes groups of some format.
 #[derive(Debug)]
@@ -102,31 +102,29 @@ pub(super) fn layout<F: Grouped>(
     })
 }
 
-/// Values over their scale, in vectors; the last one is filled up with zeros.
+/// Values that are divided by their scale together.
+pub(super) const SOME: usize = 64;
+
+/// At most [`SOME`] values over their scale, with zeros behind the last.
 #[inline(always)]
-pub(super) fn over(values: &[f32], scale: f32, mut vector: impl FnMut(usize, &[f32; LANES])) {
+pub(super) fn over(values: &[f32], scale: f32) -> [f32; SOME] {
     /// Where `1/scale` leaves these bounds, values are divided in float64.
     const USUAL: std::ops::Range<f32> = 1e-30..1e30;
-    let (whole, rest) = values.as_chunks::<LANES>();
-    let mut last = [0.0; LANES];
-    last[..rest.len()].copy_from_slice(rest);
+    let mut scaled = [0.0; SOME];
     let inverse = 1.0 / scale;
-    let is_usual = USUAL.contains(&scale);
-    let exact = |value: f32| (f64::from(value) / f64::from(scale)) as f32;
-    let all = whole.iter().chain((!rest.is_empty()).then_some(&last));
-    for (at, values) in all.enumerate() {
-        let scaled = if is_usual { values.map(|value| value * inverse) } else { values.map(exact) };
-        vector(at * LANES, &scaled);
+    if USUAL.contains(&scale) {
+        for (scaled, value) in scaled.iter_mut().zip(values) {
+            *scaled = value * inverse;
+        }
+    } else {
+        for (scaled, value) in scaled.iter_mut().zip(values) {
+            *scaled = (f64::from(*value) / f64::from(scale)) as f32;
+        }
     }
+    scaled
 }
 
-/// Codes of four bits, two in a byte, the first in the low half.
-#[inline(always)]
-pub(super) fn join_pairs(codes: &[u8; LANES]) -> [u8; LANES / 2] {
-    std::array::from_fn(|at| codes[2 * at] | (codes[2 * at + 1] << 4))
-}
-
-/// The codes that [`join_pairs`] put together.
+/// The codes of four bits that [`Lanes::nibbles`] put in bytes, two in each, the first in the low half.
 #[inline(always)]
 pub(super) fn split_pairs(bytes: &[u8; LANES / 2]) -> [u8; LANES] {
     let mut codes = [0; LANES];
@@ -136,11 +134,34 @@ pub(super) fn split_pairs(bytes: &[u8; LANES / 2]) -> [u8; LANES] {
     codes
 }
 
-/// E2M1 codes of values over a scale.
+/// E2M1 codes of sixteen numbers, rounded to nearest, ties to even, at most 6. Source: OCP
+/// Microscaling Formats Specification 1.0, table 5.
+///
+/// Up to 2 the codes of magnitudes are those of halves, up to 4 of ones, from there of twos: the least
+/// of the three is the right one.
 #[inline(always)]
-pub(super) fn encode_fp4(values: &[f32], scale: f32, codes: &mut [u8]) {
-    over(values, scale, |at, scaled| {
-        let found = scaled.map(convert::f4_e2m1_from_f32);
-        codes[at / 2..at / 2 + LANES / 2].copy_from_slice(&join_pairs(&found));
-    });
+fn fp4<L: Lanes>(lanes: L, numbers: &[f32; LANES]) -> L::U32 {
+    let numbers = lanes.load(numbers);
+    let magnitudes = lanes.min(lanes.abs(numbers), lanes.splat(8.0));
+    let halves = lanes.round(lanes.add(magnitudes, magnitudes)).1;
+    let ones = lanes.add(lanes.round(magnitudes).1, lanes.splat(2.0));
+    let twos = lanes.round(lanes.mul(magnitudes, lanes.splat(0.5))).1;
+    let twos = lanes.add(twos, lanes.splat(4.0));
+    let least = lanes.min(lanes.min(halves, ones), lanes.min(twos, lanes.splat(7.0)));
+    lanes.add_shifted::<3>(lanes.truncate(least), lanes.signs(lanes.bits(numbers)))
+}
+
+/// E2M1 codes of values over a scale, two in a byte; of one vector, or of pairs of them.
+#[inline(always)]
+pub(super) fn encode_fp4<L: Lanes>(lanes: L, values: &[f32], scale: f32, codes: &mut [u8]) {
+    for (values, codes) in values.chunks(SOME).zip(codes.chunks_mut(SOME / 2)) {
+        let scaled = over(values, scale);
+        let vectors = scaled.as_chunks::<LANES>().0;
+        for (pair, codes) in vectors.as_chunks::<2>().0.iter().zip(codes.chunks_mut(LANES)) {
+            let found = [fp4(lanes, &pair[0]), fp4(lanes, &pair[1])];
+            let mut bytes = [0; LANES];
+            lanes.store_u8(lanes.nibbles(found, 0), &mut bytes);
+            codes.copy_from_slice(&bytes[..codes.len()]);
+        }
+    }
 }

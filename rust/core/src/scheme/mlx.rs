@@ -9,10 +9,10 @@ use super::grouped::{OfGroups, layout};
 use super::{Bound, Codec, Geometry, Said, Scheme};
 use crate::dtype::ScaleDtype;
 use crate::error::{InvalidSetting, Unfit};
-use crate::kernel::extremes::extremes;
+use crate::kernel::extremes::ends;
 use crate::kernel::grouped::{Grouped, Parameters};
 use crate::kernel::tile::Bounds;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, Portable};
 use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SEARCH, Settings, Value};
 
 /// What MLX's kernels take.
@@ -71,6 +71,31 @@ impl<const BITS: usize> Scheme for Mlx<BITS> {
     }
 }
 
+const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
+const PAIRS: u64 = 0x0000_ffff_0000_ffff;
+const FOURS: u64 = 0x0000_0000_ffff_ffff;
+
+/// Eight codes, a byte for each, as bits that follow each other.
+#[inline(always)]
+const fn join<const BITS: usize>(codes: u64) -> u64 {
+    let pairs = (codes & BYTES) | ((codes & !BYTES) >> (8 - BITS));
+    let fours = (pairs & PAIRS) | ((pairs & !PAIRS) >> (16 - 2 * BITS));
+    (fours & FOURS) | ((fours & !FOURS) >> (32 - 4 * BITS))
+}
+
+/// The codes that [`join`] put together.
+#[inline(always)]
+const fn split<const BITS: usize>(bits: u64) -> u64 {
+    const fn low(count: usize) -> u64 {
+        (1 << count) - 1
+    }
+    let fours = (bits & low(4 * BITS)) | ((bits >> (4 * BITS) & low(4 * BITS)) << 32);
+    let mask = low(2 * BITS) * (1 | 1 << 32);
+    let pairs = (fours & mask) | ((fours >> (2 * BITS) & mask) << 16);
+    let mask = low(BITS) * (1 | 1 << 16 | 1 << 32 | 1 << 48);
+    (pairs & mask) | ((pairs >> BITS & mask) << 8)
+}
+
 impl<const BITS: usize> Grouped for Mlx<BITS> {
     const BITS: usize = BITS;
     const BIASED: bool = true;
@@ -78,8 +103,8 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
     const LIMIT: f32 = f32::MAX / 4.0;
 
     #[inline(always)]
-    fn fit(values: &[f32], _: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters {
-        let (lo, hi) = extremes(values);
+    fn fit(values: &[f32], bounds: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters {
+        let (lo, hi) = ends(Portable, values, bounds);
         let round = |x: f64| match x == 0.0 {
             true => 0.0,
             false => dtype.round(x.abs()).max(dtype.smallest()).copysign(x) as f32,
@@ -111,8 +136,7 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
             let mut codes = [0; LANES];
             lanes.store_u8(lanes.low_bytes(lanes.max::<true>(numbers, zero), 0), &mut codes);
             for (eight, out) in codes.as_chunks::<8>().0.iter().zip(out.chunks_exact_mut(BITS)) {
-                let bits = eight.iter().zip(0..).map(|(code, at)| u64::from(*code) << (at * BITS));
-                let bits = bits.fold(0, |all, one| all | one);
+                let bits = join::<BITS>(u64::from_le_bytes(*eight));
                 out.copy_from_slice(&bits.to_le_bytes()[..BITS]);
             }
         }
@@ -125,14 +149,11 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
             values.as_chunks_mut::<LANES>().0.iter_mut().zip(codes.chunks_exact(2 * BITS));
         for (values, bytes) in vectors {
             let mut codes = [0; LANES];
-            for (eight, bytes) in
-                codes.as_chunks_mut::<8>().0.iter_mut().zip(bytes.chunks_exact(BITS))
-            {
+            let eights = codes.as_chunks_mut::<8>().0.iter_mut().zip(bytes.chunks_exact(BITS));
+            for (eight, bytes) in eights {
                 let mut bits = [0; 8];
                 bits[..BITS].copy_from_slice(bytes);
-                let bits = u64::from_le_bytes(bits);
-                *eight =
-                    std::array::from_fn(|at| ((bits >> (at * BITS)) & ((1 << BITS) - 1)) as u8);
+                *eight = split::<BITS>(u64::from_le_bytes(bits)).to_le_bytes();
             }
             let numbers = lanes.mul(lanes.load_u8(&codes), scale);
             lanes.store(lanes.add(numbers, bias), values);

@@ -44,23 +44,26 @@ impl<F: Grouped> Scheme for Mx<F> {
     }
 }
 
-/// The power of two for a largest magnitude, for numbers up to `largest`.
+/// The power of two for a largest magnitude, for numbers up to `largest`, which is a normal float32.
 #[inline(always)]
 fn power(bounds: Bounds, largest: f32, tensor_scale: f32) -> Parameters {
-    const BIAS: i32 = 127;
-    let absmax = bounds.absmax();
-    let exponent = |x: f32| {
-        // Of a subnormal number, times 2³².
-        let (x, less) = if x < f32::MIN_POSITIVE { (x * 2f32.powi(32), 32) } else { (x, 0) };
-        (x.to_bits() >> 23) as i32 - BIAS - less
+    const FRACTION: u32 = (1 << 23) - 1;
+    let (absmax, bias) = (bounds.absmax(), 0.0);
+    if absmax == 0.0 {
+        return Parameters { scale: 1.0, bias, tensor_scale };
+    }
+    // Of a subnormal number, times 2³².
+    let lift = if absmax < f32::MIN_POSITIVE { 32 } else { 0 };
+    let absmax = if lift == 0 { absmax } else { absmax * 2f32.powi(32) };
+    let (bits, top) = (absmax.to_bits(), largest.to_bits());
+    let is_cut = bits & FRACTION > top & FRACTION;
+    // As float32 has it, with a bias of 127. The largest number must stay finite.
+    let exponent = (bits >> 23) as i32 - lift - ((top >> 23) as i32 - 127) + i32::from(is_cut);
+    let scale = match exponent.clamp(0, 254 - ((top >> 23) as i32 - 127)) {
+        0 => f32::from_bits(1 << 22),
+        exponent => f32::from_bits((exponent as u32) << 23),
     };
-    let scale = |exponent: i32| (f64::from_bits(((exponent + 1023) as u64) << 52)) as f32;
-    let lower = exponent(absmax) - exponent(largest);
-    let is_cut = f64::from(absmax) > f64::from(largest) * 2f64.powi(lower);
-    // The largest number must stay a finite float32.
-    let found = (lower + i32::from(is_cut)).clamp(-BIAS, BIAS - exponent(largest));
-    let scale = if absmax == 0.0 { 1.0 } else { scale(found) };
-    Parameters { scale, bias: 0.0, tensor_scale }
+    Parameters { scale, bias, tensor_scale }
 }
 
 /// E2M1.
@@ -76,8 +79,8 @@ impl Grouped for Fp4 {
     }
 
     #[inline(always)]
-    fn encode<L: Lanes>(_: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
-        encode_fp4(values, parameters.scale, codes);
+    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode_fp4(lanes, values, parameters.scale, codes);
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use super::grouped::{OfGroups, encode_fp4, layout, split_pairs};
 use super::{Bound, Geometry, Layout, Said, Scheme};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
-use crate::kernel::convert::F4_E2M1;
+use crate::kernel::convert::{F4_E2M1, f8_e4m3_from_f32, f8_e4m3_to_f32};
 use crate::kernel::grouped::{Grouped, Parameters};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
@@ -21,9 +21,11 @@ use crate::settings::{SEARCH, Settings, Value};
 /// Elements that share a scale.
 const GROUP: usize = 16;
 /// The largest E2M1 number.
-const LARGEST: f64 = 6.0;
+const LARGEST: f32 = 6.0;
 /// The largest scale of a group, by our choice of the tensor's.
-const TOP_SCALE: f64 = 256.0;
+const TOP_SCALE: f32 = 256.0;
+/// The smallest E4M3 number.
+const SMALLEST_SCALE: f32 = 1.0 / 512.0;
 
 #[derive(Debug)]
 pub(super) struct Nvfp4;
@@ -54,7 +56,7 @@ impl Grouped for Nvfp4 {
         if absmax == 0.0 {
             return 1.0;
         }
-        let least = f64::from(absmax) / (LARGEST * TOP_SCALE);
+        let least = f64::from(absmax) / f64::from(LARGEST * TOP_SCALE);
         let exponent = (least.to_bits() >> 52) as i32 - 1023;
         // A power of two itself suffices.
         let is_power = least.to_bits().trailing_zeros() >= 52;
@@ -62,17 +64,19 @@ impl Grouped for Nvfp4 {
     }
 
     #[inline(always)]
-    fn fit(_: &[f32], bounds: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters {
-        let absmax = bounds.absmax();
-        let exact = f64::from(absmax) / LARGEST / f64::from(tensor_scale);
-        let scale = dtype.round(exact.max(dtype.smallest())) as f32;
-        let scale = if absmax == 0.0 { 1.0 } else { scale };
-        Parameters { scale, bias: 0.0, tensor_scale }
+    fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
+        let (absmax, bias) = (bounds.absmax(), 0.0);
+        if absmax == 0.0 {
+            return Parameters { scale: 1.0, bias, tensor_scale };
+        }
+        let exact = absmax / LARGEST * (1.0 / tensor_scale);
+        let scale = f8_e4m3_to_f32(f8_e4m3_from_f32(exact)).max(SMALLEST_SCALE);
+        Parameters { scale, bias, tensor_scale }
     }
 
     #[inline(always)]
-    fn encode<L: Lanes>(_: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
-        encode_fp4(values, parameters.scale * parameters.tensor_scale, codes);
+    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode_fp4(lanes, values, parameters.scale * parameters.tensor_scale, codes);
     }
 
     #[inline(always)]

@@ -29,6 +29,9 @@ impl Awq {
     pub(super) fn open(tensors: &Tensors<'_>) -> Result<Self, String> {
         let (codes, scales) = (tensors.main.clone(), tensors.required("scales")?);
         let points = tensors.required("zeros")?;
+        codes.of_words()?;
+        points.of_words()?;
+        scales.of_floats()?;
         let ([columns, words], [groups, rows]) = (codes.matrix()?, scales.matrix()?);
         expect("rows of codes", words.checked_mul(PER_WORD), Some(rows))?;
         expect("zero points", points.elements(), groups.checked_mul(words))?;

@@ -56,6 +56,9 @@ impl Bitsandbytes {
         let count = rows.checked_mul(columns);
         expect("bytes of codes", Some(codes.byte_count()), count.map(|n| n.div_ceil(2)))?;
         expect("scales", absmax.elements(), count.map(|n| n.div_ceil(BLOCK)))?;
+        if absmax.dtype() != "U8" {
+            absmax.of_floats()?;
+        }
         let nested = if absmax.dtype() == "U8" { Some(nested(tensors, &state)?) } else { None };
         let said = state["dtype"].as_str().and_then(dtype::canonical).and_then(Float::from_name);
         let dtype = said.map_or_else(|| tensors.dtype(), Ok)?;
@@ -73,7 +76,7 @@ impl Bitsandbytes {
 fn nested(tensors: &Tensors<'_>, state: &Json) -> Result<Nested, String> {
     let floats = |role: &str| {
         let side = tensors.required(role)?;
-        let count = side.elements().unwrap_or(0);
+        let count = side.of_floats()?.elements().unwrap_or(0);
         side.floats(0..count).map_err(|error| error.to_string())
     };
     let (absmax, map) = (floats("nested_absmax")?, floats("nested_map")?);

@@ -38,6 +38,12 @@ impl Floats {
             (&[count, rows, groups], true) => (count, rows, groups),
             _ => return Err(format!("scales {shape:?} are of no matrix")),
         };
+        if count == 0 {
+            return Err("it has no matrices".to_owned());
+        }
+        if is_stack && weight.shape().last() != Some(&(group * bits / 8)) {
+            return Err(format!("blocks of {:?} are not of {group} codes", weight.shape().last()));
+        }
         let columns = row_scales.checked_mul(group).ok_or("the shape overflows")?;
         let row_bytes = columns / 8 * bits;
         let all = count.checked_mul(rows).and_then(|rows| rows.checked_mul(row_bytes));
@@ -59,10 +65,10 @@ impl Floats {
 }
 
 /// The scale of the tensor; some store what it is divided by.
-fn tensor_scale(tensors: &Tensors<'_>) -> Result<f32, String> {
+pub(super) fn tensor_scale(tensors: &Tensors<'_>) -> Result<f32, String> {
     let read = |role: &str| -> Result<Option<f32>, String> {
         let Some(side) = tensors.side(role)? else { return Ok(None) };
-        expect("scales of the tensor", side.elements(), Some(1))?;
+        expect("scales of the tensor", side.of_floats()?.elements(), Some(1))?;
         side.floats(0..1).map(|scale| Some(scale[0])).map_err(|error| error.to_string())
     };
     let scale = match (read("divisor")?, read("multiplier")?) {

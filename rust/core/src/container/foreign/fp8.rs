@@ -18,6 +18,7 @@ pub(super) struct Fp8 {
 impl Fp8 {
     pub(super) fn open(tensors: &Tensors<'_>) -> Result<Self, String> {
         let (weight, scales) = (tensors.main.clone(), tensors.required("scale")?);
+        scales.of_floats()?;
         let number = |name: &str| Value::Integer(tensors.number(name).unwrap_or(-1));
         let settings = Settings::default()
             .with(GROUP_SIZE, number("group_size"))

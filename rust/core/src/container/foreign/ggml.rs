@@ -32,11 +32,7 @@ pub(super) fn open(tensors: &Tensors<'_>) -> Result<Arc<dyn Foreign>, String> {
     Ok(match scheme.as_str() {
         "mxfp4" => Arc::new(Apart { outline, main, block, row_blocks, tensor_scale: None }),
         "nvfp4" => {
-            let tensor_scale = match tensors.side("multiplier")? {
-                Some(side) => side.floats(0..1).map_err(|error| error.to_string())?[0],
-                None => 1.0,
-            };
-            let tensor_scale = Some(tensor_scale);
+            let tensor_scale = Some(super::floats::tensor_scale(tensors)?);
             Arc::new(Apart { outline, main, block, row_blocks, tensor_scale })
         }
         _ => Arc::new(Whole { outline, main, block, row_blocks }),

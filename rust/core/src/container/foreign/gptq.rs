@@ -34,18 +34,24 @@ impl Gptq {
     pub(super) fn open(tensors: &Tensors<'_>) -> Result<Self, String> {
         let (codes, scales) = (tensors.main.clone(), tensors.required("scales")?);
         let points = tensors.required("zeros")?;
+        codes.of_words()?;
+        points.of_words()?;
+        scales.of_floats()?;
         let bits = tensors.number("bits").filter(|bits| [2, 4, 8].contains(bits));
         let bits = bits.ok_or("only 2, 4 and 8 bits are read")? as usize;
         let per_word = 32 / bits;
         let ([words, rows], [groups, scaled]) = (codes.matrix()?, scales.matrix()?);
         let columns = words.checked_mul(per_word).ok_or("the shape overflows")?;
         expect("rows of scales", Some(scaled), Some(rows))?;
+        if !rows.is_multiple_of(per_word) {
+            return Err(format!("{rows} rows are no whole words of {per_word} zero points"));
+        }
         expect("zero points", points.elements(), groups.checked_mul(rows / per_word))?;
         let said = tensors.number("group_size").filter(|&size| size > 0);
         let size = if groups == 1 { -1 } else { said.ok_or("there is no group size")? };
         let order = match tensors.side("order")? {
             Some(side) => {
-                let found = side.integers().map_err(|error| error.to_string())?;
+                let found = side.integers()?;
                 order(&found, columns, size)?
             }
             None => None,

@@ -36,6 +36,20 @@ impl Integers {
         let [rows, columns] = shape(tensors, &weight)?;
         let bits = if is_signed { 8 } else { bits_of(&weight, [rows, columns])? };
         let zero_points = tensors.side("zero_point")?;
+        scales.of_floats()?;
+        if !is_signed {
+            weight.of_words()?;
+        }
+        if let Some(points) = zero_points.as_ref().filter(|points| points.dtype() != "I8") {
+            points.of_words()?;
+        }
+        if let Some(form) = tensors.side("form")? {
+            // Other orders of the rows are for GPUs of their own.
+            let form = form.all().map_err(|error| error.to_string())?;
+            if form.iter().any(|&byte| byte != 0) {
+                return Err("weight_format says another order of its rows".to_owned());
+            }
+        }
         let groups = match scales.shape().as_slice() {
             [count] | [count, 1] if *count == rows => 1,
             [] | [1] | [1, 1] => 1,
@@ -53,6 +67,9 @@ impl Integers {
             .with(SYMMETRIC, Value::Flag(zero_points.is_none()));
         let settings = with_scale_dtype(settings, &scales);
         let order = order(tensors, columns, size)?;
+        if order.is_some() && is_signed {
+            return Err("the order of columns is not read of codes in bytes".to_owned());
+        }
         let outline =
             tensors.outline([rows, columns], &format!("int{bits}"), settings, Cut::Rows(1))?;
         let layout = outline.codes.as_ref().map(|(bound, _)| bound.layout);
@@ -135,15 +152,16 @@ fn shape(tensors: &Tensors<'_>, weight: &Side) -> Result<[usize; 2], String> {
     let Some(side) = tensors.side("shape")? else {
         return weight.matrix();
     };
-    let said = side.integers().map_err(|error| error.to_string())?;
-    let sizes: Vec<usize> = said.iter().filter_map(|&size| usize::try_from(size).ok()).collect();
-    <[usize; 2]>::try_from(sizes).map_err(|_| format!("weight_shape is {said:?}"))
+    let said = side.integers()?;
+    let sizes: Option<Vec<usize>> = said.iter().map(|&size| usize::try_from(size).ok()).collect();
+    <[usize; 2]>::try_from(sizes.unwrap_or_default())
+        .map_err(|_| format!("weight_shape is {said:?}"))
 }
 
 /// The group of each column, where that is not by their order.
 fn order(tensors: &Tensors<'_>, columns: usize, size: i64) -> Result<Option<Vec<usize>>, String> {
     let Some(side) = tensors.side("order")? else { return Ok(None) };
-    let found = side.integers().map_err(|error| error.to_string())?;
+    let found = side.integers()?;
     super::gptq::order(&found, columns, size)
 }
 

@@ -23,6 +23,9 @@ impl Mlx {
     pub(super) fn open(tensors: &Tensors<'_>) -> Result<Self, String> {
         let (weight, scales) = (tensors.main.clone(), tensors.required("scales")?);
         let biases = tensors.required("biases")?;
+        scales.of_floats()?;
+        biases.of_floats()?;
+        weight.of_words()?;
         let bits = tensors.number("bits").ok_or("there is no number of bits")?;
         let size = tensors.number("group_size").ok_or("there is no group size")?;
         let [rows, row_groups] = scales.matrix()?;

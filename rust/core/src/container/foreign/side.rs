@@ -25,8 +25,9 @@ impl Side {
 
     /// The tensor called `name`.
     pub(super) fn find(file: &TensorFile, name: &str) -> Result<Self, String> {
-        let entry = file.entries().iter().find(|entry| entry.name == name);
-        entry.map(|entry| Self::new(file, entry)).ok_or_else(|| format!("there is no '{name}'"))
+        file.entry(name)
+            .map(|entry| Self::new(file, entry))
+            .ok_or_else(|| format!("there is no '{name}'"))
     }
 
     pub(super) fn dtype(&self) -> &str {
@@ -41,6 +42,26 @@ impl Side {
     pub(super) fn matrix(&self) -> Result<[usize; 2], String> {
         <[usize; 2]>::try_from(self.shape())
             .map_err(|shape| format!("'{}' is no matrix: {shape:?}", self.entry.name))
+    }
+
+    /// Itself, if its numbers are floats.
+    pub(super) fn of_floats(&self) -> Result<&Self, String> {
+        let width = Float::from_name(self.dtype()).map(Float::width);
+        self.check(width.and_then(|width| self.elements()?.checked_mul(width)), "floats")
+    }
+
+    /// Itself, if it has words of 32 bits.
+    pub(super) fn of_words(&self) -> Result<&Self, String> {
+        let is_known = matches!(self.dtype(), "I32" | "U32");
+        let bytes = self.elements().filter(|_| is_known).and_then(|count| count.checked_mul(4));
+        self.check(bytes, "words of 32 bits")
+    }
+
+    fn check(&self, bytes: Option<usize>, what: &str) -> Result<&Self, String> {
+        if bytes == Some(self.byte_count()) {
+            return Ok(self);
+        }
+        Err(format!("'{}' ({} {:?}) has no {what}", self.entry.name, self.dtype(), self.shape()))
     }
 
     /// Elements, of a type that is known.
@@ -106,12 +127,16 @@ impl Side {
     }
 
     /// Its numbers, of I32 or I64.
-    pub(super) fn integers(&self) -> io::Result<Vec<i64>> {
-        let bytes = self.all()?;
-        Ok(match self.dtype() {
-            "I64" => bytes.as_chunks::<8>().0.iter().map(|n| i64::from_le_bytes(*n)).collect(),
-            _ => bytes.as_chunks::<4>().0.iter().map(|n| i32::from_le_bytes(*n).into()).collect(),
-        })
+    pub(super) fn integers(&self) -> Result<Vec<i64>, String> {
+        let bytes = self.all().map_err(|error| error.to_string())?;
+        match self.dtype() {
+            "I64" => Ok(bytes.as_chunks::<8>().0.iter().map(|n| i64::from_le_bytes(*n)).collect()),
+            "I32" => {
+                let numbers = bytes.as_chunks::<4>().0.iter();
+                Ok(numbers.map(|number| i32::from_le_bytes(*number).into()).collect())
+            }
+            other => Err(format!("'{}' has no whole numbers, but {other}", self.entry.name)),
+        }
     }
 }
 

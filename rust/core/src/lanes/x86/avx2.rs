@@ -179,6 +179,30 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
     }
     #[inline(always)]
+    fn larger(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F32) -> Self::F32 {
+        cpu! {
+            let minus = _mm256_set1_ps(-0.0);
+            [_mm256_andnot_ps(minus, a[0]), _mm256_andnot_ps(minus, a[1])]
+        }
+    }
+    #[inline(always)]
+    fn count_above(self, counts: Self::U32, a: Self::F32, b: Self::F32) -> Self::U32 {
+        cpu! {
+            // Where it is above, all bits are set, which is -1.
+            let low = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0]));
+            let high = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1]));
+            [_mm256_sub_epi32(counts[0], low), _mm256_sub_epi32(counts[1], high)]
+        }
+    }
+    #[inline(always)]
+    fn signs(self, a: Self::U32) -> Self::U32 {
+        cpu! { [_mm256_srli_epi32::<31>(a[0]), _mm256_srli_epi32::<31>(a[1])] }
+    }
+    #[inline(always)]
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         cpu! { [_mm256_fmadd_ps(a[0], a[0], b[0]), _mm256_fmadd_ps(a[1], a[1], b[1])] }
     }

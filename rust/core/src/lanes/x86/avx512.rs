@@ -134,6 +134,25 @@ impl Lanes for Avx512 {
         cpu! { _mm512_min_ps(a, b) }
     }
     #[inline(always)]
+    fn larger(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        cpu! { _mm512_abs_ps(a) }
+    }
+    #[inline(always)]
+    fn count_above(self, counts: __m512i, a: __m512, b: __m512) -> __m512i {
+        cpu! {
+            let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b);
+            _mm512_mask_add_epi32(counts, above, counts, _mm512_set1_epi32(1))
+        }
+    }
+    #[inline(always)]
+    fn signs(self, a: __m512i) -> __m512i {
+        cpu! { _mm512_srli_epi32::<31>(a) }
+    }
+    #[inline(always)]
     fn add_square(self, a: __m512, b: __m512) -> __m512 {
         cpu! { _mm512_fmadd_ps(a, a, b) }
     }

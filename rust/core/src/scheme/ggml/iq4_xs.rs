@@ -28,8 +28,8 @@ impl Block for Iq4Xs {
     const LIMIT: f32 = 127.0 * 32.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(_: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Symmetric::<PARTS>::fit(values, [LOWEST, -32.0], 0, block);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
+        let levels = Symmetric::<PARTS>::fit(lanes, values, [LOWEST, -32.0], 0, block);
         let scales = levels.scales.map(|scale| (scale + 32) as u8);
         let upper = scales.iter().zip(0..).map(|(scale, at)| u16::from(scale >> 4) << (2 * at));
         block[2..LOWER].copy_from_slice(&upper.fold(0, |all, one| all | one).to_le_bytes());
@@ -39,7 +39,7 @@ impl Block for Iq4Xs {
         let each = values.chunks_exact(SMALL).zip(block[CODES..].chunks_exact_mut(HALF));
         for (part, (values, out)) in each.enumerate() {
             let mut codes = [0; SMALL];
-            nearest(values, inverse(levels.scale(part)), &MIDDLES, &mut codes);
+            nearest(lanes, values, inverse(levels.scale(part)), &MIDDLES, &mut codes);
             join::<HALF>(&codes, out);
         }
     }

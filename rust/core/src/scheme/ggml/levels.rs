@@ -22,7 +22,8 @@ impl<const PARTS: usize> Affine<PARTS> {
     /// For codes from 0 to `top`, each part's extremes are the ends of what it can hold. `d` and `dmin`
     /// are written at byte `at` of the block, one after the other.
     #[inline(always)]
-    pub(super) fn fit(
+    pub(super) fn fit<L: Lanes>(
+        lanes: L,
         values: &[f32],
         [top, top_scale]: [f32; 2],
         at: usize,
@@ -30,7 +31,7 @@ impl<const PARTS: usize> Affine<PARTS> {
     ) -> Self {
         let (mut spans, mut depths) = ([0.0f32; PARTS], [0.0f32; PARTS]);
         for (part, values) in values.chunks_exact(LARGE / PARTS).enumerate() {
-            let (lo, hi) = extremes(values);
+            let (lo, hi) = extremes(lanes, values);
             depths[part] = -lo.min(0.0);
             spans[part] = (hi.max(0.0) + depths[part]) / top;
         }
@@ -68,7 +69,8 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     /// Each part's outermost value has the code `lowest`, which is the one of largest magnitude; the
     /// largest scale is `lowest_scale` times `d`, which is written at byte `at` of the block.
     #[inline(always)]
-    pub(super) fn fit(
+    pub(super) fn fit<L: Lanes>(
+        lanes: L,
         values: &[f32],
         [lowest, lowest_scale]: [f32; 2],
         at: usize,
@@ -76,7 +78,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     ) -> Self {
         let mut spans = [0.0f32; PARTS];
         for (span, values) in spans.iter_mut().zip(values.chunks_exact(LARGE / PARTS)) {
-            let (lo, hi) = extremes(values);
+            let (lo, hi) = extremes(lanes, values);
             *span = outermost(values, Bounds { lo: lo.min(0.0), hi: hi.max(0.0) }) / lowest;
         }
         let further = |most: f32, one: &f32| if one.abs() > most.abs() { *one } else { most };

@@ -29,7 +29,7 @@ impl Block for Q2K {
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Affine::<PARTS>::fit(values, [TOP, 15.0], D, block);
+        let levels = Affine::<PARTS>::fit(lanes, values, [TOP, 15.0], D, block);
         for (out, (scale, minimum)) in block.iter_mut().zip(levels.scales.iter().zip(levels.minima))
         {
             *out = scale | (minimum << 4);

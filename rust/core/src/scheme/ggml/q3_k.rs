@@ -30,7 +30,7 @@ impl Block for Q3K {
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Symmetric::<PARTS>::fit(values, [-4.0, -32.0], D, block);
+        let levels = Symmetric::<PARTS>::fit(lanes, values, [-4.0, -32.0], D, block);
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

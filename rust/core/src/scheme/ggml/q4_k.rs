@@ -26,7 +26,7 @@ impl Block for Q4K {
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Affine::<8>::fit(values, [TOP, 63.0], 0, block);
+        let levels = Affine::<8>::fit(lanes, values, [TOP, 63.0], 0, block);
         join_six_bits(&levels.scales, &levels.minima, &mut block[4..16]);
         let mut codes = [0; LARGE];
         levels.codes(lanes, values, TOP, &mut codes);

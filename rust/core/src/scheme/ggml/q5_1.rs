@@ -9,7 +9,7 @@ use super::small::{
     HALF, Line, SMALL, add_fifth_bits, decode, fifth_bits, half, inverse, join, put_half, split,
 };
 use crate::kernel::block::Block;
-use crate::kernel::extremes::extremes;
+use crate::kernel::extremes::ends;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -24,8 +24,8 @@ impl Block for Q51 {
     const LIMIT: f32 = 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let (lo, hi) = extremes(values);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
+        let (lo, hi) = ends(lanes, values, bounds);
         let d = (hi - lo) / 31.0;
         put_half(block, 0, d);
         put_half(block, 2, lo);

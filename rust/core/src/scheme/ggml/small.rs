@@ -123,15 +123,20 @@ pub(super) fn add_fifth_bits(bits: u32, codes: &mut [u8; SMALL]) {
 /// The code of each value in a table of sixteen rising numbers, given the fifteen middles between them:
 /// how many of these are below it.
 #[inline(always)]
-pub(super) fn nearest(values: &[f32], inverse: f32, middles: &[f32; 15], codes: &mut [u8]) {
+pub(super) fn nearest<L: Lanes>(
+    lanes: L,
+    values: &[f32],
+    inverse: f32,
+    middles: &[f32; 15],
+    codes: &mut [u8],
+) {
+    let inverse = lanes.splat(inverse);
     for (values, codes) in values.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut().0) {
-        let scaled: [f32; LANES] = values.map(|value| value * inverse);
-        let mut counts = [0u32; LANES];
+        let scaled = lanes.mul(lanes.load(values), inverse);
+        let mut counts = lanes.zero_u32();
         for middle in middles {
-            for (count, scaled) in counts.iter_mut().zip(&scaled) {
-                *count += u32::from(scaled > middle);
-            }
+            counts = lanes.count_above(counts, scaled, lanes.splat(*middle));
         }
-        *codes = counts.map(|count| count as u8);
+        lanes.store_u8(lanes.low_bytes(counts, 0), codes);
     }
 }
