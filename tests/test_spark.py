@@ -100,7 +100,7 @@ def test_instants_are_carried(spark: Any) -> None:
 
 
 def test_layers_that_share_a_scale(spark: Any) -> None:
-    """Parts of a layer, and layers that runtimes fuse, know the largest magnitude of all of them."""
+    """Parts of a layer and layers that runtimes fuse know the largest magnitude of them all."""
     rng = np.random.default_rng(4)
     rows = []
     for name, size in (("q_proj", 1.0), ("k_proj", 300.0), ("o_proj", 0.01)):

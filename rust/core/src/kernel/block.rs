@@ -14,11 +14,14 @@ pub(crate) trait Block: Debug + Send + Sync + 'static {
     const ELEMENTS: usize;
     /// Its bytes.
     const BYTES: usize;
+    /// Values that have a scale of their own in it: the bounds of so many are found beforehand.
+    const PART: usize = Self::ELEMENTS;
     /// The largest magnitude whose scale it can hold.
     const LIMIT: f32;
 
-    /// Write the block of [`Block::ELEMENTS`] finite values, of which the bounds are known.
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]);
+    /// Write the block of [`Block::ELEMENTS`] finite values; the bounds of each [`Block::PART`] of them
+    /// are known.
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]);
 
     /// What a block decodes to, whatever its bytes.
     fn decode<L: Lanes>(lanes: L, block: &[u8], values: &mut [f32]);
@@ -54,8 +57,10 @@ pub(crate) fn encode<L: Lanes, B: Block>(
             let blocks = at / B::ELEMENTS..(at + count) / B::ELEMENTS;
             let bytes = &mut data[blocks.start * B::BYTES..blocks.end * B::BYTES];
             let each = values.chunks_exact(B::ELEMENTS).zip(bytes.chunks_exact_mut(B::BYTES));
-            for ((values, block), bounds) in each.zip(&tile.ranges[blocks]) {
-                B::encode(lanes, values, *bounds, block);
+            let parts = B::ELEMENTS / B::PART;
+            let ranges = tile.ranges[blocks.start * parts..blocks.end * parts].chunks_exact(parts);
+            for ((values, block), bounds) in each.zip(ranges) {
+                B::encode(lanes, values, bounds, block);
             }
             let decoded = &mut decoded[..count];
             decode::<L, B>(lanes, bytes, decoded);

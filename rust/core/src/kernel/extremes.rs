@@ -5,7 +5,7 @@ use crate::lanes::{LANES, Lanes};
 
 /// The smallest and the largest of values that are whole vectors.
 #[inline(always)]
-pub(crate) fn extremes<L: Lanes>(lanes: L, values: &[f32]) -> (f32, f32) {
+fn extremes<L: Lanes>(lanes: L, values: &[f32]) -> (f32, f32) {
     let (mut low, mut high) = (lanes.splat(f32::MAX), lanes.splat(f32::MIN));
     for vector in values.as_chunks::<LANES>().0 {
         let vector = lanes.load(vector);

@@ -7,7 +7,7 @@ use crate::relation::bytes::Element;
 use crate::relation::described::{Described, check_shape};
 use crate::relation::weights::{Part, Weights};
 use crate::scheme::{self, Bound, Choice, Geometry, Layout, Scheme};
-use crate::tile::{Place, Tiling};
+use crate::tile::{Place, Tiling, least_common_multiple};
 
 /// What stands in `search` for a packed row that is kept.
 const KEPT: &str = "kept";
@@ -188,7 +188,8 @@ fn check_part(
         let too_large = RowError::TooLarge { columns: row, group_size: size as u64, cut };
         return if ends { Ok(()) } else { Err(too_large) };
     }
-    let (group_rows, wanted) = (whole.group_rows as u64, whole.grouping.group_size as u64);
+    let wanted = least_common_multiple(whole.grouping.group_size, whole.unit());
+    let (group_rows, wanted) = (whole.group_rows as u64, wanted as u64);
     let ends = |at: u64| at.is_multiple_of(group_rows) || at == all;
     let is_cut = columns < row;
     if group_rows != 1 && (is_cut || !ends(first) || !ends(first.saturating_add(rows))) {

@@ -6,7 +6,7 @@
 //! <https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/functional.py>; the
 //! table of NF4 is that of Dettmers et al. 2023, *QLoRA*, appendix E.
 
-use super::grouped::{OfGroups, SOME, over};
+use super::grouped::{OfGroups, SOME, over, usual_inverse};
 use super::{Bound, Codec, Geometry, Layout, Said, Scheme};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
@@ -75,18 +75,31 @@ fn absmax(bounds: Bounds, tensor_scale: f32) -> Parameters {
 /// The codes of values over a scale; [`Table::find`] gives those of sixteen.
 #[inline(always)]
 fn encode<L: Lanes, T: Table>(lanes: L, values: &[f32], scale: f32, codes: &mut [u8]) {
+    if values.len() == BLOCK
+        && let Some(inverse) = usual_inverse(scale)
+    {
+        return encode_pairs::<L, T>(lanes, values, inverse, codes);
+    }
     for (values, codes) in values.chunks(SOME).zip(codes.chunks_mut(SOME / 2)) {
-        let scaled = over(values, scale);
-        let vectors = scaled.as_chunks::<LANES>().0;
-        for (pair, codes) in vectors.as_chunks::<2>().0.iter().zip(codes.chunks_mut(LANES)) {
-            let found = [T::find(lanes, &pair[0]), T::find(lanes, &pair[1])];
-            let mut bytes = [0u8; LANES];
-            lanes.store_u8(lanes.nibbles(found, 0), &mut bytes);
+        let mut bytes = [0; SOME / 2];
+        encode_pairs::<L, T>(lanes, &over(values, scale), 1.0, &mut bytes);
+        codes.copy_from_slice(&bytes[..codes.len()]);
+    }
+}
+
+#[inline(always)]
+fn encode_pairs<L: Lanes, T: Table>(lanes: L, values: &[f32], inverse: f32, codes: &mut [u8]) {
+    let inverse = lanes.splat(inverse);
+    let pairs = values.as_chunks::<{ 2 * LANES }>().0.iter();
+    for (values, bytes) in pairs.zip(codes.as_chunks_mut::<LANES>().0) {
+        if let ([first, second], []) = values.as_chunks() {
+            let first = T::find(lanes, lanes.mul(lanes.load(first), inverse));
+            let second = T::find(lanes, lanes.mul(lanes.load(second), inverse));
+            lanes.store_u8(lanes.nibbles([first, second], 0), bytes);
             // The first is in the low half there.
-            for byte in &mut bytes {
+            for byte in bytes {
                 *byte = byte.rotate_left(4);
             }
-            codes.copy_from_slice(&bytes[..codes.len()]);
         }
     }
 }
@@ -94,7 +107,7 @@ fn encode<L: Lanes, T: Table>(lanes: L, values: &[f32], scale: f32, codes: &mut 
 /// Sixteen numbers that codes stand for.
 trait Table {
     /// The codes of the nearest ones.
-    fn find<L: Lanes>(lanes: L, scaled: &[f32; LANES]) -> L::U32;
+    fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32;
 }
 
 /// What codes stand for in a table, times a scale.
@@ -164,8 +177,8 @@ impl Nf4 {
 
 impl Table for Nf4 {
     #[inline(always)]
-    fn find<L: Lanes>(lanes: L, scaled: &[f32; LANES]) -> L::U32 {
-        count_below(lanes, lanes.load(scaled), &Self::MIDDLES)
+    fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32 {
+        count_below(lanes, scaled, &Self::MIDDLES)
     }
 }
 
@@ -221,8 +234,7 @@ impl Fp4 {
 
 impl Table for Fp4 {
     #[inline(always)]
-    fn find<L: Lanes>(lanes: L, scaled: &[f32; LANES]) -> L::U32 {
-        let scaled = lanes.load(scaled);
+    fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32 {
         let ranks = count_below(lanes, lanes.abs(scaled), &Self::MIDDLES);
         let mut rank = [0; LANES];
         lanes.store_u8(lanes.low_bytes(ranks, 0), &mut rank);

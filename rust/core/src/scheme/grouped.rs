@@ -102,14 +102,15 @@ pub(super) fn layout<F: Grouped>(
     })
 }
 
+/// Where a scale leaves these bounds, values are divided by it in float64.
+const USUAL: std::ops::Range<f32> = 1e-30..1e30;
+
 /// Values that are divided by their scale together.
 pub(super) const SOME: usize = 64;
 
 /// At most [`SOME`] values over their scale, with zeros behind the last.
 #[inline(always)]
 pub(super) fn over(values: &[f32], scale: f32) -> [f32; SOME] {
-    /// Where `1/scale` leaves these bounds, values are divided in float64.
-    const USUAL: std::ops::Range<f32> = 1e-30..1e30;
     let mut scaled = [0.0; SOME];
     let inverse = 1.0 / scale;
     if USUAL.contains(&scale) {
@@ -134,14 +135,19 @@ pub(super) fn split_pairs(bytes: &[u8; LANES / 2]) -> [u8; LANES] {
     codes
 }
 
+/// `1/scale`, where that is a number that values can be multiplied with.
+#[inline(always)]
+pub(super) fn usual_inverse(scale: f32) -> Option<f32> {
+    USUAL.contains(&scale).then_some(1.0 / scale)
+}
+
 /// E2M1 codes of sixteen numbers, rounded to nearest, ties to even, at most 6. Source: OCP
 /// Microscaling Formats Specification 1.0, table 5.
 ///
 /// Up to 2 the codes of magnitudes are those of halves, up to 4 of ones, from there of twos: the least
 /// of the three is the right one.
 #[inline(always)]
-fn fp4<L: Lanes>(lanes: L, numbers: &[f32; LANES]) -> L::U32 {
-    let numbers = lanes.load(numbers);
+fn fp4<L: Lanes>(lanes: L, numbers: L::F32) -> L::U32 {
     let magnitudes = lanes.min(lanes.abs(numbers), lanes.splat(8.0));
     let halves = lanes.round(lanes.add(magnitudes, magnitudes)).1;
     let ones = lanes.add(lanes.round(magnitudes).1, lanes.splat(2.0));
@@ -151,17 +157,35 @@ fn fp4<L: Lanes>(lanes: L, numbers: &[f32; LANES]) -> L::U32 {
     lanes.add_shifted::<3>(lanes.truncate(least), lanes.signs(lanes.bits(numbers)))
 }
 
-/// E2M1 codes of values over a scale, two in a byte; of one vector, or of pairs of them.
+/// E2M1 codes of values over a scale, two in a byte, the first in the low half; of whole vectors.
 #[inline(always)]
 pub(super) fn encode_fp4<L: Lanes>(lanes: L, values: &[f32], scale: f32, codes: &mut [u8]) {
-    for (values, codes) in values.chunks(SOME).zip(codes.chunks_mut(SOME / 2)) {
-        let scaled = over(values, scale);
-        let vectors = scaled.as_chunks::<LANES>().0;
-        for (pair, codes) in vectors.as_chunks::<2>().0.iter().zip(codes.chunks_mut(LANES)) {
-            let found = [fp4(lanes, &pair[0]), fp4(lanes, &pair[1])];
-            let mut bytes = [0; LANES];
-            lanes.store_u8(lanes.nibbles(found, 0), &mut bytes);
-            codes.copy_from_slice(&bytes[..codes.len()]);
+    let Some(inverse) = usual_inverse(scale) else {
+        for (values, codes) in values.chunks(SOME).zip(codes.chunks_mut(SOME / 2)) {
+            pairs_of_fp4(lanes, &over(values, scale)[..values.len()], 1.0, codes);
         }
+        return;
+    };
+    pairs_of_fp4(lanes, values, inverse, codes);
+}
+
+#[inline(always)]
+fn pairs_of_fp4<L: Lanes>(lanes: L, values: &[f32], inverse: f32, codes: &mut [u8]) {
+    let inverse = lanes.splat(inverse);
+    let (pairs, last) = values.as_chunks::<{ 2 * LANES }>();
+    let (bytes, last_bytes) = codes.as_chunks_mut::<LANES>();
+    for (values, bytes) in pairs.iter().zip(bytes) {
+        if let ([first, second], []) = values.as_chunks() {
+            let first = fp4(lanes, lanes.mul(lanes.load(first), inverse));
+            let second = fp4(lanes, lanes.mul(lanes.load(second), inverse));
+            lanes.store_u8(lanes.nibbles([first, second], 0), bytes);
+        }
+    }
+    if let ([values], Some(bytes)) =
+        (last.as_chunks().0, last_bytes.first_chunk_mut::<{ LANES / 2 }>())
+    {
+        let (found, mut both) = (fp4(lanes, lanes.mul(lanes.load(values), inverse)), [0; LANES]);
+        lanes.store_u8(lanes.nibbles([found, found], 0), &mut both);
+        bytes.copy_from_slice(&both[..LANES / 2]);
     }
 }

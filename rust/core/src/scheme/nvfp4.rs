@@ -69,7 +69,7 @@ impl Grouped for Nvfp4 {
         if absmax == 0.0 {
             return Parameters { scale: 1.0, bias, tensor_scale };
         }
-        let exact = absmax / LARGEST * (1.0 / tensor_scale);
+        let exact = absmax * (1.0 / LARGEST) * (1.0 / tensor_scale);
         let scale = f8_e4m3_to_f32(f8_e4m3_from_f32(exact)).max(SMALLEST_SCALE);
         Parameters { scale, bias, tensor_scale }
     }

@@ -57,7 +57,7 @@ impl<B: Block> Scheme for Blocked<B> {
         }
         let grouping = Grouping {
             columns,
-            group_size: B::ELEMENTS,
+            group_size: B::PART,
             symmetric: true,
             scale_dtype: ScaleDtype::F32,
         };

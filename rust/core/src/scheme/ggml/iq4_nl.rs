@@ -37,8 +37,8 @@ impl Block for Iq4Nl {
     const LIMIT: f32 = 127.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
-        let d = put_half(block, 0, outermost(values, bounds) / LOWEST);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let d = put_half(block, 0, outermost(values, bounds[0]) / LOWEST);
         let mut codes = [0; SMALL];
         nearest(lanes, values, inverse(d), &MIDDLES, &mut codes);
         join::<HALF>(&codes, &mut block[2..]);

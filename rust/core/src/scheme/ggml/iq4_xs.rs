@@ -25,11 +25,12 @@ const CODES: usize = LOWER + PARTS / 2;
 impl Block for Iq4Xs {
     const ELEMENTS: usize = LARGE;
     const BYTES: usize = CODES + LARGE / 2;
+    const PART: usize = SMALL;
     const LIMIT: f32 = 127.0 * 32.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Symmetric::<PARTS>::fit(lanes, values, [LOWEST, -32.0], 0, block);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let levels = Symmetric::<PARTS>::fit(values, bounds, [LOWEST, -32.0], 0, block);
         let scales = levels.scales.map(|scale| (scale + 32) as u8);
         let upper = scales.iter().zip(0..).map(|(scale, at)| u16::from(scale >> 4) << (2 * at));
         block[2..LOWER].copy_from_slice(&upper.fold(0, |all, one| all | one).to_le_bytes());

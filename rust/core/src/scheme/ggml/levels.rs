@@ -1,7 +1,6 @@
 //! Blocks of 256 whose parts have scales of few bits, multiples of the block's own.
 
 use super::small::{Line, inverse, outermost, put_half};
-use crate::kernel::extremes::extremes;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -22,18 +21,16 @@ impl<const PARTS: usize> Affine<PARTS> {
     /// For codes from 0 to `top`, each part's extremes are the ends of what it can hold. `d` and `dmin`
     /// are written at byte `at` of the block, one after the other.
     #[inline(always)]
-    pub(super) fn fit<L: Lanes>(
-        lanes: L,
-        values: &[f32],
+    pub(super) fn fit(
+        bounds: &[Bounds],
         [top, top_scale]: [f32; 2],
         at: usize,
         block: &mut [u8],
     ) -> Self {
         let (mut spans, mut depths) = ([0.0f32; PARTS], [0.0f32; PARTS]);
-        for (part, values) in values.chunks_exact(LARGE / PARTS).enumerate() {
-            let (lo, hi) = extremes(lanes, values);
-            depths[part] = -lo.min(0.0);
-            spans[part] = (hi.max(0.0) + depths[part]) / top;
+        for ((span, depth), bounds) in spans.iter_mut().zip(&mut depths).zip(bounds) {
+            *depth = -bounds.lo;
+            *span = (bounds.hi + *depth) / top;
         }
         let largest = |of: &[f32; PARTS]| of.iter().fold(0.0f32, |most, one| most.max(*one));
         let d = put_half(block, at, largest(&spans) / top_scale);
@@ -69,17 +66,17 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     /// Each part's outermost value has the code `lowest`, which is the one of largest magnitude; the
     /// largest scale is `lowest_scale` times `d`, which is written at byte `at` of the block.
     #[inline(always)]
-    pub(super) fn fit<L: Lanes>(
-        lanes: L,
+    pub(super) fn fit(
         values: &[f32],
+        bounds: &[Bounds],
         [lowest, lowest_scale]: [f32; 2],
         at: usize,
         block: &mut [u8],
     ) -> Self {
         let mut spans = [0.0f32; PARTS];
-        for (span, values) in spans.iter_mut().zip(values.chunks_exact(LARGE / PARTS)) {
-            let (lo, hi) = extremes(lanes, values);
-            *span = outermost(values, Bounds { lo: lo.min(0.0), hi: hi.max(0.0) }) / lowest;
+        let each = values.chunks_exact(LARGE / PARTS).zip(bounds);
+        for (span, (values, bounds)) in spans.iter_mut().zip(each) {
+            *span = outermost(values, *bounds) / lowest;
         }
         let further = |most: f32, one: &f32| if one.abs() > most.abs() { *one } else { most };
         let d = put_half(block, at, spans.iter().fold(0.0, further) / lowest_scale);

@@ -25,11 +25,12 @@ const TOP: f32 = 3.0;
 impl Block for Q2K {
     const ELEMENTS: usize = LARGE;
     const BYTES: usize = D + 4;
+    const PART: usize = HALF;
     const LIMIT: f32 = 15.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Affine::<PARTS>::fit(lanes, values, [TOP, 15.0], D, block);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let levels = Affine::<PARTS>::fit(bounds, [TOP, 15.0], D, block);
         for (out, (scale, minimum)) in block.iter_mut().zip(levels.scales.iter().zip(levels.minima))
         {
             *out = scale | (minimum << 4);

@@ -26,11 +26,12 @@ const D: usize = SCALES + 12;
 impl Block for Q3K {
     const ELEMENTS: usize = LARGE;
     const BYTES: usize = D + 2;
+    const PART: usize = HALF;
     const LIMIT: f32 = 4.0 * 32.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Symmetric::<PARTS>::fit(lanes, values, [-4.0, -32.0], D, block);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let levels = Symmetric::<PARTS>::fit(values, bounds, [-4.0, -32.0], D, block);
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

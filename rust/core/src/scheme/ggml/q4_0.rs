@@ -21,8 +21,8 @@ impl Block for Q40 {
     const LIMIT: f32 = 8.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
-        let d = outermost(values, bounds) / -8.0;
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let d = outermost(values, bounds[0]) / -8.0;
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 8.5, top: 15.0 };
         let mut codes = [0; SMALL];

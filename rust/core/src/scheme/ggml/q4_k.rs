@@ -22,11 +22,12 @@ const TOP: f32 = 15.0;
 impl Block for Q4K {
     const ELEMENTS: usize = LARGE;
     const BYTES: usize = 2 + 2 + 12 + LARGE / 2;
+    const PART: usize = SMALL;
     const LIMIT: f32 = 63.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Affine::<8>::fit(lanes, values, [TOP, 63.0], 0, block);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let levels = Affine::<8>::fit(bounds, [TOP, 63.0], 0, block);
         join_six_bits(&levels.scales, &levels.minima, &mut block[4..16]);
         let mut codes = [0; LARGE];
         levels.codes(lanes, values, TOP, &mut codes);

@@ -24,8 +24,8 @@ impl Block for Q50 {
     const LIMIT: f32 = 16.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
-        let d = outermost(values, bounds) / -16.0;
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let d = outermost(values, bounds[0]) / -16.0;
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 16.5, top: 31.0 };
         let mut codes = [0; SMALL];

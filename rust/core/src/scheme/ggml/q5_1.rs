@@ -24,8 +24,8 @@ impl Block for Q51 {
     const LIMIT: f32 = 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
-        let (lo, hi) = ends(lanes, values, bounds);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let (lo, hi) = ends(lanes, values, bounds[0]);
         let d = (hi - lo) / 31.0;
         put_half(block, 0, d);
         put_half(block, 2, lo);

@@ -27,11 +27,12 @@ const LINE: usize = 128;
 impl Block for Q6K {
     const ELEMENTS: usize = LARGE;
     const BYTES: usize = D + 2;
+    const PART: usize = HALF;
     const LIMIT: f32 = 32.0 * 128.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], _: Bounds, block: &mut [u8]) {
-        let levels = Symmetric::<PARTS>::fit(lanes, values, [-32.0, -128.0], D, block);
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let levels = Symmetric::<PARTS>::fit(values, bounds, [-32.0, -128.0], D, block);
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

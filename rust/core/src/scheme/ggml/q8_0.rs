@@ -19,8 +19,8 @@ impl Block for Q80 {
     const LIMIT: f32 = 127.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: Bounds, block: &mut [u8]) {
-        let d = bounds.absmax() / 127.0;
+    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+        let d = bounds[0].absmax() / 127.0;
         let inverse = lanes.splat(inverse(d));
         put_half(block, 0, d);
         let vectors = block[2..].as_chunks_mut::<LANES>().0.iter_mut().zip(values.as_chunks().0);
