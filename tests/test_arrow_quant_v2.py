@@ -170,6 +170,30 @@ def test_a_callback_that_raises_stops_the_work(quantizer: aq.ArrowQuantV2) -> No
         quantizer.quantize_batch_with_progress({"a": GOOD, "b": GOOD}, 4, stop)
 
 
+@pytest.mark.parametrize("scheme", [scheme for scheme in aq.schemes() if scheme != "none"])
+def test_a_scheme_takes_the_place_of_a_bit_width(quantizer: aq.ArrowQuantV2, scheme: str) -> None:
+    layers = {"a": GOOD, "nan": NAN}
+    with pytest.warns(aq.QuantizationWarning):
+        got = quantizer.quantize_batch(layers, continue_on_error=True, scheme=scheme)
+    assert got.failed["error_code"].to_pylist() == ["non_finite"]
+    layer = got["a"]
+    (row,) = aq.quantize({"a": GOOD}, scheme=scheme).succeeded.to_pylist()
+    assert layer["quantized_data"] == row["data"]
+    assert (layer["shape"], layer["scheme"]) == ([2, 256], scheme)
+    for name in ("scales", "zero_points", "biases"):
+        assert (name in layer) == (row[name] is not None)
+        assert name not in layer or layer[name].tolist() == row[name]
+    for name in ("tensor_scale", "group_size"):
+        assert layer.get(name) == row[name]
+    assert scheme in repr(got._repr_html_())
+
+
+def test_an_unknown_scheme_names_the_choices(quantizer: aq.ArrowQuantV2) -> None:
+    for layers in ({}, {"a": GOOD}):
+        with pytest.raises(ValueError, match=r"scheme.*'q4_k'"):
+            quantizer.quantize_batch(layers, scheme="q4_k_m")
+
+
 def test_nothing_in_nothing_out(quantizer: aq.ArrowQuantV2) -> None:
     calls: list[Any] = []
     result = quantizer.quantize_batch_with_progress({}, 4, lambda *call: calls.append(call))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from arrowquant._checkpoint.dataset import Dataset
     from arrowquant._checkpoint.quantize import quantize_checkpoint
     from arrowquant._checkpoint.verify import Verification, verify
-    from arrowquant._core import __version__
+    from arrowquant._core import __version__, schemes
     from arrowquant._dequantize import dequantize, dequantize_stream
     from arrowquant._errors import (
         CheckpointStoppedError,
@@ -66,6 +66,7 @@ __all__ = [
     "quantize_checkpoint",
     "quantize_stream",
     "scan",
+    "schemes",
     "to_numpy",
     "verify",
     "write_parquet",
@@ -95,6 +96,7 @@ _MODULES = {
     "quantize_checkpoint": "_checkpoint.quantize",
     "quantize_stream": "_quantize",
     "scan": "_scan",
+    "schemes": "_core",
     "to_numpy": "_numpy",
     "verify": "_checkpoint.verify",
     "write_parquet": "_parquet",

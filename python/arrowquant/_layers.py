@@ -30,5 +30,6 @@ class LayerDict(dict[str, Any]):
 def _described(layer: Any) -> str:
     """What a layer is, without its numbers."""
     if isinstance(layer, dict):
-        return f"{layer.get('bit_width')} bits, shape {layer.get('shape')}"
+        scheme = layer.get("scheme") or f"{layer.get('bit_width')} bits"
+        return f"{scheme}, shape {layer.get('shape')}"
     return f"{layer.dtype} {list(layer.shape)}"

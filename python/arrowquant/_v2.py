@@ -10,17 +10,18 @@ from typing import Any
 from arrowquant._errors import QuantizationError, QuantizationWarning
 from arrowquant._inputs.arrays import DTYPES, Array, Problem, check_names, mapping_to_table
 from arrowquant._layers import LayerDict
-from arrowquant._options import Mode, Scheme
+from arrowquant._options import Mode, Scheme, Settings
 from arrowquant._quantize import quantize
 from arrowquant._result import QuantizationResult
 
 _SCHEMES: dict[int, Scheme] = {2: "int2", 4: "int4", 8: "int8"}
 _DTYPES = ("F32", "F16", "BF16")
+_NUMBERS = ("scales", "zero_points", "biases")
 _MODES = ("base", "diffusion")
 
 
 class ArrowQuantV2:
-    """Quantizes dictionaries of layers, asymmetric, with groups of 128.
+    """Quantizes dictionaries of layers to integers, asymmetric by groups of 128, or by a scheme.
 
     Args:
         mode: `"base"` or `"diffusion"`: which models the layers are of. It is taken because callers
@@ -50,23 +51,28 @@ class ArrowQuantV2:
         weights_dict: Mapping[str, Any],
         bit_width: int = 4,
         continue_on_error: bool = False,
+        *,
+        scheme: Scheme | None = None,
     ) -> LayerDict:
         """Quantize named arrays.
 
         Args:
             weights_dict: Layer names to contiguous arrays of float32, float16 or bfloat16 (NumPy
                 with ml_dtypes, torch, JAX), read without a copy.
-            bit_width: 2, 4 or 8.
+            bit_width: 2, 4 or 8. A `scheme` takes its place.
             continue_on_error: Whether failed layers are left out rather than raised.
+            scheme: One of `aq.schemes()`, with its default settings.
 
         Returns:
             In the input's order, name to `{"quantized_data": bytes, "scales": float32 array
             [rows * groups], "zero_points": uint8 array, likewise, "shape": list of int,
-            "bit_width": int, "group_size": int}`. The dictionary's `failed` is a table of the
-            layers that are not in it.
+            "bit_width": int, "group_size": int}`. With a `scheme`, `scheme: str` takes the place
+            of `bit_width`, `biases: float32 array` and `tensor_scale: float` may be there, and
+            what the scheme does not have is absent. docs/format.md says what each holds. The
+            dictionary's `failed` is a table of the layers that are not in it.
 
         Raises:
-            ValueError: `bit_width` is none of 2, 4, 8.
+            ValueError: `bit_width` is none of 2, 4, 8, or there is no such `scheme`.
             TypeError: A name is no string, or `weights_dict` is no mapping.
             QuantizationError: Layers failed and `continue_on_error` is off.
 
@@ -74,7 +80,7 @@ class ArrowQuantV2:
             QuantizationWarning: Once, after the dictionary is built, where layers failed and
                 `continue_on_error` is on; it carries the dictionary as `result`.
         """
-        return _quantize_batch(weights_dict, bit_width, None, continue_on_error)
+        return _quantize_batch(weights_dict, bit_width, scheme, None, continue_on_error)
 
     def quantize_batch_with_progress(
         self,
@@ -82,6 +88,8 @@ class ArrowQuantV2:
         bit_width: int = 4,
         progress_callback: Callable[[str, float], Any] | None = None,
         continue_on_error: bool = False,
+        *,
+        scheme: Scheme | None = None,
     ) -> LayerDict:
         """Quantize named arrays, calling back as layers complete.
 
@@ -92,30 +100,34 @@ class ArrowQuantV2:
                 each layer, failed ones too; the fraction never falls and ends at 1.0. An exception
                 in it stops the work and is raised.
             continue_on_error: As for `quantize_batch`.
+            scheme: Likewise.
 
         Returns:
             As `quantize_batch`, which also says what is raised and warned of.
         """
-        return _quantize_batch(weights_dict, bit_width, progress_callback, continue_on_error)
+        return _quantize_batch(
+            weights_dict, bit_width, scheme, progress_callback, continue_on_error
+        )
 
 
 def _quantize_batch(
     layers: Mapping[str, Any],
     bit_width: object,
+    scheme: Scheme | None,
     progress: Callable[[str, float], Any] | None,
     continue_on_error: bool,
 ) -> LayerDict:
-    bits = _check_bit_width(bit_width)
+    bits = _check_bit_width(bit_width) if scheme is None else None
     if not isinstance(layers, Mapping):
         raise TypeError(f"weights_dict must map names to arrays, got {type(layers).__name__}.")
     if progress is not None and not callable(progress):
         raise TypeError(f"progress_callback must be callable or None, got {progress!r}.")
     check_names(layers)
     if not layers:
-        return LayerDict(failed=_quantize(mapping_to_table({}), bits, None).failed)
+        return LayerDict(failed=_quantize(mapping_to_table({}), bits, scheme, None).failed)
     table = mapping_to_table(layers, _problem)
     try:
-        result = _quantize(table, bits, progress, continue_on_error=continue_on_error)
+        result = _quantize(table, bits, scheme, progress, continue_on_error=continue_on_error)
     except QuantizationError as error:
         _raise(error.failed)
     quantized = _build(result, bits)
@@ -153,32 +165,35 @@ def _problem(array: Array) -> Problem | None:
 
 def _quantize(
     table: Any,
-    bits: int,
+    bits: int | None,
+    scheme: Scheme | None,
     progress: Callable[[str, float], Any] | None,
     *,
     continue_on_error: bool = True,
 ) -> QuantizationResult:
+    settings: Settings = {} if bits is None else {"group_size": 128, "symmetric": False}
     return quantize(
         table,
-        scheme=_SCHEMES[bits],
-        group_size=128,
-        symmetric=False,
+        scheme=scheme if bits is None else _SCHEMES[bits],
         continue_on_error=continue_on_error,
         progress=progress or False,  # type: ignore[arg-type]
+        **settings,
     )
 
 
-def _build(result: QuantizationResult, bits: int) -> LayerDict:
+def _build(result: QuantizationResult, bits: int | None) -> LayerDict:
     layers, succeeded = LayerDict(failed=result.failed), result.succeeded
     for row in range(succeeded.num_rows):
         good = succeeded.slice(row, 1)
+        numbers = {name: good[name][0] for name in _NUMBERS}
+        scheme = {"scheme": good["scheme"][0].as_py()} if bits is None else {"bit_width": bits}
+        rest = {name: good[name][0].as_py() for name in ("tensor_scale", "group_size")}
         layers[good["layer_name"][0].as_py()] = {
             "quantized_data": good["data"][0].as_py(),
-            "scales": good["scales"][0].values.to_numpy(),
-            "zero_points": good["zero_points"][0].values.to_numpy(),
+            **{name: of.values.to_numpy() for name, of in numbers.items() if of.is_valid},
             "shape": good["shape"][0].as_py(),
-            "bit_width": bits,
-            "group_size": good["group_size"][0].as_py(),
+            **scheme,
+            **{name: value for name, value in rest.items() if value is not None},
         }
     return layers
 

@@ -66,13 +66,16 @@ pub(crate) fn sums_f32<L: crate::lanes::Lanes>(_: L, values: &[f32], decoded: &[
     sums(values, decoded, |decoded| decoded)
 }
 
-/// The largest of these positive numbers that is not 1; 0 where there is none.
+/// The largest size of these numbers that is not 1; 0 where there is none.
 #[inline(always)]
 pub(crate) fn largest_scale<L: crate::lanes::Lanes>(_: L, scales: &[f32]) -> f32 {
     const ONE: u32 = 1f32.to_bits();
+    const SIGN: u32 = 1 << 31;
     // Bits of positive numbers rise as the numbers do, and vectors of integers have a maximum.
-    let bits =
-        scales.iter().map(|scale| scale.to_bits()).map(|bits| if bits == ONE { 0 } else { bits });
+    let bits = scales
+        .iter()
+        .map(|scale| scale.to_bits() & !SIGN)
+        .map(|bits| if bits == ONE { 0 } else { bits });
     f32::from_bits(bits.fold(0, u32::max))
 }
 

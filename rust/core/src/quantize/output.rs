@@ -227,8 +227,9 @@ fn kept_bits(rows: &Rows<'_>, row: usize) -> Option<f64> {
 const SAMPLED: usize = 1 << 9;
 
 /// The largest scale of each layer over its median one, of at most [`SAMPLED`] evenly spread ones;
-/// null with fewer than two. Groups of zeros, whose scale is 1, don't count. One outlier that swallows
-/// its group gives an excellent SNR and a huge spread.
+/// null with fewer than two. Negative scales, which some schemes have, count without their sign.
+/// Groups of zeros, whose scale is 1, don't count. One outlier that swallows its group gives an
+/// excellent SNR and a huge spread.
 pub(super) fn scale_spread(rows: &Rows<'_>, payload: &Payload, pool: &ThreadPool) -> ArrayRef {
     let spread = |(run, fate): (Range<usize>, &Fate<'_>)| {
         let bound = fate.kind().and_then(|kind| kind.layer.bound());
@@ -262,9 +263,9 @@ fn pieces<'a, 'b>(
 
 fn spread_of(scales: &[f32], sample: &mut Vec<f32>) -> Option<f64> {
     let counts = |scale: &f32| *scale != 1.0 && *scale > 0.0;
+    let sizes = scales.iter().step_by(scales.len().div_ceil(SAMPLED).max(1)).map(|s| s.abs());
     sample.clear();
-    sample
-        .extend(scales.iter().step_by(scales.len().div_ceil(SAMPLED).max(1)).filter(|s| counts(s)));
+    sample.extend(sizes.filter(counts));
     if sample.len() < 2 {
         return None;
     }
