@@ -15,7 +15,7 @@ source, output = sys.argv[1:]
 scan = aq.scan(source)
 plan = aq.plan(scan)
 stream = aq.quantize_stream(scan, plan=plan, threads=2)
-peak = peak_of(lambda: aq.write_parquet(stream, output))
+peak = peak_of(lambda: aq.write_parquet(stream, output, overwrite=True))
 import pyarrow.parquet as pq
 groups = pq.ParquetFile(output).metadata
 batch = max(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
@@ -30,7 +30,8 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     plan = aq.plan(aq.scan(source))
 
     def ours() -> None:
-        aq.write_parquet(aq.quantize_stream(aq.scan(source), plan=plan, threads=2), output)
+        stream = aq.quantize_stream(aq.scan(source), plan=plan, threads=2)
+        aq.write_parquet(stream, output, overwrite=True)
 
     ours()
     data = output.read_bytes()

@@ -59,9 +59,11 @@ def peak_of(work):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    work()
-    done.set()
-    watcher.join()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
     return (peak - before) / 1e6
 """
 

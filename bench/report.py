@@ -58,7 +58,10 @@ SECTIONS = {
     ),
     "scaling": ("Scaling", "Two threads."),
     "startup": ("Start-up", "Median of several processes."),
-    "quality": ("Rate and distortion", "Over all matrices; scales are float32."),
+    "quality": (
+        "Rate and distortion",
+        "Over all matrices of a set, where the scheme fits all of them; scales are float32.",
+    ),
     "embeddings": (
         "What a model keeps",
         "Sentence embeddings of all-MiniLM-L6-v2, default keeps, beside those of the original "
@@ -125,15 +128,20 @@ def _bars(axes: Any, figures: list[Figure]) -> None:
 
 
 def _curves(axes: Any, figures: list[Figure]) -> None:
-    """SNR over bits per weight, a line for each form and set of weights."""
+    """SNR over bits per weight, a line for each form of the integers and dots for other schemes."""
+    figures = [figure for figure in figures if figure["weights"] in {"MiniLM", "synthetic"}]
     for weights in dict.fromkeys(figure["weights"] for figure in figures):
+        color = "tab:orange" if weights == "MiniLM" else "tab:green"
+        others = [figure for figure in figures if "symmetric" not in figure]
+        others = [figure for figure in others if figure["weights"] == weights]
+        places = [[f[axis] for f in others] for axis in ("bits_per_weight", "snr_db")]
+        axes.scatter(*places, marker="x", color=color, label=f"{weights}, other schemes")
         for symmetric, style in ((False, "-"), (True, "--")):
             points = sorted(
                 (figure["bits_per_weight"], figure["snr_db"])
                 for figure in figures
                 if figure["weights"] == weights and figure.get("symmetric") == symmetric
             )
-            color = "tab:orange" if weights == "MiniLM" else "tab:green"
             form = "symmetric" if symmetric else "asymmetric"
             axes.plot(
                 *zip(*points, strict=True),
