@@ -193,3 +193,23 @@ def test_a_real_model_is_scanned_planned_inspected_and_kept(tmp_path: Path) -> N
     (kept,) = [r for b in aq.scan(out) for r in b.to_pylist() if r["layer_name"] == name]
     (original,) = [t for t in theirs.tensors if t.name == name]
     assert kept["data"] == original.data.tobytes()
+
+
+@pytest.mark.parametrize("scheme", ["mlx4", "int8", "q2_k", "q4_1"])
+def test_blocks_become_the_scheme_that_is_asked_for_whatever_its_size(
+    scheme: str, tmp_path: Path
+) -> None:
+    path = smollm2()
+    dataset = aq.quantize_checkpoint(path, tmp_path / "out", scheme=scheme)
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    rows = pa.table(dataset).select(["layer_name", "scheme", "role", "data", "search"]).to_pylist()
+    matrices = [row for row in rows if row["role"] == "weight"]
+    assert len(rows) == 272
+    assert len(matrices) == 210
+    # Rows of 576 don't fit blocks of 256.
+    fallen = {"q2_k": {"q2_k", "q4_0"}}
+    assert {row["scheme"] for row in matrices} == fallen.get(scheme, {scheme})
+    for row in matrices:
+        same = row["data"] == theirs[row["layer_name"]].data.tobytes()
+        assert same == (scheme == "q4_1")
+    assert aq.verify(tmp_path / "out", path).ok

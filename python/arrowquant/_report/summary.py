@@ -84,6 +84,7 @@ def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
     decodable = sum(
         layer["search"] == "kept" or (layer.get("keep_reason") or "").startswith("decoded (")
         for layer in summary.kept
+        if layer.get("role") in {None, "weight"}
     )
     if decodable:
         out.print(again(decodable), soft_wrap=True)

@@ -191,8 +191,9 @@ pub(crate) fn decide<'a>(
         Err(_) => return Ok(Decided::failing(asked)),
     };
     let bytes = bytes_of(&bound).ok_or(Reason::NoGain)?;
+    // Codes in another format serve another runtime, whatever their size.
     match source_bytes(weights, row, described) {
-        Some(source) if bytes >= source => Err(Reason::NoGain),
+        Some(source) if bytes >= source && packed.is_none() => Err(Reason::NoGain),
         _ => Ok(Decided { asked, bytes: Some(bytes), instead_of }),
     }
 }
