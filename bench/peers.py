@@ -5,10 +5,13 @@ A peer that is not installed is left out. What they compute differs: none report
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,6 +113,44 @@ def _gguf(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
         yield f"gguf {kind.name}", kind.name.lower(), None, blocks
 
 
+_GGML = {
+    "q8_0": 8,
+    "q6_k": 14,
+    "q5_k": 13,
+    "q5_1": 7,
+    "q5_0": 6,
+    "q4_k": 12,
+    "q4_1": 3,
+    "q4_0": 2,
+    "iq4_nl": 20,
+    "iq4_xs": 23,
+    "q3_k": 11,
+    "q2_k": 10,
+}
+"""The numbers of its types, of `enum ggml_type`."""
+
+
+def _ggml(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
+    """What llama-quantize runs, in C; it searches the scales of most types."""
+    spec = importlib.util.find_spec("ik_llama_cpp")
+    if spec is None or spec.origin is None:
+        raise ImportError("ik_llama_cpp has no libggml")
+    library = ctypes.CDLL(str(Path(spec.origin).parent / "lib" / "libggml.so"))
+    quantize = library.ggml_quantize_chunk
+    quantize.restype = ctypes.c_size_t
+    quantize.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3]
+    quantize.argtypes += [ctypes.c_void_p]
+    out = np.empty(array.nbytes, np.uint8)
+    for scheme, kind in _GGML.items():
+
+        def blocks(kind: int = kind) -> None:
+            written = quantize(kind, array.ctypes.data, out.ctypes.data, 0, ROWS, COLUMNS, None)
+            if not written:
+                raise RuntimeError(f"ggml wrote nothing for type {kind}")
+
+        yield f"ggml {scheme}", scheme, None, blocks
+
+
 PEERS = {
     "numpy": _numpy,
     "torch": _torch,
@@ -117,6 +158,7 @@ PEERS = {
     "mlx": _mlx,
     "onnxruntime": _onnxruntime,
     "gguf": _gguf,
+    "ik_llama_cpp": _ggml,
 }
 
 
@@ -124,6 +166,7 @@ def run(*, quick: bool) -> list[Figure]:
     """Return a figure for each peer that is installed."""
     array = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
     figures = []
+    distributions = importlib.metadata.packages_distributions()
     for package, cases in PEERS.items():
         try:
             importlib.import_module(package)
@@ -140,7 +183,7 @@ def run(*, quick: bool) -> list[Figure]:
             figures.append(
                 {
                     "peer": name,
-                    "version": importlib.metadata.version(package),
+                    "version": importlib.metadata.version(distributions[package][0]),
                     "scheme": scheme,
                     "group_size": group_size,
                     "gb_per_s": array.nbytes / own / 1e9,

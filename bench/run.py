@@ -1,7 +1,8 @@
 """Every figure that arrowquant claims: `python bench/run.py [--quick]`.
 
 Writes `bench/results.json`, `bench/RESULTS.md` and `bench/results.svg`. Needs what
-`pip install '.[bench]'` brings; heavy peers (torch, mlx) are measured where they are installed.
+`pip install '.[bench]'` brings; heavy peers (torch, mlx, bitsandbytes,
+ik-llama-cpp-python for ggml's own code) are measured where they are installed.
 """
 
 from __future__ import annotations
