@@ -430,6 +430,10 @@ def test_each_command_says_what_comes_next(sharded: Path, tmp_path: Path) -> Non
     assert f"Next: arrowquant export {out} -o EXPORTED" in verified.stdout
     exported = run("export", out, "-o", tmp_path / "x")
     assert f"Next: vllm serve {tmp_path / 'x'}" in exported.stdout
+    # No exporter writes these yet.
+    run("quantize", sharded, "-o", tmp_path / "q", "--scheme", "q8_0", "--keep", "layers.2.down*")
+    verified = run("verify", tmp_path / "q")
+    assert f"Next: arrowquant dequantize {tmp_path / 'q'} -o BACK" in verified.stdout
 
 
 def test_long_steps_show_a_bar(sharded: Path, tmp_path: Path) -> None:

@@ -200,6 +200,10 @@ def test_blocks_become_the_scheme_that_is_asked_for_whatever_its_size(
     scheme: str, tmp_path: Path
 ) -> None:
     path = smollm2()
+    plan = aq.plan(path, scheme=scheme).to_pylist()
+    way = "copied from q4_1" if scheme == "q4_1" else "decoded from q4_1"
+    unfit = {"falls back from q2_k"} if scheme == "q2_k" else set()
+    assert {row["note"] for row in plan if row["reason"] is None} == {way} | unfit
     dataset = aq.quantize_checkpoint(path, tmp_path / "out", scheme=scheme)
     theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     rows = pa.table(dataset).select(["layer_name", "scheme", "role", "data", "search"]).to_pylist()

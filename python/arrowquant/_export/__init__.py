@@ -94,6 +94,11 @@ def export(
     return destination
 
 
+def is_exportable(dataset: Path) -> bool:
+    """Whether `export` writes a finished dataset as it is."""
+    return compressed_tensors.can_hold(Layers.of(scan(dataset), dataset, ()))
+
+
 def _check_types(layers: Layers) -> None:
     """Refuse types that safetensors does not have.
 

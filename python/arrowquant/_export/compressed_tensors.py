@@ -112,6 +112,11 @@ def _cache_scheme(folder: Path) -> Any:
     return None if said is None else said.get("kv_cache_scheme")
 
 
+def can_hold(layers: Layers) -> bool:
+    """Whether the format can hold every layer."""
+    return all(layer.decoded or _specs(layer)[1] is None for layer in layers.layers)
+
+
 def _specs(layer: Layer) -> tuple[list[shards.Tensor], str | None]:
     if _EMBEDDING.search(layer.name):
         return [], "by its name it is an embedding, which loaders don't take quantized"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from arrowquant._checkpoint import manifest
 from arrowquant._checkpoint.verify import Verification
+from arrowquant._export import is_exportable
 from arrowquant._report.console import console, many, print_json
 from arrowquant._report.tables import Column, show
 
@@ -44,8 +45,11 @@ def verification(path: Path, found: Verification, *, as_json: bool) -> None:
     if not found.ok:
         return
     out.print("no problems")
-    following = f"export {path} -o EXPORTED"
     if found.failed_rows:
         source = manifest.load(path).source
         following = f"quantize {source} -o {path} --retry-failed --scheme none"
+    elif is_exportable(path):
+        following = f"export {path} -o EXPORTED"
+    else:
+        following = f"dequantize {path} -o BACK.safetensors"
     out.print(f"Next: arrowquant {following}", soft_wrap=True)

@@ -144,7 +144,13 @@ impl Planner {
         };
         let note = match (instead_of, weights.packed_scheme(row)) {
             (Some(scheme), _) => Some(format!("falls back from {scheme}")),
-            (_, Some(packed)) if reason.is_none() => Some(format!("decoded from {packed}")),
+            (_, Some(packed)) if reason.is_none() => {
+                let bound = asked.as_ref().and_then(|asked| defaults::bound(weights, row, asked));
+                Some(format!(
+                    "{} from {packed}",
+                    if bound.is_some() { "decoded" } else { "copied" }
+                ))
+            }
             _ if reason.is_none() && weights.keep_reason(row).is_some() => {
                 weights.keep_reason(row).map(str::to_owned)
             }

@@ -6,6 +6,8 @@
 //! <https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/functional.py>; the
 //! table of NF4 is that of Dettmers et al. 2023, *QLoRA*, appendix E.
 
+use std::fmt::Debug;
+
 use super::grouped::{OfGroups, SOME, over, usual_inverse};
 use super::{Bound, Codec, Geometry, Layout, Said, Scheme};
 use crate::dtype::ScaleDtype;
@@ -64,12 +66,27 @@ impl<F: Grouped> Scheme for Bnb<F> {
     }
 }
 
-/// The largest magnitude is the scale.
-#[inline(always)]
-fn absmax(bounds: Bounds, tensor_scale: f32) -> Parameters {
-    let absmax = bounds.absmax();
-    let scale = if absmax == 0.0 { 1.0 } else { absmax };
-    Parameters { scale, bias: 0.0, tensor_scale }
+/// Codes that stand for the numbers of a table, times a scale.
+impl<T: Table> Grouped for T {
+    const BITS: usize = 4;
+
+    /// The largest magnitude is the scale.
+    #[inline(always)]
+    fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
+        let absmax = bounds.absmax();
+        let scale = if absmax == 0.0 { 1.0 } else { absmax };
+        Parameters { scale, bias: 0.0, tensor_scale }
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
+        encode::<L, T>(lanes, values, parameters.scale, codes);
+    }
+
+    #[inline(always)]
+    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
+        decode(lanes, &T::NUMBERS, parameters.scale, codes, values);
+    }
 }
 
 /// The codes of values over a scale; [`Table::find`] gives those of sixteen.
@@ -105,7 +122,10 @@ fn encode_pairs<L: Lanes, T: Table>(lanes: L, values: &[f32], inverse: f32, code
 }
 
 /// Sixteen numbers that codes stand for.
-trait Table {
+pub(super) trait Table: Debug + Send + Sync + 'static {
+    /// The number of each code.
+    const NUMBERS: [f32; 16];
+
     /// The codes of the nearest ones.
     fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32;
 }
@@ -154,7 +174,11 @@ const fn middles<const N: usize, const M: usize>(table: &[f32; N]) -> [f32; M] {
 pub(super) struct Nf4;
 
 impl Nf4 {
-    const TABLE: [f32; 16] = [
+    const MIDDLES: [f32; 15] = middles(&Self::NUMBERS);
+}
+
+impl Table for Nf4 {
+    const NUMBERS: [f32; 16] = [
         -1.0,
         -0.696_192_8,
         -0.525_073_05,
@@ -172,32 +196,10 @@ impl Nf4 {
         0.722_956_84,
         1.0,
     ];
-    const MIDDLES: [f32; 15] = middles(&Self::TABLE);
-}
 
-impl Table for Nf4 {
     #[inline(always)]
     fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32 {
         count_below(lanes, scaled, &Self::MIDDLES)
-    }
-}
-
-impl Grouped for Nf4 {
-    const BITS: usize = 4;
-
-    #[inline(always)]
-    fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
-        absmax(bounds, tensor_scale)
-    }
-
-    #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
-        encode::<L, Self>(lanes, values, parameters.scale, codes);
-    }
-
-    #[inline(always)]
-    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
-        decode(lanes, &Self::TABLE, parameters.scale, codes, values);
     }
 }
 
@@ -221,7 +223,10 @@ impl Fp4 {
         }
         ranked
     };
-    const TABLE: [f32; 16] = {
+}
+
+impl Table for Fp4 {
+    const NUMBERS: [f32; 16] = {
         let (mut table, mut at) = ([0.0; 16], 0);
         while at < 8 {
             let code = Self::CODES[at] as usize;
@@ -230,9 +235,7 @@ impl Fp4 {
         }
         table
     };
-}
 
-impl Table for Fp4 {
     #[inline(always)]
     fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32 {
         let ranks = count_below(lanes, lanes.abs(scaled), &Self::MIDDLES);
@@ -240,24 +243,5 @@ impl Table for Fp4 {
         lanes.store_u8(lanes.low_bytes(ranks, 0), &mut rank);
         let codes = lanes.truncate(lanes.look_up(&rank, &Self::RANKED));
         lanes.add_shifted::<3>(codes, lanes.signs(lanes.bits(scaled)))
-    }
-}
-
-impl Grouped for Fp4 {
-    const BITS: usize = 4;
-
-    #[inline(always)]
-    fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
-        absmax(bounds, tensor_scale)
-    }
-
-    #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]) {
-        encode::<L, Self>(lanes, values, parameters.scale, codes);
-    }
-
-    #[inline(always)]
-    fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
-        decode(lanes, &Self::TABLE, parameters.scale, codes, values);
     }
 }
