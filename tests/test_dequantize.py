@@ -141,6 +141,33 @@ def test_damage_is_an_error_of_its_row(what: str) -> None:
     assert restored.weights["data"].is_null().to_pylist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("scheme", "column", "value", "message"),
+    [
+        ("mlx4", "biases", [1.0], "biases: 1, but the shape asks for 2"),
+        ("mlx4", "biases", [1.0, math.nan], "the bias of group 1 is not finite"),
+        ("mlx4", "biases", [None, 1.0], "biases have a null at 0"),
+        ("mlx4", "biases", None, "biases is null"),
+        ("nvfp4", "biases", [1.0], "biases is given, but scheme 'nvfp4' has none"),
+        ("nvfp4", "tensor_scale", None, "tensor_scale is null"),
+        ("nvfp4", "tensor_scale", 0.0, "tensor_scale is 0, not a positive number"),
+        ("nvfp4", "tensor_scale", math.inf, "tensor_scale is inf, not a positive number"),
+        ("q4_k", "tensor_scale", 0.5, "tensor_scale is given, but scheme 'q4_k' has none"),
+        ("q4_k", "data", b"123", "bytes of data: 3, but the shape asks for 288"),
+    ],
+)
+def test_damage_to_what_few_schemes_have(
+    scheme: str, column: str, value: Any, message: str
+) -> None:
+    shape = (2, 256) if scheme == "q4_k" else (1, 128)
+    array = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
+    table = pa.table(aq.quantize({"a": array, "b": array}, scheme=scheme).quantized)
+    damaged = _replace(table, column, [value, table[column][1].as_py()])
+    restored = aq.dequantize(damaged, continue_on_error=True)
+    assert restored.errors["error_code"].to_pylist() == ["invalid_quantized", None]
+    assert message in restored.failed["error_message"][0].as_py()
+
+
 @pytest.mark.parametrize(("column", "value"), [("data", b"123"), ("shape", [7, 7]), ("data", None)])
 def test_damage_to_kept_rows(column: str, value: Any) -> None:
     table = pa.table(aq.quantize({"a": np.ones(8, np.float32)}, scheme="none").quantized)

@@ -278,13 +278,6 @@ impl Encodings {
 
     fn check_sizes(&self, row: usize, data: &[u8], bound: &Bound) -> Result<(), RowError> {
         let Bound { layout, codec, .. } = bound;
-        let expect = |what: &str, found: usize, expected: Option<usize>| {
-            if expected == Some(found) {
-                return Ok(());
-            }
-            let expected = expected.map_or("too many".to_owned(), |count| count.to_string());
-            Err(invalid(format!("{what}: {found}, but the shape asks for {expected}")))
-        };
         expect("bytes of data", data.len(), layout.data_bytes())?;
         if layout.has_scales {
             let scales = self.scales(row).ok_or_else(|| invalid("scales are null"))?;
@@ -309,11 +302,11 @@ impl Encodings {
             ("biases", biases.is_some(), layout.has_biases),
             ("tensor_scale", tensor_scale.is_some(), layout.has_tensor_scale),
         ] {
-            let name_of = scheme.name();
+            let scheme = scheme.name();
             match (is_given, is_wanted) {
                 (true, false) => {
                     return Err(invalid(format!(
-                        "{name} is given, but scheme '{name_of}' has none"
+                        "{name} is given, but scheme '{scheme}' has none"
                     )));
                 }
                 (false, true) => return Err(invalid(format!("{name} is null"))),
@@ -321,10 +314,7 @@ impl Encodings {
             }
         }
         if let Some(biases) = biases {
-            let (found, expected) = (Some(biases.len() / 4), layout.bias_count());
-            if found != expected {
-                return Err(invalid(format!("biases: {found:?}, but scales: {expected:?}")));
-            }
+            expect("biases", biases.len() / 4, layout.bias_count())?;
             check_nulls("biases", self.biases.as_ref(), row)?;
             check_finite("bias", biases)?;
         }
@@ -503,6 +493,14 @@ impl TileCodes<'_> {
         let (grouping, width, phase, tensor_scale) = (*grouping, *width, *phase, *tensor_scale);
         Codes { grouping, width, phase, data, scales, zero_points, biases, tensor_scale }
     }
+}
+
+fn expect(what: &str, found: usize, expected: Option<usize>) -> Result<(), RowError> {
+    if expected == Some(found) {
+        return Ok(());
+    }
+    let expected = expected.map_or("too many".to_owned(), |count| count.to_string());
+    Err(invalid(format!("{what}: {found}, but the shape asks for {expected}")))
 }
 
 fn check_finite(what: &str, numbers: &[u8]) -> Result<(), RowError> {
