@@ -38,7 +38,17 @@ SETTINGS = {name: column for name, column, *_ in _core.settings()}
 Dtype: TypeAlias = Literal["source", "F32"]
 """What decoded weights are: each layer's own type, or float32."""
 
-Target: TypeAlias = Literal["compressed-tensors", "safetensors"]
+Target: TypeAlias = Literal[
+    "compressed-tensors",
+    "fp8",
+    "modelopt",
+    "mlx",
+    "bitsandbytes",
+    "gptq",
+    "awq",
+    "gguf",
+    "safetensors",
+]
 """What an export is for."""
 
 Mode: TypeAlias = Literal["base", "diffusion"]

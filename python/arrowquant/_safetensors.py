@@ -84,7 +84,7 @@ def write_tensors(
     overwrite: bool,
 ) -> None:
     """Write the announced tensors from batches in any order, holding one batch at a time."""
-    writer = _core.SafetensorsWriter(Path(path), tensors, metadata, overwrite)
+    writer = _core.TensorWriter.safetensors(Path(path), tensors, metadata, overwrite)
     try:
         for batch in batches:
             writer.write(batch)

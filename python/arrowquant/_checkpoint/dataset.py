@@ -50,6 +50,13 @@ class Dataset(Scan):
         payload = set(_core.payload_columns())
         return self._read(self.paths, [name for name in self.schema.names if name not in payload])
 
+    def without_codes(self) -> Iterator[pa.RecordBatch]:
+        """The relation with a `data` of nulls, for who looks at parameters only."""
+        names = [name for name in self.schema.names if name != "data"]
+        for path in self.paths:
+            for batch in row_groups(path, names):
+                yield batch.append_column("data", pa.nulls(batch.num_rows, pa.large_binary()))
+
     def _read(self, paths: Sequence[Path], columns: list[str] | None) -> pa.RecordBatchReader:
         schema = self.schema
         if columns is not None:

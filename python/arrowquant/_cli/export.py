@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -20,9 +20,9 @@ from arrowquant._cli.common import (
     exits,
     say_warnings,
 )
+from arrowquant._options import Target
 
-if TYPE_CHECKING:
-    from arrowquant._options import Target
+_FORMATS = get_args(Target)
 
 
 @app.command()
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 def export(
     quantized: Quantized,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to make.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="The directory to make; of gguf the file."
+        ),
     ],
     to: Annotated[
         str,
         typer.Option(
-            metavar="compressed-tensors|safetensors",
-            help="For vLLM and transformers; or with every layer decoded.",
-            autocompletion=choices("compressed-tensors", "safetensors"),
+            metavar="FORMAT",
+            help=f"{', '.join(_FORMATS)}; safetensors: every layer decoded.",
+            autocompletion=choices(*_FORMATS),
         ),
     ] = "compressed-tensors",
     source: Annotated[
@@ -59,15 +62,17 @@ def export(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Write a directory that a runtime loads.
+    """Write a directory, or a file, that a runtime loads.
 
     The dataset must be finished, and no layer may have failed.
     """
     import arrowquant as aq
     from arrowquant import _report
+    from arrowquant._export import formats
 
     say_warnings()
-    check_directory(output)
+    if to != "gguf":
+        check_directory(output)
     folder = aq.export(
         quantized,
         output,
@@ -80,5 +85,5 @@ def export(
         progress=not (as_json or quiet),
     )
     if not quiet:
-        _report.exported(folder, to, as_json=as_json)
+        _report.exported(folder, formats.find(to).load, as_json=as_json)
     return OK

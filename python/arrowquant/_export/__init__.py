@@ -12,17 +12,19 @@ from pathlib import Path
 
 from arrowquant import _core
 from arrowquant._checkpoint.dataset import Dataset
-from arrowquant._export import compressed_tensors, place, plain
+from arrowquant._export import formats, place, planning
 from arrowquant._export.companions import copy_companions
+from arrowquant._export.formats.base import How, Model
 from arrowquant._export.layers import Layers
 from arrowquant._export.requantized import forget_source_codes
 from arrowquant._export.ties import untie_head
 from arrowquant._files import refuse_url, user_path
+from arrowquant._model import Config, read_config
 from arrowquant._options import Target
 from arrowquant._progress import ProgressCallback
 from arrowquant._scan import Scan, scan
 
-FORMATS = ("compressed-tensors", "safetensors")
+DEFAULT = "compressed-tensors"
 SHARD_BYTES = 5_000_000_000
 """As transformers' own."""
 
@@ -71,8 +73,7 @@ def export(
             together are quantized differently; or the head is no longer the table of embeddings
             that `config.json` ties it to, and the export unties them.
     """
-    if to not in FORMATS:
-        raise ValueError(f"unknown format {to!r}. Choose one of {', '.join(FORMATS)}.")
+    form = formats.find(to)
     path = user_path(quantized)
     refuse_url(Path(destination))
     relation, destination = scan(path), user_path(destination).resolve()
@@ -80,23 +81,34 @@ def export(
     origin = _origin(relation, source)
     if not layers.layers:
         raise ValueError(f"{path}: has no layers, so there is nothing to export.")
+    how = How(shard_bytes, overwrite, threads, progress)
+    apart_from = [path, *([origin] if origin else [])]
+    if form.suffix is not None:
+        model = Model(relation, layers, Config(), origin)
+        place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=apart_from)
+        form.write(model, planning.plan(form, model), destination, how)
+        return destination
     _check_types(layers)
-    with place.new_directory(
-        destination,
-        overwrite=overwrite,
-        apart_from=[path, *([origin] if origin else [])],
-    ) as temporary:
+    folder = origin if origin is None or origin.is_dir() else origin.parent
+    model = Model(relation, layers, Config() if folder is None else read_config(folder), origin)
+    found = planning.plan(form, model)
+    with place.new_directory(destination, overwrite=overwrite, apart_from=apart_from) as temporary:
         copy_companions(origin, temporary)
         forget_source_codes(layers, temporary)
         untie_head(relation, layers, temporary)
-        write = plain.write if to == "safetensors" else compressed_tensors.write
-        write(relation, layers, temporary, shard_bytes, threads=threads, progress=progress)
+        form.write(model, found, temporary, how)
     return destination
 
 
 def is_exportable(dataset: Path) -> bool:
-    """Whether `export` writes a finished dataset as it is."""
-    return compressed_tensors.can_hold(Layers.of(scan(dataset), dataset, ()))
+    """Whether `export` writes a finished dataset as it is, in its default format."""
+    relation = scan(dataset)
+    model = Model(relation, Layers.of(relation, dataset, ()), Config(), None)
+    try:
+        planning.plan(formats.find(DEFAULT), model)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_types(layers: Layers) -> None:
@@ -112,8 +124,7 @@ def _check_types(layers: Layers) -> None:
         more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise ValueError(
             f"layer '{first.name}' ({first.dtype}{more}) is kept in a GGUF type of blocks, which "
-            "safetensors does not have, and GGUF is not written yet. Decode the source first, with "
-            "gguf.quants.dequantize of the gguf package, and quantize what that gives."
+            "safetensors does not have. Write GGUF: to='gguf' (--to gguf)."
         )
 
 

@@ -11,13 +11,18 @@ from typing import Any
 
 import pyarrow as pa
 
+from arrowquant import _core
 from arrowquant._checkpoint.dataset import Dataset
+from arrowquant._export.places import SETTING_OF, Said
 from arrowquant._model import Config, is_adapter
+from arrowquant._options import SETTINGS
 from arrowquant._parquet import failed_path
 from arrowquant._scan import Scan
 from arrowquant._tensors import Stack
 
 _SHOWN = 5
+_SETTINGS = [column for column in SETTINGS.values() if column != "search"]
+_CHOICES = next(words for name, _, _, words, *_ in _core.settings() if name == "scale_dtype")
 _CACHE = re.compile(r"\.[kqv]_(scale|zero_point)$")
 
 
@@ -29,9 +34,9 @@ class Layer:
     dtype: str
     shape: list[int]
     scheme: str
-    group_size: int | None
-    is_symmetric: bool | None
-    scale_dtype: str | None
+    settings: dict[str, Any]
+    """What its rows say of how it is quantized, by the columns that say it."""
+    tensor_scale: float | None
     decoded: bool
     """Kept, or to be written decoded."""
     role: str | None = None
@@ -44,6 +49,42 @@ class Layer:
         if self.stack is None:
             return self.name, self.dtype, self.shape
         return self.stack.name, self.dtype, list(self.stack.shape)
+
+    @property
+    def group_size(self) -> int | None:
+        """Elements of a row that share a scale."""
+        size: int | None = self.settings.get("group_size")
+        return size
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether zero is the middle code."""
+        return bool(self.settings.get("is_symmetric"))
+
+    @property
+    def module(self) -> str:
+        """The module whose parameter it is."""
+        return self.name.removesuffix(".weight")
+
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """How it is quantized: what layers have in common that one description fits."""
+        return (self.decoded, self.scheme, *self.settings.values())
+
+    @property
+    def said(self) -> Said:
+        """What the core is told of it."""
+        settings = {SETTING_OF[column]: value for column, value in self.settings.items()}
+        if settings.get("scale_dtype") not in _CHOICES:
+            settings.pop("scale_dtype", None)
+        return Said(
+            self.name,
+            self.dtype,
+            self.shape,
+            None if self.decoded else self.scheme,
+            {name: value for name, value in settings.items() if value is not None},
+            self.tensor_scale,
+        )
 
     @property
     def is_of_another_tool(self) -> bool:
@@ -124,9 +165,8 @@ def _layer(row: dict[str, Any], count: int, decode: Sequence[str]) -> Layer:
         row["dtype"],
         row["layer_shape"] if count > 1 else row["shape"],
         row["scheme"],
-        row["group_size"],
-        row["is_symmetric"],
-        row["scale_dtype"],
+        {column: row.get(column) for column in _SETTINGS},
+        row.get("tensor_scale"),
         row["scheme"] == "none" or any(fnmatchcase(name, pattern) for pattern in decode),
         row.get("role"),
         row.get("keep_reason"),

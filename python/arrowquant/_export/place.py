@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from arrowquant._files import check_output
+
 _MARK = ".arrowquant-export"
 """A file in each exported directory, so that nothing else is ever replaced."""
 
@@ -87,3 +89,16 @@ def _check_free(destination: Path, *, overwrite: bool) -> None:
             f"{destination}: exists. Name another directory, or replace it with overwrite=True "
             "(--overwrite)."
         )
+
+
+def check_file(
+    destination: Path, suffix: str, *, overwrite: bool, apart_from: Sequence[Path]
+) -> None:
+    """Refuse a file that can't be written.
+
+    Raises:
+        OSError: It exists and must not be replaced, or its directory does not exist.
+        ValueError: It has another suffix, or is one of the files that are read.
+    """
+    check_output(destination, (suffix,), overwrite=overwrite)
+    _check_apart(destination, apart_from)

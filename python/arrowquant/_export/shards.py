@@ -27,16 +27,17 @@ def write(
     *,
     metadata: dict[str, str],
     stem: str = "model",
+    is_indexed: bool = False,
 ) -> None:
     """Write tensors from rows `layer_name, data, part_offset` that come in any order.
 
     The tensors of a group stay in one file. One file alone is `model.safetensors`, without an
-    index.
+    index unless it is asked for.
     """
     shards = _shards(groups, most)
     names = [_name(stem, index, len(shards)) for index in range(len(shards))]
     writers = [
-        _core.SafetensorsWriter(folder / name, tensors, metadata, True)
+        _core.TensorWriter.safetensors(folder / name, tensors, metadata, True)
         for name, tensors in zip(names, shards, strict=True)
     ]
     members = [{name for name, _, _ in shard} for shard in shards]
@@ -50,7 +51,7 @@ def write(
     finally:
         for writer in writers:
             writer.abort()
-    if len(shards) > 1:
+    if len(shards) > 1 or is_indexed:
         _write_index(folder / f"{stem}.safetensors.index.json", shards, names)
 
 

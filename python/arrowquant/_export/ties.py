@@ -52,9 +52,7 @@ def untie_head(relation: Scan, layers: Layers, folder: Path) -> None:
 
 def _are_same(relation: Scan, head: Layer, table: Layer) -> bool:
     """Whether both have the same bytes and are written alike."""
-    alike = [
-        (x.dtype, x.shape, x.scheme, x.group_size, x.is_symmetric, x.decoded) for x in (head, table)
-    ]
+    alike = [(x.dtype, x.shape, x.way) for x in (head, table)]
     return alike[0] == alike[1] and (
         layer_contents(relation, head.name) == layer_contents(relation, table.name)
     )

@@ -83,6 +83,27 @@ _EITHER = {"qwen3_vl_moe", "qwen3_vl_moe_text"}
 """Written in both layouts under the same names: the pair of shapes decides."""
 
 
+_INTERLEAVED = {"gpt_oss"}
+"""Models whose rows of gate and up take turns."""
+
+
+def part_of(stack: str) -> tuple[str, str] | None:
+    """The block of a stack of experts, and which of its matrices these are, by its name."""
+    match = _FUSED.match(stack)
+    if match is not None:
+        return _block_and_part(match)
+    ordered = _ORDERED.match(stack)
+    if ordered is not None:
+        return ordered["block"].rstrip("."), ordered["part"] or ordered["part2"]
+    flat = _FLAT.match(stack)
+    return None if flat is None else (flat["block"], _NAMES.get(flat["part"], "up"))
+
+
+def is_interleaved(config: Config) -> bool:
+    """Whether rows of gate and up take turns in their matrix."""
+    return any(name in _INTERLEAVED for name in config.model_types)
+
+
 @dataclass(frozen=True)
 class Experts:
     """What is known of a stack."""

@@ -66,7 +66,7 @@ def resolve(
     meanings = []
     for tensor, named_role in zip(tensors, _roles(tensors, count), strict=True):
         found, role = packed.get(tensor.name), named_role
-        if has_more and layers is not None and _is_beyond(tensor.name, layers):
+        if has_more and role != "router" and layers is not None and _is_beyond(tensor.name, layers):
             role = "mtp"
         if is_adapter:
             role = "other"

@@ -9,11 +9,13 @@ from arrowquant._report.console import console, layers, many, print_json, printa
 from arrowquant._report.failures import failures
 
 
-def exported(folder: Path, to: str, *, as_json: bool) -> None:
-    """Print what an exported directory holds, and how it is loaded."""
+def exported(folder: Path, load: str | None, *, as_json: bool) -> None:
+    """Print what an exported directory, or file, holds, and the command that loads it."""
+    found = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    base = folder if folder.is_dir() else folder.parent
     sizes = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
+        path.relative_to(base).as_posix(): path.stat().st_size
+        for path in found
         if path.is_file() and not path.name.startswith(".")
     }
     if as_json:
@@ -23,8 +25,8 @@ def exported(folder: Path, to: str, *, as_json: bool) -> None:
     for name, count in sizes.items():
         out.print(f"  {printable(name)}  {size(count)}", soft_wrap=True)
     out.print(f"{folder}: {many(len(sizes), 'file')}, {size(sum(sizes.values()))}", soft_wrap=True)
-    if to == "compressed-tensors":
-        out.print(f"Next: vllm serve {folder}", soft_wrap=True)
+    if load is not None:
+        out.print(f"Next: {load.format(path=folder)}", soft_wrap=True, markup=False)
 
 
 def left_out(output: Path, rows: list[dict[str, Any]], *, as_json: bool) -> None:

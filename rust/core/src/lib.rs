@@ -5,7 +5,8 @@
 //! cores hand to a [`scheme`]. Out comes a quantized batch and, row for row beside it, an error
 //! table ([`relation::quantized`], [`relation::errors`]). [`dequantize`] is the way back, [`plan`]
 //! says beforehand what will happen. Before all that, [`source`] gives bytes and [`container`] makes
-//! named tensors of them; after it, [`sink`] writes files.
+//! named tensors of them; after it, [`export`] gives
+//! rows the layouts of runtimes, and [`sink`] writes files.
 //!
 //! Nothing here knows Python.
 
@@ -18,6 +19,7 @@ pub mod content;
 pub mod dequantize;
 pub mod dtype;
 pub mod error;
+pub mod export;
 mod kernel;
 pub mod lanes;
 mod memory;

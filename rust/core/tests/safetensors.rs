@@ -7,7 +7,7 @@ use arrow_array::{Array, RecordBatch};
 use arrowquant::container::meaning::Meaning;
 use arrowquant::container::reader::TensorRows;
 use arrowquant::container::tensors::TensorFile;
-use arrowquant::sink::safetensors_writer::{SafetensorsWriter, TensorSpec};
+use arrowquant::sink::{TensorSpec, safetensors_writer};
 use proptest::prelude::*;
 
 const DTYPES: [(&str, usize); 4] = [("F32", 4), ("BF16", 2), ("U8", 1), ("F64", 8)];
@@ -52,7 +52,7 @@ proptest! {
             dtype: DTYPES[*dtype].0.to_owned(),
             shape: shape.clone(),
         };
-        let mut writer = SafetensorsWriter::create(&path, tensors.iter().map(spec).collect(), metadata.clone()).unwrap();
+        let mut writer = safetensors_writer::create(&path, tensors.iter().map(spec).collect(), metadata.clone()).unwrap();
         let mut expected = Vec::new();
         for (index, (name, dtype, shape)) in tensors.iter().enumerate() {
             let length = shape.iter().product::<i64>() as usize * DTYPES[*dtype].1;
@@ -121,7 +121,7 @@ fn an_unfinished_file_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let spec = TensorSpec { name: "a".to_owned(), dtype: "F32".to_owned(), shape: vec![2] };
     let path = folder.path().join("m.safetensors");
-    let writer = SafetensorsWriter::create(&path, vec![spec], [].into()).unwrap();
+    let writer = safetensors_writer::create(&path, vec![spec], [].into()).unwrap();
     let error = writer.finish(true).unwrap_err().to_string();
     assert!(error.contains("layer 'a' was announced but not written"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -9,15 +9,16 @@ use arrow_array::{LargeBinaryArray, RecordBatch, StringArray};
 use arrowquant::container::meaning::{Meaning, Stack};
 use arrowquant::container::reader::TensorRows;
 use arrowquant::container::tensors::TensorFile;
-use arrowquant::sink::safetensors_writer::{SafetensorsWriter, TensorSpec};
+use arrowquant::sink::tensor_writer::TensorWriter;
+use arrowquant::sink::{TensorSpec, safetensors_writer};
 use proptest::prelude::*;
 
 const DTYPES: [(&str, usize); 4] = [("F32", 4), ("BF16", 2), ("F8_E4M3", 1), ("F64", 8)];
 
-fn writer(path: &std::path::Path, dtype: &str, shape: &[i64]) -> SafetensorsWriter {
+fn writer(path: &std::path::Path, dtype: &str, shape: &[i64]) -> TensorWriter {
     let shape = shape.to_vec();
     let spec = TensorSpec { name: "experts".to_owned(), dtype: dtype.to_owned(), shape };
-    SafetensorsWriter::create(path, vec![spec], [].into()).unwrap()
+    safetensors_writer::create(path, vec![spec], [].into()).unwrap()
 }
 
 proptest! {

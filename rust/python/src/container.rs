@@ -1,14 +1,16 @@
-//! Files of named tensors, read; and safetensors files, written.
+//! Files of named tensors, read and written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use arrowquant::container::Value;
+use arrowquant::container::gguf::Pair;
 use arrowquant::container::meaning::{Codes, Meaning, Stack};
 use arrowquant::container::reader::TensorRows as Rows;
 use arrowquant::container::tensors::TensorFile as File;
-use arrowquant::sink::safetensors_writer::{SafetensorsWriter as Writer, TensorSpec};
+use arrowquant::sink::tensor_writer::TensorWriter as Writer;
+use arrowquant::sink::{TensorSpec, gguf_writer, safetensors_writer};
 use arrowquant::{Error, content, pool};
 use bytes::Bytes;
 use pyo3::buffer::PyBuffer;
@@ -196,25 +198,67 @@ pub(crate) fn content_hashes(
 
 /// A file that is written tensor by tensor and gets its name at the end.
 #[pyclass(module = "arrowquant._core", frozen)]
-pub(crate) struct SafetensorsWriter {
+pub(crate) struct TensorWriter {
     writer: Mutex<Option<Writer>>,
     path: PathBuf,
     overwrite: bool,
 }
 
+/// A tensor's name, dtype and shape.
+type Spec = (String, String, Vec<i64>);
+
+fn specs(tensors: Vec<Spec>) -> Vec<TensorSpec> {
+    let spec = |(name, dtype, shape)| TensorSpec { name, dtype, shape };
+    tensors.into_iter().map(spec).collect()
+}
+
+/// A GGUF file's key that gets another value.
+#[derive(FromPyObject)]
+enum Change {
+    Number(u32),
+    Text(String),
+}
+
+impl TensorWriter {
+    fn new(writer: Writer, path: PathBuf, overwrite: bool) -> Self {
+        Self { writer: Mutex::new(Some(writer)), path, overwrite }
+    }
+}
+
 #[pymethods]
-impl SafetensorsWriter {
-    #[new]
-    fn create(
+impl TensorWriter {
+    /// A safetensors file.
+    #[staticmethod]
+    fn safetensors(
         path: PathBuf,
-        tensors: Vec<(String, String, Vec<i64>)>,
+        tensors: Vec<Spec>,
         metadata: BTreeMap<String, String>,
         overwrite: bool,
     ) -> PyResult<Self> {
-        let spec = |(name, dtype, shape)| TensorSpec { name, dtype, shape };
-        let tensors = tensors.into_iter().map(spec).collect();
-        let writer = Writer::create(&path, tensors, metadata).map_err(errors::call)?;
-        Ok(Self { writer: Mutex::new(Some(writer)), path, overwrite })
+        let writer = safetensors_writer::create(&path, specs(tensors), metadata);
+        Ok(Self::new(writer.map_err(errors::call)?, path, overwrite))
+    }
+
+    /// A GGUF file with the keys of `source`, but those in `dropped`, and those in `changed`.
+    #[staticmethod]
+    fn gguf(
+        path: PathBuf,
+        tensors: Vec<Spec>,
+        source: &TensorFile,
+        dropped: HashSet<String>,
+        changed: Vec<(String, Change)>,
+        overwrite: bool,
+    ) -> PyResult<Self> {
+        let mut pairs = source.0.pairs().map_err(errors::call)?;
+        pairs.retain(|pair| {
+            !dropped.contains(&pair.key) && changed.iter().all(|(key, _)| *key != pair.key)
+        });
+        pairs.extend(changed.into_iter().map(|(key, value)| match value {
+            Change::Number(number) => Pair::number(&key, number),
+            Change::Text(text) => Pair::text(&key, &text),
+        }));
+        let writer = gguf_writer::create(&path, specs(tensors), &pairs);
+        Ok(Self::new(writer.map_err(errors::call)?, path, overwrite))
     }
 
     /// Write the tensors of a weights batch.

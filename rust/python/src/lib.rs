@@ -38,13 +38,13 @@ mod _core {
         compare, outline, outline_schema, parts_schema, split_parts, split_stacks, stacks_schema,
     };
     #[pymodule_export]
-    use crate::container::{SafetensorsWriter, TensorFile, TensorRows, content_hashes};
+    use crate::container::{TensorFile, TensorRows, TensorWriter, content_hashes};
     #[pymodule_export]
     use crate::dequantize::{dequantize, dequantize_stream};
     #[pymodule_export]
     use crate::dlpack::DlpackArray;
     #[pymodule_export]
-    use crate::export::{compressed_tensors, compressed_tensors_specs};
+    use crate::export::Exporter;
     #[pymodule_export]
     use crate::ffi::plain_errors;
     #[pymodule_export]

@@ -29,7 +29,7 @@ pub(crate) struct CallOptions {
 
 /// A setting's value.
 #[derive(FromPyObject)]
-enum Said {
+pub(crate) enum Said {
     Flag(bool),
     Integer(i64),
     Text(String),
@@ -37,22 +37,7 @@ enum Said {
 
 impl CallOptions {
     pub(crate) fn core(&self) -> Result<arrowquant::Options, CallError> {
-        let mut settings = Settings::default();
-        for (at, setting) in settings::ALL.iter().enumerate() {
-            let value = match self.settings.get(setting.name) {
-                None => None,
-                Some(Said::Flag(value)) => Some(Value::Flag(*value)),
-                Some(Said::Integer(value)) => Some(Value::Integer(*value)),
-                Some(Said::Text(word)) => {
-                    Some(setting.choice(word).ok_or_else(|| CallError::UnknownChoice {
-                        option: setting.name,
-                        value: word.clone(),
-                        choices: setting.choices().join(", "),
-                    })?)
-                }
-            };
-            settings.set(at, value);
-        }
+        let settings = settings_of(&self.settings)?;
         let scheme = self.scheme.as_deref().unwrap_or(DEFAULT);
         let mut options = arrowquant::Options::try_new(scheme, settings)?;
         if let Some(fallback) = &self.fallback {
@@ -69,6 +54,27 @@ impl CallOptions {
     pub(crate) fn pool(&self) -> Result<Arc<Pool>, CallError> {
         pool::with_threads(pool::thread_count(self.threads)?)
     }
+}
+
+/// What is said of settings, by their names.
+pub(crate) fn settings_of(said: &HashMap<String, Said>) -> Result<Settings, CallError> {
+    let mut settings = Settings::default();
+    for (at, setting) in settings::ALL.iter().enumerate() {
+        let value = match said.get(setting.name) {
+            None => None,
+            Some(Said::Flag(value)) => Some(Value::Flag(*value)),
+            Some(Said::Integer(value)) => Some(Value::Integer(*value)),
+            Some(Said::Text(word)) => {
+                Some(setting.choice(word).ok_or_else(|| CallError::UnknownChoice {
+                    option: setting.name,
+                    value: word.clone(),
+                    choices: setting.choices().join(", "),
+                })?)
+            }
+        };
+        settings.set(at, value);
+    }
+    Ok(settings)
 }
 
 pub(crate) type Pool = pool::Pool;

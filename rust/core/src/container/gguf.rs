@@ -9,7 +9,7 @@ use super::{ADVICE, Entry, Header, Value};
 use crate::dtype;
 use crate::source::Source;
 
-pub(super) const MAGIC: &[u8; 4] = b"GGUF";
+pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 
 const ALIGNMENT: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -72,6 +72,86 @@ impl From<String> for Fault {
     fn from(why: String) -> Self {
         Self::Wrong(why)
     }
+}
+
+/// A key and its value, as they lie in a file.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Its name.
+    pub key: String,
+    /// The number of the value's type.
+    pub kind: u32,
+    /// The value's bytes.
+    pub value: Vec<u8>,
+}
+
+impl Pair {
+    /// A number of 32 bits without a sign.
+    pub fn number(key: &str, number: u32) -> Self {
+        Self { key: key.to_owned(), kind: 4, value: number.to_le_bytes().to_vec() }
+    }
+
+    /// A text.
+    pub fn text(key: &str, text: &str) -> Self {
+        let mut value = (text.len() as u64).to_le_bytes().to_vec();
+        value.extend(text.as_bytes());
+        Self { key: key.to_owned(), kind: 8, value }
+    }
+}
+
+/// The alignment that such keys ask for.
+///
+/// # Errors
+/// It is no power of two.
+pub(crate) fn alignment_of(pairs: &[Pair]) -> Result<u64, String> {
+    let Some(pair) = pairs.iter().find(|pair| pair.key == ALIGNMENT) else {
+        return Ok(DEFAULT_ALIGNMENT);
+    };
+    let number = <[u8; 4]>::try_from(pair.value.as_slice()).map(u32::from_le_bytes);
+    match number {
+        Ok(number) if number.is_power_of_two() => Ok(number.into()),
+        _ => Err(format!("{ALIGNMENT} is no power of two")),
+    }
+}
+
+/// The number of a type.
+pub(crate) fn kind_of(dtype: &str) -> Option<u32> {
+    TYPES.iter().find(|(_, name)| *name == dtype).map(|(kind, _)| *kind)
+}
+
+/// The keys of a file, in its order.
+///
+/// # Errors
+/// It is no GGUF file, or its header can't be read.
+pub(super) fn pairs(source: &Source) -> Result<Vec<Pair>, String> {
+    let size = source.size();
+    let mut read = FIRST_READ.min(size);
+    loop {
+        let (buffer, start) = source.bytes(0..read).map_err(|error| error.to_string())?;
+        match parse_pairs(&buffer.as_slice()[start as usize..]) {
+            Ok(pairs) => return Ok(pairs),
+            Err(Fault::Wrong(why)) => return Err(format!("{why}. {ADVICE}")),
+            Err(Fault::Short) if read < size => read = read.saturating_mul(4).min(size),
+            Err(Fault::Short) => return Err(format!("the header is cut short. {ADVICE}")),
+        }
+    }
+}
+
+fn parse_pairs(bytes: &[u8]) -> Result<Vec<Pair>, Fault> {
+    if !bytes.starts_with(MAGIC) {
+        return Err("it is no GGUF file".to_owned().into());
+    }
+    let mut cursor = Cursor { bytes, at: MAGIC.len() + 4, values: 0 };
+    let (_, count) = (cursor.u64()?, cursor.u64()?);
+    let mut pairs = Vec::new();
+    for _ in 0..count {
+        let key = cursor.text()?;
+        let kind = cursor.u32()?;
+        let start = cursor.at;
+        cursor.value(kind, 0)?;
+        pairs.push(Pair { key, kind, value: bytes[start..cursor.at].to_vec() });
+    }
+    Ok(pairs)
 }
 
 /// The header, checked.

@@ -3,7 +3,7 @@
 
 mod codes;
 mod foreign;
-mod gguf;
+pub mod gguf;
 pub mod meaning;
 pub mod reader;
 mod rows;

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow_buffer::Buffer;
 
+use super::gguf::Pair;
 use super::{Entry, Header, Value, read_header};
 use crate::error::CallError;
 use crate::source::Source;
@@ -66,6 +67,15 @@ impl TensorFile {
             names.zip(0..).collect()
         });
         self.entries().get(*places.get(name)?)
+    }
+
+    /// The keys of a GGUF file, as they lie in it.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn pairs(&self) -> Result<Vec<Pair>, CallError> {
+        super::gguf::pairs(&self.source)
+            .map_err(|why| CallError::File { path: self.source.path().display().to_string(), why })
     }
 
     /// The bytes, wherever they are.

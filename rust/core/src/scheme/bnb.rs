@@ -30,13 +30,17 @@ pub(super) struct Bnb<F> {
 pub(super) static NF4: Bnb<Nf4> = Bnb { name: "nf4", codec: OfGroups::new() };
 pub(super) static BNB_FP4: Bnb<Fp4> = Bnb { name: "bnb_fp4", codec: OfGroups::new() };
 
-impl<F: Grouped> Scheme for Bnb<F> {
+impl<F: Table> Scheme for Bnb<F> {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn defaults(&self) -> Settings {
         Settings::default().with(SEARCH, Value::Choice("none"))
+    }
+
+    fn code_table(&self) -> Option<&'static [f32]> {
+        Some(&F::NUMBERS)
     }
 
     fn bind(&'static self, geometry: &Geometry, _: &Settings) -> Result<Bound, Unfit> {

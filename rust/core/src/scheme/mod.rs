@@ -142,6 +142,11 @@ pub trait Scheme: Debug + Send + Sync {
         None
     }
 
+    /// The numbers that its codes stand for, before they are scaled, where these are a table.
+    fn code_table(&self) -> Option<&'static [f32]> {
+        None
+    }
+
     /// How it lays out a matrix, with defaults for what the settings don't say. Settings that it
     /// lacks are not looked at.
     ///

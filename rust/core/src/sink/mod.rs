@@ -1,5 +1,17 @@
-//! Files that are written: safetensors and Parquet.
+//! Files that are written: safetensors, GGUF and Parquet.
 
-pub mod compressed_tensors;
+pub mod gguf_writer;
 pub mod parquet_writer;
 pub mod safetensors_writer;
+pub mod tensor_writer;
+
+/// A tensor to be written.
+#[derive(Clone, Debug)]
+pub struct TensorSpec {
+    /// Unique in the file.
+    pub name: String,
+    /// Our name of its type.
+    pub dtype: String,
+    /// Its dimensions.
+    pub shape: Vec<i64>,
+}

@@ -37,7 +37,6 @@ pub(crate) struct Columns {
     shape: usize,
     data: usize,
     encodings: EncodingColumns,
-    layer_shape: Option<usize>,
     earlier: Option<EarlierSchema>,
     pub(crate) carried: Carried,
 }
@@ -54,7 +53,6 @@ impl Columns {
             shape: required("shape", columns::SHAPE, finder.shape("shape")?)?,
             data: buffer(schema, &finder, "data", DATA, is_binary)?,
             encodings: EncodingColumns::find(schema, &finder)?,
-            layer_shape: finder.shape("layer_shape").ok().flatten(),
             earlier: EarlierSchema::find(&finder)?,
             carried: Carried::try_new(schema, &RESERVED, &RESERVED)?,
         })
@@ -68,7 +66,6 @@ impl Columns {
             shapes: Shapes::try_new(column(self.shape))?,
             data: Bytes::try_new(column(self.data))?,
             encodings: self.encodings.bind(batch.columns())?,
-            layer_shapes: self.layer_shape.map(|i| Shapes::try_new(column(i))).transpose()?,
             earlier: self.earlier.as_ref().map(|earlier| earlier.bind(batch)).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
@@ -425,7 +422,6 @@ pub(crate) struct Rows {
     shapes: Shapes,
     data: Option<Bytes>,
     pub(crate) encodings: Encodings,
-    layer_shapes: Option<Shapes>,
     earlier: Option<Earlier>,
     pub(crate) carried: Vec<ArrayRef>,
     pub(crate) len: usize,
@@ -440,18 +436,21 @@ impl Rows {
         self.data.as_ref()?.get(row)
     }
 
+    /// How a row whose data is not there is encoded.
+    pub(crate) fn bound(&self, row: usize) -> Result<Bound, RowError> {
+        let shape = self.shapes.get(row).map_err(|error| invalid(error.to_string()))?;
+        let count = element_product(shape).map_err(|error| invalid(error.to_string()))?;
+        let columns = shape.last().map_or(1, |&last| last as usize);
+        let source = self.dtypes.get(row).and_then(Float::from_name);
+        let source = source.ok_or_else(|| invalid("its dtype is none that is quantized"))?;
+        let rows = count.checked_div(columns).filter(|&rows| rows > 0);
+        let rows = rows.ok_or_else(|| invalid("the shape has no elements"))?;
+        self.encodings.bind(row, &Geometry { rows, columns, source })
+    }
+
     /// The row's own shape.
     pub(crate) fn shape(&self, row: usize) -> Option<&[i64]> {
         self.shapes.get(row).ok()
-    }
-
-    /// The shape of the layer that a row of `rows` rows is, or is a part of.
-    pub(crate) fn layer_shape(&self, row: usize, rows: usize, columns: usize) -> [i64; 2] {
-        let shape = self.layer_shapes.as_ref().and_then(|shapes| shapes.get(row).ok());
-        match shape {
-            Some(&[rows, columns]) => [rows, columns],
-            _ => [rows as i64, columns as i64],
-        }
     }
 
     /// What row `row` says of its tensor, and whether it can be decoded.

@@ -1,0 +1,151 @@
+"""What an exporter says of its format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from arrowquant._dequantize import dequantize_stream
+from arrowquant._export import shards
+from arrowquant._export.config import read_json, write_json
+from arrowquant._export.experts import Experts
+from arrowquant._export.layers import Layer, Layers
+from arrowquant._export.places import Target
+from arrowquant._export.planning import Plan, batches
+from arrowquant._model import Config
+from arrowquant._progress import ProgressCallback, counted
+from arrowquant._safetensors import source_metadata
+from arrowquant._scan import Scan
+
+
+@dataclass(frozen=True)
+class How:
+    """The options of writing."""
+
+    shard_bytes: int
+    overwrite: bool
+    threads: int | None
+    progress: bool | ProgressCallback
+
+
+class Format(ABC):
+    """How a runtime wants a checkpoint; the bytes of its tensors are the core's business."""
+
+    name: ClassVar[str]
+    """What `to=` calls it."""
+    layout: ClassVar[str | None]
+    """The core's name of its tensors' layout; None: every layer is written decoded."""
+    load: ClassVar[str | None] = None
+    """The command that loads what was written; `{path}` is where it is."""
+    suffix: ClassVar[str | None] = None
+    """What the file's name ends with, of a format of one file."""
+    checks_parameters: ClassVar[bool] = False
+    """Whether it depends on scales and zero points if a layer can be said."""
+    is_indexed: ClassVar[bool] = False
+    """Whether one file has an index, too."""
+    takes_embeddings: ClassVar[bool] = False
+    """Whether loaders take tables of embeddings quantized."""
+
+    def prepare(self, model: Model) -> None:  # noqa: B027
+        """Refuse a checkpoint that no loader takes so, before anything is planned.
+
+        Raises:
+            ValueError: It is one; the text says what to do.
+        """
+
+    def refuse(self, model: Model, layer: Layer) -> str | None:
+        """Why loaders don't take this layer quantized, and what to do; None where they do."""
+        del model
+        if layer.role == "embedding" and not self.takes_embeddings:
+            return "it is a table of embeddings, which loaders don't take quantized"
+        return None
+
+    def together(self, model: Model) -> Iterable[tuple[str, str]]:
+        """Layers that can't be loaded beside others, and why not."""
+        del model
+        return ()
+
+    def targets(self, model: Model, layer: Layer) -> Sequence[Target] | str | None:
+        """Where a layer's rows go; None: as it lies, under its own name; a text: why nowhere."""
+        return model.experts.single(layer)
+
+    def metadata(self, model: Model) -> dict[str, str]:
+        """What a safetensors file says beside its tensors."""
+        return source_metadata(model.relation)
+
+    @abstractmethod
+    def configure(self, model: Model, folder: Path) -> None:
+        """Write what the runtime reads beside the tensors."""
+
+    def write(self, model: Model, found: Plan, destination: Path, how: How) -> None:
+        """Write all of it into a directory, or as a file."""
+        self.configure(model, destination)
+        stem = "adapter_model" if model.layers.is_adapter(model.config) else "model"
+        with counted(how.progress, len(model.layers.layers)) as count:
+            if self.layout is None:
+                stream = count(dequantize_stream(model.relation, threads=how.threads))
+            else:
+                relation = count(shards.ahead(model.relation.reader()))
+                stream = batches(found, model, relation, how.threads)
+            shards.write(
+                destination,
+                found.groups,
+                stream,
+                how.shard_bytes,
+                metadata=self.metadata(model),
+                stem=stem,
+                is_indexed=self.is_indexed,
+            )
+
+
+class Model:
+    """A quantized checkpoint that is exported."""
+
+    def __init__(self, relation: Scan, layers: Layers, config: Config, origin: Path | None) -> None:
+        self.relation = relation
+        self.layers = layers
+        self.config = config
+        self.origin = origin
+        self.experts = Experts(layers, config)
+        self.targets: dict[str, Sequence[Target] | None] = {}
+        """Where each layer's rows go, once that is planned; None: as it lies."""
+
+    @property
+    def quantized(self) -> list[Layer]:
+        """The layers that are written as codes."""
+        return [layer for layer in self.layers.layers if not layer.decoded]
+
+    def modules(self, layer: Layer) -> list[str]:
+        """The modules that a layer becomes."""
+        targets = self.targets.get(layer.name)
+        if targets is not None:
+            return [target.name.removesuffix(_WEIGHT) for target in targets]
+        if layer.stack is not None:
+            place = self.experts.place(layer)
+            return [] if place is None else [place[0]]
+        return [layer.module] if layer.name.endswith(_WEIGHT) else []
+
+    @property
+    def kept_modules(self) -> list[str]:
+        """The modules of the matrices that are not, by name, each once."""
+        matrix = 2
+        kept = [x for x in self.layers.layers if x.decoded and len(x.shape) == matrix]
+        return sorted({module for layer in kept for module in self.modules(layer)})
+
+
+_WEIGHT = ".weight"
+
+
+def set_quantization(folder: Path, said: dict[str, Any], *keys: str) -> None:
+    """Write under these keys of `config.json` how a model is quantized.
+
+    Raises:
+        ValueError: There is one that is no JSON object.
+    """
+    config = read_json(folder / "config.json")
+    write_json(
+        folder / "config.json", config | dict.fromkeys(keys or ("quantization_config",), said)
+    )

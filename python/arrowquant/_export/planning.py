@@ -1,0 +1,158 @@
+"""From a checkpoint's layers to a runtime's tensors: planned over the whole model, then made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from arrowquant import _core
+from arrowquant._checkpoint.dataset import Dataset
+from arrowquant._export.layers import Layer
+from arrowquant._export.places import Target
+from arrowquant._export.shards import Tensor
+from arrowquant._inputs import named_runs
+
+if TYPE_CHECKING:
+    from arrowquant._export.formats.base import Format, Model
+
+_SHOWN = 8
+
+
+@dataclass
+class Plan:
+    """What will be written."""
+
+    core: Any
+    """The core's exporter."""
+    groups: list[list[Tensor]] = field(default_factory=list)
+    """Tensors that stay in one file."""
+    encoded: set[str] = field(default_factory=set)
+    """The layers that become codes."""
+    placed: set[str] = field(default_factory=set)
+    """The layers that are written as numbers, in other places than they had."""
+
+
+def plan(form: Format, model: Model) -> Plan:
+    """Find every tensor that will be written, before any is.
+
+    Raises:
+        ValueError: The format can't hold some layers; the message names them.
+    """
+    if form.layout is None:
+        tensors = {layer.tensor[0]: layer.tensor for layer in model.layers.layers}
+        return Plan(None, [[tensor] for tensor in tensors.values()])
+    form.prepare(model)
+    refused: dict[str, str] = {}
+    for layer in model.layers.layers:
+        why = None if layer.decoded else form.refuse(model, layer)
+        targets = None if why is not None else form.targets(model, layer)
+        if why is None and isinstance(targets, str):
+            why, targets = targets, None
+        if why is not None:
+            refused[layer.name] = why
+        elif not isinstance(targets, str):
+            model.targets[layer.name] = targets
+    found = Plan(form.layout and _core.Exporter(form.layout))
+    tensors = {}
+    for layer in model.layers.layers:
+        if layer.name not in refused:
+            why = _add(found, model, layer, tensors)
+            if why is not None:
+                refused[layer.name] = why
+    for name, why in form.together(model):
+        refused.setdefault(name, why)
+    if not refused and form.checks_parameters and found.encoded:
+        refused |= _parameters(found, model)
+    _raise(form, model, refused)
+    return found
+
+
+def _add(found: Plan, model: Model, layer: Layer, tensors: dict[str, Tensor]) -> str | None:
+    """Add the tensors of a layer to those that are known; or say why it can't be written."""
+    targets = model.targets[layer.name]
+    if layer.decoded and targets is None:
+        return _announce(found, tensors, [layer.tensor], layer)
+    (found.placed if layer.decoded else found.encoded).add(layer.name)
+    if targets is None:
+        targets = [Target(layer.name, layer.shape[0])]
+    said = layer.said
+    if any(target.shape is not None for target in targets):
+        said = replace(said, shape=[math.prod(layer.shape), 1])
+    each: list[list[Tensor]]
+    why: str | None
+    each, why = found.core.add(said, targets)
+    for target, specs in zip(targets, each, strict=False):
+        shaped = specs
+        if target.shape is not None:
+            shaped = [(name, dtype, list(target.shape)) for name, dtype, _ in specs]
+        why = why or _announce(found, tensors, shaped, layer)
+    return why
+
+
+def _announce(
+    found: Plan, tensors: dict[str, Tensor], specs: Sequence[Tensor], layer: Layer
+) -> str | None:
+    new = []
+    for spec in specs:
+        known = tensors.setdefault(spec[0], spec)
+        if known is spec:
+            new.append(spec)
+        elif known != spec:
+            return (
+                f"it goes into '{spec[0]}' with others, which are quantized otherwise. Give all of "
+                f"them one scheme and settings ({layer.scheme} here)"
+            )
+    if new:
+        found.groups.append(new)
+    return None
+
+
+def _parameters(found: Plan, model: Model) -> dict[str, str]:
+    """The layers whose scales and zero points the format can't say, and why."""
+    refused: dict[str, str] = {}
+    relation = model.relation
+    for batch in relation.without_codes() if isinstance(relation, Dataset) else relation:
+        for rows in named_runs(batch, found.encoded):
+            for name, why in found.core.check(rows):
+                refused.setdefault(name, why)
+    return refused
+
+
+def _raise(form: Format, model: Model, refused: dict[str, str]) -> None:
+    if not refused:
+        return
+    layers = {layer.name: layer for layer in model.layers.layers}
+    lines = []
+    for name, why in list(refused.items())[:_SHOWN]:
+        layer = layers[name]
+        lines.append(f"layer '{name}' ({layer.scheme}, {layer.shape}): {why}.")
+    more = f"\n... and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+    raise ValueError(
+        f"{form.name} can't hold some layers. Quantize them otherwise or keep them "
+        "(--retry-failed is for failed ones; a plan and --overwrite for these), or write them "
+        "decoded with decode=[...] (--decode GLOB).\n" + "\n".join(lines) + more
+    )
+
+
+def batches(
+    found: Plan, model: Model, relation: Iterable[pa.RecordBatch], threads: int | None
+) -> Iterator[pa.RecordBatch]:
+    """The rows that a writer puts into their places, of the relation's batches."""
+    plain = {layer.name for layer in model.layers.layers if layer.decoded} - found.placed
+    for batch in relation:
+        for rows in named_runs(batch, plain):
+            yield decode(rows, threads)
+        for rows in named_runs(batch, found.placed):
+            yield pa.record_batch(found.core.plain(decode(rows, threads)))
+        for rows in named_runs(batch, found.encoded):
+            yield pa.record_batch(found.core.tensors(rows))
+
+
+def decode(batch: pa.RecordBatch, threads: int | None) -> pa.RecordBatch:
+    """The weights of one batch."""
+    (weights, _, _), _ = _core.dequantize(batch, "source", threads, False)
+    return pa.record_batch(weights[0])
