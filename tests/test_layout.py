@@ -110,5 +110,8 @@ def test_no_scheme_is_named_outside_its_folder() -> None:
     names = _core.schemes()[:-1]
     for module, text in modules().items():
         # What other tools write is told apart where it is read.
-        if module[0] not in {"dtype", "scheme", "export"} and module[:2] != ("container", "foreign"):
+        if module[0] not in {"dtype", "scheme", "export"} and module[:2] != (
+            "container",
+            "foreign",
+        ):
             assert not re.findall(rf'"({"|".join(names)})"', text), module

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from arrowquant._export.layers import Layer, Layers
 from arrowquant._export.places import Target
 from arrowquant._model import Config
-from arrowquant._model.experts import is_interleaved, part_of
+from arrowquant._model.experts import is_interleaved, is_known, part_of
 
 _SINGLE = re.compile(r"^(?P<block>.*experts)\.(?P<index>\d+)\.(?P<part>\w+)\.weight$")
 _SHORT = {"mixtral", "minimax", "minimax_m2", "phimoe"}
@@ -88,12 +88,31 @@ class Experts:
         if place is None or place[0] not in self.split:
             what = f"it is a matrix of '{layer.stack.name}', which is no stack of experts"
             return None if layer.decoded else what
+        why = self.why_not_split(layer)
+        if why is not None:
+            return why
         block, part, index, _ = place
         stem = f"{block if block.endswith('experts') else f'{block}.experts'}.{index}"
         return [
             Target(f"{stem}.{self.name(own)}.weight", count, first, step)
             for own, first, step, count in self.halves(block, part, layer.shape[0])
         ]
+
+    def why_not_split(self, layer: Layer) -> str | None:
+        """Why gate and up of a fused matrix can't be told apart; None where they can."""
+        place = self.place(layer)
+        if place is None or is_known(self.config) or len(self._halves(layer)) == 1:
+            return None
+        name = next(iter(self.config.model_types), None)
+        which = "this model" if name is None else f"model_type '{name}'"
+        return (
+            f"gate and up are one matrix, and their order is not known for {which}. Keep the "
+            "experts (--keep NAME), or write them decoded"
+        )
+
+    def _halves(self, layer: Layer) -> list[tuple[str, int, int, int]]:
+        place = self.place(layer)
+        return [] if place is None else self.halves(place[0], place[1], layer.shape[0])
 
     def halves(self, block: str, part: str, rows: int) -> list[tuple[str, int, int, int]]:
         """The projections in a matrix: which, its first row, the step, and how many rows."""

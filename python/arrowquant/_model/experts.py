@@ -99,6 +99,11 @@ def part_of(stack: str) -> tuple[str, str] | None:
     return None if flat is None else (flat["block"], _NAMES.get(flat["part"], "up"))
 
 
+def is_known(config: Config) -> bool:
+    """Whether it is known how the model's fused experts lie: gate before up, or in turns."""
+    return any(name in _AXES or name in _EITHER for name in config.model_types)
+
+
 def is_interleaved(config: Config) -> bool:
     """Whether rows of gate and up take turns in their matrix."""
     return any(name in _INTERLEAVED for name in config.model_types)
@@ -198,12 +203,25 @@ def _contradiction(
     if not {"gate_up", "down"} <= shapes.keys():
         return None
     pair, known = _pair(shapes["gate_up"], shapes["down"]), _known_axis(config)
+    if pair is None and _is_undescribed(shapes, config):
+        return None
     if pair is None:
         return f"{shapes['gate_up']} and {shapes['down']} fit no layout of gate_up and down"
     is_either = any(name in _EITHER for name in config.model_types)
     if known is not None and known != pair and not is_either:
         return f"{shapes['gate_up']} is not the layout of model_type {config.model_types[0]!r}"
     return None
+
+
+def _is_undescribed(shapes: Mapping[str, list[int]], config: Config) -> bool:
+    """Whether nothing is said of the model, and `down` maps back what `gate_up` maps.
+
+    Then each is a matrix as it lies, as linear layers are. Gate and up can't be told apart.
+    """
+    if config.values or not {"gate_up", "down"} <= shapes.keys():
+        return False
+    (_, a, b), (_, c, d) = shapes["gate_up"], shapes["down"]
+    return (a, b) == (d, c)
 
 
 def _known_axis(config: Config) -> int | None:
@@ -221,9 +239,14 @@ def _axis(shapes: Mapping[str, list[int]], config: Config) -> tuple[int | None, 
     known = _known_axis(config)
     if known is not None:
         return known, None
-    if not config.model_types:
-        return None, "no config.json says which model it is"
-    return None, f"the layout of model_type {config.model_types[0]!r} is not known"
+    if _is_undescribed(shapes, config):
+        return _LAST, None
+    name = next(iter(config.model_types), None)
+    if name is None:
+        why = "no config.json says which model it is"
+    else:
+        why = f"the layout of model_type {name!r} is not known"
+    return None, why
 
 
 def _pair(gate_up: list[int], down: list[int]) -> int | None:
