@@ -22,8 +22,10 @@ class Target:
     """From one row to the next."""
     stack: tuple[int, int] | None = None
     """Which of how many matrices."""
+    view: tuple[int, int] | None = None
+    """The matrix as which the layer is taken, where it has another shape."""
     shape: tuple[int, ...] | None = None
-    """Of the tensor, where the layer's elements are taken one by one and laid out anew."""
+    """Of the tensor then."""
 
 
 @dataclass(frozen=True)

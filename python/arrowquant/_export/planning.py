@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -63,8 +62,8 @@ def plan(form: Format, model: Model) -> Plan:
             why = _add(found, model, layer, tensors)
             if why is not None:
                 refused[layer.name] = why
-    for name, why in form.together(model):
-        refused.setdefault(name, why)
+    if not refused:
+        refused |= form.together(model)
     if not refused and form.checks_parameters and found.encoded:
         refused |= _parameters(found, model)
     _raise(form, model, refused)
@@ -80,15 +79,17 @@ def _add(found: Plan, model: Model, layer: Layer, tensors: dict[str, Tensor]) ->
     if targets is None:
         targets = [Target(layer.name, layer.shape[0])]
     said = layer.said
-    if any(target.shape is not None for target in targets):
-        said = replace(said, shape=[math.prod(layer.shape), 1])
+    for target in targets:
+        if target.view is not None:
+            said = replace(said, shape=list(target.view))
     each: list[list[Tensor]]
     why: str | None
     each, why = found.core.add(said, targets)
     for target, specs in zip(targets, each, strict=False):
-        shaped = specs
-        if target.shape is not None:
-            shaped = [(name, dtype, list(target.shape)) for name, dtype, _ in specs]
+        shaped = [
+            (name, dtype, list(target.shape) if target.shape and name == target.name else shape)
+            for name, dtype, shape in specs
+        ]
         why = why or _announce(found, tensors, shaped, layer)
     return why
 

@@ -84,8 +84,12 @@ class Gguf(Format):
     def targets(self, model: Model, layer: Layer) -> Sequence[Target] | str | None:
         """Layers keep their names; matrices of a stack go back into it."""
         del model
-        if layer.decoded or layer.stack is None:
+        if layer.decoded:
             return None
+        if layer.stack is None:
+            rows = math.prod(layer.shape[:-1])
+            view, shape = (rows, layer.shape[-1]), tuple(layer.shape)
+            return [Target(layer.name, rows, view=view, shape=shape)]
         place = (layer.stack.index, layer.stack.count(layer.shape))
         return [Target(layer.stack.name, layer.shape[0], stack=place)]
 

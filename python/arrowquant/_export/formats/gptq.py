@@ -6,6 +6,7 @@ Sources: GPTQModel's `QuantizeConfig`, AutoAWQ's `AwqConfig`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from arrowquant._export.formats.base import Format, Model, set_quantization
 from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.fused import warn_of_differences
 from arrowquant._export.layers import Layer
+
+_ONE = -1
+"""The group size of whole rows."""
 
 
 class _Integers(Format):
@@ -34,29 +38,35 @@ class _Integers(Format):
 
     def together(self, model: Model) -> Iterable[tuple[str, str]]:
         """All layers must have the same bits and group size: one configuration holds for them."""
-        ways: dict[tuple[str, int], Layer] = {}
+        if not model.quantized:
+            return
+        bits, size = self.common(model).values()
         for layer in model.quantized:
-            ways.setdefault((layer.scheme, self.size(layer)), layer)
-        if len(ways) > 1:
-            (first, size), (other, other_size), *_ = ways
+            groups = layer.shape[-1] if self.has_one_group(layer) else layer.group_size or 0
+            fits = groups <= size if self.has_one_group(layer) else groups == size
+            if _bits(layer) == bits and (fits or size == _ONE):
+                continue
             yield (
-                ways[other, other_size].name,
-                f"one configuration holds for all layers, but it is {other} in groups of "
-                f"{other_size} and others are {first} in groups of {size}. Quantize all alike",
+                layer.name,
+                f"one configuration holds for all layers, which says {bits} bits in groups of "
+                f"{size}, and it has groups of {groups}. Quantize all alike",
             )
 
     @staticmethod
-    def size(layer: Layer) -> int:
-        """The group size as the configuration has it."""
-        return -1 if layer.group_size == layer.shape[-1] else layer.group_size or -1
+    def has_one_group(layer: Layer) -> bool:
+        """Whether all of a row shares a scale, so that any larger group size is the same."""
+        return layer.group_size in {_ONE, layer.shape[-1]}
 
-    def common(self, model: Model) -> dict[str, Any]:
-        """What both configurations say."""
-        layer = model.quantized[0]
-        return {
-            "bits": int(layer.scheme.removeprefix("int")),
-            "group_size": self.size(layer),
-        }
+    def common(self, model: Model) -> dict[str, int]:
+        """Bits and group size, as both configurations say them."""
+        sizes = Counter(x.group_size for x in model.quantized if not self.has_one_group(x))
+        usual = sizes.most_common(1)[0][0] if sizes else _ONE
+        bits = Counter(map(_bits, model.quantized)).most_common(1)[0][0]
+        return {"bits": bits, "group_size": usual or _ONE}
+
+
+def _bits(layer: Layer) -> int:
+    return int(layer.scheme.removeprefix("int"))
 
 
 class Gptq(_Integers):

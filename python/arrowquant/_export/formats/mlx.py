@@ -153,12 +153,13 @@ def _biases(model: Model, layer: Layer, block: str, part: str) -> Sequence[Targe
     """Biases of experts, `[E, rows]`: gate's and up's apart."""
     count = layer.shape[0] * layer.shape[1]
     if part == "down":
-        return [Target(f"{block}.down_proj.bias", count, shape=tuple(layer.shape))]
+        name = f"{block}.down_proj.bias"
+        return [Target(name, count, view=(count, 1), shape=tuple(layer.shape))]
     half = (layer.shape[0], layer.shape[1] // 2)
     step = 2 if model.experts.interleaved else 1
     assert step == 2, "gpt-oss alone has such biases"  # noqa: PLR2004
     return [
-        Target(f"{block}.{own}_proj.bias", count // 2, first, step, shape=half)
+        Target(f"{block}.{own}_proj.bias", count // 2, first, step, view=(count, 1), shape=half)
         for first, own in enumerate(("gate", "up"))
     ]
 

@@ -5,8 +5,6 @@
 //! Source: `QuantState.as_dict` in
 //! <https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/functional.py>.
 
-use serde_json::json;
-
 use super::format::Format;
 use super::integers::scale_bytes;
 use super::matrix::Matrix;
@@ -36,13 +34,14 @@ fn state(matrix: &Matrix) -> Vec<u8> {
         Float::BF16 => "bfloat16",
         _ => "float32",
     };
-    let state = json!({
-        "quant_type": kind(matrix),
-        "blocksize": BLOCK,
-        "dtype": dtype,
-        "shape": [matrix.rows, matrix.columns],
-    });
-    state.to_string().into_bytes()
+    // Spaced as Python's json spaces it.
+    let state = format!(
+        r#"{{"quant_type": "{}", "blocksize": {BLOCK}, "dtype": "{dtype}", "shape": [{}, {}]}}"#,
+        kind(matrix).unwrap_or_default(),
+        matrix.rows,
+        matrix.columns
+    );
+    state.into_bytes()
 }
 
 impl Format for Bitsandbytes {
@@ -82,7 +81,9 @@ impl Format for Bitsandbytes {
         out.push(&name(".absmax"), first / BLOCK, scales)?;
         if first == 0 {
             let table = matrix.bound.scheme.code_table().ok_or("there is no table of its codes")?;
-            out.push(&name(".quant_map"), 0, scale_bytes(table, ScaleDtype::F32))?;
+            // bitsandbytes' zero has no sign.
+            let table: Vec<f32> = table.iter().map(|number| number + 0.0).collect();
+            out.push(&name(".quant_map"), 0, scale_bytes(&table, ScaleDtype::F32))?;
             let kind = kind(matrix).unwrap_or_default();
             let state_name = name(&format!(".quant_state.bitsandbytes__{kind}"));
             out.push(&state_name, 0, state(matrix))?;

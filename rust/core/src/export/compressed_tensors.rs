@@ -102,7 +102,7 @@ impl Format for CompressedTensors {
         let (row, groups) = (stretch.row, whole.grouping.groups());
         let scales = scale_bytes(&stretch.scales, layout.grouping.scale_dtype);
         let data = stretch.data.to_vec();
-        let scales_at = stretch.at(groups, layout.grouping.group_size);
+        let scales_at = row * groups + stretch.first_group();
         if bits(matrix, INTEGERS).is_some() {
             let (per_word, word) = layout.block;
             let asymmetric = layout.zero_point_bits.is_some();
@@ -110,13 +110,15 @@ impl Format for CompressedTensors {
                 check_words(stretch, per_word)?;
             }
             out.push(&name("_packed"), stretch.at(whole.row_bytes / word, per_word), data)?;
-            out.push(&name("_scale"), scales_at, scales)?;
+            if stretch.begins_groups() {
+                out.push(&name("_scale"), scales_at, scales)?;
+            }
             if row == 0 && stretch.column == 0 {
                 let shape = [matrix.rows as i64, matrix.columns as i64];
                 let shape = shape.iter().flat_map(|size| size.to_le_bytes()).collect();
                 out.push(&name("_shape"), 0, shape)?;
             }
-            if asymmetric {
+            if asymmetric && stretch.begins_groups() {
                 let words = pack_columns(&stretch.zero_points, groups, per_word);
                 out.push(&name("_zero_point"), row / per_word * groups, words)?;
             }
@@ -130,7 +132,10 @@ impl Format for CompressedTensors {
                     return if is_first { out.push(&name("_scale"), 0, scales) } else { Ok(()) };
                 }
                 let at = row / whole.group_rows * groups + stretch.first_group();
-                out.push(&name("_scale"), at, scales)
+                match stretch.begins_groups() {
+                    true => out.push(&name("_scale"), at, scales),
+                    false => Ok(()),
+                }
             }
             "mxfp8" => {
                 out.push(&name(""), row * matrix.columns + stretch.column, data)?;

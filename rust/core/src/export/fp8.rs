@@ -58,6 +58,9 @@ impl Format for Fp8 {
         let module = matrix.module()?;
         let at = stretch.row * matrix.columns + stretch.column;
         out.push(&matrix.name, at, stretch.data.to_vec())?;
+        if !stretch.begins_groups() {
+            return Ok(());
+        }
         let at = stretch.row / BLOCK * (matrix.columns / BLOCK) + stretch.first_group();
         let scales = scale_bytes(&stretch.scales, ScaleDtype::F32);
         out.push(&format!("{module}.weight_scale_inv"), at, scales)

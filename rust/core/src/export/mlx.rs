@@ -65,7 +65,10 @@ impl Format for Mlx {
         let grouping = &stretch.layout.grouping;
         let words = stretch.row * (matrix.columns * bits / 32) + stretch.column * bits / 32;
         out.push(&matrix.name, words, stretch.data.to_vec())?;
-        let at = stretch.at(matrix.groups()?, grouping.group_size);
+        if !stretch.begins_groups() {
+            return Ok(());
+        }
+        let at = stretch.row * matrix.groups()? + stretch.first_group();
         let scales = scale_bytes(&stretch.scales, grouping.scale_dtype);
         out.push(&format!("{module}.scales"), at, scales)?;
         if stretch.layout.has_biases {

@@ -38,7 +38,7 @@ impl Format for ModelOpt {
         let module = matrix.module()?;
         let grouping = &stretch.layout.grouping;
         out.push(&matrix.name, stretch.at(matrix.columns / 2, 2), stretch.data.to_vec())?;
-        let at = stretch.at(matrix.groups()?, grouping.group_size);
+        let at = stretch.row * matrix.groups()? + stretch.first_group();
         let scales = scale_bytes(&stretch.scales, grouping.scale_dtype);
         out.push(&format!("{module}.weight_scale"), at, scales)?;
         if stretch.row == 0 && stretch.column == 0 {

@@ -123,7 +123,15 @@ impl<'a> Stretch<'a> {
 
     /// Groups of a row that lie before it.
     pub fn first_group(&self) -> usize {
-        self.column / self.layout.grouping.group_size
+        self.column / self.matrix().bound.layout.grouping.group_size
+    }
+
+    /// Whether its groups begin here: the parameters of a group that began in another part are written
+    /// with that.
+    pub fn begins_groups(&self) -> bool {
+        let whole = &self.matrix().bound.layout;
+        self.row.is_multiple_of(whole.group_rows.max(1))
+            && self.column.is_multiple_of(whole.grouping.group_size)
     }
 
     /// Where something that each row has `per_row` of begins, when elements of a row are `per` of one.
