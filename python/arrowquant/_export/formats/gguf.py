@@ -104,7 +104,8 @@ class Gguf(Format):
             ("general.file_type", file_type(model)),
             ("general.quantization_version", _VERSION),
         ]
-        tensors = [tensor for group in found.groups for tensor in group]
+        # A number is a tensor of one element here; those of a stack are as many.
+        tensors = [(n, dtype, shape or [1]) for group in found.groups for n, dtype, shape in group]
         writer = _core.TensorWriter.gguf(
             destination,
             tensors,

@@ -21,9 +21,9 @@ fn scale_name(matrix: &Matrix) -> Option<String> {
     module.starts_with("blk.").then(|| format!("{module}.scale"))
 }
 
-/// The scale of the tensor, where there is one to be written.
+/// The scale of the tensor, where it is to be written; all matrices of a stack have theirs.
 fn tensor_scale(matrix: &Matrix) -> Option<f32> {
-    matrix.tensor_scale.filter(|&scale| scale != 1.0)
+    matrix.tensor_scale.filter(|&scale| scale != 1.0 || matrix.is_stacked)
 }
 
 impl Format for Ggml {
@@ -56,7 +56,7 @@ impl Format for Ggml {
                      only. Quantize the layer to another type"
                 )
             })?;
-            specs.push(matrix.spec(name, "F32", &[1]));
+            specs.push(matrix.spec(name, "F32", &[]));
         }
         Ok(specs)
     }

@@ -19,6 +19,8 @@ pub struct Matrix {
     pub bound: Bound,
     /// The scale of the whole tensor, where its scheme has one.
     pub tensor_scale: Option<f32>,
+    /// Whether it is one of a stack.
+    pub is_stacked: bool,
 }
 
 impl Matrix {

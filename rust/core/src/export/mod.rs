@@ -189,6 +189,7 @@ impl Exporter {
             source,
             bound: bind(target.selection.count)?,
             tensor_scale: layer.tensor_scale,
+            is_stacked: target.stack.is_some(),
         };
         let tensors = self.format.tensors(&matrix)?;
         Ok(Place { target, matrix: Some(matrix), tensors })

@@ -25,18 +25,56 @@ pub(super) fn open(tensors: &Tensors<'_>) -> Result<Arc<dyn Foreign>, String> {
     let scheme = main.dtype().to_ascii_lowercase();
     let codes = bind(&scheme, [rows, columns], Float::F32, Settings::default())?;
     let elements = block.elements;
+    if scheme == "nvfp4"
+        && let Some(scales) = scales_of_stack(tensors, &shape)?
+    {
+        return stack(tensors, &shape, block, scales);
+    }
     let cut = Cut::Groups(name_of(main.dtype())?, 1, elements);
     let outline = tensors.outline_of([rows, columns], Float::F32, Some(codes), cut);
     let outline = Outline { shape: shape.iter().map(|&size| size as i64).collect(), ..outline };
     let row_blocks = columns as u64 / elements;
     Ok(match scheme.as_str() {
-        "mxfp4" => Arc::new(Apart { outline, main, block, row_blocks, tensor_scale: None }),
+        "mxfp4" => {
+            Arc::new(Apart { outline, main, block, row_blocks, rows: 0, scales: Vec::new() })
+        }
         "nvfp4" => {
-            let tensor_scale = Some(super::floats::tensor_scale(tensors)?);
-            Arc::new(Apart { outline, main, block, row_blocks, tensor_scale })
+            let scales = vec![super::floats::tensor_scale(tensors)?];
+            Arc::new(Apart { outline, main, block, row_blocks, rows: 0, scales })
         }
         _ => Arc::new(Whole { outline, main, block, row_blocks }),
     })
+}
+
+/// The scales of the matrices of a stack, where there is one for each.
+fn scales_of_stack(tensors: &Tensors<'_>, shape: &[usize]) -> Result<Option<Vec<f32>>, String> {
+    let (&[count, ..], Some(side)) = (shape, tensors.side("multiplier")?) else { return Ok(None) };
+    if shape.len() != 3 || side.elements() != Some(count) || count < 2 {
+        return Ok(None);
+    }
+    let scales = side.of_floats()?.floats(0..count).map_err(|error| error.to_string())?;
+    match scales.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
+        Some(scale) => Err(format!("a scale of the tensor is {scale}")),
+        None => Ok(Some(scales)),
+    }
+}
+
+/// A stack of matrices, each with a scale of its own.
+fn stack(
+    tensors: &Tensors<'_>,
+    shape: &[usize],
+    block: Block,
+    scales: Vec<f32>,
+) -> Result<Arc<dyn Foreign>, String> {
+    let &[count, rows, columns] = shape else { return Err("it is no stack".to_owned()) };
+    let main = tensors.main.clone();
+    let codes = bind("nvfp4", [rows, columns], Float::F32, Settings::default())?;
+    let cut = Cut::Groups(name_of(main.dtype())?, 1, block.elements);
+    let outline = tensors.outline_of([rows, columns], Float::F32, Some(codes), cut);
+    let all = shape.iter().map(|&size| size as i64).collect();
+    let outline = Outline { stack: Some((count, all, -1)), ..outline };
+    let row_blocks = columns as u64 / block.elements;
+    Ok(Arc::new(Apart { outline, main, block, row_blocks, rows, scales }))
 }
 
 fn name_of(dtype: &str) -> Result<&'static str, String> {
@@ -78,17 +116,20 @@ struct Apart {
     main: Side,
     block: Block,
     row_blocks: u64,
-    /// Of NVFP4.
-    tensor_scale: Option<f32>,
+    /// Of each matrix of a stack.
+    rows: usize,
+    /// Of NVFP4: of the tensor, or of each matrix.
+    scales: Vec<f32>,
 }
 
 impl Apart {
     /// Scales of a block, each for as many codes, which come after them.
     fn scales(&self) -> usize {
-        if self.tensor_scale.is_some() { 4 } else { 1 }
+        if self.scales.is_empty() { 1 } else { 4 }
     }
 
     fn bytes(&self, place: Place) -> io::Result<arrow_buffer::Buffer> {
+        let place = Place { row: place.matrix * self.rows + place.row, ..place };
         let blocks = blocks(place, self.row_blocks, self.block.elements);
         let at = |block: u64| (block * self.block.bytes) as usize;
         self.main.bytes(at(blocks.start)..at(blocks.end))
@@ -120,7 +161,8 @@ impl Foreign for Apart {
     }
 
     fn parameters(&self, place: Place) -> io::Result<Parameters> {
-        let scale = |byte: &u8| match (self.tensor_scale, *byte) {
+        let tensor_scale = self.scales.get(place.matrix).or(self.scales.first()).copied();
+        let scale = |byte: &u8| match (tensor_scale, *byte) {
             (None, byte) => power_of_two(byte),
             (Some(_), 0x7f) => 0.0,
             // What the bits would be, were they no NaN.
@@ -130,7 +172,6 @@ impl Foreign for Apart {
         let bytes = self.bytes(place)?;
         let each = bytes.chunks_exact(self.block.bytes as usize);
         let scales = each.flat_map(|block| &block[..self.scales()]).map(scale).collect();
-        let tensor_scale = self.tensor_scale;
         Ok(Parameters { scales: Some(scales), tensor_scale, ..Parameters::default() })
     }
 }
