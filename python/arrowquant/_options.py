@@ -51,6 +51,9 @@ Target: TypeAlias = Literal[
 ]
 """What an export is for."""
 
+RuntimeName: TypeAlias = Literal["llama.cpp", "mlx", "vllm", "transformers", "bitsandbytes"]
+"""What runs a model."""
+
 Mode: TypeAlias = Literal["base", "diffusion"]
 """What the dictionary API's models are; it changes nothing."""
 

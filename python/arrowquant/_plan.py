@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -87,17 +88,29 @@ def plan(
     return follow_table(table, source, [*keep, *include, *(name for name in named if name)])
 
 
-_FALLS_BACK = "falls back from "
+FALLS_BACK = "falls back from "
 
 
 def fallbacks_of(plan: pa.Table) -> dict[str, str]:
     """The scheme that each layer falls back from, of a plan's layers that do."""
     notes = zip(plan["layer_name"].to_pylist(), plan["note"].to_pylist(), strict=True)
     return {
-        name: note.removeprefix(_FALLS_BACK)
+        name: note.removeprefix(FALLS_BACK)
         for name, note in notes
-        if name is not None and (note or "").startswith(_FALLS_BACK)
+        if name is not None and (note or "").startswith(FALLS_BACK)
     }
+
+
+def with_fallbacks(plan: pa.Table, fallbacks: Mapping[str, str]) -> pa.Table:
+    """The plan with a note on layers that fall back from these schemes."""
+    if not fallbacks:
+        return plan
+    pairs = zip(plan["layer_name"].to_pylist(), plan["note"].to_pylist(), strict=True)
+    notes = [
+        note or (f"{FALLS_BACK}{fallbacks[x]}" if x in fallbacks else None) for x, note in pairs
+    ]
+    at = plan.schema.get_field_index("note")
+    return plan.set_column(at, plan.schema.field(at), pa.array(notes, plan.schema.field(at).type))
 
 
 def resolve(
@@ -137,6 +150,12 @@ def answered(weights: Any, plan: pa.Table | None) -> Any:
     if rules and is_path(weights):
         weights = scan(weights)
     return weights.with_axes(rules) if rules and isinstance(weights, Scan) else weights
+
+
+def is_ruled(rules: pa.Table | None, layer: str) -> bool:
+    """Whether a rule matches a layer."""
+    patterns = [] if rules is None else rules["layer_name"].to_pylist()
+    return any(p is not None and (p == layer or fnmatchcase(layer, p)) for p in patterns)
 
 
 def check_patterns(option: str, patterns: Sequence[str]) -> None:

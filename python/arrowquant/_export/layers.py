@@ -18,7 +18,7 @@ from arrowquant._model import Config, is_adapter
 from arrowquant._options import SETTINGS
 from arrowquant._parquet import failed_path
 from arrowquant._scan import Scan
-from arrowquant._tensors import Stack
+from arrowquant._tensors import STACK_COLUMNS, Stack
 
 _SHOWN = 5
 _SETTINGS = [column for column in SETTINGS.values() if column != "search"]
@@ -156,6 +156,21 @@ class Layers:
         if unmatched:
             raise ValueError(f"decode matches no layer: {_named(unmatched)}.")
         return Layers(list(layers.values()))
+
+    @staticmethod
+    def planned(outline: pa.Table, plan: pa.Table) -> Layers:
+        """The layers of a source as they would be, were they quantized as a plan says."""
+        told = [name for name in ("layer_name", *STACK_COLUMNS) if name in outline.schema.names]
+        stacks = {row["layer_name"]: row for row in outline.select(told).to_pylist()}
+        layers = []
+        for row in plan.to_pylist():
+            name = row["layer_name"]
+            if name is None or row["shape"] is None or row["dtype"] is None:
+                continue  # It will fail.
+            row |= {key: stacks[name].get(key) for key in STACK_COLUMNS}
+            row["keep_reason"] = row["reason"]
+            layers.append(_layer(row, 1, ()))
+        return Layers(layers)
 
 
 def _layer(row: dict[str, Any], count: int, decode: Sequence[str]) -> Layer:

@@ -29,9 +29,7 @@ def new_directory(
     from filelock import FileLock, Timeout  # Slow to import.
 
     _check_apart(destination, apart_from)
-    if not destination.absolute().parent.is_dir():
-        parent = destination.parent
-        raise FileNotFoundError(f"{destination}: the directory {parent} does not exist. Make it.")
+    check_parent(destination)
     temporary, old = (destination.with_name(f".{destination.name}.{n}") for n in ("new", "old"))
     lock = FileLock(destination.with_name(f".{destination.name}.lock"), timeout=0)
     try:
@@ -89,6 +87,27 @@ def _check_free(destination: Path, *, overwrite: bool) -> None:
             f"{destination}: exists. Name another directory, or replace it with overwrite=True "
             "(--overwrite)."
         )
+
+
+def check_directory(destination: Path, *, overwrite: bool) -> None:
+    """Refuse a directory that can't be made or replaced.
+
+    Raises:
+        OSError: It exists and must not be replaced, or its own directory does not exist.
+    """
+    check_parent(destination)
+    _check_free(destination, overwrite=overwrite)
+
+
+def check_parent(destination: Path) -> None:
+    """Refuse a directory in one that does not exist.
+
+    Raises:
+        FileNotFoundError: It does not.
+    """
+    if not destination.absolute().parent.is_dir():
+        parent = destination.parent
+        raise FileNotFoundError(f"{destination}: the directory {parent} does not exist. Make it.")
 
 
 def check_file(

@@ -42,9 +42,30 @@ def plan(form: Format, model: Model) -> Plan:
         ValueError: The format can't hold some layers; the message names them.
     """
     if form.layout is None:
-        tensors = {layer.tensor[0]: layer.tensor for layer in model.layers.layers}
-        return Plan(None, [[tensor] for tensor in tensors.values()])
+        decoded = {layer.tensor[0]: layer.tensor for layer in model.layers.layers}
+        return Plan(None, [[tensor] for tensor in decoded.values()])
     form.prepare(model)
+    found, why = _planned(form, model)
+    if not why and form.checks_parameters and found.encoded:
+        why |= _parameters(found, model)
+    _raise(form, model, why)
+    return found
+
+
+def refusals(form: Format, model: Model) -> dict[str, str]:
+    """The layers that the format can't hold, and why; their parameters are not looked at.
+
+    Raises:
+        ValueError: No loader takes the checkpoint.
+    """
+    if form.layout is None:
+        return {}
+    form.prepare(model)
+    return _planned(form, model)[1]
+
+
+def _planned(form: Format, model: Model) -> tuple[Plan, dict[str, str]]:
+    """What will be written, and the layers that can't be, with the reasons."""
     refused: dict[str, str] = {}
     for layer in model.layers.layers:
         why = None if layer.decoded else form.refuse(model, layer)
@@ -56,7 +77,7 @@ def plan(form: Format, model: Model) -> Plan:
         elif not isinstance(targets, str):
             model.targets[layer.name] = targets
     found = Plan(form.layout and _core.Exporter(form.layout))
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for layer in model.layers.layers:
         if layer.name not in refused:
             why = _add(found, model, layer, tensors)
@@ -64,10 +85,7 @@ def plan(form: Format, model: Model) -> Plan:
                 refused[layer.name] = why
     if not refused:
         refused |= form.together(model)
-    if not refused and form.checks_parameters and found.encoded:
-        refused |= _parameters(found, model)
-    _raise(form, model, refused)
-    return found
+    return found, refused
 
 
 def _add(found: Plan, model: Model, layer: Layer, tensors: dict[str, Tensor]) -> str | None:

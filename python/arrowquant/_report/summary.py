@@ -46,10 +46,25 @@ def again(count: int) -> str:
     )
 
 
-def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
-    """Print what became of a checkpoint."""
+def summary(
+    summary: Summary,
+    model: Path,
+    *,
+    as_json: bool,
+    written: Path | None = None,
+    retry: str | None = None,
+) -> None:
+    """Print what became of a checkpoint.
+
+    Args:
+        summary: What is printed.
+        model: The source.
+        as_json: For machines.
+        written: What was exported of it, whose own report follows.
+        retry: The command that was given, where layers failed and it is to be given once more.
+    """
     if as_json:
-        print_json(summary.as_json())
+        print_json(summary.as_json() | ({} if written is None else {"written": str(written)}))
         return
     out = console()
     if summary.worst:
@@ -72,13 +87,13 @@ def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
     out.print(
         f"{size(summary.source_bytes)} became {size(summary.output_bytes)}"
         + (f", {bits:.2f} bits per weight" if bits else "")
-        + f"; {summary.output} takes {size(summary.file_bytes)} on disk",
+        + ("." if written else f"; {summary.output} takes {size(summary.file_bytes)} on disk"),
         soft_wrap=True,
     )
     ways, share = summary.fell_back
     if ways:
         out.print(fell_back(ways, share), soft_wrap=True)
-    kept = _kept(summary)
+    kept = _kept(summary, is_chosen=written is not None)
     if kept:
         out.print(kept, soft_wrap=True)
     decodable = sum(
@@ -90,7 +105,10 @@ def summary(summary: Summary, model: Path, *, as_json: bool) -> None:
         out.print(again(decodable), soft_wrap=True)
     if summary.unfinished:
         out.print(finished(summary.output), soft_wrap=True)
-    out.print(f"Next: {_next(summary, model)}", soft_wrap=True)
+    if retry is not None:
+        out.print(f"Next: {retry} --retry-failed --scheme none", soft_wrap=True)
+    elif written is None:
+        out.print(f"Next: {_next(summary, model)}", soft_wrap=True)
 
 
 _SHOWN = 4
@@ -98,8 +116,11 @@ _UNASKED = {"norm", "bias", "companion"}
 """Roles that nobody would quantize."""
 
 
-def _kept(summary: Summary) -> str | None:
-    """What was kept for what it is, what that takes, and how to quantize it all the same."""
+def _kept(summary: Summary, *, is_chosen: bool) -> str | None:
+    """What was kept for what it is, what that takes, and how to quantize it all the same.
+
+    What is chosen for a runtime is kept since it does not take it otherwise.
+    """
     kept = summary.kept_by_role
     kept.pop("weight", None)
     if not kept or not summary.output_bytes:
@@ -108,7 +129,7 @@ def _kept(summary: Summary) -> str | None:
     text = f"Kept for what they are: {shown}" + (", ..." if len(kept) > _SHOWN else "")
     share = sum(kept.values()) / summary.output_bytes
     roles = [what for what in kept if what.isalpha() and what not in _UNASKED]
-    advice = f" --include role:{roles[0]} quantizes them, too." if roles else ""
+    advice = f" --include role:{roles[0]} quantizes them, too." if roles and not is_chosen else ""
     return f"{text}; {share:.0%} of the result.{advice}"
 
 

@@ -46,6 +46,8 @@ class Format(ABC):
     """Whether it depends on scales and zero points if a layer can be said."""
     is_indexed: ClassVar[bool] = False
     """Whether one file has an index, too."""
+    tensor_absmax: ClassVar[float | None] = None
+    """The largest magnitude for which tensor scales are to be chosen, of formats without any."""
     takes_embeddings: ClassVar[bool] = False
     """Whether loaders take tables of embeddings quantized."""
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arrowquant import _core
+from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._export import shards
 from arrowquant._export.formats.base import Format, How, Model
 from arrowquant._export.layers import Layer
@@ -125,15 +126,21 @@ class Gguf(Format):
 
 
 def file_type(model: Model) -> int:
-    """The file type by what most weights are."""
+    """The file type: of the scheme that was asked for, else of what most weights are.
+
+    Layers whose shape did not fit count as what they fell back from.
+    """
+    manifest = model.relation.manifest if isinstance(model.relation, Dataset) else None
+    fallbacks = {} if manifest is None else manifest.fallbacks
+    asked = None if manifest is None else manifest.request["scheme"]
     weights: Counter[str] = Counter()
     for layer in model.layers.layers:
         if len(layer.shape) >= _MATRIX:
-            weights[layer.dtype if layer.decoded else layer.scheme] += math.prod(layer.shape)
+            scheme = fallbacks.get(layer.name, layer.scheme)
+            weights[layer.dtype if layer.decoded else scheme] += math.prod(layer.shape)
     quantized = {x: count for x, count in weights.items() if x in _FILE_TYPES and x.islower()}
     known = quantized or {x: count for x, count in weights.items() if x in _FILE_TYPES}
     if not known:
         return 0
-    most = max(known, key=lambda x: known[x])
-    is_mixed = sum(scheme.endswith("_k") for scheme in quantized) > 1
-    return _MIXED.get(most, _FILE_TYPES[most]) if is_mixed else _FILE_TYPES[most]
+    most = asked if asked in known else max(known, key=lambda x: known[x])
+    return _MIXED.get(most, _FILE_TYPES[most]) if len(quantized) > 1 else _FILE_TYPES[most]

@@ -66,6 +66,8 @@ class Mlx(Format):
     load = "mlx_lm.generate --model {path} --prompt Hello"
     takes_embeddings = True
     is_indexed = True
+    tensor_absmax = 1536.0
+    """For which NVFP4's tensor scale is 1: its largest scale is then 256."""
 
     def prepare(self, model: Model) -> None:
         """Refuse adapters, another tool's codes, and what mlx-lm changes as it stacks experts.

@@ -1,0 +1,114 @@
+"""What a runtime says of itself."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from arrowquant._export import formats
+from arrowquant._export.formats import Format
+
+Row = dict[str, Any]
+"""A row of a plan."""
+Plan = Callable[[str, Mapping[str, Any]], Mapping[str, Row]]
+"""The plan's rows, by layer, were all layers to be of a scheme with such settings."""
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|blk|h|blocks)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model of some size is quantized for a runtime."""
+
+    scheme: str
+    format: str
+    """The exporter's name."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    include: tuple[str, ...] = ()
+    """Roles that are quantized, too."""
+    keep: tuple[str, ...] = ()
+    """Patterns of names that are kept."""
+    fallback: tuple[str, ...] | None = None
+    """What layers become that don't fit; None: the scheme's own."""
+    warning: str | None = None
+    """What to say beforehand."""
+
+
+class Runtime(ABC):
+    """A program that runs models, with what its users take for each size."""
+
+    name: ClassVar[str]
+    """What `target=` and `--for` call it."""
+    ways: ClassVar[Mapping[int, Way]]
+    """For how many bits a weight there is a way."""
+    refusals: ClassVar[Mapping[int, str]] = {}
+    """Why there is none for others, and what to do."""
+
+    def way(self, bits: int) -> Way:
+        """How a model of that size is quantized.
+
+        Raises:
+            ValueError: There is none; the text says what to do.
+        """
+        if bits in self.ways:
+            return self.ways[bits]
+        why = self.refusals.get(bits, "")
+        choices = ", ".join(map(str, self.ways))
+        raise ValueError(
+            f"{self.name} has no way for {bits} bits{f': {why}' if why else '.'} Choose {choices}, "
+            "or name a scheme (--scheme)."
+        )
+
+    def format(self, scheme: str, bits: int) -> Format:
+        """The exporter for a scheme that the user named."""
+        del scheme
+        return formats.find(self.way(bits).format)
+
+    @abstractmethod
+    def rules(
+        self, bits: int, rows: Sequence[Row], plan: Plan, metadata: Mapping[str, Any]
+    ) -> list[Row]:
+        """What differs from the way: rows with `layer_name`, `scheme` and settings.
+
+        Args:
+            bits: The size.
+            rows: The plan's rows of layers that are quantized.
+            plan: See there.
+            metadata: What the source says beside its tensors.
+        """
+
+
+def block_of(name: str) -> int | None:
+    """Which of the model's blocks a layer is in."""
+    match = _BLOCK.search(name)
+    return None if match is None else int(match[1])
+
+
+def blocks_in(rows: Sequence[Row]) -> int:
+    """How many blocks a model has."""
+    found = [block for row in rows if (block := block_of(row["layer_name"])) is not None]
+    return max(found, default=-1) + 1
+
+
+def gets_more(block: int, blocks: int) -> bool:
+    """Whether mixtures give a block more bits: the first and last eighth, every third between.
+
+    Source: `use_more_bits` in llama.cpp's `src/llama-quant.cpp`.
+    """
+    eighth = blocks // 8
+    return block < eighth or block >= 7 * blocks // 8 or (block - eighth) % 3 == 2  # noqa: PLR2004
+
+
+def rule(row: Row, other: Row) -> Row:
+    """A rule that gives a layer the scheme and settings of another plan's row."""
+    settings = {
+        name: other[name]
+        for name in ("group_size", "group_rows", "is_symmetric", "scale_dtype")
+        if other.get(name) is not None
+    }
+    if settings.get("scale_dtype") not in {"F32", "F16", "BF16", None}:
+        settings.pop("scale_dtype")
+    said = {"layer_name": row["layer_name"], "scheme": other["scheme"], **settings}
+    return said | ({"note": other["note"]} if other.get("note") else {})

@@ -1,0 +1,167 @@
+"""From a runtime and a size to what is asked of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pyarrow as pa
+
+from arrowquant._checkpoint.request import Request
+from arrowquant._export.check import refusals
+from arrowquant._export.formats import Format
+from arrowquant._options import Options, check_settings
+from arrowquant._plan import FALLS_BACK, RULE_COLUMNS, answered, is_ruled, read_plan, resolve
+from arrowquant._runtimes.base import Row, Runtime
+from arrowquant._scan import Scan
+
+BITS = 4
+"""Where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a runtime asks for."""
+
+    format: Format
+    request: Request
+    notes: list[str]
+    """What to tell beforehand."""
+
+
+def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) -> Prepared:
+    """The request with what the runtime asks for where the user says nothing.
+
+    Raises:
+        ValueError: There is no way for that size, or the exporter takes none of the layers.
+    """
+    notes: list[str] = []
+    given = read_plan(request.plan)
+    source = answered(source, given)
+    said = check_settings(request.settings)
+    if request.scheme is not None:
+        form = runtime.format(request.scheme, BITS if bits is None else bits)
+        usual = "" if bits is None else f", not the way that {runtime.name} has for {bits} bits"
+        notes.append(f"--scheme {request.scheme} is taken{usual}.")
+        rules: list[Row] = []
+        base = request
+    else:
+        way = runtime.way(BITS if bits is None else bits)
+        form = runtime.format(way.scheme, BITS if bits is None else bits)
+        if way.warning is not None:
+            notes.append(way.warning)
+        for name, value in said.items():
+            if way.settings.get(name, value) != value:
+                notes.append(f"{name} {value} is taken, not {way.settings[name]}.")
+        base = replace(
+            request,
+            scheme=way.scheme,
+            settings={**way.settings, **said},
+            include=(*request.include, *(x for x in way.include if _has_role(source, x))),
+            keep=(*request.keep, *(x for x in way.keep if _matches(source, x))),
+            fallback=request.fallback if way.fallback is None else way.fallback,
+        )
+        rules = _rules(runtime, BITS if bits is None else bits, source, base)
+    base = replace(
+        base,
+        plan=_with_rules(given, rules),
+        fallbacks=_fallbacks(rules),
+        tensor_absmax=form.tensor_absmax,
+    )
+    outline = source.outline()
+    found = refusals(form, source, outline, base.resolve(outline, source))
+    _check_named(form, found, given)
+    if found:
+        kept = [{"layer_name": name, "scheme": "none"} for name in found]
+        others = [row for row in rules if row["layer_name"] not in found]
+        notes.append(_told(form, found))
+        base = replace(base, plan=_with_rules(given, [*kept, *others]))
+    planned = base.resolve(outline, source)
+    if set(planned["scheme"].to_pylist()) <= {"none"}:
+        raise ValueError(
+            f"{source.path}: no layer would be quantized: {runtime.name} takes none of their "
+            f"shapes so. `arrowquant plan {source.path} --scheme {base.scheme}` says what each "
+            "is; another size or runtime may fit (--bits, --for)."
+        )
+    return Prepared(form, base, notes)
+
+
+def _check_named(form: Format, found: Mapping[str, str], given: pa.Table | None) -> None:
+    """Refuse what the user's own rules ask for and the format can't hold.
+
+    Raises:
+        ValueError: There is such a layer.
+    """
+    for name, why in found.items():
+        if is_ruled(given, name):
+            raise ValueError(f"layer '{name}': the plan asks for it, but {form.name}: {why}.")
+
+
+def _told(form: Format, found: Mapping[str, str]) -> str:
+    """Which layers are kept since the format doesn't take them."""
+    name, why = next(iter(found.items()))
+    if len(found) == 1:
+        return f"layer '{name}' is kept, since {form.name} doesn't take it: {why}."
+    return (
+        f"{len(found)} layers are kept, since {form.name} doesn't take them: '{name}' and others: "
+        f"{why}."
+    )
+
+
+def _fallbacks(rules: list[Row]) -> dict[str, str]:
+    """The schemes that layers of the rules fall back from."""
+    return {
+        row["layer_name"]: row["note"].removeprefix(FALLS_BACK)
+        for row in rules
+        if row.get("note", "").startswith(FALLS_BACK)
+    }
+
+
+def _has_role(source: Scan, said: str) -> bool:
+    """Whether a layer has a role: the runtime's own need not be there."""
+    outline = source.outline()
+    roles = outline["role"].unique().to_pylist() if "role" in outline.schema.names else []
+    return said.removeprefix("role:") in roles
+
+
+def _matches(source: Scan, pattern: str) -> bool:
+    """Whether a pattern names a layer: the runtime's own need not."""
+    return any(fnmatchcase(name, pattern) for name in source.layer_names)
+
+
+def _rules(runtime: Runtime, bits: int, source: Scan, base: Request) -> list[Row]:
+    """What the runtime asks for of single layers, where nobody else has said anything."""
+    given = read_plan(base.plan)
+    outline = source.outline()
+    known: dict[Any, dict[str, Row]] = {}
+
+    def plan(scheme: str, settings: Mapping[str, Any]) -> Mapping[str, Row]:
+        key = (scheme, *sorted(settings.items()))
+        if key not in known:
+            options = Options(scheme, settings, fallback=base.fallback)
+            table = resolve(outline, options, base.keep, None, include=base.include)
+            known[key] = {row["layer_name"]: row for row in table.to_pylist()}
+        return known[key]
+
+    rows = [
+        row
+        for row in base.resolve(outline, source).to_pylist()
+        if row["scheme"] != "none" and not is_ruled(given, row["layer_name"])
+    ]
+    rules = runtime.rules(bits, rows, plan, source.metadata)
+    return [row for row in rules if not is_ruled(given, row["layer_name"])]
+
+
+def _with_rules(given: pa.Table | None, rules: list[Row]) -> pa.Table | None:
+    """The user's rules, then others: the first that matches counts."""
+    if not rules:
+        return given
+    schema = pa.schema(RULE_COLUMNS)
+    own = pa.Table.from_pylist([{k: v for k, v in x.items() if k != "note"} for x in rules], schema)
+    if given is None:
+        return own
+    named = [name for name in schema.names if name in given.schema.names]
+    first = pa.Table.from_pylist(given.select(named).to_pylist(), schema)
+    return pa.concat_tables([first, own])
