@@ -33,9 +33,9 @@ PLANS: dict[str, list[dict[str, Any]]] = {
     ],
     "int8 symmetric, channels": [{"layer_name": "*proj*", "scheme": "int8", "group_size": -1}],
     "mixed": [
-        {"layer_name": "*down_proj*", "scheme": "int8", "group_size": -1},
+        {"layer_name": "*down_proj*", "scheme": "int8", "group_size": -1, "is_symmetric": True},
         {"layer_name": "*o_proj*", "scheme": "none"},
-        {"layer_name": "*proj*", "scheme": "int4", "group_size": 32},
+        {"layer_name": "*proj*", "scheme": "int4", "group_size": 32, "is_symmetric": True},
     ],
 }
 
@@ -66,9 +66,16 @@ LLAMA_KEEPS = ("*embed*", "lm_head*")
 
 
 def _exported(
-    source: Path, plan: Any, folder: Path, keep: tuple[str, ...] = LLAMA_KEEPS
+    source: Path,
+    plan: Any,
+    folder: Path,
+    keep: tuple[str, ...] = LLAMA_KEEPS,
+    *,
+    symmetric: bool | None = None,
 ) -> tuple[aq.Dataset, Path]:
-    dataset = aq.quantize_checkpoint(source, folder / "dataset", plan=plan, keep=keep)
+    dataset = aq.quantize_checkpoint(
+        source, folder / "dataset", plan=plan, keep=keep, symmetric=symmetric
+    )
     return dataset, aq.export(folder / "dataset", folder / "exported", shard_bytes=100_000)
 
 
@@ -131,10 +138,14 @@ def test_transformers_loads_it(
     plain = aq.export(tmp_path / "dataset", tmp_path / "plain", to="safetensors")
     tokens = torch.arange(12)[None]
     load = transformers.AutoModelForCausalLM.from_pretrained
+    # From 5.23 on packed layers with zero points are loaded so alone; several schemes are not.
+    config = transformers.AutoConfig.from_pretrained(folder)
+    if not all(row.get("is_symmetric", row["scheme"] != "int4") for row in plan):
+        config.quantization_config["dequantize"] = True
     with torch.no_grad():
         want = load(plain).eval()(tokens).logits
         before = load(llamas[dtype]).eval()(tokens).logits
-        got = load(folder).eval()(tokens).logits
+        got = load(folder, config=config).eval()(tokens).logits
     assert torch.equal(got, want)
     assert not torch.equal(before, want), "quantizing must show"
 
@@ -142,7 +153,7 @@ def test_transformers_loads_it(
 def test_a_real_encoder(checkpoint: Path, tmp_path: Path) -> None:
     plan = pa.table({"layer_name": ["encoder.*.dense.weight"], "scheme": ["int8"]})
     keep = ("embeddings.*", "pooler*")
-    _, folder = _exported(checkpoint.parent, plan, tmp_path, keep)
+    _, folder = _exported(checkpoint.parent, plan, tmp_path, keep, symmetric=True)
     plain = aq.export(tmp_path / "dataset", tmp_path / "plain", to="safetensors")
     load = transformers.AutoModel.from_pretrained
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

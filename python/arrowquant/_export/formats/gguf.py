@@ -82,6 +82,16 @@ class Gguf(Format):
         found = [file for file in files if file.suffix.lower() == ".gguf"]
         return found[0] if found else None
 
+    def refuse(self, model: Model, layer: Layer) -> str | None:
+        """As all; and NVFP4 outside blocks, where llama.cpp looks for no scale of the tensor."""
+        has_scale = layer.scheme == "nvfp4" and layer.tensor_scale != 1
+        if has_scale and not layer.name.startswith("blk."):
+            return (
+                "llama.cpp has tensor scales for layers of blocks only. Quantize it to another "
+                "type, such as q8_0, or keep it"
+            )
+        return super().refuse(model, layer)
+
     def targets(self, model: Model, layer: Layer) -> Sequence[Target] | str | None:
         """Layers keep their names; matrices of a stack go back into it."""
         del model

