@@ -205,6 +205,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "mxfp4": ("compressed-tensors", {"scheme": "mxfp4"}),
     "mlx3": ("mlx", {"scheme": "mlx3", "include": ["role:embedding"]}),
     "nf4": ("bitsandbytes", {"scheme": "nf4"}),
+    "nf4_dq": ("bitsandbytes", {"scheme": "nf4_dq"}),
+    "bnb_fp4_dq": ("bitsandbytes", {"scheme": "bnb_fp4_dq", "part_bytes": 262144}),
     "gptq": ("gptq", {"scheme": "int4", "symmetric": True, "scale_dtype": "F16"}),
     "awq": ("awq", {"scheme": "int4", "scale_dtype": "F16"}),
 }

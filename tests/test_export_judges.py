@@ -187,7 +187,7 @@ def test_transformers_has_the_logits_of_the_decoded_model(
     assert not np.array_equal(wanted, transformers_logits(smollm2, PROMPT))
 
 
-@pytest.mark.parametrize("scheme", ["nf4", "bnb_fp4"])
+@pytest.mark.parametrize("scheme", ["nf4", "bnb_fp4", "nf4_dq", "bnb_fp4_dq"])
 def test_bitsandbytes_has_our_numbers(scheme: str, smollm2: Path, tmp_path: Path) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     folder = exported(smollm2, tmp_path, "bitsandbytes", scheme=scheme)

@@ -139,6 +139,40 @@ def test_blocks_over_the_flattened_matrix_are_bitsandbytes(name: str, shape: Any
     assert np.allclose(np.abs(table[codes] - scaled), best, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("shape", [(64, 512), (7, 9), (300, 96), (1, 1), (2, 64 * 300)])
+def test_scales_are_codes_themselves(name: str, shape: Any) -> None:
+    """bitsandbytes' double quantization, without an offset: a map of 256 numbers, runs of 256."""
+    source = np.random.default_rng(0).standard_t(3, size=shape).astype(np.float32)
+    row, decoded = quantized(source, f"{name}_dq")
+    plain, usual = quantized(source, name)
+    scales, absmax = (np.asarray(r["scales"], np.float64) for r in (row, plain))
+    orders = [
+        (0.1 + 0.9 * (2 * step + 1) / (2 * steps)) * 10.0 ** (order - 6)
+        for order, steps in enumerate((1, 2, 4, 8, 16, 32, 64))
+        for step in range(steps)
+    ]
+    numbers = np.array(sorted([0.0, 1.0, *orders, *(-x for x in orders)]))
+    assert len(numbers) == 256
+    for start in range(0, len(scales), 256):
+        run, own = scales[start : start + 256], absmax[start : start + 256]
+        most = own.max()
+        assert run.max() == most
+        nearest = np.abs(numbers - (own / most)[:, None]).min(1)
+        assert np.allclose(np.abs(run - own) / most, nearest, atol=1e-7)
+    pairs = np.frombuffer(row["data"], np.uint8)
+    codes = np.stack([pairs >> 4, pairs & 15], -1).reshape(-1)[: source.size]
+    table = np.asarray(TABLES[name], np.float32)
+    grid = np.asarray(row["scales"], np.float32).repeat(64)[: source.size]
+    assert np.array_equal(decoded, (table[codes] * grid).reshape(shape))
+    runs = -(-len(scales) // 256)
+    bits = 8 * (-(-source.size // 2)) + 8 * len(scales) + 32 * (runs + 1)
+    assert row["bits_per_weight"] == pytest.approx(bits / source.size)
+    if source.size > 1000:
+        errors = [np.mean((source - values) ** 2) for values in (decoded, usual)]
+        assert errors[0] < 1.03 * errors[1]
+
+
 @pytest.mark.parametrize(("bits", "size"), MLX)
 @pytest.mark.parametrize("kind", KINDS)
 def test_mlx_is_affine_with_a_bias(bits: int, size: int, kind: str) -> None:
@@ -156,7 +190,9 @@ def test_mlx_is_affine_with_a_bias(bits: int, size: int, kind: str) -> None:
     assert (np.abs(source - decoded) <= step * np.float32(1.02) + 1e-44).all()
 
 
-@pytest.mark.parametrize("name", ["mxfp4", "mxfp8", "nvfp4", "nf4", "bnb_fp4", "mlx4", "mlx3"])
+@pytest.mark.parametrize(
+    "name", ["mxfp4", "mxfp8", "nvfp4", "nf4", "nf4_dq", "bnb_fp4", "mlx4", "mlx3"]
+)
 def test_real_weights(name: str, checkpoint: Path) -> None:
     at_least = {"mxfp8": 28, "mlx4": 18, "nf4": 19, "nvfp4": 19, "mlx3": 12}.get(name, 15)
     for layer, source in load_file(checkpoint).items():

@@ -195,7 +195,8 @@ def test_a_shape_that_does_not_fit() -> None:
     (message,) = result.failed["error_message"].to_pylist()
     assert "rows of a multiple of 32 elements, and these have 33" in message
     assert (
-        "Schemes that fit: 'int8', 'int4', 'int2', 'fp8_e4m3', 'nf4', 'bnb_fp4', 'none'." in message
+        "Schemes that fit: 'int8', 'int4', 'int2', 'fp8_e4m3', 'nf4', 'bnb_fp4', 'nf4_dq', "
+        "'bnb_fp4_dq', 'none'." in message
     )
 
 

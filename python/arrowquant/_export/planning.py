@@ -46,7 +46,7 @@ def plan(form: Format, model: Model) -> Plan:
         return Plan(None, [[tensor] for tensor in decoded.values()])
     form.prepare(model)
     found, why = _planned(form, model)
-    if not why and form.checks_parameters and found.encoded:
+    if not why and form.needs_parameters(model) and found.encoded:
         why |= _parameters(found, model)
     _raise(form, model, why)
     return found

@@ -12,7 +12,8 @@ from arrowquant._runtimes.base import Plan, Row, Runtime, Way
 
 _BLOCK = 128
 _FEW = "2 and 3 bits need calibration data to be of use."
-_FORMATS = {"fp8_e4m3": "fp8", "nf4": "bitsandbytes", "bnb_fp4": "bitsandbytes"}
+_FOUR = ("nf4", "nf4_dq", "bnb_fp4", "bnb_fp4_dq")
+_FORMATS = {"fp8_e4m3": "fp8", **dict.fromkeys(_FOUR, "bitsandbytes")}
 """By the scheme; others go as compressed-tensors, which transformers loads, too."""
 
 
@@ -22,7 +23,7 @@ class Transformers(Runtime):
     name = "transformers"
     ways: ClassVar[Mapping[int, Way]] = {
         8: Way("fp8_e4m3", "fp8", {"group_size": _BLOCK, "group_rows": _BLOCK}),
-        4: Way("nf4", "bitsandbytes"),
+        4: Way("nf4_dq", "bitsandbytes"),
     }
     refusals: ClassVar[Mapping[int, str]] = {3: _FEW, 2: _FEW}
 
@@ -54,7 +55,7 @@ class Bitsandbytes(Runtime):
     """NF4."""
 
     name = "bitsandbytes"
-    ways: ClassVar[Mapping[int, Way]] = {4: Way("nf4", "bitsandbytes")}
+    ways: ClassVar[Mapping[int, Way]] = {4: Way("nf4_dq", "bitsandbytes")}
     refusals: ClassVar[Mapping[int, str]] = {
         8: "its int8 is not written; vllm and transformers have FP8.",
         3: _FEW,

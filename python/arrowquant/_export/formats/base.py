@@ -42,8 +42,6 @@ class Format(ABC):
     """The command that loads what was written; `{path}` is where it is."""
     suffix: ClassVar[str | None] = None
     """What the file's name ends with, of a format of one file."""
-    checks_parameters: ClassVar[bool] = False
-    """Whether it depends on scales and zero points if a layer can be said."""
     is_indexed: ClassVar[bool] = False
     """Whether one file has an index, too."""
     tensor_absmax: ClassVar[float | None] = None
@@ -64,6 +62,11 @@ class Format(ABC):
         if layer.role == "embedding" and not self.takes_embeddings:
             return "it is a table of embeddings, which loaders don't take quantized"
         return None
+
+    def needs_parameters(self, model: Model) -> bool:
+        """Whether it depends on scales and zero points if a layer can be said."""
+        del model
+        return False
 
     def together(self, model: Model) -> Iterable[tuple[str, str]]:
         """Layers that can't be loaded beside others, and why not."""

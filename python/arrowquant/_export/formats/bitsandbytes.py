@@ -33,6 +33,10 @@ class Bitsandbytes(Format):
         refuse_adapter(model)
         refuse_other_codes(model)
 
+    def needs_parameters(self, model: Model) -> bool:
+        """Scales that are codes themselves are looked at."""
+        return any(layer.scheme.endswith("_dq") for layer in model.quantized)
+
     def refuse(self, model: Model, layer: Layer) -> str | None:
         """As all; and experts in stacks, which transformers leaves as they are."""
         if layer.stack is not None:

@@ -25,7 +25,6 @@ class _Integers(Format):
     """What both have in common."""
 
     load = "vllm serve {path}"
-    checks_parameters = True
 
     def prepare(self, model: Model) -> None:
         """Refuse adapters, and another tool's codes.
@@ -51,6 +50,11 @@ class _Integers(Format):
                 f"one configuration holds for all layers, which says {bits} bits in groups of "
                 f"{size}, and it has groups of {groups}. Quantize all alike",
             )
+
+    def needs_parameters(self, model: Model) -> bool:
+        """Scales must be float16, and of GPTQ no zero point zero."""
+        del model
+        return True
 
     @staticmethod
     def has_one_group(layer: Layer) -> bool:

@@ -35,6 +35,11 @@ pub(crate) trait Grouped: Debug + Send + Sync + 'static {
         1.0
     }
 
+    /// Round the scales of a matrix to what codes of their own can say; of formats that have such.
+    fn nest(scales: &mut [f32]) {
+        let _ = scales;
+    }
+
     /// The parameters of a group whose values have these bounds; the tensor's scale is known.
     fn fit(values: &[f32], bounds: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters;
 
@@ -81,6 +86,7 @@ pub(crate) fn fit<F: Grouped>(grouping: &Grouping, bounds: &[Bounds], scales: &m
     for (scale, bounds) in scales.iter_mut().zip(bounds) {
         *scale = F::fit(&[], *bounds, grouping.scale_dtype, 1.0).scale;
     }
+    F::nest(scales);
 }
 
 /// See `Codec::encode`. Where `fitted`, the scales are known; else they are chosen here.

@@ -225,7 +225,7 @@ pub(super) fn pieces<'a>(
     }
     let tiling = job.tiling();
     let wide = wide.get(&row);
-    let shares = job.layout().group_rows != 1;
+    let shares = job.layout().shares_scales();
     let (mut left, elements) = (size, job.elements());
     let (mut data, mut scales) = (Carver::new(out.data), Carver::new(out.scales));
     let (mut zero_points, mut biases) = (Carver::new(out.zero_points), Carver::new(out.biases));

@@ -6,7 +6,7 @@ use crate::plan::Asked;
 use crate::relation::bytes::Element;
 use crate::relation::described::{Described, check_shape};
 use crate::relation::weights::{Part, Weights};
-use crate::scheme::{self, Bound, Choice, Geometry, Layout, Scheme};
+use crate::scheme::{self, Bound, Choice, Geometry, Layout, NESTED_RUN, Scheme};
 use crate::tile::{Place, Tiling, least_common_multiple};
 
 /// What stands in `search` for a packed row that is kept.
@@ -180,6 +180,11 @@ fn check_part(
     let whole = Geometry { rows: size(all), columns: size(row), source: geometry.source };
     let whole = asked.bind(scheme, &whole)?.layout;
     let fits = |at: u64, group: usize| at.is_multiple_of(group as u64);
+    let end = offset.saturating_add(rows.saturating_mul(columns));
+    let run = whole.grouping.group_size * NESTED_RUN;
+    if whole.is_nested && !(fits(*offset, run) && (fits(end, run) || end == all * row)) {
+        return Err(RowError::TooLarge { columns: row, group_size: run as u64, cut: columns });
+    }
     if whole.grouping.columns as u64 != row {
         // Blocks over the flattened matrix.
         let (size, end) = (whole.grouping.group_size, offset + rows * columns);

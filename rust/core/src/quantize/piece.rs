@@ -157,7 +157,7 @@ fn work(
         return Err(Stop::Row(RowError::InvalidFact(told.to_string())));
     }
     let layout = job.layout();
-    let (input, shares) = (Input::of(weights, row, &job), layout.group_rows != 1);
+    let (input, shares) = (Input::of(weights, row, &job), layout.shares_scales());
     let start = tiling.place(tiles.start);
     let data_start = start.data(layout).start;
     let group_start = start.own_groups().start;

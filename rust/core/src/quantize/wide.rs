@@ -69,7 +69,7 @@ pub(super) fn wide_ranges(
             bounds.fill(Bounds { lo: -absmax, hi: absmax });
         }
         let mut scales = Vec::new();
-        if layout.group_rows != 1 {
+        if layout.shares_scales() {
             scales.resize(count, 0.0);
             job.bound.codec.fit(&layout.grouping, &bounds, &mut scales);
         }

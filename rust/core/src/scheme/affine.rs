@@ -51,6 +51,7 @@ impl Scheme for Affine {
             zero_point_bits: (!symmetric).then_some(u64::from(self.bits)),
             has_biases: false,
             has_tensor_scale: false,
+            is_nested: false,
             said: Said {
                 group_size: i64::try_from(group_size).ok(),
                 group_rows: None,

@@ -1,5 +1,6 @@
 //! `nf4`, `bnb_fp4`: bitsandbytes' four-bit formats, blocks of 64 over the flattened matrix with a
-//! float32 scale each, `w = table[code]·absmax`.
+//! float32 scale each, `w = table[code]·absmax`. `nf4_dq`, `bnb_fp4_dq`: the scales are codes of eight bits
+//! themselves, in runs of 256 with a float32 scale each.
 //!
 //! Layout: codes in pairs, the first in the *high* half of a byte. Source: `quantize_4bit` and
 //! `get_4bit_type` in
@@ -7,8 +8,10 @@
 //! table of NF4 is that of Dettmers et al. 2023, *QLoRA*, appendix E.
 
 use std::fmt::Debug;
+use std::marker::PhantomData;
 
 use super::grouped::{OfGroups, SOME, over, usual_inverse};
+use super::nested::{NESTED_MAP, NESTED_RUN, nested_code};
 use super::{Bound, Codec, Geometry, Layout, Said, Scheme};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
@@ -29,6 +32,8 @@ pub(super) struct Bnb<F> {
 
 pub(super) static NF4: Bnb<Nf4> = Bnb { name: "nf4", codec: OfGroups::new() };
 pub(super) static BNB_FP4: Bnb<Fp4> = Bnb { name: "bnb_fp4", codec: OfGroups::new() };
+pub(super) static NF4_DQ: Bnb<Nested<Nf4>> = Bnb { name: "nf4_dq", codec: OfGroups::new() };
+pub(super) static BNB_FP4_DQ: Bnb<Nested<Fp4>> = Bnb { name: "bnb_fp4_dq", codec: OfGroups::new() };
 
 impl<F: Table> Scheme for Bnb<F> {
     fn name(&self) -> &'static str {
@@ -63,6 +68,7 @@ impl<F: Table> Scheme for Bnb<F> {
             zero_point_bits: None,
             has_biases: false,
             has_tensor_scale: false,
+            is_nested: F::NESTED,
             said: Said { scale_dtype: Some(scale_dtype), ..Said::default() },
         };
         let codec: &dyn Codec = &self.codec;
@@ -78,8 +84,19 @@ impl<T: Table> Grouped for T {
     #[inline(always)]
     fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
         let absmax = bounds.absmax();
-        let scale = if absmax == 0.0 { 1.0 } else { absmax };
+        let scale = if absmax == 0.0 && !T::NESTED { 1.0 } else { absmax };
         Parameters { scale, bias: 0.0, tensor_scale }
+    }
+
+    fn nest(scales: &mut [f32]) {
+        if T::NESTED {
+            for run in scales.chunks_mut(NESTED_RUN) {
+                let most = run.iter().fold(0.0f32, |most, scale| most.max(*scale));
+                for scale in run {
+                    *scale = NESTED_MAP[nested_code(*scale, most)] * most;
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -125,8 +142,26 @@ fn encode_pairs<L: Lanes, T: Table>(lanes: L, values: &[f32], inverse: f32, code
     }
 }
 
+/// A table with scales that are codes themselves. They are not shifted by their mean, as bitsandbytes
+/// does: then they are found run by run.
+#[derive(Debug)]
+pub(super) struct Nested<T>(PhantomData<T>);
+
+impl<T: Table> Table for Nested<T> {
+    const NUMBERS: [f32; 16] = T::NUMBERS;
+    const NESTED: bool = true;
+
+    #[inline(always)]
+    fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32 {
+        T::find(lanes, scaled)
+    }
+}
+
 /// Sixteen numbers that codes stand for.
 pub(super) trait Table: Debug + Send + Sync + 'static {
+    /// Whether scales are codes themselves.
+    const NESTED: bool = false;
+
     /// The number of each code.
     const NUMBERS: [f32; 16];
 

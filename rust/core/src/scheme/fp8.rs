@@ -64,6 +64,7 @@ impl Scheme for Fp8 {
             zero_point_bits: None,
             has_biases: false,
             has_tensor_scale: false,
+            is_nested: false,
             said: Said {
                 group_size: Some(said.0),
                 group_rows: Some(said.1),

@@ -98,6 +98,7 @@ pub(super) fn layout<F: Grouped>(
         zero_point_bits: None,
         has_biases: F::BIASED,
         has_tensor_scale: false,
+        is_nested: false,
         said: Said { scale_dtype: Some(scale_dtype), ..said },
     })
 }

@@ -1,5 +1,6 @@
 //! What a layer's codes and parameters take, and where they lie.
 
+use super::nested::NESTED_RUN;
 use crate::dtype::ScaleDtype;
 use crate::kernel::tile::Grouping;
 
@@ -25,6 +26,9 @@ pub struct Layout {
     pub has_biases: bool,
     /// Whether all of the matrix has a scale, beside those of its groups.
     pub has_tensor_scale: bool,
+    /// Whether scales are codes of eight bits themselves, in runs of [`NESTED_RUN`] that have a scale of
+    /// their own: double quantization. The relation has what they decode to.
+    pub is_nested: bool,
     /// What the relation's columns say of it.
     pub said: Said,
 }
@@ -70,7 +74,12 @@ impl Layout {
 
     /// Whether something of all of the matrix, or of several rows, must be known before a tile is encoded.
     pub fn needs_whole(&self) -> bool {
-        self.group_rows != 1 || self.has_tensor_scale
+        self.shares_scales() || self.has_tensor_scale
+    }
+
+    /// Whether scales are chosen for several rows at once, before any tile is encoded.
+    pub fn shares_scales(&self) -> bool {
+        self.group_rows != 1 || self.is_nested
     }
 
     /// Rows of scales: several rows of the matrix may share one.
@@ -97,9 +106,13 @@ impl Layout {
     /// Bits of codes, scales and biases at their dtype's width, zero points at theirs and the tensor's scale; nothing where a shape,
     /// which may come from outside, makes that overflow.
     pub fn bits(&self) -> Option<u64> {
+        let scale_bits = if self.is_nested { 8 } else { self.grouping.scale_dtype.bits() };
+        // The scales of runs, and what is added to all.
+        let nested = if self.is_nested { self.scale_count()?.div_ceil(NESTED_RUN) + 1 } else { 0 };
         let parts = [
             (self.data_bytes()?, 8),
-            (self.scale_count()?, self.grouping.scale_dtype.bits()),
+            (nested, 32),
+            (self.scale_count()?, scale_bits),
             (self.bias_count()?, self.grouping.scale_dtype.bits()),
             (usize::from(self.has_tensor_scale), 32),
             (self.zero_point_count()?, self.zero_point_bits.unwrap_or(0)),

@@ -15,6 +15,7 @@ mod layout;
 mod mlx;
 mod mx;
 mod names;
+mod nested;
 mod nvfp4;
 #[cfg(test)]
 mod undecodable;
@@ -28,6 +29,8 @@ pub use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, T
 use crate::lanes::Level;
 use crate::settings::Settings;
 pub use layout::{Layout, Said};
+pub(crate) use nested::nested_code;
+pub use nested::{NESTED_MAP, NESTED_RUN};
 
 /// Every scheme that encodes, in the order in which messages list them.
 pub static ALL: &[&dyn Scheme] = &[
@@ -40,6 +43,8 @@ pub static ALL: &[&dyn Scheme] = &[
     &nvfp4::NVFP4,
     &bnb::NF4,
     &bnb::BNB_FP4,
+    &bnb::NF4_DQ,
+    &bnb::BNB_FP4_DQ,
     &mlx::MLX8,
     &mlx::MLX6,
     &mlx::MLX5,

@@ -39,6 +39,8 @@ const SAME: &[(&str, &[&str])] = &[
     ),
     ("nf4", &["normalfloat4", "bnbnf4", "bnb4bit", "bitsandbytes", "bnb"]),
     ("bnb_fp4", &["bitsandbytesfp4"]),
+    ("nf4_dq", &["nf4double", "nf4doublequant", "bnbnf4dq"]),
+    ("bnb_fp4_dq", &["bnbfp4double", "bnbfp4doublequant"]),
     ("mxfp4", &["ocpmxfp4", "fp4e2m1"]),
     ("mxfp8", &["ocpmxfp8", "mxfp8e4m3"]),
     ("nvfp4", &["nvfp4a16", "w4a16nvfp4", "fp4"]),

@@ -156,7 +156,7 @@ impl TensorWriter {
         }
         let turned = transpose(bytes, rows as usize, across as usize, width);
         if rows == matrix.rows {
-            return self.write_part(stack, first, &turned);
+            return self.write_part(stack, first.saturating_add(k.saturating_mul(rows)), &turned);
         }
         for (at, run) in (k..).zip(turned.chunks((rows as usize * width).max(1))) {
             let at = first.saturating_add(at.saturating_mul(matrix.rows)).saturating_add(row);

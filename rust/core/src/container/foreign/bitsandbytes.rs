@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 use super::side::Side;
 use super::{Cut, Data, Foreign, Outline, Parameters, Place, Tensors, bind, expect};
 use crate::dtype::{self, Float};
+use crate::scheme::{NESTED_MAP, NESTED_RUN};
 use crate::settings::Settings;
 
 /// Weights that share a scale, in all that its tools write by default.
@@ -62,11 +63,23 @@ impl Bitsandbytes {
         let nested = if absmax.dtype() == "U8" { Some(nested(tensors, &state)?) } else { None };
         let said = state["dtype"].as_str().and_then(dtype::canonical).and_then(Float::from_name);
         let dtype = said.map_or_else(|| tensors.dtype(), Ok)?;
+        // Scales that are not shifted, of runs and a map that are ours.
+        let is_ours = nested.as_ref().is_some_and(|nested| {
+            nested.offset == 0.0 && nested.size == NESTED_RUN && nested.map == NESTED_MAP
+        });
+        let scheme = match (scheme, is_ours) {
+            ("nf4", true) => "nf4_dq",
+            ("bnb_fp4", true) => "bnb_fp4_dq",
+            (scheme, _) => scheme,
+        };
         let codes_of = Some(bind(scheme, [rows, columns], dtype, Settings::default())?);
         // Rows between which a block ends.
-        let shared = (0..=6).rev().map(|bits| 1usize << bits);
-        let common = shared.into_iter().find(|size| columns.is_multiple_of(*size)).unwrap_or(1);
-        let cut = Cut::Rows((BLOCK / common) as u64);
+        let shared_with = |unit: usize| unit.min(1 << columns.trailing_zeros());
+        let cut = match is_ours {
+            // Runs end there, too.
+            true => Cut::Rows((BLOCK * NESTED_RUN / shared_with(BLOCK * NESTED_RUN)) as u64),
+            false => Cut::Rows((BLOCK / shared_with(BLOCK)) as u64),
+        };
         let outline = tensors.outline_of([rows, columns], dtype, codes_of, cut);
         Ok(Self { outline, codes, absmax, nested, columns })
     }

@@ -73,6 +73,7 @@ impl<B: Block> Scheme for Blocked<B> {
             zero_point_bits: None,
             has_biases: false,
             has_tensor_scale: false,
+            is_nested: false,
             said: Said::default(),
         };
         Ok(Bound { scheme: self, codec: self, layout })
