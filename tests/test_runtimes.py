@@ -64,7 +64,7 @@ def test_q4_k_m(rng: np.random.Generator, tmp_path: Path) -> None:
     assert (found["output.weight"], found["token_embd.weight"]) == ("Q6_K", "Q4_K")
     fields = gguf.GGUFReader(out).fields
     assert fields["general.file_type"].contents() == 15
-    assert not (tmp_path / "out.gguf.dataset").exists()
+    assert not (tmp_path / ".out.gguf.dataset").exists()
 
 
 @pytest.mark.parametrize(
@@ -234,10 +234,10 @@ def test_a_stopped_job_resumes_and_a_failed_layer_is_retried(model: Path, tmp_pa
     again = f"Next: arrowquant quantize {model} -o {out} --for mlx --continue-on-error"
     assert f"{again} --retry-failed --scheme none" in done.stdout
     assert not out.exists()
-    assert (tmp_path / "out.dataset").exists()
+    assert (tmp_path / ".out.dataset").exists()
     done = run(*words, "--retry-failed", "--scheme", "none")
     assert f"Next: mlx_lm.generate --model {out} --prompt Hello" in done.stdout
-    assert not (tmp_path / "out.dataset").exists()
+    assert not (tmp_path / ".out.dataset").exists()
     assert load_file(out / "model.safetensors")[name].dtype == ml_dtypes.bfloat16
 
 
@@ -256,7 +256,7 @@ def test_what_is_printed(model: Path, tmp_path: Path) -> None:
     assert "--bits is for --for" in done.stderr
     done = run("quantize", model, "-o", tmp_path / "two", "--for", "mlx", status=2)
     assert "exists" in done.stderr
-    assert not (tmp_path / "two.dataset").exists()
+    assert not (tmp_path / ".two.dataset").exists()
 
 
 def test_what_falls_back_is_told(rng: np.random.Generator, tmp_path: Path) -> None:

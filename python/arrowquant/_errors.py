@@ -29,6 +29,10 @@ class QuantizationError(ValueError):
         return type(self), (str(self), self.failed)
 
 
+class OtherDatasetError(ValueError):
+    """A directory holds a dataset that another call began."""
+
+
 class CheckpointStoppedError(QuantizationError):
     """A checkpoint's job met a failed row, and `continue_on_error` was off.
 

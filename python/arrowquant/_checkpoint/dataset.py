@@ -69,6 +69,12 @@ class Dataset(Scan):
         return pa.RecordBatchReader.from_batches(schema, batches())
 
     @property
+    def source(self) -> Path | None:
+        """Where it came from, if that is still there."""
+        path = Path(self.manifest.source)
+        return path if path.exists() else None
+
+    @property
     def finished_layers(self) -> int:
         """How many of the source's layers are in finished units, failed ones among them."""
         done = self.manifest.done

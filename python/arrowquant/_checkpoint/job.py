@@ -34,6 +34,7 @@ from arrowquant._checkpoint.tasks import Progress, Task, units_of
 from arrowquant._checkpoint.unit import Work
 from arrowquant._errors import (
     CheckpointStoppedError,
+    OtherDatasetError,
     QuantizationError,
     QuantizationWarning,
 )
@@ -187,7 +188,7 @@ class Job:
         changed = self._changed_layers(manifest, fresh)
         differences = changed or plans.differences(manifest, fresh, self._pieces)
         if differences:
-            raise ValueError(
+            raise OtherDatasetError(
                 f"{self._destination}: holds a dataset that another call began: "
                 f"{'; '.join(differences)}. Name another directory, or start afresh with "
                 "overwrite=True (--overwrite)."

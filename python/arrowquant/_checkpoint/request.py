@@ -13,7 +13,7 @@ from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve, w
 from arrowquant._scan.tied import follow_table
 
 _KEPT = ("scheme", "settings", "everything")
-_LATER = {"fallback": None, "tensor_absmax": None}
+_LATER: dict[str, Any] = {"fallback": None, "tensor_absmax": None, "chosen": ()}
 """What earlier versions did not know."""
 
 
@@ -27,6 +27,8 @@ class Request:
     """A table, in a file or in anything that speaks Arrow; a table once it is read."""
     keep: Sequence[str] = ()
     include: Sequence[str] = ()
+    chosen: Sequence[str] = ()
+    """What a runtime includes; as `include`, but that nobody has named these layers."""
     fallback: Sequence[str] | None = None
     everything: bool = False
     continue_on_error: bool = False
@@ -71,7 +73,7 @@ class Request:
             self.options(),
             self.keep,
             self.plan,
-            include=self.include,
+            include=[*self.include, *self.chosen],
             everything=self.everything,
         )
         plan = with_fallbacks(plan, self.fallbacks)
@@ -103,7 +105,7 @@ class Request:
         said = {name: getattr(self, name) for name in _KEPT}
         said["settings"] = check_settings(self.settings)
         said["fallback"] = None if self.fallback is None else list(self.fallback)
-        said["tensor_absmax"] = self.tensor_absmax
+        said |= {"tensor_absmax": self.tensor_absmax, "chosen": list(self.chosen)}
         return said | {"keep": list(self.keep), "include": list(self.include), "rules": rules}
 
     def with_original(self, said: dict[str, Any]) -> Request:

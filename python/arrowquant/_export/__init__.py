@@ -100,7 +100,9 @@ def export(
     return destination
 
 
-def check_destination(destination: Path, form: formats.Format, overwrite: bool) -> None:
+def check_destination(
+    destination: Path, form: formats.Format, *, overwrite: bool, apart_from: Sequence[Path]
+) -> None:
     """Refuse a place that an export can't take, before anything is done for it.
 
     Raises:
@@ -108,9 +110,10 @@ def check_destination(destination: Path, form: formats.Format, overwrite: bool) 
     """
     refuse_url(destination)
     if form.suffix is not None:
-        place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=[])
+        place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=apart_from)
     else:
         place.check_directory(destination, overwrite=overwrite)
+        place.check_apart(destination, apart_from)
 
 
 def is_exportable(dataset: Path) -> bool:
@@ -144,8 +147,7 @@ def _check_types(layers: Layers) -> None:
 def _origin(relation: Scan, source: str | os.PathLike[str] | None) -> Path | None:
     """The source's directory, or its one file."""
     if source is None:
-        known = Path(relation.manifest.source) if isinstance(relation, Dataset) else None
-        return known if known is not None and known.exists() else None
+        return relation.source if isinstance(relation, Dataset) else None
     path = user_path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory.")

@@ -41,6 +41,8 @@ class Layer:
     """Kept, or to be written decoded."""
     role: str | None = None
     keep_reason: str | None = None
+    is_copied: bool = False
+    """Its codes are those that another tool made."""
     stack: Stack | None = None
 
     @property
@@ -152,7 +154,7 @@ class Layers:
                 "unique in an exported checkpoint."
             )
         _check_stacks(path, layers.values())
-        unmatched = [p for p in decode if not any(fnmatchcase(name, p) for name in layers)]
+        unmatched = [p for p in decode if not any(_matches(name, p) for name in layers)]
         if unmatched:
             raise ValueError(f"decode matches no layer: {_named(unmatched)}.")
         return Layers(list(layers.values()))
@@ -169,8 +171,17 @@ class Layers:
                 continue  # It will fail.
             row |= {key: stacks[name].get(key) for key in STACK_COLUMNS}
             row["keep_reason"] = row["reason"]
+            if (copied := _scheme_of(row["reason"])) is not None:
+                # It stays as it is, and is written as what it is.
+                row |= {"scheme": copied, "keep_reason": None, "search": "kept"}
             layers.append(_layer(row, 1, ()))
         return Layers(layers)
+
+
+def _scheme_of(reason: str | None) -> str | None:
+    """The scheme of a layer that a plan keeps as it was quantized."""
+    match = re.fullmatch(r"already_quantized \((\w+)\)", reason or "")
+    return match[1] if match and match[1] in _core.schemes() else None
 
 
 def _layer(row: dict[str, Any], count: int, decode: Sequence[str]) -> Layer:
@@ -182,11 +193,17 @@ def _layer(row: dict[str, Any], count: int, decode: Sequence[str]) -> Layer:
         row["scheme"],
         {column: row.get(column) for column in _SETTINGS},
         row.get("tensor_scale"),
-        row["scheme"] == "none" or any(fnmatchcase(name, pattern) for pattern in decode),
+        row["scheme"] == "none" or any(_matches(name, pattern) for pattern in decode),
         row.get("role"),
         row.get("keep_reason"),
+        row.get("search") == "kept",
         Stack.of(row),
     )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern names a layer; a matrix of a stack has brackets in its own name."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def _check_stacks(path: Path, layers: Iterable[Layer]) -> None:

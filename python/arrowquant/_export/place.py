@@ -28,7 +28,7 @@ def new_directory(
     """
     from filelock import FileLock, Timeout  # Slow to import.
 
-    _check_apart(destination, apart_from)
+    check_apart(destination, apart_from)
     check_parent(destination)
     temporary, old = (destination.with_name(f".{destination.name}.{n}") for n in ("new", "old"))
     lock = FileLock(destination.with_name(f".{destination.name}.lock"), timeout=0)
@@ -67,7 +67,12 @@ def _remove_ours(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _check_apart(destination: Path, others: Sequence[Path]) -> None:
+def check_apart(destination: Path, others: Sequence[Path]) -> None:
+    """Refuse what is, holds or lies in something that is read.
+
+    Raises:
+        ValueError: It does.
+    """
     own = destination.resolve()
     for other in (path.resolve() for path in others):
         if own == other or own in other.parents or (other.is_dir() and other in own.parents):
@@ -120,4 +125,4 @@ def check_file(
         ValueError: It has another suffix, or is one of the files that are read.
     """
     check_output(destination, (suffix,), overwrite=overwrite)
-    _check_apart(destination, apart_from)
+    check_apart(destination, apart_from)

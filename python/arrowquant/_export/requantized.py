@@ -11,6 +11,8 @@ from arrowquant._model import is_float, read_config
 
 _KEYS = ("quantization_config", "quantization")
 """MLX says it twice."""
+_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Others say it in files of their own."""
 
 
 def forget_source_codes(layers: Layers, folder: Path) -> None:
@@ -18,8 +20,12 @@ def forget_source_codes(layers: Layers, folder: Path) -> None:
 
     It stays where a layer is kept as another tool has quantized it.
     """
+    if any(_holds_codes(layer) for layer in layers.layers):
+        return
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
     said = read_config(folder).values
-    if not any(key in said for key in _KEYS) or any(_holds_codes(layer) for layer in layers.layers):
+    if not any(key in said for key in _KEYS):
         return
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))

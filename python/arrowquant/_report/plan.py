@@ -10,7 +10,7 @@ import pyarrow as pa
 from arrowquant import _core
 from arrowquant._options import SETTINGS
 from arrowquant._report.console import console, layers, print_json, size
-from arrowquant._report.summary import again, fell_back
+from arrowquant._report.summary import again, explained, fell_back
 from arrowquant._report.tables import Column, grouped, show
 
 
@@ -21,14 +21,9 @@ def _why(row: dict[str, Any]) -> str | None:
         return f"{reason}, of {row['companion_of']}"
     if row["reason"] == "kept_by_role":
         return f"role:{row['role']}"
-    if reason is not None and reason.startswith(_EXPLAINED):
+    if reason is not None and explained([reason]):
         return reason.partition(" (")[0]
     return reason
-
-
-_EXPLAINED = ("unknown_axis", "contradictory_stack")
-"""Reasons too long for a table, which are told below it."""
-_SHOWN = 3
 
 
 _COLUMNS = (
@@ -69,8 +64,7 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
     decodable = sum(is_decodable(row) for row in rows)
     if decodable:
         out.print(again(decodable), soft_wrap=True)
-    long = [row["reason"] for row in rows if (row["reason"] or "").startswith(_EXPLAINED)]
-    for reason in list(dict.fromkeys(long))[:_SHOWN]:
+    for reason in explained(row["reason"] for row in rows):
         out.print(reason, soft_wrap=True, markup=False)
     out.print(f"Next: {following}", soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from arrowquant._parquet import failed_path
@@ -30,6 +31,17 @@ OUTLIERS = "Scales far apart: an outlier may hide what the rest of its group has
 
 def _ratio(value: float) -> str:
     return f"{value:,.0f}" if value < _LONG else f"{value:.1e}"
+
+
+_EXPLAINED = ("unknown_axis", "contradictory_stack")
+"""Reasons that say what to do."""
+_MOST = 3
+
+
+def explained(reasons: Iterable[str | None]) -> list[str]:
+    """The reasons for keeping layers that say what to do, the first of them."""
+    long = [reason for reason in reasons if reason and reason.startswith(_EXPLAINED)]
+    return list(dict.fromkeys(long))[:_MOST]
 
 
 def fell_back(ways: list[str], share: float) -> str:
@@ -103,6 +115,8 @@ def summary(
     )
     if decodable:
         out.print(again(decodable), soft_wrap=True)
+    for reason in explained(layer.get("keep_reason") for layer in summary.kept):
+        out.print(reason, soft_wrap=True, markup=False)
     if summary.unfinished:
         out.print(finished(summary.output), soft_wrap=True)
     if retry is not None:

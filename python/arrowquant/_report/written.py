@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def exported(folder: Path, load: str | None, *, as_json: bool) -> None:
         out.print(f"  {printable(name)}  {size(count)}", soft_wrap=True)
     out.print(f"{folder}: {many(len(sizes), 'file')}, {size(sum(sizes.values()))}", soft_wrap=True)
     if load is not None:
-        out.print(f"Next: {load.format(path=folder)}", soft_wrap=True, markup=False)
+        command = load.format(path=shlex.quote(str(folder)))
+        out.print(f"Next: {command}", soft_wrap=True, markup=False)
 
 
 def left_out(output: Path, rows: list[dict[str, Any]], *, as_json: bool) -> None:

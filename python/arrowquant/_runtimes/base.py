@@ -68,7 +68,12 @@ class Runtime(ABC):
 
     @abstractmethod
     def rules(
-        self, bits: int, rows: Sequence[Row], plan: Plan, metadata: Mapping[str, Any]
+        self,
+        bits: int,
+        rows: Sequence[Row],
+        plan: Plan,
+        metadata: Mapping[str, Any],
+        said: Mapping[str, Any],
     ) -> list[Row]:
         """What differs from the way: rows with `layer_name`, `scheme` and settings.
 
@@ -77,6 +82,7 @@ class Runtime(ABC):
             rows: The plan's rows of layers that are quantized.
             plan: See there.
             metadata: What the source says beside its tensors.
+            said: The settings that the user gives, which are stronger.
         """
 
 

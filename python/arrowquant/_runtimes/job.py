@@ -5,17 +5,22 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._checkpoint.place import known_setup
 from arrowquant._checkpoint.quantize import run
 from arrowquant._checkpoint.request import Request
+from arrowquant._errors import OtherDatasetError
 from arrowquant._export import check_destination, export, formats
+from arrowquant._export.check import undecodable
 from arrowquant._export.formats import Format
+from arrowquant._export.place import check_apart
+from arrowquant._options import Target
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._runtimes import Runtime, convert
-from arrowquant._runtimes.planning import BITS, Prepared, prepare
+from arrowquant._runtimes.planning import BITS, Prepared, check_source, prepare
 from arrowquant._scan import Scan, scan
 
 
@@ -40,47 +45,58 @@ class RuntimeJob:
     request: Request
     setup: Setup
     dataset: Path | None = None
-    """Where the dataset is kept; None: it is removed at the end."""
+    """Where the dataset is kept; None: it is hidden beside the destination, and removed."""
+
+    def __post_init__(self) -> None:
+        """Take the destination as it is from here: it may be `.`."""
+        self.destination = self.destination.absolute()
 
     @property
     def place(self) -> Path:
         """Where the dataset is while the job runs."""
-        return self.dataset or self.destination.with_name(f"{self.destination.name}.dataset")
-
-    def start(self) -> Dataset | None:
-        """Check what is there already; the dataset of an earlier run, if there is one.
-
-        Raises:
-            OSError, ValueError: The destination can't be written.
-        """
-        check_destination(self.destination, self.form_of_default(), self.request.overwrite)
-        is_begun = manifests.exists(self.place) and not self.request.overwrite
-        return Dataset(self.place) if is_begun else None
-
-    def form_of_default(self) -> Format:
-        """The exporter, by what the call says."""
-        scheme = self.request.scheme
-        if scheme is None or self.request.retry_failed:
-            return formats.find(self.runtime.way(self.size).format)
-        return self.runtime.format(scheme, self.size)
+        return self.dataset or self.destination.with_name(f".{self.destination.name}.dataset")
 
     @property
     def size(self) -> int:
         """The size in bits a weight."""
         return BITS if self.bits is None else self.bits
 
-    def source(self, progress: bool | ProgressCallback) -> Scan:
+    def start(self) -> Dataset | None:
+        """Check what is there already; the dataset of an earlier run, if there is one.
+
+        Raises:
+            OSError, ValueError: The destination or the dataset can't be written.
+        """
+        check_destination(
+            self.destination,
+            self.form(),
+            overwrite=self.request.overwrite,
+            apart_from=[self.model, self.place],
+        )
+        check_apart(self.place, [self.model])
+        return Dataset(self.place) if manifests.exists(self.place) else None
+
+    def form(self, scheme: str | None = None) -> Format:
+        """The exporter for a scheme; by what the call says where none is named."""
+        if scheme is None and not self.request.retry_failed:
+            scheme = self.request.scheme
+        if scheme is None:
+            return formats.find(self.runtime.way(self.size).format)
+        return self.runtime.format(scheme, self.size)
+
+    def source(self) -> Scan:
         """The checkpoint as the exporter needs it; for GGUF it is converted first.
 
         Raises:
             ValueError: It can't be; the text has the commands that work.
         """
+        check_source(self.model, self.form())
         model = self.model
-        if self.form_of_default().suffix == convert.SUFFIX:
-            model = convert.to_gguf(model, self.destination, progress=progress)
+        if self.form().suffix == convert.SUFFIX:
+            model = convert.to_gguf(model, self._converted(), overwrite=self.request.overwrite)
         known = known_setup(
             self.place,
-            overwrite=self.request.overwrite,
+            overwrite=False,
             mmap=self.setup.mmap,
             part_bytes=self.setup.part_bytes,
             variant=self.setup.variant,
@@ -88,40 +104,63 @@ class RuntimeJob:
         )
         return scan(model, **known)
 
+    def _converted(self) -> Path:
+        """Where a converted model is: beside a dataset that is kept, which is of it."""
+        if self.dataset is not None:
+            return self.dataset.with_name(f"{self.dataset.name}.16bit{convert.SUFFIX}")
+        return self.destination.with_name(f".{self.destination.stem}.16bit{convert.SUFFIX}")
+
     def prepare(self, source: Scan) -> Prepared:
         """What is asked of the layers."""
         if self.request.retry_failed:
-            return Prepared(self.form_of_default(), self.request, [])
+            return Prepared(self.form(), self.request, [])
         return prepare(self.runtime, self.bits, source, self.request)
 
     def quantize(
         self, source: Scan, request: Request, progress: bool | ProgressCallback
     ) -> Dataset:
-        """Quantize into the dataset, or resume it."""
+        """Quantize into the dataset, or resume it; with `overwrite`, in place of another one."""
         with listener(progress) as callback:
-            run(source, self.place, request, callback)
+            try:
+                run(source, self.place, replace(request, overwrite=False), callback)
+            except OtherDatasetError:
+                if not request.overwrite:
+                    raise
+                run(source, self.place, request, callback)
         return Dataset(self.place)
 
-    def export(self, progress: bool | ProgressCallback) -> Path:
+    def export(self, progress: bool | ProgressCallback) -> tuple[Path, list[str]]:
         """Write what the runtime loads, and remove what is not wanted any more.
+
+        Returns:
+            Where it is, and what to tell: layers that are decoded, since the format does not take
+            them as another tool has quantized them.
 
         Raises:
             ValueError: Layers failed, or the format can't hold some.
         """
-        said = manifests.load(self.place).request["scheme"]
-        form = self.form_of_default() if said is None else self.runtime.format(said, self.size)
+        form = self.form(manifests.load(self.place).request["scheme"])
+        decoded = undecodable(form, Dataset(self.place))
+        notes = []
+        if decoded:
+            name, why = next(iter(decoded.items()))
+            notes.append(
+                f"{len(decoded)} layers that the source has quantized are written decoded, such as "
+                f"'{name}': {why}."
+            )
         written = export(
             self.place,
             self.destination,
-            to=form.name,  # type: ignore[arg-type]
+            to=cast("Target", form.name),
+            decode=list(decoded),
             overwrite=self.request.overwrite,
             threads=self.request.threads,
             progress=progress,
         )
         if self.dataset is None:
             shutil.rmtree(self.place)
-        convert.remove(self.model, self.destination)
-        return written
+            convert.remove(self._converted())
+        return written, notes
 
 
 def quantize_for(job: RuntimeJob, progress: bool | ProgressCallback) -> Path:
@@ -131,8 +170,7 @@ def quantize_for(job: RuntimeJob, progress: bool | ProgressCallback) -> Path:
         CheckpointStoppedError, OSError, ValueError: As `aq.quantize_checkpoint` and `aq.export`.
     """
     job.start()
-    source = job.source(progress)
+    source = job.source()
     prepared = job.prepare(source)
-    request = replace(prepared.request, threads=job.request.threads)
-    job.quantize(source, request, progress)
-    return job.export(progress)
+    job.quantize(source, replace(prepared.request, threads=job.request.threads), progress)
+    return job.export(progress)[0]

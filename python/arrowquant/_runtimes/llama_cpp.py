@@ -40,9 +40,15 @@ class LlamaCpp(Runtime):
     }
 
     def rules(
-        self, bits: int, rows: Sequence[Row], plan: Plan, metadata: Mapping[str, Any]
+        self,
+        bits: int,
+        rows: Sequence[Row],
+        plan: Plan,
+        metadata: Mapping[str, Any],
+        said: Mapping[str, Any],
     ) -> list[Row]:
         """The layers that get other types than most."""
+        del said
         if bits not in _MIXTURES:
             return []
         blocks = blocks_in(rows)

@@ -36,10 +36,15 @@ class Mlx(Runtime):
     }
 
     def rules(
-        self, bits: int, rows: Sequence[Row], plan: Plan, metadata: Mapping[str, Any]
+        self,
+        bits: int,
+        rows: Sequence[Row],
+        plan: Plan,
+        metadata: Mapping[str, Any],
+        said: Mapping[str, Any],
     ) -> list[Row]:
         """Groups of 32 where 64 don't fit; and with 2 and 3 bits the layers that get 6."""
-        del metadata
+        del metadata, said
         blocks = blocks_in(rows)
         has_head = any(row["role"] == "head" for row in rows)
         found = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,10 +13,13 @@ import pyarrow as pa
 from arrowquant._checkpoint.request import Request
 from arrowquant._export.check import refusals
 from arrowquant._export.formats import Format
+from arrowquant._model.config import CONFIG
 from arrowquant._options import Options, check_settings
 from arrowquant._plan import FALLS_BACK, RULE_COLUMNS, answered, is_ruled, read_plan, resolve
+from arrowquant._runtimes import convert
 from arrowquant._runtimes.base import Row, Runtime
 from arrowquant._scan import Scan
+from arrowquant._scan.tied import tied_head
 
 BITS = 4
 """Where nothing is said."""
@@ -59,11 +63,11 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
             request,
             scheme=way.scheme,
             settings={**way.settings, **said},
-            include=(*request.include, *(x for x in way.include if _has_role(source, x))),
+            chosen=tuple(x for x in way.include if _has_role(source, x)),
             keep=(*request.keep, *(x for x in way.keep if _matches(source, x))),
             fallback=request.fallback if way.fallback is None else way.fallback,
         )
-        rules = _rules(runtime, BITS if bits is None else bits, source, base)
+        rules = _rules(runtime, BITS if bits is None else bits, source, base, said)
     base = replace(
         base,
         plan=_with_rules(given, rules),
@@ -71,7 +75,10 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
         tensor_absmax=form.tensor_absmax,
     )
     outline = source.outline()
-    found = refusals(form, source, outline, base.resolve(outline, source))
+    plan = base.resolve(outline, source)
+    found = refusals(form, source, outline, plan)
+    kept_codes = _kept_codes(plan)
+    found = {name: why for name, why in found.items() if name not in kept_codes}
     _check_named(form, found, given)
     if found:
         kept = [{"layer_name": name, "scheme": "none"} for name in found]
@@ -86,6 +93,35 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
             "is; another size or runtime may fit (--bits, --for)."
         )
     return Prepared(form, base, notes)
+
+
+def _kept_codes(plan: pa.Table) -> set[str]:
+    """The layers that stay as another tool has quantized them: the exporter may decode these."""
+    pairs = zip(plan["layer_name"].to_pylist(), plan["reason"].to_pylist(), strict=True)
+    return {name for name, why in pairs if (why or "").startswith("already_quantized")}
+
+
+def check_source(model: Path, form: Format) -> None:
+    """Refuse a checkpoint from which no loader's directory can be made, before anything is done.
+
+    Raises:
+        ValueError: It is a GGUF file, whose names are llama.cpp's, or lacks `config.json`.
+    """
+    if form.suffix is not None or not model.exists():
+        return
+    if convert.is_gguf(model):
+        raise ValueError(
+            f"{model}: is GGUF, with llama.cpp's names and no config.json, which {form.name} "
+            "needs. Name the Hugging Face directory of the model. transformers makes one of many "
+            "GGUF files: AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=FILE), then "
+            "save_pretrained."
+        )
+    folder = model if model.is_dir() else model.parent
+    if not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"{folder}: has no config.json, which loaders of {form.name} need. Put the model's "
+            "there, or quantize with --scheme and export with --source DIR."
+        )
 
 
 def _check_named(form: Format, found: Mapping[str, str], given: pa.Table | None) -> None:
@@ -131,7 +167,9 @@ def _matches(source: Scan, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in source.layer_names)
 
 
-def _rules(runtime: Runtime, bits: int, source: Scan, base: Request) -> list[Row]:
+def _rules(
+    runtime: Runtime, bits: int, source: Scan, base: Request, said: Mapping[str, Any]
+) -> list[Row]:
     """What the runtime asks for of single layers, where nobody else has said anything."""
     given = read_plan(base.plan)
     outline = source.outline()
@@ -140,8 +178,9 @@ def _rules(runtime: Runtime, bits: int, source: Scan, base: Request) -> list[Row
     def plan(scheme: str, settings: Mapping[str, Any]) -> Mapping[str, Row]:
         key = (scheme, *sorted(settings.items()))
         if key not in known:
-            options = Options(scheme, settings, fallback=base.fallback)
-            table = resolve(outline, options, base.keep, None, include=base.include)
+            options = Options(scheme, {**said, **settings}, fallback=base.fallback)
+            include = [*base.include, *base.chosen]
+            table = resolve(outline, options, base.keep, None, include=include)
             known[key] = {row["layer_name"]: row for row in table.to_pylist()}
         return known[key]
 
@@ -150,7 +189,9 @@ def _rules(runtime: Runtime, bits: int, source: Scan, base: Request) -> list[Row
         for row in base.resolve(outline, source).to_pylist()
         if row["scheme"] != "none" and not is_ruled(given, row["layer_name"])
     ]
-    rules = runtime.rules(bits, rows, plan, source.metadata)
+    tied = tied_head(rows, source)  # It becomes what the table does.
+    rows = [row for row in rows if row["layer_name"] != tied]
+    rules = runtime.rules(bits, rows, plan, source.metadata, said)
     return [row for row in rules if not is_ruled(given, row["layer_name"])]
 
 

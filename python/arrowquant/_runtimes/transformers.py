@@ -33,10 +33,15 @@ class Transformers(Runtime):
         return formats.find(_FORMATS.get(scheme, "compressed-tensors"))
 
     def rules(
-        self, bits: int, rows: Sequence[Row], plan: Plan, metadata: Mapping[str, Any]
+        self,
+        bits: int,
+        rows: Sequence[Row],
+        plan: Plan,
+        metadata: Mapping[str, Any],
+        said: Mapping[str, Any],
     ) -> list[Row]:
         """Shapes that no whole blocks cover are kept, and what loaders put together with them."""
-        del plan, metadata
+        del plan, metadata, said
         if bits != 8:  # noqa: PLR2004
             return []
         ragged = {
@@ -63,8 +68,13 @@ class Bitsandbytes(Runtime):
     }
 
     def rules(
-        self, bits: int, rows: Sequence[Row], plan: Plan, metadata: Mapping[str, Any]
+        self,
+        bits: int,
+        rows: Sequence[Row],
+        plan: Plan,
+        metadata: Mapping[str, Any],
+        said: Mapping[str, Any],
     ) -> list[Row]:
         """Nothing differs."""
-        del bits, rows, plan, metadata
+        del bits, rows, plan, metadata, said
         return []

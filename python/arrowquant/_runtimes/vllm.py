@@ -32,25 +32,29 @@ class Vllm(Runtime):
         return formats.find("compressed-tensors")
 
     def rules(
-        self, bits: int, rows: Sequence[Row], plan: Plan, metadata: Mapping[str, Any]
+        self,
+        bits: int,
+        rows: Sequence[Row],
+        plan: Plan,
+        metadata: Mapping[str, Any],
+        said: Mapping[str, Any],
     ) -> list[Row]:
         """The largest groups that divide rows; where none do, the layer is kept."""
         del plan, metadata
         if bits != 4:  # noqa: PLR2004
             return []
+        largest = said.get("group_size", _SIZES[0])
+        if largest == -1:
+            return []
         found: list[Row] = []
         for row in rows:
             columns = row["shape"][-1]
-            size = next((size for size in _SIZES if columns % size == 0), None)
+            sizes = [size for size in (largest, *_SIZES) if size <= largest]
+            size = next((size for size in sizes if columns % size == 0), None)
             if size is None:
                 found.append({"layer_name": row["layer_name"], "scheme": "none"})
-            elif size != _SIZES[0]:
+            elif size != largest:
                 found.append(
-                    {
-                        "layer_name": row["layer_name"],
-                        "scheme": "int4",
-                        "group_size": size,
-                        "is_symmetric": True,
-                    }
+                    {"layer_name": row["layer_name"], "scheme": "int4", "group_size": size}
                 )
         return found

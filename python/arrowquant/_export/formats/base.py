@@ -20,6 +20,10 @@ from arrowquant._progress import ProgressCallback, counted
 from arrowquant._safetensors import source_metadata
 from arrowquant._scan import Scan
 
+_SCRIPT = "import sys, transformers as t; print(t.pipeline(model=sys.argv[1])('Hello'))"
+PIPELINE = f'python -c "{_SCRIPT}" {{path}}'
+"""What has transformers load a model and go on with a word."""
+
 
 @dataclass(frozen=True)
 class How:
@@ -39,7 +43,7 @@ class Format(ABC):
     layout: ClassVar[str | None]
     """The core's name of its tensors' layout; None: every layer is written decoded."""
     load: ClassVar[str | None] = None
-    """The command that loads what was written; `{path}` is where it is."""
+    """The command that loads what was written; `{path}` is where it is, as the shell takes it."""
     suffix: ClassVar[str | None] = None
     """What the file's name ends with, of a format of one file."""
     is_indexed: ClassVar[bool] = False
@@ -139,6 +143,12 @@ class Model:
         matrix = 2
         kept = [x for x in self.layers.layers if x.decoded and len(x.shape) == matrix]
         return sorted({module for layer in kept for module in self.modules(layer)})
+
+    @property
+    def kept_or_head(self) -> list[str]:
+        """The same and the head, unless that is quantized: a list replaces transformers' own."""
+        has_head = any(layer.role == "head" for layer in self.quantized)
+        return sorted({*self.kept_modules, *([] if has_head else ["lm_head"])})
 
 
 _WEIGHT = ".weight"

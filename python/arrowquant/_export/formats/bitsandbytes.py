@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from arrowquant._export.formats.base import Format, Model, set_quantization
+from arrowquant._export.formats.base import PIPELINE, Format, Model, set_quantization
 from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.layers import Layer
 
@@ -20,9 +20,7 @@ class Bitsandbytes(Format):
 
     name = "bitsandbytes"
     layout = "bitsandbytes"
-    load = (
-        "python -c \"from transformers import pipeline; print(pipeline(model='{path}')('Hello'))\""
-    )
+    load = PIPELINE
 
     def prepare(self, model: Model) -> None:
         """Refuse adapters, and another tool's codes.
@@ -39,10 +37,10 @@ class Bitsandbytes(Format):
 
     def refuse(self, model: Model, layer: Layer) -> str | None:
         """As all; and experts in stacks, which transformers leaves as they are."""
-        if layer.stack is not None:
+        if layer.stack is not None or model.experts.place(layer) is not None:
             return (
-                f"it is a matrix of '{layer.stack.name}', and transformers replaces linear layers "
-                "only. Keep the experts, or write compressed-tensors"
+                "it is an expert, and transformers replaces linear layers only: it stacks experts "
+                "as it loads. Keep them (--keep NAME), or write compressed-tensors"
             )
         return super().refuse(model, layer)
 
@@ -74,7 +72,7 @@ class Bitsandbytes(Format):
             "bnb_4bit_quant_storage": "uint8",
             "llm_int8_enable_fp32_cpu_offload": False,
             "llm_int8_has_fp16_weight": False,
-            "llm_int8_skip_modules": sorted({*model.kept_modules, "lm_head"}),
+            "llm_int8_skip_modules": model.kept_or_head,
             "llm_int8_threshold": 6.0,
         }
         set_quantization(folder, said)

@@ -56,6 +56,10 @@ class CompressedTensors(Format):
             return f"{unseen}. Keep them (--keep NAME), or write them decoded"
         return why
 
+    def needs_parameters(self, model: Model) -> bool:
+        """Words of zero points hold several rows, between which parts may lie."""
+        return any(not x.is_symmetric for x in model.quantized if x.scheme.startswith("int"))
+
     def together(self, model: Model) -> Iterable[tuple[str, str]]:
         """Sets of layers with several tensor scales."""
         return tensor_scales_apart(model.quantized)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from arrowquant._export.formats.base import Format, Model, set_quantization
+from arrowquant._export.formats.base import PIPELINE, Format, Model, set_quantization
 from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.fused import warn_of_differences, with_fused
 from arrowquant._export.layers import Layer
@@ -19,9 +19,7 @@ class Fp8(Format):
 
     name = "fp8"
     layout = "fp8"
-    load = (
-        "python -c \"from transformers import pipeline; print(pipeline(model='{path}')('Hello'))\""
-    )
+    load = PIPELINE
     _unseen: ClassVar[set[str]] = {"llama4", "llama4_text", "gpt_oss", "dbrx"}
     """Models whose experts no loader was seen to take in this layout."""
 
@@ -52,6 +50,6 @@ class Fp8(Format):
             "quant_method": "fp8",
             "activation_scheme": "dynamic",
             "weight_block_size": [128, 128],
-            "modules_to_not_convert": with_fused([*model.kept_modules, "lm_head"]),
+            "modules_to_not_convert": with_fused(model.kept_or_head),
         }
         set_quantization(folder, said)

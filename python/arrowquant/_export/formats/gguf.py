@@ -75,11 +75,17 @@ class Gguf(Format):
     @staticmethod
     def source(model: Model) -> Path | None:
         """The file whose keys are copied: the source, or the first of its parts."""
-        origin = model.origin
+        origin, relation = model.origin, model.relation
         if origin is None:
             return None
-        files = [origin] if origin.is_file() else sorted(origin.glob("*.gguf"))
-        found = [file for file in files if file.suffix.lower() == ".gguf"]
+        if origin.is_file():
+            return origin if origin.suffix.lower() == ".gguf" else None
+        # Others may lie beside those that were read, such as a projector.
+        read = (
+            [name for name, *_ in relation.manifest.files] if isinstance(relation, Dataset) else []
+        )
+        files = [origin / Path(name).name for name in read] or sorted(origin.glob("*.gguf"))
+        found = [file for file in files if file.suffix.lower() == ".gguf" and file.exists()]
         return found[0] if found else None
 
     def refuse(self, model: Model, layer: Layer) -> str | None:

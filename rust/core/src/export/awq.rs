@@ -49,7 +49,8 @@ impl Format for Awq {
     }
 
     fn check(&self, stretch: &Stretch<'_>) -> Result<(), String> {
-        check_half(stretch)
+        check_half(stretch)?;
+        check_words(stretch, PER_WORD)
     }
 
     fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String> {
@@ -57,9 +58,8 @@ impl Format for Awq {
         let module = matrix.module()?;
         check_words(stretch, PER_WORD)?;
         if stretch.width != matrix.columns {
-            return Err(
-                "a part is less than a row. Quantize the layer with larger parts".to_owned()
-            );
+            return Err("a part is less than a row. Quantize again with larger parts (--part-mib)"
+                .to_owned());
         }
         let [codes, points, scales] = NAMES.map(|name| format!("{module}.{name}"));
         let (columns, groups, dtype) = (matrix.columns, stretch.groups(), half_scales(matrix));

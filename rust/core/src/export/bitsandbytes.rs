@@ -116,7 +116,7 @@ impl Format for Bitsandbytes {
         let unit = if is_nested(matrix) { BLOCK * NESTED_RUN } else { BLOCK };
         if !first.is_multiple_of(unit) {
             return Err(format!(
-                "a part begins within a block of {unit}. Quantize the layer with larger parts"
+                "a part begins within a block of {unit}. Quantize again with larger parts (--part-mib)"
             ));
         }
         out.push(&name(""), first / 2, stretch.data.to_vec())?;

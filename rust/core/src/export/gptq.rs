@@ -53,6 +53,7 @@ impl Format for Gptq {
 
     fn check(&self, stretch: &Stretch<'_>) -> Result<(), String> {
         check_half(stretch)?;
+        check_words(stretch, 32 / bits_of(stretch.matrix())?)?;
         if stretch.zero_points.contains(&0) {
             return Err(
                 "it has a zero point of 0, which the format, storing one less, can't say. \
@@ -70,9 +71,8 @@ impl Format for Gptq {
         let per_word = 32 / bits;
         check_words(stretch, per_word)?;
         if stretch.width != matrix.columns {
-            return Err(
-                "a part is less than a row. Quantize the layer with larger parts".to_owned()
-            );
+            return Err("a part is less than a row. Quantize again with larger parts (--part-mib)"
+                .to_owned());
         }
         let [codes, points, scales, order] = NAMES.map(|name| format!("{module}.{name}"));
         let (groups, dtype) = (stretch.groups(), half_scales(matrix));

@@ -77,7 +77,9 @@ pub(super) fn check_words(stretch: &Stretch<'_>, per_word: usize) -> Result<(), 
     if stretch.row.is_multiple_of(per_word) && (is_last || stretch.rows.is_multiple_of(per_word)) {
         return Ok(());
     }
-    Err("a part begins within a word of packed rows. Quantize the layer with larger parts".into())
+    Err("a part begins within a word of packed rows. Quantize again with larger parts \
+         (--part-mib)"
+        .into())
 }
 
 /// What scales of float32 are written as: float16 numbers, or bfloat16 where they are that already.
