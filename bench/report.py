@@ -51,6 +51,12 @@ SECTIONS = {
         "BF16 in four shards, with two threads, page cache warm: quantized into a dataset, "
         "verified against its source, exported. Peak memory is beyond mapped files.",
     ),
+    "exports": (
+        "For a runtime",
+        "From a BF16 checkpoint to the file or directory that a runtime loads, with two threads, "
+        "page cache warm, beside the runtime's own tool or beside copying the files, in turns. "
+        "Starting a process is not counted for ours and mlx-lm, and is for llama-quantize.",
+    ),
     "distribute": (
         "Distributed on one machine",
         "The same sharded checkpoint by one process with two threads, and by Ray with two workers "

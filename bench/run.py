@@ -24,6 +24,7 @@ import checkpoint
 import core
 import distribute
 import embeddings
+import exports
 import files
 import peers
 import quality
@@ -55,6 +56,7 @@ def main() -> None:
         "peers": lambda: peers.run(quick=quick),
         "files": lambda: files.run(options.models, quick=quick),
         "checkpoint": lambda: checkpoint.run(options.models, quick=quick),
+        "exports": lambda: exports.run(options.models, quick=quick),
         "distribute": lambda: distribute.run(options.models, quick=quick),
         "scaling": lambda: scaling.run(quick=quick),
         "startup": lambda: startup.run(quick=quick),

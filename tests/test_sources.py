@@ -637,7 +637,7 @@ def test_blocks_of_gguf_have_no_place_in_an_export(tmp_path: Path) -> None:
     done = run(
         "export", tmp_path / "out", "-o", tmp_path / "e", "--to", "compressed-tensors", code=2
     )
-    assert "scheme 'q8_0' is none of the format's" in done.stderr
+    assert "scheme 'q8_0' is none of those that compressed-tensors has" in done.stderr
     assert not (tmp_path / "e").exists()
     run("export", tmp_path / "out", "-o", tmp_path / "e", "--to", "safetensors")
     (written,) = (tmp_path / "e").glob("*.safetensors")

@@ -161,11 +161,19 @@ def batches(
     found: Plan, model: Model, relation: Iterable[pa.RecordBatch], threads: int | None
 ) -> Iterator[pa.RecordBatch]:
     """The rows that a writer puts into their places, of the relation's batches."""
-    plain = {layer.name for layer in model.layers.layers if layer.decoded} - found.placed
+    decoded = {layer.name: layer for layer in model.layers.layers if layer.decoded}
+    # What is kept is written as it is; calls for many small layers take longer than their bytes.
+    kept = {name for name, layer in decoded.items() if layer.scheme == "none"}
+    kept_in_place, kept_elsewhere = kept - found.placed, kept & found.placed
+    in_place = decoded.keys() - kept - found.placed
+    elsewhere = found.placed - kept
     for batch in relation:
-        for rows in named_runs(batch, plain):
+        yield from named_runs(batch, kept_in_place)
+        for rows in named_runs(batch, kept_elsewhere):
+            yield pa.record_batch(found.core.plain(rows))
+        for rows in named_runs(batch, in_place):
             yield decode(rows, threads)
-        for rows in named_runs(batch, found.placed):
+        for rows in named_runs(batch, elsewhere):
             yield pa.record_batch(found.core.plain(decode(rows, threads)))
         for rows in named_runs(batch, found.encoded):
             yield pa.record_batch(found.core.tensors(rows))
