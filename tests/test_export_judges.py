@@ -242,3 +242,85 @@ def test_fp8_in_blocks_is_loaded_by_transformers(tmp_path: Path) -> None:
         found = load(out, dtype="bfloat16")(tokens).logits
         wanted = load(twin(tmp_path), dtype="bfloat16")(tokens).logits
     assert torch.equal(found, wanted)
+
+
+RUN = (
+    "qwen3_moe",
+    "mixtral",
+    "qwen3_5_moe",
+    "qwen3_vl_moe_published",
+    "granitemoe",
+    "gemma4",
+    "dbrx",
+)
+LOADED_ONLY = ("llama4", "gpt_oss", "gpt_oss_mxfp4", "conv1d")
+"""mlx-lm's models of these need more layers than one to run."""
+_MISSING: dict[str, Any] = {
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "mamba_proj_bias": False,
+    "use_bias": False,
+    "layer_norm_epsilon": 1e-5,
+}
+"""What mlx-lm asks of configurations, beside what tells how experts lie."""
+
+
+@pytest.mark.parametrize("name", [*RUN, *LOADED_ONLY])
+def test_mlx_lm_loads_every_tensor_of_a_mixture(name: str, tmp_path: Path) -> None:
+    """Strictly: none is missing, unknown or of another shape; and what comes out is finite."""
+    pytest.importorskip("mlx_lm")
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_lm.utils import load_model
+
+    from mixtures import ALL
+
+    mx.set_default_device(mx.cpu)
+    mixture = ALL[name](tmp_path / "model")
+    path = mixture.folder / "config.json"
+    config = json.loads(path.read_text())
+    for level in (config, config.get("text_config", {})):
+        level |= {key: value for key, value in _MISSING.items() if key not in level}
+    if mixture.model_type == "gpt_oss":
+        config["layer_types"] = ["sliding_attention", "full_attention"]
+    if mixture.model_type == "gemma4":
+        config["vocab_size"] = 128
+        config["text_config"] |= {"vocab_size_per_layer_input": 128}
+        config["text_config"] |= {"num_global_key_value_heads": 2}
+    path.write_text(json.dumps(config))
+    out = aq.quantize_checkpoint(
+        mixture.folder, tmp_path / "out", target="mlx", bits=8, group_size=32
+    )
+    model, _ = load_model(out, strict=True)
+    if name in RUN:
+        # On the CPU mlx multiplies kept experts in float32 only.
+        floats = tree_map(
+            lambda a: a.astype(mx.float32) if a.dtype == mx.bfloat16 else a, model.parameters()
+        )
+        model.update(floats)
+        logits = model(mx.array([[1, 2, 3, 4]]))
+        assert mx.isfinite(getattr(logits, "logits", logits)).all().item()
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
+def test_transformers_loads_experts_of_int4(name: str, tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    from mixtures import ALL
+
+    mixture = ALL[name](tmp_path / "model")
+    options: Any = {"scheme": "int4", "group_size": 16, "symmetric": True}
+    folder = exported(mixture.folder, tmp_path, "compressed-tensors", **options)
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        model, told = load(folder, dtype=torch.bfloat16, output_loading_info=True)
+        assert not any(told.values())
+        found = model(tokens).logits
+        wanted = load(twin(tmp_path), dtype=torch.bfloat16)(tokens).logits
+        before = load(mixture.folder, dtype=torch.bfloat16)(tokens).logits
+    assert torch.equal(found, wanted)
+    assert not torch.equal(found, before)
