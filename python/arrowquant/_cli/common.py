@@ -134,7 +134,7 @@ For = Annotated[
     typer.Option(
         "--for",
         metavar="RUNTIME",
-        help=f"Choose all that is not said for a runtime, and write what it loads: "
+        help=f"Choose all that is not said for a runtime; quantize writes what it loads. One of "
         f"{', '.join(_RUNTIMES)}.",
         autocompletion=choices(*_RUNTIMES),
     ),
@@ -273,8 +273,12 @@ def say_warnings() -> None:
     """Print warnings as one line each, without where in the code they come from."""
     import warnings
 
+    told: set[str] = set()
+
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        typer.echo(f"warning: {message}", err=True)
+        if str(message) not in told:  # A plan is made several times.
+            typer.echo(f"warning: {message}", err=True)
+        told.add(str(message))
 
     warnings.showwarning = show
 
@@ -314,11 +318,12 @@ def check_directory(output: Path) -> None:
         raise ValueError(f"{output}: name a directory, or a file in .parquet.")
 
 
-def quantize_command(*, again: bool = False) -> str:
-    """This run's command as one that quantizes into OUT; or into what it does, once more."""
+def quantize_command(output: Path | None = None, *, again: bool = False) -> str:
+    """This run's command as one that quantizes, into `output` or OUT; or the same once more."""
     words, kept = iter(sys.argv[2:]), []
     if again:
         return shlex.join(["arrowquant", "quantize", *words])
+    usual = "OUT.gguf" if "llama.cpp" in sys.argv else "OUT"
     for word in words:
         if word in {"-o", "--output"}:
             next(words, None)
@@ -326,7 +331,8 @@ def quantize_command(*, again: bool = False) -> str:
             ("--output=", "-o")
         ):
             kept.append(word)
-    return shlex.join(["arrowquant", "quantize", *kept, "-o", "OUT"])
+    place = usual if output is None else str(output)
+    return shlex.join(["arrowquant", "quantize", *kept, "-o", place])
 
 
 def refuse_for(runtime: str | None, **options: object) -> None:

@@ -164,7 +164,7 @@ def quantize(
     if dry_run:
         request = chosen_for(runtime, bits, model, source, request)
         table = planned(source, request)
-        _report.plan(table, quantize_command(), as_json=as_json)
+        _report.plan(table, quantize_command(output), as_json=as_json)
         return OK
     output = _output(output)
     not_the_source(model, output)
@@ -205,6 +205,8 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
     begun = job.start()
     if job.form().suffix is None:
         check_directory(job.destination)
+        if job.destination.suffix.lower() == ".parquet":
+            raise ValueError(f"{job.destination}: --for {job.runtime.name} writes a directory.")
     before = 0 if begun is None or job.request.retry_failed else begun.finished_layers
     try:
         source = job.source()

@@ -145,15 +145,20 @@ def _raise(form: Format, model: Model, refused: dict[str, str]) -> None:
     if not refused:
         return
     layers = {layer.name: layer for layer in model.layers.layers}
+    alike: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        alike.setdefault(why, []).append(name)
     lines = []
-    for name, why in list(refused.items())[:_SHOWN]:
-        layer = layers[name]
-        lines.append(f"layer '{name}' ({layer.scheme}, {layer.shape}): {why}.")
-    more = f"\n... and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+    for why, names in list(alike.items())[:_SHOWN]:
+        layer = layers[names[0]]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"layer '{layer.name}' ({layer.scheme}, {layer.shape}){more}: {why}.")
+    others = f"\n... and {len(alike) - _SHOWN} more reasons" if len(alike) > _SHOWN else ""
     raise ValueError(
-        f"{form.name} can't hold some layers. Quantize them otherwise or keep them "
-        "(--retry-failed is for failed ones; a plan and --overwrite for these), or write them "
-        "decoded with decode=[...] (--decode GLOB).\n" + "\n".join(lines) + more
+        f"{form.name} can't hold {len(refused)} layers. Quantize anew with another scheme, or a "
+        "plan that keeps them (--overwrite); or write them decoded: decode=[...] (--decode GLOB).\n"
+        + "\n".join(lines)
+        + others
     )
 
 

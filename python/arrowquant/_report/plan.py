@@ -49,7 +49,7 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
     shown = grouped(rows, lambda row: tuple(str(row[name]) for name in same), _merged)
     before = sum(row["source_bytes"] or 0 for row in rows)
     after = sum(row["predicted_bytes"] or 0 for row in rows)
-    kept = sum(row["scheme"] == "none" for row in rows)
+    kept = sum(row["scheme"] == "none" or _is_copied(row) for row in rows)
     unknown = sum(row["predicted_bytes"] is None for row in rows)
     out = console()
     show(out, shown, _COLUMNS)
@@ -78,8 +78,13 @@ def _fallen(rows: list[dict[str, Any]]) -> tuple[list[str], float]:
     mark = "falls back from "
     fallen = [row for row in rows if (row["note"] or "").startswith(mark)]
     ways = {f"{row['note'].removeprefix(mark)} to {row['scheme']}": None for row in fallen}
-    total = weights([row for row in rows if row["scheme"] != "none"])
+    total = weights([row for row in rows if row["scheme"] != "none" and not _is_copied(row)])
     return list(ways), weights(fallen) / total if total else 0.0
+
+
+def _is_copied(row: dict[str, Any]) -> bool:
+    """Whether its codes are those that it has."""
+    return (row["note"] or "").startswith("copied from ")
 
 
 def is_decodable(row: dict[str, Any]) -> bool:

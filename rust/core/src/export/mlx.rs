@@ -41,8 +41,8 @@ impl Format for Mlx {
         };
         if let Some(scale) = matrix.tensor_scale.filter(|&scale| scale != 1.0) {
             return Err(format!(
-                "its tensor scale is {scale}, and MLX's nvfp4 has none. Quantize the layer to mxfp4 \
-                 or mlx4 (--scheme)"
+                "its tensor scale is {scale}, and MLX's nvfp4 has none. Quantize with --for mlx, \
+                 which chooses 1, or to mxfp4 or mlx4 (--scheme)"
             ));
         }
         let (rows, groups) = (matrix.rows, matrix.groups()?);
