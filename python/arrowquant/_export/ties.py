@@ -10,7 +10,7 @@ from typing import Any
 from arrowquant._errors import QuantizationWarning
 from arrowquant._export.layers import Layer, Layers
 from arrowquant._files import replacing
-from arrowquant._model import read_config
+from arrowquant._model import Config, read_config
 from arrowquant._model.ties import head_and_table
 from arrowquant._scan import Scan
 from arrowquant._scan.layers import layer_contents
@@ -48,6 +48,15 @@ def untie_head(relation: Scan, layers: Layers, folder: Path) -> None:
         f"{_KEY}: false, so that loaders take both."
     )
     warnings.warn(QuantizationWarning(message), stacklevel=3)
+
+
+def tied_head(relation: Scan, layers: Layers, config: Config) -> Layer | None:
+    """The head that a model ties to its table of embeddings, where both are the same."""
+    if not config.is_tied:
+        return None
+    matrices = [layer for layer in layers.layers if len(layer.shape) == _MATRIX]
+    found = head_and_table(matrices, lambda layer: layer.name, lambda layer: layer.role)
+    return found[0] if found is not None and _are_same(relation, *found) else None
 
 
 def _are_same(relation: Scan, head: Layer, table: Layer) -> bool:

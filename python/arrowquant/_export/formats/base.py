@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from arrowquant._export.experts import Experts
 from arrowquant._export.layers import Layer, Layers
 from arrowquant._export.places import Target
 from arrowquant._export.planning import Plan, batches
+from arrowquant._export.ties import tied_head
 from arrowquant._model import Config
 from arrowquant._progress import ProgressCallback, counted
 from arrowquant._safetensors import source_metadata
@@ -124,6 +126,11 @@ class Model:
         self.experts = Experts(layers, config)
         self.targets: dict[str, Sequence[Target] | None] = {}
         """Where each layer's rows go, once that is planned; None: as it lies."""
+
+    @cached_property
+    def tied_head(self) -> Layer | None:
+        """The head that is the table of embeddings once more."""
+        return tied_head(self.relation, self.layers, self.config)
 
     @property
     def quantized(self) -> list[Layer]:

@@ -6,10 +6,12 @@ Source: `utils.py` and `models/` (`sanitize`) in https://github.com/ml-explore/m
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from arrowquant._errors import QuantizationWarning
 from arrowquant._export.formats.base import Format, Model, set_quantization
 from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.layers import Layer
@@ -99,6 +101,8 @@ class Mlx(Format):
 
     def targets(self, model: Model, layer: Layer) -> Sequence[Target] | str | None:
         """Experts go into stacks, under the names of mlx-lm's modules."""
+        if not layer.decoded and layer is model.tied_head:
+            return []  # mlx-lm has no module for it, and drops but its weight.
         bias = _BIAS.match(layer.name)
         if bias and bias["block"] in model.experts.split:
             return _biases(model, layer, bias["block"], bias["part"])
@@ -107,30 +111,23 @@ class Mlx(Format):
             if layer.decoded or layer.stack is None:
                 return None
             return f"it is a matrix of '{layer.stack.name}', which is no stack of experts"
-        block, part, index, count = place
-        if "dbrx" in model.config.model_types:
-            stem = block.removesuffix(".mlp")
-            return [Target(f"{stem}.{index}.{_DBRX[part]}.weight", layer.shape[0])]
-        kind = next((name for name in model.config.model_types if name in _MODULES), None)
-        if kind is None:
-            known = model.config.model_types[:1] or ["unknown"]
-            return (
-                f"mlx-lm's names of experts are not known for model_type '{known[0]}'. Keep them "
-                "(--keep NAME), or write them decoded"
-            )
-        names = next((_NAMES[x] for x in model.config.model_types if x in _NAMES), {})
-        stem = f"{_EXPERTS.sub('', block)}.{_MODULES[kind]}"
-        return [
-            Target(
-                f"{stem}.{names.get(own, f'{own}_proj')}.weight", rows, first, step, (index, count)
-            )
-            for own, first, step, rows in model.experts.halves(block, part, layer.shape[0])
-        ]
+        return _of_expert(model, layer, place)
 
     def configure(self, model: Model, folder: Path) -> None:
-        """Write `quantization`, twice, as mlx-lm does."""
+        """Write `quantization`, twice, as mlx-lm does.
+
+        Warns:
+            QuantizationWarning: A head is left out, which the table of embeddings is, too.
+        """
         if not model.quantized:
             return
+        head = model.tied_head
+        if head is not None and not head.decoded:
+            message = (
+                f"'{head.name}' is not written: config.json ties it to the embeddings, whose bytes "
+                "it has, and mlx-lm takes these for both."
+            )
+            warnings.warn(QuantizationWarning(message), stacklevel=5)
         ways: dict[str, list[str]] = {}
         said: dict[str, dict[str, Any]] = {}
         for layer in model.quantized:
@@ -143,6 +140,29 @@ class Mlx(Format):
             if way != usual:
                 config |= {_path(module): said[way] for module in sorted(set(modules))}
         set_quantization(folder, config, "quantization", "quantization_config")
+
+
+def _of_expert(
+    model: Model, layer: Layer, place: tuple[str, str, int, int]
+) -> Sequence[Target] | str:
+    """Where an expert's matrix goes."""
+    block, part, index, count = place
+    if "dbrx" in model.config.model_types:
+        stem = block.removesuffix(".mlp")
+        return [Target(f"{stem}.{index}.{_DBRX[part]}.weight", layer.shape[0])]
+    kind = next((name for name in model.config.model_types if name in _MODULES), None)
+    if kind is None:
+        known = model.config.model_types[:1] or ["unknown"]
+        return (
+            f"mlx-lm's names of experts are not known for model_type '{known[0]}'. Keep them "
+            "(--keep NAME), or write them decoded"
+        )
+    names = next((_NAMES[x] for x in model.config.model_types if x in _NAMES), {})
+    stem = f"{_EXPERTS.sub('', block)}.{_MODULES[kind]}"
+    return [
+        Target(f"{stem}.{names.get(own, f'{own}_proj')}.weight", rows, first, step, (index, count))
+        for own, first, step, rows in model.experts.halves(block, part, layer.shape[0])
+    ]
 
 
 def _path(module: str) -> str:
