@@ -139,6 +139,22 @@ def test_experts_are_stacked_for_mlx(mixture: Mixture, tmp_path: Path) -> None:
         assert f"{mixture.block}.gate_up_proj_bias" not in tensors
 
 
+def test_mlx_has_no_stack_with_a_hole(tmp_path: Path) -> None:
+    folder = ALL["qwen3_moe"](tmp_path / "source").folder
+    tensors = tensors_of(folder)
+    gone = [name for name in tensors if ".experts.1." in name and "down_proj" in name]
+    assert gone
+    for name in gone:
+        del tensors[name]
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    aq.quantize_checkpoint(folder, tmp_path / "d", scheme="mlx8", group_size=32)
+    with pytest.raises(ValueError, match=r"lacks some of its \d+ experts"):
+        aq.export(tmp_path / "d", tmp_path / "out", to="mlx")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_kept_expert_is_a_module_too(tmp_path: Path) -> None:
     mixture = ALL["llama4"](tmp_path / "model")
     kept = f"{mixture.block}.gate_up_proj[2]"

@@ -231,6 +231,7 @@ def test_a_stopped_job_resumes_and_a_failed_layer_is_retried(model: Path, tmp_pa
     assert "non_finite" in done.stderr
     done = run(*words, "--continue-on-error", status=1)
     assert f"layer '{name}'" in done.stdout
+    assert "layers to quantize" in done.stderr
     again = f"Next: arrowquant quantize {model} -o {out} --for mlx --continue-on-error"
     assert f"{again} --retry-failed --scheme none" in done.stdout
     assert not out.exists()
@@ -265,6 +266,7 @@ def test_what_falls_back_is_told(rng: np.random.Generator, tmp_path: Path) -> No
     assert "fall back, q6_k to q8_0: their rows don't fit" in done.stdout
     done = run("quantize", source, "-o", tmp_path / "out.gguf", "--for", "llama.cpp")
     assert "fall back, q6_k to q8_0: their rows don't fit" in done.stdout
+    assert "fall back, q6_k to q8_0: their rows don't fit" in done.stderr  # Beforehand, too.
     assert f"Next: llama-cli -m {tmp_path / 'out.gguf'}" in done.stdout
 
 

@@ -40,6 +40,8 @@ class Experts:
         """Blocks of which a matrix is written as codes."""
         self.counts: dict[str, int] = {}
         """How many experts a block has that are modules of their own."""
+        self._found: dict[tuple[str, str], set[int]] = {}
+        """Which experts a block has a projection of."""
         self._places: dict[str, tuple[str, str, int, int] | None] = {}
         for layer in layers.layers:
             place = self._place(layer)
@@ -49,6 +51,7 @@ class Experts:
             block, part, index, _ = place
             if part == "down":
                 self.inner[block] = layer.shape[1]
+            self._found.setdefault((block, part), set()).add(index)
             if layer.stack is None:
                 self.counts[block] = max(self.counts.get(block, 0), index + 1)
             if not layer.decoded:
@@ -75,10 +78,10 @@ class Experts:
             return place
         return (*place[:3], self.counts[place[0]])
 
-    def is_quantized(self, layer: Layer) -> bool:
-        """Whether a matrix of its block is written as codes."""
-        place = self._places[layer.name]
-        return place is not None and place[0] in self.split
+    def is_complete(self, block: str, part: str) -> bool:
+        """Whether every expert of a block has that projection: a stack has no holes."""
+        found = self._found[block, part]
+        return len(found) == max(max(found) + 1, self.counts.get(block, 0))
 
     def single(self, layer: Layer) -> Sequence[Target] | str | None:
         """The modules that a matrix of a stack becomes, each expert's its own."""

@@ -2,7 +2,7 @@
 
 from arrowquant._report.failures import finished, missing
 from arrowquant._report.inspect import inspect, not_quantized
-from arrowquant._report.plan import plan
+from arrowquant._report.plan import plan, sums
 from arrowquant._report.summary import summary
 from arrowquant._report.verification import verification
 from arrowquant._report.written import exported, left_out
@@ -16,5 +16,6 @@ __all__ = [
     "not_quantized",
     "plan",
     "summary",
+    "sums",
     "verification",
 ]

@@ -47,26 +47,32 @@ def plan(table: pa.Table, following: str, *, as_json: bool) -> None:
         return
     same = ("dtype", "shape", "role", "scheme", *SETTINGS.values(), "reason", "note")
     shown = grouped(rows, lambda row: tuple(str(row[name]) for name in same), _merged)
-    before = sum(row["source_bytes"] or 0 for row in rows)
-    after = sum(row["predicted_bytes"] or 0 for row in rows)
-    kept = sum(row["scheme"] == "none" or _is_copied(row) for row in rows)
-    unknown = sum(row["predicted_bytes"] is None for row in rows)
     out = console()
     show(out, shown, _COLUMNS)
-    out.print(
-        f"\n{layers(len(rows) - kept)} to quantize, {kept} to keep: "
-        f"{size(before)} become {size(after)}"
-        + (f", less {unknown} that may fail." if unknown else ".")
-    )
-    ways, share = _fallen(rows)
-    if ways:
-        out.print(fell_back(ways, share), soft_wrap=True)
+    out.print()
+    for line in sums(rows):
+        out.print(line, soft_wrap=True)
     decodable = sum(is_decodable(row) for row in rows)
     if decodable:
         out.print(again(decodable), soft_wrap=True)
     for reason in explained(row["reason"] for row in rows):
         out.print(reason, soft_wrap=True, markup=False)
     out.print(f"Next: {following}", soft_wrap=True)
+
+
+def sums(rows: list[dict[str, Any]]) -> list[str]:
+    """What a plan comes to: how many layers, how many bytes, and what falls back."""
+    before = sum(row["source_bytes"] or 0 for row in rows)
+    after = sum(row["predicted_bytes"] or 0 for row in rows)
+    kept = sum(row["scheme"] == "none" or _is_copied(row) for row in rows)
+    unknown = sum(row["predicted_bytes"] is None for row in rows)
+    first = (
+        f"{layers(len(rows) - kept)} to quantize, {kept} to keep: "
+        f"{size(before)} become {size(after)}"
+        + (f", less {unknown} that may fail." if unknown else ".")
+    )
+    ways, share = _fallen(rows)
+    return [first, *([fell_back(ways, share)] if ways else [])]
 
 
 def _fallen(rows: list[dict[str, Any]]) -> tuple[list[str], float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -36,7 +35,36 @@ class Way:
     """What to say beforehand."""
 
 
-class Runtime(ABC):
+@dataclass(frozen=True)
+class Asked:
+    """What a runtime is asked for."""
+
+    bits: int
+    rows: Sequence[Row]
+    """The plan's rows of layers that are quantized."""
+    plan: Plan
+    metadata: Mapping[str, Any]
+    """What the source says beside its tensors."""
+    said: Mapping[str, Any]
+    """The settings that the user gives, which are stronger."""
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the model has."""
+        found = [block for row in self.rows if (block := block_of(row["layer_name"])) is not None]
+        return max(found, default=-1) + 1
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the head is a layer of its own, not the table of embeddings."""
+        return any(row["role"] == "head" for row in self.rows)
+
+    def is_output(self, row: Row) -> bool:
+        """Whether a layer is the head, or the table of embeddings that is it, too."""
+        return row["role"] == "head" or (row["role"] == "embedding" and not self.has_head)
+
+
+class Runtime:
     """A program that runs models, with what its users take for each size."""
 
     name: ClassVar[str]
@@ -66,36 +94,16 @@ class Runtime(ABC):
         del scheme
         return formats.find(self.way(bits).format)
 
-    @abstractmethod
-    def rules(
-        self,
-        bits: int,
-        rows: Sequence[Row],
-        plan: Plan,
-        metadata: Mapping[str, Any],
-        said: Mapping[str, Any],
-    ) -> list[Row]:
-        """What differs from the way: rows with `layer_name`, `scheme` and settings.
-
-        Args:
-            bits: The size.
-            rows: The plan's rows of layers that are quantized.
-            plan: See there.
-            metadata: What the source says beside its tensors.
-            said: The settings that the user gives, which are stronger.
-        """
+    def rules(self, asked: Asked) -> list[Row]:
+        """What differs from the way: rows with `layer_name`, `scheme` and settings."""
+        del asked
+        return []
 
 
 def block_of(name: str) -> int | None:
     """Which of the model's blocks a layer is in."""
     match = _BLOCK.search(name)
     return None if match is None else int(match[1])
-
-
-def blocks_in(rows: Sequence[Row]) -> int:
-    """How many blocks a model has."""
-    found = [block for row in rows if (block := block_of(row["layer_name"])) is not None]
-    return max(found, default=-1) + 1
 
 
 def gets_more(block: int, blocks: int) -> bool:

@@ -77,8 +77,10 @@ class RuntimeJob:
         return Dataset(self.place) if manifests.exists(self.place) else None
 
     def form(self, scheme: str | None = None) -> Format:
-        """The exporter for a scheme; by what the call says where none is named."""
-        if scheme is None and not self.request.retry_failed:
+        """The exporter for a scheme; where none is named, what the call says or retries."""
+        if scheme is None and self.request.retry_failed and manifests.exists(self.place):
+            scheme = manifests.load(self.place).request["scheme"]
+        if scheme is None:
             scheme = self.request.scheme
         if scheme is None:
             return formats.find(self.runtime.way(self.size).format)

@@ -6,10 +6,10 @@ Source: `llama_tensor_get_type` in https://github.com/ggml-org/llama.cpp/blob/ma
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from arrowquant._runtimes.base import Plan, Row, Runtime, Way, block_of, blocks_in, gets_more, rule
+from arrowquant._runtimes.base import Asked, Row, Runtime, Way, block_of, gets_more, rule
 
 _ALL = ("role:embedding", "role:head")
 _VALUES = re.compile(r"\.attn_(v|qkv|kv_b)\.weight(\[|$)")
@@ -39,28 +39,19 @@ class LlamaCpp(Runtime):
         ),
     }
 
-    def rules(
-        self,
-        bits: int,
-        rows: Sequence[Row],
-        plan: Plan,
-        metadata: Mapping[str, Any],
-        said: Mapping[str, Any],
-    ) -> list[Row]:
+    def rules(self, asked: Asked) -> list[Row]:
         """The layers that get other types than most."""
-        del said
-        if bits not in _MIXTURES:
+        if asked.bits not in _MIXTURES:
             return []
-        blocks = blocks_in(rows)
-        model = _Model(metadata, blocks, any(row["role"] == "head" for row in rows))
+        model = _Model(asked)
         chosen: dict[str, list[Row]] = {}
-        for row in rows:
-            scheme = _MIXTURES[bits](row, model)
+        for row in asked.rows:
+            scheme = _MIXTURES[asked.bits](row, model)
             if scheme is not None:
                 chosen.setdefault(scheme, []).append(row)
         found = []
         for scheme, layers in chosen.items():
-            planned = plan(scheme, {})
+            planned = asked.plan(scheme, {})
             found += [rule(row, planned[row["layer_name"]]) for row in layers]
         return found
 
@@ -68,15 +59,16 @@ class LlamaCpp(Runtime):
 class _Model:
     """What mixtures look at."""
 
-    def __init__(self, metadata: Mapping[str, Any], blocks: int, has_head: bool) -> None:
+    def __init__(self, asked: Asked) -> None:
+        metadata = asked.metadata
         kind = metadata.get("general.architecture", "")
         heads = _number(metadata.get(f"{kind}.attention.head_count"))
         shared = _number(metadata.get(f"{kind}.attention.head_count_kv"), heads)
-        self.blocks = blocks
-        self.has_head = has_head
+        self.asked = asked
+        self.blocks = asked.blocks
         self.queries = heads // max(shared, 1)
         self.experts = _number(metadata.get(f"{kind}.expert_count"), 0)
-        self.is_large = (blocks, metadata.get(f"{kind}.embedding_length")) == _LARGE
+        self.is_large = (self.blocks, metadata.get(f"{kind}.embedding_length")) == _LARGE
 
 
 def _number(said: Any, default: int = 1) -> int:
@@ -88,8 +80,7 @@ def _number(said: Any, default: int = 1) -> int:
 
 def _of_output(row: Row, model: _Model) -> str | None:
     """The head, or the table of embeddings that is one."""
-    is_output = row["role"] == "head" or (row["role"] == "embedding" and not model.has_head)
-    return "q6_k" if is_output else None
+    return "q6_k" if model.asked.is_output(row) else None
 
 
 def _of_eight_experts(row: Row, model: _Model) -> str | None:

@@ -6,17 +6,18 @@ Source: `mixed_quant_predicate_builder` in mlx-lm's `convert.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
-from arrowquant._runtimes.base import Plan, Row, Runtime, Way, block_of, blocks_in, gets_more, rule
+from arrowquant._runtimes.base import Asked, Row, Runtime, Way, block_of, gets_more, rule
 
 _ALL = ("role:embedding", "role:head")
-_SIZE, _SMALLER = 64, 32
+_SMALLER = 32
 _MORE = re.compile(r"\.(v_proj|down_proj|w2)\.weight$|\.down_proj(\.weight)?\[\d+\]$")
 _KEEP = ("*.self_attn.kv_b_proj.weight",)
 """What mlx-lm takes apart as it loads."""
 _HIGH = "mlx6"
+_MIXED = (3, 2)
 
 
 class Mlx(Runtime):
@@ -35,36 +36,24 @@ class Mlx(Runtime):
         )
     }
 
-    def rules(
-        self,
-        bits: int,
-        rows: Sequence[Row],
-        plan: Plan,
-        metadata: Mapping[str, Any],
-        said: Mapping[str, Any],
-    ) -> list[Row]:
+    def rules(self, asked: Asked) -> list[Row]:
         """Groups of 32 where 64 don't fit; and with 2 and 3 bits the layers that get 6."""
-        del metadata, said
-        blocks = blocks_in(rows)
-        has_head = any(row["role"] == "head" for row in rows)
         found = []
-        for row in rows:
-            is_output = row["role"] == "head" or (row["role"] == "embedding" and not has_head)
+        for row in asked.rows:
             block = block_of(row["layer_name"])
-            has_more = bool(_MORE.search(row["layer_name"]))
-            is_high = bits <= 3 and (  # noqa: PLR2004
-                is_output or (has_more and block is not None and gets_more(block, blocks))
-            )
-            if is_high:
-                planned = plan(_HIGH, {})[row["layer_name"]]
+            has_more = block is not None and _MORE.search(row["layer_name"])
+            if asked.bits in _MIXED and (
+                asked.is_output(row) or (has_more and gets_more(block or 0, asked.blocks))
+            ):
+                planned = asked.plan(_HIGH, {})[row["layer_name"]]
                 if planned["scheme"] != "none":
                     found.append(rule(row, planned))
-        return found + self._smaller(bits, plan)
+        return found + self._smaller(asked)
 
-    def _smaller(self, bits: int, plan: Plan) -> list[Row]:
+    def _smaller(self, asked: Asked) -> list[Row]:
         """The layers that only smaller groups fit."""
-        scheme = self.ways[bits].scheme
-        usual, smaller = plan(scheme, {}), plan(scheme, {"group_size": _SMALLER})
+        scheme = self.ways[asked.bits].scheme
+        usual, smaller = asked.plan(scheme, {}), asked.plan(scheme, {"group_size": _SMALLER})
         return [
             rule(smaller[name], smaller[name])
             for name, row in usual.items()

@@ -17,7 +17,7 @@ from arrowquant._model.config import CONFIG
 from arrowquant._options import Options, check_settings
 from arrowquant._plan import FALLS_BACK, RULE_COLUMNS, answered, is_ruled, read_plan, resolve
 from arrowquant._runtimes import convert
-from arrowquant._runtimes.base import Row, Runtime
+from arrowquant._runtimes.base import Asked, Row, Runtime
 from arrowquant._scan import Scan
 from arrowquant._scan.tied import tied_head
 
@@ -33,6 +33,8 @@ class Prepared:
     request: Request
     notes: list[str]
     """What to tell beforehand."""
+    plan: pa.Table | None = None
+    """What each layer becomes; None where failed layers are retried as they were planned."""
 
 
 def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) -> Prepared:
@@ -44,6 +46,7 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
     notes: list[str] = []
     given = read_plan(request.plan)
     source = answered(source, given)
+    outline = source.outline()
     said = check_settings(request.settings)
     if request.scheme is not None:
         form = runtime.format(request.scheme, BITS if bits is None else bits)
@@ -63,18 +66,17 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
             request,
             scheme=way.scheme,
             settings={**way.settings, **said},
-            chosen=tuple(x for x in way.include if _has_role(source, x)),
+            chosen=tuple(x for x in way.include if _has_role(outline, x)),
             keep=(*request.keep, *(x for x in way.keep if _matches(source, x))),
             fallback=request.fallback if way.fallback is None else way.fallback,
         )
-        rules = _rules(runtime, BITS if bits is None else bits, source, base, said)
+        rules = _rules(runtime, BITS if bits is None else bits, source, outline, base, said=said)
     base = replace(
         base,
         plan=_with_rules(given, rules),
         fallbacks=_fallbacks(rules),
         tensor_absmax=form.tensor_absmax,
     )
-    outline = source.outline()
     plan = base.resolve(outline, source)
     found = refusals(form, source, outline, plan)
     kept_codes = _kept_codes(plan)
@@ -92,7 +94,7 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
             f"shapes in {base.scheme}{_such_as(planned)}. Choose another size or runtime (--bits, "
             "--for), or name a scheme (--scheme)."
         )
-    return Prepared(form, base, notes)
+    return Prepared(form, base, notes, planned)
 
 
 def _such_as(plan: pa.Table) -> str:
@@ -166,9 +168,8 @@ def _fallbacks(rules: list[Row]) -> dict[str, str]:
     }
 
 
-def _has_role(source: Scan, said: str) -> bool:
+def _has_role(outline: pa.Table, said: str) -> bool:
     """Whether a layer has a role: the runtime's own need not be there."""
-    outline = source.outline()
     roles = outline["role"].unique().to_pylist() if "role" in outline.schema.names else []
     return said.removeprefix("role:") in roles
 
@@ -179,11 +180,16 @@ def _matches(source: Scan, pattern: str) -> bool:
 
 
 def _rules(
-    runtime: Runtime, bits: int, source: Scan, base: Request, said: Mapping[str, Any]
+    runtime: Runtime,
+    bits: int,
+    source: Scan,
+    outline: pa.Table,
+    base: Request,
+    *,
+    said: Mapping[str, Any],
 ) -> list[Row]:
     """What the runtime asks for of single layers, where nobody else has said anything."""
     given = read_plan(base.plan)
-    outline = source.outline()
     known: dict[Any, dict[str, Row]] = {}
 
     def plan(scheme: str, settings: Mapping[str, Any]) -> Mapping[str, Row]:
@@ -202,7 +208,7 @@ def _rules(
     ]
     tied = tied_head(rows, source)  # It becomes what the table does.
     rows = [row for row in rows if row["layer_name"] != tied]
-    rules = runtime.rules(bits, rows, plan, source.metadata, said)
+    rules = runtime.rules(Asked(bits, rows, plan, source.metadata, said))
     return [row for row in rules if not is_ruled(given, row["layer_name"])]
 
 

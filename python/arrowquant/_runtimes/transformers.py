@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from arrowquant._export import formats
 from arrowquant._export.formats import Format
 from arrowquant._model import fused_key
-from arrowquant._runtimes.base import Plan, Row, Runtime, Way
+from arrowquant._runtimes.base import Asked, Row, Runtime, Way
 
 _BLOCK = 128
 _FEW = "2 and 3 bits need calibration data to be of use."
@@ -32,26 +32,18 @@ class Transformers(Runtime):
         del bits
         return formats.find(_FORMATS.get(scheme, "compressed-tensors"))
 
-    def rules(
-        self,
-        bits: int,
-        rows: Sequence[Row],
-        plan: Plan,
-        metadata: Mapping[str, Any],
-        said: Mapping[str, Any],
-    ) -> list[Row]:
+    def rules(self, asked: Asked) -> list[Row]:
         """Shapes that no whole blocks cover are kept, and what loaders put together with them."""
-        del plan, metadata, said
-        if bits != 8:  # noqa: PLR2004
+        if asked.bits != 8:  # noqa: PLR2004
             return []
         ragged = {
             fused_key(row["layer_name"])
-            for row in rows
+            for row in asked.rows
             if any(size % _BLOCK for size in row["shape"])
         }
         return [
             {"layer_name": row["layer_name"], "scheme": "none"}
-            for row in rows
+            for row in asked.rows
             if fused_key(row["layer_name"]) in ragged
         ]
 
@@ -66,15 +58,3 @@ class Bitsandbytes(Runtime):
         3: _FEW,
         2: _FEW,
     }
-
-    def rules(
-        self,
-        bits: int,
-        rows: Sequence[Row],
-        plan: Plan,
-        metadata: Mapping[str, Any],
-        said: Mapping[str, Any],
-    ) -> list[Row]:
-        """Nothing differs."""
-        del bits, rows, plan, metadata, said
-        return []

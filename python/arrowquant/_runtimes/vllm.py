@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from arrowquant._export import formats
 from arrowquant._export.formats import Format
-from arrowquant._runtimes.base import Plan, Row, Runtime, Way
+from arrowquant._runtimes.base import Asked, Row, Runtime, Way
 
 _SIZES = (128, 64, 32)
 """Group sizes that its kernels take, the largest first."""
@@ -31,23 +31,15 @@ class Vllm(Runtime):
         del scheme, bits
         return formats.find("compressed-tensors")
 
-    def rules(
-        self,
-        bits: int,
-        rows: Sequence[Row],
-        plan: Plan,
-        metadata: Mapping[str, Any],
-        said: Mapping[str, Any],
-    ) -> list[Row]:
+    def rules(self, asked: Asked) -> list[Row]:
         """The largest groups that divide rows; where none do, the layer is kept."""
-        del plan, metadata
-        if bits != 4:  # noqa: PLR2004
+        if asked.bits != 4:  # noqa: PLR2004
             return []
-        largest = said.get("group_size", _SIZES[0])
+        largest = asked.said.get("group_size", _SIZES[0])
         if largest == -1:
             return []
         found: list[Row] = []
-        for row in rows:
+        for row in asked.rows:
             columns = row["shape"][-1]
             sizes = [size for size in (largest, *_SIZES) if size <= largest]
             size = next((size for size in sizes if columns % size == 0), None)

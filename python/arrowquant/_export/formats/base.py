@@ -58,12 +58,14 @@ class Format(ABC):
     takes_embeddings: ClassVar[bool] = False
     """Whether loaders take tables of embeddings quantized."""
 
-    def prepare(self, model: Model) -> None:  # noqa: B027
+    def prepare(self, model: Model) -> None:
         """Refuse a checkpoint that no loader takes so, before anything is planned.
 
         Raises:
-            ValueError: It is one; the text says what to do.
+            ValueError: It is an adapter, or holds another tool's codes beside ours.
         """
+        refuse_adapter(model)
+        refuse_other_codes(model)
 
     def refuse(self, model: Model, layer: Layer) -> str | None:
         """Why loaders don't take this layer quantized, and what to do; None where they do."""
@@ -162,6 +164,39 @@ class Model:
 
 
 _WEIGHT = ".weight"
+_SHOWN = 8
+
+
+def refuse_adapter(model: Model) -> None:
+    """Refuse an adapter, which no loader takes quantized.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if model.layers.is_adapter(model.config):
+        raise ValueError(
+            "it is an adapter, which no loader takes quantized. Write it decoded, as "
+            "adapter_model.safetensors: to='safetensors' (--to safetensors)."
+        )
+
+
+def refuse_other_codes(model: Model, packed: list[Layer] | None = None) -> None:
+    """Refuse layers that are kept as another tool has quantized them, beside ours.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if packed is None:
+        packed = [layer for layer in model.layers.layers if layer.is_of_another_tool]
+    if packed and model.quantized:
+        names = ", ".join(repr(layer.name) for layer in packed[:_SHOWN])
+        more = f" and {len(packed) - _SHOWN} more" if len(packed) > _SHOWN else ""
+        raise ValueError(
+            f"the source is quantized already, {packed[0].keep_reason}: {names}{more} are kept, "
+            "and config.json can't state how they and the newly quantized layers are stored. Write "
+            "the new ones decoded: to='safetensors' (--to safetensors), or decode=['*'] "
+            "(--decode '*')."
+        )
 
 
 def set_quantization(folder: Path, said: dict[str, Any], *keys: str) -> None:

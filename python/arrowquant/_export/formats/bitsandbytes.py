@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from arrowquant._export.formats.base import PIPELINE, Format, Model, set_quantization
-from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.layers import Layer
 
 _KINDS = {"nf4": "nf4", "nf4_dq": "nf4", "bnb_fp4": "fp4", "bnb_fp4_dq": "fp4"}
@@ -21,15 +20,6 @@ class Bitsandbytes(Format):
     name = "bitsandbytes"
     layout = "bitsandbytes"
     load = PIPELINE
-
-    def prepare(self, model: Model) -> None:
-        """Refuse adapters, and another tool's codes.
-
-        Raises:
-            ValueError: It is one, or there are some.
-        """
-        refuse_adapter(model)
-        refuse_other_codes(model)
 
     def needs_parameters(self, model: Model) -> bool:
         """Scales that are codes themselves are looked at."""

@@ -14,13 +14,12 @@ from typing import Any
 
 from arrowquant._errors import QuantizationWarning
 from arrowquant._export.config import read_json, write_json
-from arrowquant._export.formats.base import Format, Model
+from arrowquant._export.formats.base import Format, Model, refuse_adapter, refuse_other_codes
 from arrowquant._export.fused import tensor_scales_apart, warn_of_differences, with_fused
 from arrowquant._export.layers import Layer
 
 _METHOD = "compressed-tensors"
 _MIXED = "mixed-precision"
-_SHOWN = 8
 _BYTE = 8
 _LOADERS_LACK = {"gpt_oss"}
 _UNSEEN = {
@@ -85,38 +84,6 @@ class CompressedTensors(Format):
             scheme = _cache_scheme(model)
             config["quantization_config"] = quantization_config(model) | {"kv_cache_scheme": scheme}
         write_json(folder / "config.json", config)
-
-
-def refuse_adapter(model: Model) -> None:
-    """Refuse an adapter, which no loader takes quantized.
-
-    Raises:
-        ValueError: It is one.
-    """
-    if model.layers.is_adapter(model.config):
-        raise ValueError(
-            "it is an adapter, which no loader takes quantized. Write it decoded, as "
-            "adapter_model.safetensors: to='safetensors' (--to safetensors)."
-        )
-
-
-def refuse_other_codes(model: Model, packed: list[Layer] | None = None) -> None:
-    """Refuse layers that are kept as another tool has quantized them, beside ours.
-
-    Raises:
-        ValueError: There are some.
-    """
-    if packed is None:
-        packed = [layer for layer in model.layers.layers if layer.is_of_another_tool]
-    if packed and model.quantized:
-        names = ", ".join(repr(layer.name) for layer in packed[:_SHOWN])
-        more = f" and {len(packed) - _SHOWN} more" if len(packed) > _SHOWN else ""
-        raise ValueError(
-            f"the source is quantized already, {packed[0].keep_reason}: {names}{more} are kept, "
-            "and config.json can't state how they and the newly quantized layers are stored. Write "
-            "the new ones decoded: to='safetensors' (--to safetensors), or decode=['*'] "
-            "(--decode '*')."
-        )
 
 
 def _cache_scheme(model: Model) -> Any:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from arrowquant._export.formats.base import PIPELINE, Format, Model, set_quantization
-from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.fused import warn_of_differences, with_fused
 from arrowquant._export.layers import Layer
 
@@ -22,15 +21,6 @@ class Fp8(Format):
     load = PIPELINE
     _unseen: ClassVar[set[str]] = {"llama4", "llama4_text", "gpt_oss", "dbrx"}
     """Models whose experts no loader was seen to take in this layout."""
-
-    def prepare(self, model: Model) -> None:
-        """Refuse adapters, and another tool's codes.
-
-        Raises:
-            ValueError: It is one, or there are some.
-        """
-        refuse_adapter(model)
-        refuse_other_codes(model)
 
     def refuse(self, model: Model, layer: Layer) -> str | None:
         """As all; and experts that no loader was seen to take."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from arrowquant._export.config import write_json
 from arrowquant._export.formats.base import Format, Model, set_quantization
-from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.fused import warn_of_differences
 from arrowquant._export.layers import Layer
 
@@ -25,15 +24,6 @@ class _Integers(Format):
     """What both have in common."""
 
     load = "vllm serve {path}"
-
-    def prepare(self, model: Model) -> None:
-        """Refuse adapters, and another tool's codes.
-
-        Raises:
-            ValueError: It is one, or there are some.
-        """
-        refuse_adapter(model)
-        refuse_other_codes(model)
 
     def together(self, model: Model) -> Iterable[tuple[str, str]]:
         """All layers must have the same bits and group size: one configuration holds for them."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from arrowquant._errors import QuantizationWarning
 from arrowquant._export.formats.base import Format, Model, set_quantization
-from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.layers import Layer
 from arrowquant._export.places import Target
 
@@ -77,8 +76,7 @@ class Mlx(Format):
         Raises:
             ValueError: It is one, or there are some.
         """
-        refuse_adapter(model)
-        refuse_other_codes(model)
+        super().prepare(model)
         if _NEXT in model.config.model_types and model.experts.split:
             raise ValueError(
                 f"mlx-lm changes norms and convolutions of {_NEXT} as it stacks the experts, and "
@@ -147,6 +145,8 @@ def _of_expert(
 ) -> Sequence[Target] | str:
     """Where an expert's matrix goes."""
     block, part, index, count = place
+    if not model.experts.is_complete(block, part):
+        return f"'{block}' lacks some of its {count} experts, which mlx-lm has in one stack"
     if "dbrx" in model.config.model_types:
         stem = block.removesuffix(".mlp")
         return [Target(f"{stem}.{index}.{_DBRX[part]}.weight", layer.shape[0])]
@@ -171,17 +171,19 @@ def _path(module: str) -> str:
     return ours + module.removeprefix(theirs) if module.startswith(theirs) else module
 
 
-def _biases(model: Model, layer: Layer, block: str, part: str) -> Sequence[Target]:
+def _biases(model: Model, layer: Layer, block: str, part: str) -> Sequence[Target] | str:
     """Biases of experts, `[E, rows]`: gate's and up's apart."""
+    if not model.experts.interleaved:
+        return (
+            "only of gpt-oss is it known how biases of experts lie. Keep its experts (--keep NAME)"
+        )
     count = layer.shape[0] * layer.shape[1]
     if part == "down":
         name = f"{block}.down_proj.bias"
         return [Target(name, count, view=(count, 1), shape=tuple(layer.shape))]
     half = (layer.shape[0], layer.shape[1] // 2)
-    step = 2 if model.experts.interleaved else 1
-    assert step == 2, "gpt-oss alone has such biases"  # noqa: PLR2004
     return [
-        Target(f"{block}.{own}_proj.bias", count // 2, first, step, view=(count, 1), shape=half)
+        Target(f"{block}.{own}_proj.bias", count // 2, first, 2, view=(count, 1), shape=half)
         for first, own in enumerate(("gate", "up"))
     ]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from arrowquant._export.config import write_json
 from arrowquant._export.formats.base import Format, Model, set_quantization
-from arrowquant._export.formats.compressed_tensors import refuse_adapter, refuse_other_codes
 from arrowquant._export.fused import tensor_scales_apart, warn_of_differences, with_fused
 
 _ALGORITHM = "W4A16_NVFP4"
@@ -23,15 +22,6 @@ class ModelOpt(Format):
     name = "modelopt"
     layout = "modelopt"
     load = "vllm serve {path}"
-
-    def prepare(self, model: Model) -> None:
-        """Refuse adapters, and another tool's codes.
-
-        Raises:
-            ValueError: It is one, or there are some.
-        """
-        refuse_adapter(model)
-        refuse_other_codes(model)
 
     def together(self, model: Model) -> Iterable[tuple[str, str]]:
         """Sets of layers with several tensor scales."""

@@ -48,12 +48,12 @@ impl Format for Awq {
             .collect())
     }
 
-    fn check(&self, stretch: &Stretch<'_>) -> Result<(), String> {
+    fn check(&self, stretch: &Stretch<'_, '_>) -> Result<(), String> {
         check_half(stretch)?;
         check_words(stretch, PER_WORD)
     }
 
-    fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String> {
+    fn write(&self, stretch: &Stretch<'_, '_>, out: &mut Tensors<'_>) -> Result<(), String> {
         let matrix = stretch.matrix();
         let module = matrix.module()?;
         check_words(stretch, PER_WORD)?;

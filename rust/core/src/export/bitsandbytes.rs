@@ -93,7 +93,7 @@ impl Format for Bitsandbytes {
     }
 
     /// Scales must be what their codes decode to.
-    fn check(&self, stretch: &Stretch<'_>) -> Result<(), String> {
+    fn check(&self, stretch: &Stretch<'_, '_>) -> Result<(), String> {
         if !is_nested(stretch.matrix()) {
             return Ok(());
         }
@@ -109,7 +109,7 @@ impl Format for Bitsandbytes {
         Ok(())
     }
 
-    fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String> {
+    fn write(&self, stretch: &Stretch<'_, '_>, out: &mut Tensors<'_>) -> Result<(), String> {
         let matrix = stretch.matrix();
         let name = |suffix: &str| format!("{}{suffix}", matrix.name);
         let first = stretch.row * matrix.columns + stretch.column;

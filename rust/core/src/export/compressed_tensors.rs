@@ -94,14 +94,14 @@ impl Format for CompressedTensors {
     }
 
     /// Words of zero points hold several rows.
-    fn check(&self, stretch: &Stretch<'_>) -> Result<(), String> {
+    fn check(&self, stretch: &Stretch<'_, '_>) -> Result<(), String> {
         match stretch.layout.zero_point_bits {
             Some(_) => check_words(stretch, stretch.layout.block.0),
             None => Ok(()),
         }
     }
 
-    fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String> {
+    fn write(&self, stretch: &Stretch<'_, '_>, out: &mut Tensors<'_>) -> Result<(), String> {
         let matrix = stretch.matrix();
         let module = matrix.module()?;
         let name = |suffix: &str| format!("{module}.weight{suffix}");

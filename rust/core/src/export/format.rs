@@ -22,7 +22,7 @@ pub trait Format: Debug + Send + Sync {
     ///
     /// # Errors
     /// They can't; the text says why, and what to do.
-    fn check(&self, stretch: &Stretch<'_>) -> Result<(), String> {
+    fn check(&self, stretch: &Stretch<'_, '_>) -> Result<(), String> {
         let _ = stretch;
         Ok(())
     }
@@ -31,5 +31,5 @@ pub trait Format: Debug + Send + Sync {
     ///
     /// # Errors
     /// The stretch begins where the format's words don't.
-    fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String>;
+    fn write(&self, stretch: &Stretch<'_, '_>, out: &mut Tensors<'_>) -> Result<(), String>;
 }

@@ -53,7 +53,7 @@ impl Format for Fp8 {
         ])
     }
 
-    fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String> {
+    fn write(&self, stretch: &Stretch<'_, '_>, out: &mut Tensors<'_>) -> Result<(), String> {
         let matrix = stretch.matrix();
         let module = matrix.module()?;
         let at = stretch.row * matrix.columns + stretch.column;

@@ -61,7 +61,7 @@ impl Format for Ggml {
         Ok(specs)
     }
 
-    fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String> {
+    fn write(&self, stretch: &Stretch<'_, '_>, out: &mut Tensors<'_>) -> Result<(), String> {
         let matrix = stretch.matrix();
         let at = stretch.row * matrix.columns + stretch.column;
         let (scales, half) = match matrix.scheme() {

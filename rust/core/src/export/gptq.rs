@@ -51,7 +51,7 @@ impl Format for Gptq {
             .collect())
     }
 
-    fn check(&self, stretch: &Stretch<'_>) -> Result<(), String> {
+    fn check(&self, stretch: &Stretch<'_, '_>) -> Result<(), String> {
         check_half(stretch)?;
         check_words(stretch, 32 / bits_of(stretch.matrix())?)?;
         if stretch.zero_points.contains(&0) {
@@ -64,7 +64,7 @@ impl Format for Gptq {
         Ok(())
     }
 
-    fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String> {
+    fn write(&self, stretch: &Stretch<'_, '_>, out: &mut Tensors<'_>) -> Result<(), String> {
         let matrix = stretch.matrix();
         let module = matrix.module()?;
         let bits = bits_of(matrix)?;

@@ -72,7 +72,7 @@ pub(super) fn push_lines(
 }
 
 /// That words which hold several rows' numbers don't begin before the stretch.
-pub(super) fn check_words(stretch: &Stretch<'_>, per_word: usize) -> Result<(), String> {
+pub(super) fn check_words(stretch: &Stretch<'_, '_>, per_word: usize) -> Result<(), String> {
     let is_last = stretch.row + stretch.rows == stretch.matrix().rows;
     if stretch.row.is_multiple_of(per_word) && (is_last || stretch.rows.is_multiple_of(per_word)) {
         return Ok(());
@@ -91,7 +91,7 @@ pub(super) fn half_scales(matrix: &Matrix) -> ScaleDtype {
 }
 
 /// That scales are numbers of the type as which they are written.
-pub(super) fn check_half(stretch: &Stretch<'_>) -> Result<(), String> {
+pub(super) fn check_half(stretch: &Stretch<'_, '_>) -> Result<(), String> {
     let dtype = half_scales(stretch.matrix());
     let changes = |scale: &&f32| match dtype {
         ScaleDtype::F16 => half::f16::from_f32(**scale).to_f32() != **scale,

@@ -58,7 +58,7 @@ impl Format for Mlx {
         Ok(specs)
     }
 
-    fn write(&self, stretch: &Stretch<'_>, out: &mut Tensors<'_>) -> Result<(), String> {
+    fn write(&self, stretch: &Stretch<'_, '_>, out: &mut Tensors<'_>) -> Result<(), String> {
         let matrix = stretch.matrix();
         let module = matrix.module()?;
         let bits = bits(matrix, BITS).unwrap_or(8);

@@ -36,7 +36,7 @@ pub use format::Format;
 pub use matrix::Matrix;
 use rows::Rows;
 pub use rows::Tensors;
-pub use stretch::{Selection, Stretch};
+pub use stretch::{Part, Selection, Stretch};
 
 /// Every format.
 static ALL: &[&dyn Format] = &[
@@ -201,11 +201,11 @@ impl Exporter {
     /// The batch can't be read.
     pub fn check(&self, batch: &RecordBatch) -> Result<Vec<(String, String)>, Error> {
         let mut refused = Vec::new();
-        self.each(batch, false, |layer, planned, stretch| {
+        self.each(batch, false, |layer, planned, part| {
             for place in &planned.places {
                 let Some(matrix) = &place.matrix else { continue };
-                let Some(part) = stretch.cut(&place.target.selection, matrix) else { continue };
-                if let Err(why) = self.format.check(&part) {
+                let Some(stretch) = part.cut(&place.target.selection, matrix) else { continue };
+                if let Err(why) = self.format.check(&stretch) {
                     refused.push((layer.to_owned(), why));
                     break;
                 }
@@ -222,12 +222,12 @@ impl Exporter {
     /// A row can't be decoded, or is a part that the format's words cross.
     pub fn tensors(&self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
         let mut out = Rows::default();
-        self.each(batch, true, |_, planned, stretch| {
+        self.each(batch, true, |_, planned, part| {
             for place in &planned.places {
                 let Some(matrix) = &place.matrix else { continue };
-                let Some(part) = stretch.cut(&place.target.selection, matrix) else { continue };
+                let Some(stretch) = part.cut(&place.target.selection, matrix) else { continue };
                 let index = place.target.stack.map_or(0, |(index, _)| index);
-                self.format.write(&part, &mut Tensors::new(&mut out, &place.tensors, index))?;
+                self.format.write(&stretch, &mut Tensors::new(&mut out, &place.tensors, index))?;
             }
             Ok(())
         })?;
@@ -238,7 +238,7 @@ impl Exporter {
         &self,
         batch: &RecordBatch,
         with_data: bool,
-        mut act: impl FnMut(&str, &Planned, &Stretch<'_>) -> Result<(), String>,
+        mut act: impl FnMut(&str, &Planned, &Part<'_>) -> Result<(), String>,
     ) -> Result<(), Error> {
         let rows = Columns::try_new(&batch.schema())?.bind(batch)?;
         let offsets = batch.column_by_name("part_offset");
@@ -262,7 +262,7 @@ impl Exporter {
             let width = rows.shape(row).and_then(|shape| shape.last().copied());
             let width = width.and_then(|width| usize::try_from(width).ok()).unwrap_or(1);
             let place = (first, planned.columns, width);
-            act(name, planned, &Stretch::of(&rows, row, &bound, place)).map_err(fail)?;
+            act(name, planned, &Part::of(&rows, row, &bound, place)).map_err(fail)?;
         }
         Ok(())
     }
@@ -272,17 +272,8 @@ impl Exporter {
     /// # Errors
     /// The batch can't be read, or a layer was not announced.
     pub fn plain(&self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
-        let column = |name: &'static str| {
-            batch.column_by_name(name).ok_or_else(|| CallError::MissingColumn {
-                relation: "Weights",
-                column: name,
-                expected: "text and binary",
-                found: format!("{:?}", batch.schema().fields()),
-                hint: String::new(),
-            })
-        };
-        let names = Text::try_new(column("layer_name")?)?;
-        let data = Bytes::try_new(column("data")?)?;
+        let names = Text::try_new(columns::written(batch, "layer_name")?)?;
+        let data = Bytes::try_new(columns::written(batch, "data")?)?;
         let offsets = batch.column_by_name("part_offset");
         let offsets = offsets.map(|column| columns::integer(column, "part_offset")).transpose()?;
         let mut out = Rows::default();

@@ -1,6 +1,7 @@
 //! Some rows of a quantized matrix, or a stretch of one row.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 
 use super::matrix::Matrix;
 use crate::relation::quantized::read::Rows;
@@ -57,9 +58,10 @@ impl Selection {
     }
 }
 
-/// Some rows of a matrix, or a stretch of one row.
-pub struct Stretch<'a> {
-    /// Where it begins.
+/// Some rows of a layer, or a stretch of one row, as a relation's row has them.
+#[derive(Clone)]
+pub struct Part<'a> {
+    /// Where it begins in the layer.
     pub row: usize,
     /// How many rows.
     pub rows: usize,
@@ -72,17 +74,16 @@ pub struct Stretch<'a> {
     /// Their codes.
     pub data: Cow<'a, [u8]>,
     /// Their groups' scales, row after row; empty where they lie in `data`.
-    pub scales: Cow<'a, [f32]>,
+    pub scales: Vec<f32>,
     /// Likewise; empty where there are none.
     pub zero_points: Cow<'a, [u8]>,
     /// Likewise.
-    pub biases: Cow<'a, [f32]>,
+    pub biases: Vec<f32>,
     /// The scale of the whole tensor; 1 where there is none.
     pub tensor_scale: f32,
-    matrix: Option<&'a Matrix>,
 }
 
-impl<'a> Stretch<'a> {
+impl<'a> Part<'a> {
     /// A row of a relation that begins at element `first` of its layer.
     pub(super) fn of(
         rows: &'a Rows,
@@ -92,7 +93,7 @@ impl<'a> Stretch<'a> {
     ) -> Self {
         let numbers = |bytes: Option<&[u8]>| {
             let numbers = bytes.unwrap_or_default().as_chunks::<4>().0.iter();
-            Cow::Owned(numbers.map(|number| f32::from_le_bytes(*number)).collect())
+            numbers.map(|number| f32::from_le_bytes(*number)).collect()
         };
         let layout = bound.layout;
         let encodings = &rows.encodings;
@@ -107,13 +108,7 @@ impl<'a> Stretch<'a> {
             zero_points: Cow::Borrowed(encodings.zero_points(row).unwrap_or_default()),
             biases: numbers(encodings.biases(row).filter(|_| layout.has_biases)),
             tensor_scale: encodings.tensor_scale(row),
-            matrix: None,
         }
-    }
-
-    /// The matrix that it is of.
-    pub fn matrix(&self) -> &'a Matrix {
-        self.matrix.expect("a format sees stretches of matrices only")
     }
 
     /// Groups of each row, or of the stretch of one.
@@ -121,17 +116,77 @@ impl<'a> Stretch<'a> {
         self.layout.grouping.groups()
     }
 
-    /// Groups of a row that lie before it.
-    pub fn first_group(&self) -> usize {
-        self.column / self.matrix().bound.layout.grouping.group_size
+    /// Those of its rows that are selected, as rows of a matrix; nothing where there are none.
+    pub(super) fn cut<'p>(
+        &'p self,
+        selection: &Selection,
+        matrix: &'p Matrix,
+    ) -> Option<Stretch<'p, 'a>> {
+        if selection.is_all() {
+            return Some(Stretch { part: Cow::Borrowed(self), row: self.row, matrix });
+        }
+        let places = (0..self.rows).filter_map(|at| Some((at, selection.position(self.row + at)?)));
+        let places: Vec<(usize, usize)> = places.collect();
+        let &(start, row) = places.first()?;
+        if places.len() == self.rows {
+            return Some(Stretch { part: Cow::Borrowed(self), row, matrix });
+        }
+        let groups = self.groups();
+        let rows_of = |all: &[u8], each: usize| -> Cow<'a, [u8]> {
+            let each_row = |&(at, _): &(usize, usize)| all[at * each..][..each].iter().copied();
+            if all.is_empty() {
+                Cow::Borrowed(&[])
+            } else {
+                places.iter().flat_map(each_row).collect()
+            }
+        };
+        let numbers_of = |all: &[f32]| -> Vec<f32> {
+            if all.is_empty() || self.layout.has_one_scale() {
+                return all.to_vec();
+            }
+            if self.layout.group_rows == 1 {
+                let each_row =
+                    |&(at, _): &(usize, usize)| all[at * groups..][..groups].iter().copied();
+                return places.iter().flat_map(each_row).collect();
+            }
+            let own = start / self.layout.group_rows
+                ..(start + places.len()).div_ceil(self.layout.group_rows);
+            all[own.start * groups..own.end * groups].to_vec()
+        };
+        let part = Part {
+            row,
+            rows: places.len(),
+            layout: Layout { rows: places.len(), ..self.layout },
+            data: rows_of(&self.data, self.layout.row_bytes),
+            scales: numbers_of(&self.scales),
+            zero_points: rows_of(&self.zero_points, groups),
+            biases: numbers_of(&self.biases),
+            ..*self
+        };
+        Some(Stretch { part: Cow::Owned(part), row, matrix })
     }
+}
 
-    /// Whether its groups begin here: the parameters of a group that began in another part are written
-    /// with that.
-    pub fn begins_groups(&self) -> bool {
-        let whole = &self.matrix().bound.layout;
-        self.row.is_multiple_of(whole.group_rows.max(1))
-            && self.column.is_multiple_of(whole.grouping.group_size)
+/// A part as some rows of a runtime's matrix.
+pub struct Stretch<'p, 'a> {
+    part: Cow<'p, Part<'a>>,
+    /// Where it begins in the matrix.
+    pub row: usize,
+    matrix: &'p Matrix,
+}
+
+impl<'a> Deref for Stretch<'_, 'a> {
+    type Target = Part<'a>;
+
+    fn deref(&self) -> &Part<'a> {
+        &self.part
+    }
+}
+
+impl<'p> Stretch<'p, '_> {
+    /// The matrix that it is of.
+    pub fn matrix(&self) -> &'p Matrix {
+        self.matrix
     }
 
     /// Where something that each row has `per_row` of begins, when elements of a row are `per` of one.
@@ -139,58 +194,16 @@ impl<'a> Stretch<'a> {
         self.row * per_row + self.column / per
     }
 
-    /// Those of its rows that are selected, as rows of a matrix; nothing where there are none.
-    pub(super) fn cut(&'a self, selection: &Selection, matrix: &'a Matrix) -> Option<Stretch<'a>> {
-        let places = (0..self.rows).filter_map(|at| Some((at, selection.position(self.row + at)?)));
-        let places: Vec<(usize, usize)> =
-            if selection.is_all() { vec![(0, self.row)] } else { places.collect() };
-        let &(start, row) = places.first()?;
-        let matrix = Some(matrix);
-        if selection.is_all() || places.len() == self.rows {
-            return Some(Stretch {
-                row,
-                data: Cow::Borrowed(&self.data),
-                scales: Cow::Borrowed(&self.scales),
-                zero_points: Cow::Borrowed(&self.zero_points),
-                biases: Cow::Borrowed(&self.biases),
-                matrix,
-                ..*self
-            });
-        }
-        let groups = self.groups();
-        let rows_of = |all: &[u8], each: usize| -> Cow<'a, [u8]> {
-            let all = all.get(..self.rows * each).unwrap_or_default();
-            match all.is_empty() {
-                true => Cow::Borrowed(&[]),
-                false => {
-                    places.iter().flat_map(|&(at, _)| &all[at * each..][..each]).copied().collect()
-                }
-            }
-        };
-        let numbers_of = |all: &'a [f32]| -> Cow<'a, [f32]> {
-            if all.is_empty() || self.layout.has_one_scale() {
-                return Cow::Borrowed(all);
-            }
-            if self.layout.group_rows == 1 {
-                let of_row =
-                    |&(at, _): &(usize, usize)| all[at * groups..][..groups].iter().copied();
-                return places.iter().flat_map(of_row).collect();
-            }
-            let own = start / self.layout.group_rows
-                ..(start + places.len()).div_ceil(self.layout.group_rows);
-            Cow::Borrowed(&all[own.start * groups..own.end * groups])
-        };
-        let layout = Layout { rows: places.len(), ..self.layout };
-        Some(Stretch {
-            row,
-            rows: places.len(),
-            layout,
-            data: rows_of(&self.data, self.layout.row_bytes),
-            scales: numbers_of(&self.scales),
-            zero_points: rows_of(&self.zero_points, groups),
-            biases: numbers_of(&self.biases),
-            matrix,
-            ..*self
-        })
+    /// Groups of a row that lie before it.
+    pub fn first_group(&self) -> usize {
+        self.column / self.matrix.bound.layout.grouping.group_size
+    }
+
+    /// Whether its groups begin here: the parameters of a group that began in another part are written
+    /// with that.
+    pub fn begins_groups(&self) -> bool {
+        let whole = &self.matrix.bound.layout;
+        self.row.is_multiple_of(whole.group_rows.max(1))
+            && self.column.is_multiple_of(whole.grouping.group_size)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array};
+use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
 
@@ -197,6 +197,23 @@ pub fn number(column: &ArrayRef) -> Result<Float64Array, ArrowError> {
 /// A boolean column.
 pub fn boolean(column: &ArrayRef) -> Result<BooleanArray, ArrowError> {
     Ok(cast(column, &DataType::Boolean)?.as_boolean().clone())
+}
+
+/// A column of weights that are to be written, which must be there.
+///
+/// # Errors
+/// It is not.
+pub(crate) fn written<'a>(
+    batch: &'a RecordBatch,
+    name: &'static str,
+) -> Result<&'a ArrayRef, CallError> {
+    batch.column_by_name(name).ok_or_else(|| CallError::MissingColumn {
+        relation: "Weights",
+        column: name,
+        expected: "text and binary",
+        found: format!("{:?}", batch.schema().fields()),
+        hint: String::new(),
+    })
 }
 
 /// The type of the `shape` column.

@@ -102,17 +102,8 @@ impl TensorWriter {
     /// # Errors
     /// A layer is not among those announced, was written before, or has another size.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        let column = |name: &'static str| {
-            batch.column_by_name(name).ok_or_else(|| CallError::MissingColumn {
-                relation: "Weights",
-                column: name,
-                expected: "text and binary",
-                found: format!("{:?}", batch.schema().fields()),
-                hint: String::new(),
-            })
-        };
-        let names = Text::try_new(column("layer_name")?)?;
-        let data = Bytes::try_new(column("data")?)?;
+        let names = Text::try_new(columns::written(batch, "layer_name")?)?;
+        let data = Bytes::try_new(columns::written(batch, "data")?)?;
         let offsets = batch.column_by_name("part_offset");
         let offsets = offsets.map(|column| columns::integer(column, "part_offset")).transpose()?;
         let stacks = Stacks::of(batch)?;
