@@ -49,7 +49,7 @@ WEIGHTS: dict[str, tuple[Any, str]] = {
 PATHS = {
     "a wrong path": ("DIR/model.safetensor", r"Did you mean .*/model\.safetensors\?"),
     "a directory without weights": ("DIR/empty", "holds no file that aq.scan reads"),
-    "another kind of file": ("DIR/model.onnx", "is an ONNX file.*python -c"),
+    "another kind of file": ("DIR/model.h5", "is an HDF5 file.*python -c"),
     "a URL": ("https://example.com/model.safetensors", "Copy it here first: curl"),
     "a bucket": ("s3://bucket/model", "Copy it here first: aws s3 cp"),
     "a hub id": ("org/model-7B", "hf download org/model-7B --local-dir model-7B"),
@@ -96,7 +96,7 @@ MISTAKES = _calls()
 def test_a_mistake_says_what_to_do(mistake: str, tmp_path: Path) -> None:
     save_file({"a": GOOD}, tmp_path / "model.safetensors")
     (tmp_path / "there.parquet").write_text("keep me")
-    (tmp_path / "model.onnx").write_bytes(b"ONNX")
+    (tmp_path / "model.h5").write_bytes(b"HDF5")
     (tmp_path / "empty").mkdir()
     call, message = MISTAKES[mistake]
     with pytest.raises((ValueError, TypeError, OSError), match=message) as caught:

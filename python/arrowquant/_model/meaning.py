@@ -64,7 +64,7 @@ def resolve(
     # A base model may lie beside an adapter's configuration.
     is_adapter = config.is_adapter and any(roles.is_adapter(name) for name in named)
     meanings = []
-    for tensor, named_role in zip(tensors, _roles(tensors, count), strict=True):
+    for tensor, named_role in zip(tensors, named_roles(tensors, count), strict=True):
         found, role = packed.get(tensor.name), named_role
         if has_more and role != "router" and layers is not None and _is_beyond(tensor.name, layers):
             role = "mtp"
@@ -103,7 +103,7 @@ def _is_beyond(name: str, layers: int) -> bool:
     return match is not None and int(match[1]) >= layers
 
 
-def _roles(tensors: Sequence[Tensor], count: int | None) -> list[str]:
+def named_roles(tensors: Sequence[Tensor], count: int | None) -> list[str]:
     """The role of each tensor by its name.
 
     Where all matrices are a vision or audio tower's, that is the model itself.

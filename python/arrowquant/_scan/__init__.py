@@ -23,6 +23,7 @@ from arrowquant._scan.given import read_file
 from arrowquant._scan.index import from_index
 from arrowquant._scan.ipc import IpcScan
 from arrowquant._scan.numpy import NumpyScan
+from arrowquant._scan.onnx import OnnxScan
 from arrowquant._scan.parquet import ParquetScan
 from arrowquant._scan.recognise import kind_of, unreadable
 from arrowquant._scan.resolve import existing_path
@@ -42,6 +43,7 @@ _KINDS: dict[str, type[Scan]] = {
     ".ipc": IpcScan,
     ".npz": NumpyScan,
     ".npy": NumpyScan,
+    ".onnx": OnnxScan,
 }
 
 
@@ -58,13 +60,13 @@ def scan(
     Args:
         source: One of these. A file: safetensors (`.safetensors`), GGUF (`.gguf`), Parquet
             (`.parquet`), Arrow IPC (`.arrow`, `.feather`, `.ipc`, as a file or as a stream), NumPy
-            (`.npz`, `.npy`). A directory of files of one of these kinds: what its
-            `model.safetensors.index.json` lists, a numbered set (`-00001-of-00003`), or all files
-            in the order of their names. Such an index. A dataset that `aq.quantize_checkpoint`
-            wrote, whose quantized relation comes as it is. A model of the Hugging Face Hub,
-            `org/name`, or its directory in the Hub's cache (with `pip install
-            'arrowquantize[hub]'`). A list of files. An open file (`rb`), which is read into memory
-            unless it has a path.
+            (`.npz`, `.npy`), ONNX (`.onnx`, with the files of numbers that it names). A directory
+            of files of one of these kinds: what its `model.safetensors.index.json` lists, a
+            numbered set (`-00001-of-00003`), or all files in the order of their names. Such an
+            index. A dataset that `aq.quantize_checkpoint` wrote, whose quantized relation comes as
+            it is. A model of the Hugging Face Hub, `org/name`, or its directory in the Hub's cache
+            (with `pip install 'arrowquantize[hub]'`). A list of files. An open file (`rb`), which
+            is read into memory unless it has a path.
         mmap: Map files rather than read them: safetensors, GGUF and uncompressed IPC data then
             come without a copy, and pages that are never touched are never read. A mapped file
             that is cut short meanwhile kills the process (SIGBUS); `mmap=False` avoids that, and

@@ -31,6 +31,8 @@ _NUMBERED = re.compile(
 )
 _APART = re.compile(r"^(consolidated|adapter_model|mmproj|lora)([._-]|$)")
 """Names of files that are a checkpoint of their own beside others."""
+_ALONE = {".gguf", ".onnx"}
+"""Kinds of files each of which is a model."""
 
 
 def is_index(path: Path) -> bool:
@@ -118,6 +120,8 @@ def directory(path: Path, setup: Setup, kinds: Mapping[str, type[Scan]]) -> Scan
             )
         return scan
     kind = kinds[chosen.files[0].suffix.lower()]
+    if issubclass(kind, ManyScan):  # It knows its files itself.
+        return kind(chosen.files[0], setup)  # type: ignore[call-arg]
     members = [member_of(file, kind, setup) for file in chosen.files]
     why = "the file is not there, but the others count it. Fetch it, and run again."
     members += [UnreadableScan(file, setup, [file.name], why) for file in chosen.missing]
@@ -166,7 +170,7 @@ def _of_files(files: list[Path]) -> list[_Checkpoint]:
             checkpoint.files.append(file)
             continue
         base, _, variant = file.stem.rpartition(".")
-        if file.suffix.lower() == ".gguf" or _APART.match(file.stem):
+        if file.suffix.lower() in _ALONE or _APART.match(file.stem):
             checkpoints[file.name] = _Checkpoint(file.stem, [file])
         elif base in stems:
             checkpoints.setdefault(f".{variant}", _Checkpoint(variant)).files.append(file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from arrowquant._scan.base import Scan, Setup
@@ -11,7 +11,9 @@ from arrowquant._scan.shards import UnreadableScan
 _SHOWN = 3
 
 
-def member_of(file: Path, kind: type[Scan], setup: Setup, names: list[str] | None = None) -> Scan:
+def member_of(
+    file: Path, kind: Callable[[Path, Setup], Scan], setup: Setup, names: list[str] | None = None
+) -> Scan:
     """A file's scan; of one that can't be read, rows that say why."""
     try:
         if file.exists() and not file.is_file():  # A pipe would wait for ever.

@@ -23,14 +23,9 @@ _HDF5 = (
     "weights.update({{name: node[()]}}) if hasattr(node, 'dtype') else None); "
     "numpy.savez('{stem}.npz', **weights)"
 )
-_ONNX = (
-    "import numpy, onnx; numpy.savez('{stem}.npz', **{{t.name: onnx.numpy_helper.to_array(t) "
-    "for t in onnx.load('{path}').graph.initializer}})"
-)
 _CONVERTERS = {
     ("a torch file", _TORCH): (".pt", ".pth", ".bin", ".ckpt", ".pkl"),
     ("an HDF5 file", _HDF5): (".h5", ".hdf5", ".keras"),
-    ("an ONNX file", _ONNX): (".onnx",),
 }
 
 _COPIES = {
@@ -61,6 +56,7 @@ def check_exists(source: str | os.PathLike[str]) -> None:
 
 
 KNOWN_SUFFIXES = {".safetensors", ".gguf", ".parquet", ".arrow", ".feather", ".ipc", ".npz", ".npy"}
+KNOWN_SUFFIXES |= {".onnx"}
 KNOWN_SUFFIXES |= {suffix for suffixes in _CONVERTERS.values() for suffix in suffixes} | {".json"}
 
 

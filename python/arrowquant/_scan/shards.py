@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant._model import Tensor, read_config, resolve
+from arrowquant._model import Config, Meaning, Tensor, read_config, resolve
 from arrowquant._scan.base import Files, Piece, Scan, Setup, identity, missing_key
 from arrowquant._scan.tensors import TensorScan, without_companions
 
@@ -26,7 +26,7 @@ class ManyScan(Scan):
         self.members = {member.key: member for member in members}
         self.index = index
         self._has_errors = any(isinstance(member, UnreadableScan) for member in members)
-        self._resolve(path)
+        self._resolve()
         self.data_bytes = _sum(member.data_bytes for member in members)
         readable = next((m for m in members if not isinstance(m, UnreadableScan)), members[0])
         for member in members:
@@ -45,15 +45,22 @@ class ManyScan(Scan):
             )
         self._schema = self._with_errors(first)
 
-    def _resolve(self, folder: Path) -> None:
+    def _config(self) -> Config:
+        """What is said beside the files."""
+        return read_config(self.path)
+
+    def _meanings(self, tensors: Sequence[Tensor], config: Config) -> list[Meaning]:
+        """The meaning of each tensor of all files."""
+        return resolve(tensors, config, self.setup.axes)
+
+    def _resolve(self) -> None:
         """Find out what the tensors mean: that may lie in another file."""
-        config = read_config(folder)
         every = {key: member.tensors() for key, member in self.members.items()}
         tensors = [tensor for found in every.values() for tensor in found]
         owners = {
             tensor.name: self.members[key].path for key, found in every.items() for tensor in found
         }
-        meanings = resolve(tensors, config, self.setup.axes)
+        meanings = self._meanings(tensors, self._config())
         consumed = {name for one in meanings if one.packed for name in one.packed.companions}
         files = [member for member in self.members.values() if isinstance(member, TensorScan)]
         siblings = {member.path: member for member in files}
@@ -83,7 +90,7 @@ class ManyScan(Scan):
     def _forget_meaning(self) -> None:
         rules = self.setup.axis_rules
         self.members = {key: member.with_axes(rules) for key, member in self.members.items()}
-        self._resolve(self.path)
+        self._resolve()
 
     def tensors(self) -> list[Tensor]:
         return [tensor for member in self.members.values() for tensor in member.tensors()]

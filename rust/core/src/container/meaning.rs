@@ -46,3 +46,10 @@ pub struct Stack {
     /// turned around as it is read; `None` where nobody knows, and matrices stay as they lie.
     pub axis: Option<i8>,
 }
+
+impl Stack {
+    /// Whether it is but a matrix that is turned around, which keeps its name.
+    pub fn is_one_matrix(&self, shape: &[i64]) -> bool {
+        self.count == 1 && shape.len() == 2 && self.axis == Some(-2)
+    }
+}

@@ -5,6 +5,7 @@ mod codes;
 mod foreign;
 pub mod gguf;
 pub mod meaning;
+pub mod onnx;
 pub mod reader;
 mod rows;
 mod safetensors;
@@ -75,8 +76,11 @@ pub(crate) fn read_header(source: &Source) -> Result<Header, String> {
                 .to_owned(),
         );
     }
+    let is_onnx = || source.path().extension().is_some_and(|suffix| suffix == onnx::SUFFIX);
     let mut header = if start.starts_with(gguf::MAGIC) {
         gguf::read(source)?
+    } else if is_onnx() {
+        Header { entries: onnx::read(source)?.entries, metadata: Vec::new() }
     } else {
         safetensors::read(source)?
     };

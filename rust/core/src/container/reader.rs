@@ -189,9 +189,12 @@ impl TensorReader {
         let meaning = |row: &Row| &meanings[row.entry];
         let known = |row: &Row| self.of.foreign[row.entry].as_ref().map(|known| known.outline());
         let layer = |row: &Row| known(row).map_or(&entries[row.entry].name, |known| &known.layer);
+        let is_alone = |row: &Row| {
+            meaning(row).stack.is_some_and(|stack| stack.is_one_matrix(&entry(row).shape))
+        };
         let names = rows.iter().map(|row| match row.index {
-            Some(index) => Cow::Owned(format!("{}[{index}]", layer(row))),
-            None => Cow::Borrowed(layer(row).as_str()),
+            Some(index) if !is_alone(row) => Cow::Owned(format!("{}[{index}]", layer(row))),
+            _ => Cow::Borrowed(layer(row).as_str()),
         });
         let said = |get: fn(&Meaning) -> &Option<String>| -> ArrayRef {
             Arc::new(rows.iter().map(|row| get(meaning(row)).as_deref()).collect::<StringArray>())

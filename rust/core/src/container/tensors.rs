@@ -44,6 +44,22 @@ impl TensorFile {
         Self::read(Source::given(name, bytes))
     }
 
+    /// A file that says nothing of its tensors: somebody else does.
+    ///
+    /// # Errors
+    /// The file can't be read, or ends before a tensor does.
+    pub fn told(path: &Path, mmap: bool, mut entries: Vec<Entry>) -> Result<Self, CallError> {
+        let fail = |why: String| CallError::File { path: path.display().to_string(), why };
+        let source = Source::open(path, mmap).map_err(|error| fail(error.to_string()))?;
+        let size = source.size();
+        if let Some(Entry { name, end, .. }) = entries.iter().find(|entry| entry.end > size) {
+            return Err(fail(format!("'{name}' ends at {end}, but the file has {size} bytes")));
+        }
+        entries.sort_by(|a, b| (a.start, a.end, &a.name).cmp(&(b.start, b.end, &b.name)));
+        let header = Header { entries, metadata: Vec::new() };
+        Ok(Self { header: Arc::new(header), source, places: Arc::default() })
+    }
+
     fn read(source: Source) -> Result<Self, CallError> {
         let header = read_header(&source)
             .map_err(|why| CallError::File { path: source.path().display().to_string(), why })?;

@@ -71,6 +71,10 @@ const PLAIN: [(&str, Block); 22] = [
     ("BOOL", Block::new(1, 1)),
 ];
 
+/// ONNX's types that neither of the others has, by ONNX's names. Source:
+/// <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
+const ONNX: [(&str, Block); 2] = [("INT4", Block::new(2, 1)), ("UINT4", Block::new(2, 1))];
+
 /// ggml's types of blocks, by ggml's names. Source: `ggml_type` and the block structs in
 /// <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h>.
 const BLOCKS: [(&str, Block); 25] = [
@@ -166,7 +170,7 @@ const LIBRARIES: [&str; 6] = ["torch.", "numpy.", "np.", "ml_dtypes.", "jax.nump
 /// Our name of the type that is called `name` here, by torch, by NumPy or by ggml; `None` where it
 /// is none that is known.
 pub fn canonical(name: &str) -> Option<&'static str> {
-    let known = || PLAIN.iter().chain(&BLOCKS).map(|(known, _)| *known);
+    let known = || all().map(|(known, _)| *known);
     if let Some(known) = known().find(|known| *known == name) {
         return Some(known);
     }
@@ -176,10 +180,14 @@ pub fn canonical(name: &str) -> Option<&'static str> {
     ALIASES.iter().find(|(alias, _)| *alias == bare).map(|(_, known)| *known)
 }
 
+fn all() -> impl Iterator<Item = &'static (&'static str, Block)> {
+    PLAIN.iter().chain(&ONNX).chain(&BLOCKS)
+}
+
 /// How the type called `name` is stored; `None` for a name that is not known.
 pub fn block(name: &str) -> Option<Block> {
     let name = canonical(name)?;
-    PLAIN.iter().chain(&BLOCKS).find(|(known, _)| *known == name).map(|(_, block)| *block)
+    all().find(|(known, _)| *known == name).map(|(_, block)| *block)
 }
 
 #[cfg(test)]

@@ -132,11 +132,16 @@ fn width(weights: &Weights, row: usize) -> Option<usize> {
 }
 
 fn names(weights: &Weights, rows: &[Out]) -> ArrayRef {
+    let is_alone = |row: usize, stack: Stack| {
+        weights.shape(row).and_then(Result::ok).is_some_and(|shape| stack.is_one_matrix(shape))
+    };
     let names = rows.iter().map(|out| {
         let name = weights.name(out.row)?;
         Some(match out.matrix {
-            Some((index, ..)) => Cow::Owned(format!("{name}[{index}]")),
-            None => Cow::Borrowed(name),
+            Some((index, stack, _)) if !is_alone(out.row, stack) => {
+                Cow::Owned(format!("{name}[{index}]"))
+            }
+            _ => Cow::Borrowed(name),
         })
     });
     Arc::new(names.collect::<StringArray>())
