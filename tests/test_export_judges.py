@@ -7,6 +7,7 @@ They take gigabytes; CI runs this file in a step of its own.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, files
@@ -153,6 +154,42 @@ def test_the_converter_reads_our_numbers(way: str, smollm2: Path, tmp_path: Path
                 expected = bits.view(np.float32).reshape(expected.shape)
             assert np.array_equal(value, expected), name
     assert "Paris" in llama_generate(path, PROMPT, 8)
+
+
+def test_nvfp4_of_modelopt_comes_to_llama_cpp_unchanged(smollm2: Path, tmp_path: Path) -> None:
+    made = exported(smollm2, tmp_path, "modelopt", scheme="nvfp4")
+    out = aq.quantize_checkpoint(made, tmp_path / "o.gguf", target="llama.cpp", scheme="nvfp4")
+    found, _ = gguf_decode(out)
+    wanted = layers(tmp_path / "dataset")
+    for theirs, ours in UNTURNED.items():
+        value = found[f"blk.17.{theirs}.weight"] * found[f"blk.17.{theirs}.scale"]
+        assert np.array_equal(value, wanted[f"model.layers.17.{ours}.weight"]), ours
+    assert "Paris" in llama_generate(out, PROMPT, 8)
+
+
+def test_mxfp4_of_gpt_oss_comes_to_llama_cpp_unchanged(smollm2: Path, tmp_path: Path) -> None:
+    """A small one with random weights, and SmolLM2's tokenizer."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from mixtures import gpt_oss_mxfp4
+
+    mixture = gpt_oss_mxfp4(tmp_path / "model")
+    for path in smollm2.glob("*token*"):
+        shutil.copy(path, mixture.folder)
+    tokens = json.loads((smollm2 / "config.json").read_text())["vocab_size"]
+    config = json.loads((mixture.folder / "config.json").read_text()) | {"vocab_size": tokens}
+    (mixture.folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(mixture.folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = torch.zeros(tokens, tensors[name].shape[1], dtype=torch.bfloat16)
+    save_file(tensors, mixture.folder / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "o.gguf"
+    aq.quantize_checkpoint(mixture.folder, out, target="llama.cpp", scheme="mxfp4")
+    found, _ = gguf_decode(out)
+    for (index, part), values in mixture.experts.items():
+        assert np.array_equal(found[f"blk.0.ffn_{part}_exps.weight"][index], values), (index, part)
+    llama_generate(out, PROMPT, 2)
 
 
 def aq_bf16(values: Any) -> bytes:
@@ -324,3 +361,48 @@ def test_transformers_loads_experts_of_int4(name: str, tmp_path: Path) -> None:
         before = load(mixture.folder, dtype=torch.bfloat16)(tokens).logits
     assert torch.equal(found, wanted)
     assert not torch.equal(found, before)
+
+
+@pytest.fixture(scope="session")
+def genai(smollm2: Path) -> Path:
+    """SmolLM2 as ONNX, by onnxruntime-genai's own builder."""
+    pytest.importorskip("onnxruntime_genai")
+    return judges.build_genai(smollm2, smollm2.with_name("genai"))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_onnx_runtime_generates(bits: int, genai: Path, tmp_path: Path) -> None:
+    """Its head is the table of embeddings, too, and stays one: rows are looked up in codes."""
+    import onnx
+
+    out = aq.quantize_checkpoint(genai, tmp_path / "out", target="onnxruntime", bits=bits)
+    nodes = onnx.load(out / "model.onnx", load_external_data=False).graph.node
+    operators = [node.op_type for node in nodes]
+    assert operators.count("MatMulNBits") == 151
+    assert operators.count("GatherBlockQuantized") == 1
+    assert "MatMul" not in operators
+    sizes = [(path / "model.onnx.data").stat().st_size for path in (genai, out)]
+    assert sizes[1] < sizes[0] * (0.3 if bits == 8 else 0.2)
+    reference = judges.genai_generate(genai, PROMPT, 8)[0]
+    found = judges.genai_generate(out, PROMPT, 8)[0]
+    assert "Paris" in found
+    if bits == 8:
+        assert found == reference
+
+
+def test_kl_divergence_is_that_of_onnx_runtimes_quantizer(genai: Path, tmp_path: Path) -> None:
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    prompt = f"{PROMPT} Paris, and water boils at 100 degrees. The history of the Roman empire"
+    out = aq.quantize_checkpoint(genai, tmp_path / "out", target="onnxruntime", bits=4)
+    model = onnx.load(genai / "model.onnx")
+    quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=32, is_symmetric=True)
+    quantizer.process()
+    theirs = tmp_path / "theirs"
+    shutil.copytree(out, theirs, ignore=shutil.ignore_patterns("model.onnx*"))
+    quantizer.model.save_model_to_file(str(theirs / "model.onnx"), True)
+    reference, ours, wanted = (
+        judges.genai_generate(folder, prompt, 1)[1] for folder in (genai, out, theirs)
+    )
+    assert kl_divergence(reference, ours) <= 1.3 * kl_divergence(reference, wanted)

@@ -47,11 +47,15 @@ Target: TypeAlias = Literal[
     "gptq",
     "awq",
     "gguf",
+    "onnx",
+    "onnx-qdq",
     "safetensors",
 ]
 """What an export is for."""
 
-RuntimeName: TypeAlias = Literal["llama.cpp", "mlx", "vllm", "transformers", "bitsandbytes"]
+RuntimeName: TypeAlias = Literal[
+    "llama.cpp", "mlx", "vllm", "transformers", "bitsandbytes", "onnxruntime"
+]
 """What runs a model."""
 
 Mode: TypeAlias = Literal["base", "diffusion"]

@@ -32,7 +32,7 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="The directory to make; of gguf the file."
+            "--output", "-o", metavar="PATH", help="The directory to make; of gguf and onnx the file."
         ),
     ],
     to: Annotated[
@@ -71,7 +71,7 @@ def export(
     from arrowquant._export import formats
 
     say_warnings()
-    if to != "gguf":
+    if not formats.find(to).is_file(output):
         check_directory(output)
     folder = aq.export(
         quantized,
@@ -85,5 +85,5 @@ def export(
         progress=not (as_json or quiet),
     )
     if not quiet:
-        _report.exported(folder, formats.find(to).load, as_json=as_json)
+        _report.exported(folder, formats.find(to).load_command(folder), as_json=as_json)
     return OK

@@ -203,7 +203,7 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
 
     started, shows = time.monotonic(), not (as_json or quiet)
     begun = job.start()
-    if job.form().suffix is None:
+    if not job.form().is_file(job.destination):
         check_directory(job.destination)
         if job.destination.suffix.lower() == ".parquet":
             raise ValueError(f"{job.destination}: --for {job.runtime.name} writes a directory.")
@@ -232,8 +232,8 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
     _tell(notes, quiet=quiet)
     if not quiet:
         _report.summary(found, job.model, as_json=as_json, written=written)
-        load = formats.find(prepared.format.name).load
         if not as_json:
+            load = formats.find(prepared.format.name).load_command(written)
             _report.exported(written, load, as_json=False)
     return OK
 

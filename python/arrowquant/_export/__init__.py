@@ -41,17 +41,19 @@ def export(
     threads: int | None = None,
     progress: bool | ProgressCallback = False,
 ) -> Path:
-    """Write a quantized checkpoint as a directory of safetensors that a runtime loads.
+    """Write a quantized checkpoint as the directory or file that a runtime loads.
 
     The directory gets its name once all is in it. The source's other files (configuration,
     tokenizer) are copied.
 
     Args:
         quantized: A dataset or a Parquet file that was written here.
-        destination: The directory to make.
-        to: `compressed-tensors`: codes, scales and zero points as vLLM and transformers load them
-            (`pack-quantized`), kept layers as they were, and a `quantization_config` in
-            `config.json`. `safetensors`: every layer decoded, in its own type.
+        destination: The directory or file to make.
+        to: The format; docs/runtimes.md says what each writes. `compressed-tensors`: codes, scales
+            and zero points as vLLM and transformers load them, kept layers as they were, and a
+            `quantization_config` in `config.json`. `safetensors`: every layer decoded, in its own
+            type. `gguf` writes a file; `onnx` and `onnx-qdq` a file where the name ends with
+            `.onnx`, else a directory.
         source: Where the source's other files are; None: where a dataset says that it came from.
         decode: Shell patterns of names of layers to write decoded, in their own type, though they
             are quantized.
@@ -61,7 +63,7 @@ def export(
         progress: True for a bar, or `callback(layer_name, fraction)`.
 
     Returns:
-        The directory.
+        The directory or file.
 
     Raises:
         ValueError: The checkpoint is not whole: units are not finished, or layers failed; or the
@@ -85,8 +87,16 @@ def export(
     apart_from = [path, *([origin] if origin else [])]
     if form.suffix is not None:
         model = Model(relation, layers, Config(), origin)
-        place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=apart_from)
-        form.write(model, planning.plan(form, model), destination, how)
+        if form.is_file(destination):
+            place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=apart_from)
+            form.write(model, planning.plan(form, model), destination, how)
+            return destination
+        found = planning.plan(form, model)
+        name = f"model{form.suffix}" if origin is None or origin.is_dir() else origin.name
+        beside = [path for path in apart_from if path != origin]
+        with place.new_directory(destination, overwrite=overwrite, apart_from=beside) as temporary:
+            copy_companions(origin, temporary)
+            form.write(model, found, temporary / name, how)
         return destination
     _check_types(layers)
     folder = origin if origin is None or origin.is_dir() else origin.parent
@@ -109,7 +119,7 @@ def check_destination(
         OSError, ValueError: As `export`.
     """
     refuse_url(destination)
-    if form.suffix is not None:
+    if form.suffix is not None and form.is_file(destination):
         place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=apart_from)
     else:
         place.check_directory(destination, overwrite=overwrite)

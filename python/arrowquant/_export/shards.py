@@ -76,7 +76,7 @@ def _shards(groups: Sequence[list[Tensor]], most: int) -> list[list[Tensor]]:
     shards: list[list[Tensor]] = [[]]
     size = 0
     for group in groups:
-        own = sum(map(_bytes, group))
+        own = sum(map(size_of, group))
         if shards[-1] and size + own > most:
             shards.append([])
             size = 0
@@ -94,13 +94,18 @@ def _write_index(path: Path, shards: Sequence[list[Tensor]], names: Sequence[str
     weight_map = {
         tensor: name for shard, name in zip(shards, names, strict=True) for tensor, _, _ in shard
     }
-    total = sum(_bytes(tensor) for shard in shards for tensor in shard)
+    total = sum(size_of(tensor) for shard in shards for tensor in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
-def _bytes(tensor: Tensor) -> int:
+def size_of(tensor: Tensor) -> int:
+    """Bytes of a tensor.
+
+    Raises:
+        ValueError: They are no whole number.
+    """
     name, dtype, shape = tensor
     size = _core.dtype_bytes(dtype, math.prod(shape))
     if size is None:

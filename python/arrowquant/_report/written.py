@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from arrowquant._report.failures import failures
 
 def exported(folder: Path, load: str | None, *, as_json: bool) -> None:
     """Print what an exported directory, or file, holds, and the command that loads it."""
-    found = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    beside = folder.with_name(f"{folder.name}.data")  # The numbers of an ONNX model.
+    found = sorted(folder.rglob("*")) if folder.is_dir() else [folder, beside]
     base = folder if folder.is_dir() else folder.parent
     sizes = {
         path.relative_to(base).as_posix(): path.stat().st_size
@@ -27,8 +27,7 @@ def exported(folder: Path, load: str | None, *, as_json: bool) -> None:
         out.print(f"  {printable(name)}  {size(count)}", soft_wrap=True)
     out.print(f"{folder}: {many(len(sizes), 'file')}, {size(sum(sizes.values()))}", soft_wrap=True)
     if load is not None:
-        command = load.format(path=shlex.quote(str(folder)))
-        out.print(f"Next: {command}", soft_wrap=True, markup=False)
+        out.print(f"Next: {load}", soft_wrap=True, markup=False)
 
 
 def left_out(output: Path, rows: list[dict[str, Any]], *, as_json: bool) -> None:

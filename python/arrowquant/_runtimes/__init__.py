@@ -9,13 +9,15 @@ from __future__ import annotations
 from arrowquant._runtimes.base import Runtime, Way
 from arrowquant._runtimes.llama_cpp import LlamaCpp
 from arrowquant._runtimes.mlx import Mlx
+from arrowquant._runtimes.onnxruntime import OnnxRuntime
 from arrowquant._runtimes.transformers import Bitsandbytes, Transformers
 from arrowquant._runtimes.vllm import Vllm
 
 __all__ = ["ALL", "Runtime", "Way", "find"]
 
 ALL: dict[str, Runtime] = {
-    one.name: one for one in (LlamaCpp(), Mlx(), Vllm(), Transformers(), Bitsandbytes())
+    one.name: one
+    for one in (LlamaCpp(), Mlx(), Vllm(), Transformers(), Bitsandbytes(), OnnxRuntime())
 }
 
 

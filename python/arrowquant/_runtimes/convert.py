@@ -32,6 +32,13 @@ def is_gguf(model: Path) -> bool:
     return model.suffix.lower() == SUFFIX
 
 
+def is_onnx(model: Path) -> bool:
+    """Whether a model is ONNX."""
+    if model.is_dir():
+        return any(model.glob("*.onnx")) and not any(model.glob("*.safetensors"))
+    return model.suffix.lower() == ".onnx"
+
+
 def to_gguf(model: Path, path: Path, *, overwrite: bool) -> Path:
     """The model as GGUF: itself, or the file `path`, which is made of it.
 

@@ -120,7 +120,14 @@ def check_source(model: Path, form: Format) -> None:
     Raises:
         ValueError: It is a GGUF file, whose names are llama.cpp's, or lacks `config.json`.
     """
-    if form.suffix is not None or not model.exists():
+    if not model.exists():
+        return
+    if form.suffix != ".onnx" and convert.is_onnx(model):
+        raise ValueError(
+            f"{model}: is ONNX, which {form.name} is not written from. Name the Hugging Face "
+            "directory of the model, or take --for onnxruntime."
+        )
+    if form.suffix is not None:
         return
     if convert.is_gguf(model):
         raise ValueError(

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use arrowquant::container::Value;
 use arrowquant::container::gguf::Pair;
 use arrowquant::container::meaning::{Codes, Meaning, Stack};
 use arrowquant::container::reader::TensorRows as Rows;
 use arrowquant::container::tensors::TensorFile as File;
+use arrowquant::container::{self, Value};
 use arrowquant::sink::tensor_writer::TensorWriter as Writer;
-use arrowquant::sink::{TensorSpec, gguf_writer, safetensors_writer};
+use arrowquant::sink::{TensorSpec, data_writer, gguf_writer, safetensors_writer};
 use arrowquant::{Error, content, pool};
 use bytes::Bytes;
 use pyo3::buffer::PyBuffer;
@@ -24,6 +24,10 @@ use crate::numpy::Memory;
 
 /// A tensor's name, dtype, shape, and bytes.
 type Entry = (String, String, Vec<i64>, u64);
+/// A tensor's name, and where its bytes begin and end.
+type Placed = (String, u64, u64);
+/// An entry with where its bytes begin and end, in place of their number.
+type Told = (String, String, Vec<i64>, u64, u64);
 /// What a tensor means; see [`Meaning`].
 #[derive(FromPyObject)]
 struct Said<'py> {
@@ -79,6 +83,15 @@ impl TensorFile {
     fn given(py: Python<'_>, name: PathBuf, data: PyBuffer<u8>) -> PyResult<Self> {
         let bytes = Bytes::from_owner(Memory(data)).into();
         py.detach(|| File::given(&name, bytes)).map(Self).map_err(errors::call)
+    }
+
+    /// A file that says nothing of its tensors: their names, dtypes, shapes, starts and ends.
+    #[staticmethod]
+    fn told(py: Python<'_>, path: PathBuf, mmap: bool, tensors: Vec<Told>) -> PyResult<Self> {
+        let entry =
+            |(name, dtype, shape, start, end)| container::Entry { name, dtype, shape, start, end };
+        let entries = tensors.into_iter().map(entry).collect();
+        py.detach(|| File::told(&path, mmap, entries)).map(Self).map_err(errors::call)
     }
 
     /// The tensors, in the order of their bytes.
@@ -259,6 +272,14 @@ impl TensorWriter {
         }));
         let writer = gguf_writer::create(&path, specs(tensors), &pairs);
         Ok(Self::new(writer.map_err(errors::call)?, path, overwrite))
+    }
+
+    /// A file of numbers alone, and where in it each tensor begins and ends.
+    #[staticmethod]
+    fn data(path: PathBuf, tensors: Vec<Spec>, overwrite: bool) -> PyResult<(Self, Vec<Placed>)> {
+        let (writer, places) = data_writer::create(&path, specs(tensors)).map_err(errors::call)?;
+        let places = places.into_iter().map(|(name, range)| (name, range.start, range.end));
+        Ok((Self::new(writer, path, overwrite), places.collect()))
     }
 
     /// Write the tensors of a weights batch.

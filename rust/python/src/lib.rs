@@ -16,6 +16,7 @@ mod export;
 mod ffi;
 mod input;
 mod numpy;
+mod onnx;
 mod parquet;
 mod plan;
 mod quantize;
@@ -51,6 +52,8 @@ mod _core {
     use crate::input::{Gathering, PyBatches};
     #[pymodule_export]
     use crate::numpy::named_weights;
+    #[pymodule_export]
+    use crate::onnx::OnnxGraph;
     #[pymodule_export]
     use crate::options::Plan;
     #[pymodule_export]

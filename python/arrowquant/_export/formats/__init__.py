@@ -10,6 +10,7 @@ from arrowquant._export.formats.gguf import Gguf
 from arrowquant._export.formats.gptq import Awq, Gptq
 from arrowquant._export.formats.mlx import Mlx
 from arrowquant._export.formats.modelopt import ModelOpt
+from arrowquant._export.formats.onnx import Onnx, OnnxQdq
 from arrowquant._export.formats.safetensors import Safetensors
 
 __all__ = ["ALL", "Format", "find"]
@@ -25,6 +26,8 @@ ALL: dict[str, Format] = {
         Gptq(),
         Awq(),
         Gguf(),
+        Onnx(),
+        OnnxQdq(),
         Safetensors(),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,12 +52,24 @@ class Format(ABC):
     """The command that loads what was written; `{path}` is where it is, as the shell takes it."""
     suffix: ClassVar[str | None] = None
     """What the file's name ends with, of a format of one file."""
+    may_be_directory: ClassVar[bool] = False
+    """Whether such a file may also be written into a directory, beside what it comes with."""
     is_indexed: ClassVar[bool] = False
     """Whether one file has an index, too."""
     tensor_absmax: ClassVar[float | None] = None
     """The largest magnitude for which tensor scales are to be chosen, of formats without any."""
     takes_embeddings: ClassVar[bool] = False
     """Whether loaders take tables of embeddings quantized."""
+
+    def load_command(self, written: Path) -> str | None:
+        """What the shell takes to load what was written."""
+        return None if self.load is None else self.load.format(path=shlex.quote(str(written)))
+
+    def is_file(self, destination: Path) -> bool:
+        """Whether what is written there is a file, not a directory."""
+        if self.suffix is None:
+            return False
+        return not self.may_be_directory or destination.suffix.lower() == self.suffix
 
     def prepare(self, model: Model) -> None:
         """Refuse a checkpoint that no loader takes so, before anything is planned.

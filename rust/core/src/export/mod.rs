@@ -16,6 +16,7 @@ mod integers;
 mod matrix;
 mod mlx;
 mod modelopt;
+mod onnx;
 mod rows;
 mod stretch;
 
@@ -48,6 +49,8 @@ static ALL: &[&dyn Format] = &[
     &gptq::Gptq,
     &awq::Awq,
     &ggml::Ggml,
+    &onnx::Onnx { is_qdq: false },
+    &onnx::Onnx { is_qdq: true },
 ];
 
 /// The format of that name.

@@ -1,5 +1,6 @@
-//! Files that are written: safetensors, GGUF and Parquet.
+//! Files that are written: safetensors, GGUF, ONNX's data and Parquet.
 
+pub mod data_writer;
 pub mod gguf_writer;
 pub mod parquet_writer;
 pub mod safetensors_writer;
