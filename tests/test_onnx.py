@@ -462,7 +462,9 @@ def test_layers_that_others_use_are_refused_with_the_operator(
     )
     assert outline(source)["e"]["role"] == "other"
     aq.quantize_checkpoint(source, tmp_path / "d", include=["e"], group_size=32)
-    with pytest.raises(ValueError, match=r"layer 'e'.*MatMul, Relu use it, and only what MatMul"):
+    with pytest.raises(
+        ValueError, match=r"layer 'e'.*is used by MatMul, Relu, and only what MatMul"
+    ):
         aq.export(tmp_path / "d", tmp_path / "out.onnx", to="onnx")
 
 
@@ -519,3 +521,229 @@ def test_an_overwritten_model_has_its_own_numbers(rng: np.random.Generator, tmp_
     out.unlink()
     with pytest.raises(FileExistsError, match=r"out\.onnx\.data"):
         aq.quantize_checkpoint(source, out, target="onnxruntime", bits=4)
+
+
+@pytest.mark.parametrize("columns", [61, 66, 100])
+@pytest.mark.parametrize("to", ["onnx", "onnx-qdq"])
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_rows_that_are_no_whole_words(
+    scheme: str, to: Any, columns: int, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    tensors = {"w": floats(rng, columns, 32)}
+    source = model(nodes, tensors, ["y"], columns=columns, path=tmp_path / "m.onnx")
+    size = 16 if to == "onnx" else -1
+    feed = {"x": floats(rng, 5, columns)}
+    found = []
+    for part_bytes in (1 << 20, columns * 4 * 8):
+        folder = tmp_path / str(part_bytes)
+        aq.quantize_checkpoint(
+            source, folder, scheme=scheme, include=["*"], group_size=size, part_bytes=part_bytes
+        )
+        out = aq.export(folder, folder.with_suffix(".onnx"), to=to)
+        found += outputs(out, feed, plain=True)
+    decoded = twin(source, tmp_path / str(1 << 20), tmp_path / "twin.onnx")
+    (expected,) = outputs(decoded, feed, plain=True)
+    assert np.abs(found[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.array_equal(found[0], found[1])
+
+
+def test_numbers_of_graphs_in_the_graph_are_taken_along(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    node = helper.make_node
+    value = helper.make_tensor_value_info("o", TensorProto.FLOAT, None)
+
+    def branch(name: str) -> Any:
+        inner = numpy_helper.from_array(floats(rng, 96, 64), name)
+        nodes = [node("MatMul", ["x", "w"], ["m"]), node("MatMul", ["m", name], ["o"])]
+        return helper.make_graph(nodes, name, [], [value], [inner])
+
+    nodes = [node("If", ["yes"], ["y"], then_branch=branch("t"), else_branch=branch("f"))]
+    tensors = {"w": floats(rng, 64, 96), "yes": np.array(True)}
+    folder = tmp_path / "in"
+    folder.mkdir()
+    inline = model(nodes, tensors, ["y"], path=tmp_path / "inline.onnx")
+    source = folder / "m.onnx"
+    onnx.save(onnx.load(inline), source, save_as_external_data=True, location="n", size_threshold=0)
+    with pytest.warns(aq.QuantizationWarning, match="graphs in the graph"):
+        out = aq.quantize_checkpoint(source, tmp_path / "out", target="onnxruntime", bits=8)
+    feed = {"x": floats(rng, 5, 64)}
+    (expected,), (found,) = outputs(inline, feed), outputs(out / "m.onnx", feed)
+    assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_names_that_graphs_in_the_graph_give_anew_are_kept(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    node = helper.make_node
+    value = helper.make_tensor_value_info("o", TensorProto.FLOAT, None)
+    then = [node("Transpose", ["w"], ["k"], perm=[1, 0]), node("MatMul", ["x", "k"], ["o"])]
+    other = [node("Relu", ["q"], ["k"]), node("MatMul", ["x", "k"], ["o"])]
+    branches = [helper.make_graph(x, n, [], [value]) for x, n in ((then, "t"), (other, "e"))]
+    nodes = [
+        node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+        node("MatMul", ["x", "v"], ["z"]),
+    ]
+    tensors = {
+        "w": floats(rng, 64, 64),
+        "q": floats(rng, 64, 64),
+        "v": floats(rng, 64, 64),
+        "yes": np.array(False),
+    }
+    source = model(nodes, tensors, ["y", "z"], path=tmp_path / "m.onnx")
+    assert outline(source)["w"]["role"] == "other"
+    out = aq.quantize_checkpoint(source, tmp_path / "out.onnx", target="onnxruntime", bits=8)
+    feed = {"x": floats(rng, 5, 64)}
+    for expected, found in zip(outputs(source, feed), outputs(out, feed), strict=True):
+        assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_a_matrix_that_is_used_both_ways_is_kept(rng: np.random.Generator, tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        node("MatMul", ["a", "t"], ["y"]),
+    ]
+    source = model(nodes, {"w": floats(rng, 64, 64)}, ["y"], path=tmp_path / "m.onnx")
+    aq.quantize_checkpoint(source, tmp_path / "d", include=["w"], group_size=32)
+    with pytest.raises(ValueError, match="operators use it in two ways"):
+        aq.export(tmp_path / "d", tmp_path / "out.onnx", to="onnx")
+
+
+def test_layers_under_other_names(rng: np.random.Generator, tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [
+        node("Identity", ["w"], ["same"]),
+        node("Transpose", ["same"], ["t"], perm=[1, 0]),
+        node("MatMul", ["x", "t"], ["y"]),
+        node("Relu", ["y"], ["z"]),
+    ]
+    source = model(nodes, {"w": floats(rng, 96, 64)}, ["z"], path=tmp_path / "m.onnx")
+    out = aq.quantize_checkpoint(source, tmp_path / "out.onnx", target="onnxruntime", bits=8)
+    operators = [x.op_type for x in onnx.load(out).graph.node]
+    assert operators == ["MatMulNBits", "Relu"]
+    feed = {"x": floats(rng, 5, 64)}
+    (expected,), (found,) = outputs(source, feed), outputs(out, feed)
+    assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_groups_in_which_rows_are_not_looked_up(rng: np.random.Generator, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gather", ["w", "ids"], ["y"])]
+    tensors = {"w": floats(rng, 50, 48), "ids": np.array([1, 2])}
+    source = model(nodes, tensors, ["y"], path=tmp_path / "m.onnx")
+    aq.quantize_checkpoint(source, tmp_path / "d", include=["*"], scheme="int8", group_size=-1)
+    with pytest.raises(ValueError, match="whose groups must be one of 16, 32"):
+        aq.export(tmp_path / "d", tmp_path / "out.onnx", to="onnx")
+
+
+def test_a_model_that_changed_is_refused(rng: np.random.Generator, tmp_path: Path) -> None:
+    source = layers(rng, tmp_path / "m.onnx")
+    aq.quantize_checkpoint(source, tmp_path / "d", group_size=32)
+    layers(rng, source, opset=20)
+    with pytest.raises(ValueError, match="changed since the model was quantized"):
+        aq.export(tmp_path / "d", tmp_path / "out.onnx", to="onnx")
+    other = layers(rng, tmp_path / "other.onnx", np.float16)
+    with pytest.raises(ValueError, match=r"has no tensor '.*' as it was quantized"):
+        aq.export(tmp_path / "d", tmp_path / "out.onnx", to="onnx", source=other)
+
+
+def test_names_that_are_taken(rng: np.random.Generator, tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [node("MatMul", ["x", "w"], ["w_scales"]), node("Relu", ["w_scales"], ["y"])]
+    source = model(nodes, {"w": floats(rng, 64, 96)}, ["y"], path=tmp_path / "m.onnx")
+    aq.quantize_checkpoint(source, tmp_path / "d", group_size=32)
+    with pytest.raises(ValueError, match="another value is called 'w_scales'"):
+        aq.export(tmp_path / "d", tmp_path / "out.onnx", to="onnx")
+
+
+def test_where_numbers_lie_beside_the_model(rng: np.random.Generator, tmp_path: Path) -> None:
+    source = layers(rng, tmp_path / "m.onnx", external=True)
+    made = onnx.load(source, load_external_data=False)
+    for tensor, location in zip(
+        made.graph.initializer, ("./m.onnx.data", "a/m.onnx.data"), strict=False
+    ):
+        next(pair for pair in tensor.external_data if pair.key == "location").value = location
+    (tmp_path / "twice.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(ValueError, match=r"several files called 'm\.onnx\.data'"):
+        aq.scan(tmp_path / "twice.onnx")
+    # The source's own numbers are never replaced.
+    (tmp_path / "m.onnx").rename(tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="holds numbers of"):
+        aq.quantize_checkpoint(
+            tmp_path / "other.onnx", tmp_path / "m.onnx", target="onnxruntime", overwrite=True
+        )
+    # A name that is taken is found before anything is quantized.
+    with pytest.raises(ValueError, match="holds numbers of"):
+        aq.quantize_checkpoint(tmp_path / "other.onnx", tmp_path / "m.onnx", target="onnxruntime")
+    assert not (tmp_path / ".m.onnx.dataset").exists()
+
+
+def test_an_export_that_stops_leaves_nothing(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import arrowquant._export.formats.onnx as form
+
+    source = layers(rng, tmp_path / "m.onnx", external=True)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    out = folder / "out.onnx"
+
+    def stop(*_: Any) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(form, "rewrite", stop)
+        with pytest.raises(KeyboardInterrupt):
+            aq.quantize_checkpoint(source, out, target="onnxruntime")
+    assert [path.name for path in folder.iterdir()] == [".out.onnx.dataset"]
+    aq.quantize_checkpoint(source, out, target="onnxruntime")
+    assert {path.name for path in folder.iterdir()} == {"out.onnx", "out.onnx.data"}
+
+
+def test_lists_directories_and_names(rng: np.random.Generator, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    first, second = layers(rng, tmp_path / "a-1-of-2.onnx"), layers(rng, tmp_path / "a-2-of-2.onnx")
+    with pytest.raises(ValueError, match="2 checkpoints"):
+        aq.scan(tmp_path)
+    with pytest.raises(ValueError, match=r"is an ONNX model\. Scan it on its own"):
+        aq.scan([first, second])
+    assert aq.scan([first]).outline()["stack_axis"].to_pylist() == outline_axes(first)
+    upper = first.rename(tmp_path / "M.ONNX")
+    assert set(outline(upper)) == {"w", "g", "h", "c", "c96"}
+    save_file({"a.weight": floats(rng, 64, 64)}, tmp_path / "model.safetensors")
+    assert aq.scan(tmp_path).layer_names == ["a.weight"]
+    (tmp_path / "lfs.onnx").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(OSError, match="git lfs pull"):
+        aq.scan(tmp_path / "lfs.onnx")
+
+
+def outline_axes(path: Path) -> list[int | None]:
+    axes: list[int | None] = aq.scan(path).outline()["stack_axis"].to_pylist()
+    return axes
+
+
+def test_codes_of_four_bits_are_kept(rng: np.random.Generator, tmp_path: Path) -> None:
+    source = layers(rng, tmp_path / "m.onnx")
+    aq.quantize_checkpoint(source, tmp_path / "d", include=["*"], group_size=16, symmetric=True)
+    once = aq.export(tmp_path / "d", tmp_path / "once.onnx", to="onnx-qdq")
+    row = outline(once)["w_quantized"]
+    assert (row["dtype"], row["keep_reason"]) == ("INT4", "already_quantized (DequantizeLinear)")
+    aq.quantize_checkpoint(once, tmp_path / "d2")
+    again = aq.export(tmp_path / "d2", tmp_path / "again.onnx", to="onnx")
+    feed = {"x": floats(rng, 5, 64)}
+    assert np.array_equal(outputs(once, feed), outputs(again, feed))
+
+
+def test_an_export_never_replaces_its_source(rng: np.random.Generator, tmp_path: Path) -> None:
+    source = layers(rng, tmp_path / "m.onnx")
+    aq.quantize_checkpoint(source, tmp_path / "d0", scheme="none")
+    first = aq.export(tmp_path / "d0", tmp_path / "first", to="onnx")
+    aq.quantize_checkpoint(first / "m.onnx", tmp_path / "d1", scheme="int8", group_size=32)
+    with pytest.raises(ValueError, match="is read"):
+        aq.export(tmp_path / "d1", first, to="onnx", overwrite=True)
+    for to in ("mlx", "compressed-tensors", "bitsandbytes"):
+        with pytest.raises(ValueError, match="is ONNX, whose names no loader"):
+            aq.export(tmp_path / "d1", tmp_path / "x", to=to)  # type: ignore[arg-type]

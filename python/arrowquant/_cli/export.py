@@ -32,7 +32,10 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="The directory to make; of gguf and onnx the file."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The directory to make; of gguf and onnx the file.",
         ),
     ],
     to: Annotated[

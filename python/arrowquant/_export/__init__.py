@@ -89,12 +89,14 @@ def export(
         model = Model(relation, layers, Config(), origin)
         if form.is_file(destination):
             place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=apart_from)
+            form.check_beside(destination, origin, overwrite=overwrite)
             form.write(model, planning.plan(form, model), destination, how)
             return destination
         found = planning.plan(form, model)
         name = f"model{form.suffix}" if origin is None or origin.is_dir() else origin.name
-        beside = [path for path in apart_from if path != origin]
-        with place.new_directory(destination, overwrite=overwrite, apart_from=beside) as temporary:
+        with place.new_directory(
+            destination, overwrite=overwrite, apart_from=apart_from
+        ) as temporary:
             copy_companions(origin, temporary)
             form.write(model, found, temporary / name, how)
         return destination
@@ -121,6 +123,7 @@ def check_destination(
     refuse_url(destination)
     if form.suffix is not None and form.is_file(destination):
         place.check_file(destination, form.suffix, overwrite=overwrite, apart_from=apart_from)
+        form.check_beside(destination, apart_from[0] if apart_from else None, overwrite=overwrite)
     else:
         place.check_directory(destination, overwrite=overwrite)
         place.check_apart(destination, apart_from)

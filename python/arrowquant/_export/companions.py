@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
-_WEIGHTS |= {".ot", ".parquet", ".arrow", ".feather", ".ipc"}
+_WEIGHTS |= {".data", ".onnx_data", ".ot", ".parquet", ".arrow", ".feather", ".ipc"}
 _LARGEST = 64 << 20
 """Tokenizers are smaller; what is larger is weights of a kind that is not known here."""
 
@@ -31,12 +31,14 @@ def copy_companions(origin: Path | None, destination: Path) -> None:
     """Copy configuration and tokenizer.
 
     Of a directory, which is the checkpoint, whatever is neither weights, nor hidden, nor an index;
-    beside a single file only what is known by its name.
+    beside a single file only what is known by its name, unless a configuration of
+    onnxruntime-genai says that the directory is a model.
     """
     if origin is None:
         return
     folder = origin if origin.is_dir() else origin.parent
-    files = _files(folder) if origin.is_dir() else _known(folder)
+    is_model = origin.is_dir() or (folder / "genai_config.json").exists()
+    files = _files(folder) if is_model else _known(folder)
     for path in files:
         target = destination / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)

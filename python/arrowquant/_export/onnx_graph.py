@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from arrowquant._files import replacing
 from arrowquant._model import Tensor
+from arrowquant._scan.onnx import beside
 
 _CONTRIB = "com.microsoft"
 _INLINE_BYTES = 1024
@@ -21,6 +21,22 @@ _BNB_BLOCK = 64
 _BNB_TYPES = {"nf4": 1, "bnb_fp4": 0}
 _NIBBLE = 4
 _TYPES = {"U8": "UINT8", "F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
+SUFFIXES = (
+    *(f"_Q{bits}{more}" for bits in (8, 4, 2) for more in ("", "_rows", "_rows_shape")),
+    *("_scales", "_zero_points", "_Bnb4", "_absmax"),
+    *("_quantized", "_scale", "_zero_point", "_dequantized"),
+)
+"""What is added to layers' names for what they become."""
+_FIRST_IR = 4
+"""From which on initializers need be no inputs."""
+SUFFIXES = (
+    *(f"_Q{bits}{more}" for bits in (8, 4, 2) for more in ("", "_rows", "_rows_shape")),
+    *("_scales", "_zero_points", "_Bnb4", "_absmax"),
+    *("_quantized", "_scale", "_zero_point", "_dequantized"),
+)
+"""What is added to layers' names for what they become."""
+_FIRST_IR = 4
+"""From which on initializers need be no inputs."""
 _NUMBERS = ("float_data", "double_data", "raw_data", "external_data", "data_location")
 
 
@@ -36,8 +52,8 @@ class Quantized:
     is_symmetric: bool
     is_qdq: bool
     """Whether `DequantizeLinear` makes numbers of it before it is multiplied by."""
-    turned: Sequence[str] = ()
-    """The values of the graph that are it turned around."""
+    aliases: Sequence[str] = ()
+    """The values of the graph that are it under another name, or turned around."""
 
     @property
     def bits(self) -> int:
@@ -57,24 +73,22 @@ class Written:
     """The file that has the tensors' numbers."""
 
     path: Path
+    """Where it is now."""
+    name: str
+    """Its name in the end."""
     places: Mapping[str, tuple[int, int]]
     """Where in it each tensor begins and ends."""
-    is_temporary: bool
+    is_inline: bool
     """Whether they all move into the graph."""
 
 
 def rewrite(
-    source: Path,
-    destination: Path,
-    tensors: Sequence[Tensor],
-    written: Written,
-    layers: Sequence[Quantized],
-) -> None:
-    """Write a model with these tensors in place of those that it had.
+    source: Path, tensors: Sequence[Tensor], written: Written, layers: Sequence[Quantized]
+) -> bytes:
+    """A model with these tensors in place of those that it had.
 
     Args:
         source: The model as it was.
-        destination: The model to write, under a temporary name first.
         tensors: All that were written: those that are kept, and those that layers become.
         written: Where they are.
         layers: Those that are quantized.
@@ -83,12 +97,15 @@ def rewrite(
 
     model = onnx.load(source, load_external_data=False)
     with written.path.open("rb") as file:
-        _Rewriter(onnx, written, file, tensors, layers).rewrite(model.graph)
+        rewriter = _Rewriter(onnx, written, file, tensors, layers)
+        rewriter.move_others(model, source.parent)
+        rewriter.rewrite(model.graph)
     domains = {opset.domain for opset in model.opset_import}
     if _CONTRIB not in domains and any(not layer.is_qdq for layer in layers):
         model.opset_import.append(onnx.helper.make_opsetid(_CONTRIB, 1))
-    with replacing(destination) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    model.ir_version = max(model.ir_version, _FIRST_IR)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 class _Rewriter:
@@ -103,8 +120,10 @@ class _Rewriter:
         self.onnx, self.written, self.file = onnx, written, file
         self.tensors = {tensor.name: tensor for tensor in tensors}
         self.layers = {layer.name: layer for layer in layers}
-        self.turned = {name: layer for layer in layers for name in layer.turned}
-        """Layers by the values that are them turned around."""
+        self.aliases = {name: layer for layer in layers for name in layer.aliases}
+        """Layers by their other names."""
+        self.taken: set[str] = set()
+        """Names of values."""
         self.before: dict[str, Any] = {}
         """Nodes that come before all others, by what they make."""
         self.shapes: dict[str, list[int]] = {}
@@ -113,6 +132,7 @@ class _Rewriter:
     def rewrite(self, graph: Any) -> None:
         """Do all of it."""
         self._fill_kept(graph)
+        self.taken = {name for node in graph.node for name in (*node.input, *node.output)}
         nodes = list(self._replaced(graph.node))
         for layer in self.layers.values():
             for tensor, kind, dims in self._tensors(layer):
@@ -126,8 +146,12 @@ class _Rewriter:
             )
             graph.initializer.append(array)
         _set(graph.node, [*self.before.values(), *nodes])
+        gone = self.layers.keys() | self.aliases.keys()
         # Before version 4 of ONNX's representation, initializers were inputs, too.
-        _set(graph.input, [value for value in graph.input if value.name not in self.layers])
+        _set(graph.input, [value for value in graph.input if value.name not in gone])
+        _set(graph.value_info, [value for value in graph.value_info if value.name not in gone])
+        said = [x for x in graph.quantization_annotation if x.tensor_name not in gone]
+        _set(graph.quantization_annotation, said)
 
     def _fill_kept(self, graph: Any) -> None:
         """Give the tensors that are kept their numbers, and drop those of layers."""
@@ -146,14 +170,37 @@ class _Rewriter:
         start, end = self.written.places[name]
         for field in _NUMBERS:
             tensor.ClearField(field)
-        if self.written.is_temporary or is_inline or end - start < _INLINE_BYTES:
+        if self.written.is_inline or is_inline or end - start < _INLINE_BYTES:
             self.file.seek(start)
             tensor.raw_data = self.file.read(end - start)
-            return
+        else:
+            self._place(tensor, start, end)
+
+    def _place(self, tensor: Any, start: int, end: int) -> None:
+        """Say where in the file of numbers a tensor is."""
         tensor.data_location = self.onnx.TensorProto.EXTERNAL
-        said = {"location": self.written.path.name, "offset": start, "length": end - start}
+        said = {"location": self.written.name, "offset": start, "length": end - start}
         for key, number in said.items():
             tensor.external_data.add(key=key, value=str(number))
+
+    def move_others(self, model: Any, folder: Path) -> None:
+        """Take in the numbers of tensors that are no rows, and lie in other files.
+
+        Those of graphs in the graph are among them: ONNX Runtime does not look for these elsewhere.
+        """
+        for tensor in _all_tensors(model):
+            is_elsewhere = tensor.data_location == self.onnx.TensorProto.EXTERNAL
+            if not is_elsewhere or tensor.name in self.tensors or tensor.name in self.layers:
+                continue
+            said = {pair.key: pair.value for pair in tensor.external_data}
+            path = folder / beside(folder / tensor.name, said.get("location", ""))
+            first = int(said.get("offset", 0))
+            length = int(said.get("length", path.stat().st_size - first))
+            for field in ("external_data", "data_location"):
+                tensor.ClearField(field)
+            with path.open("rb") as source:
+                source.seek(first)
+                tensor.raw_data = source.read(length)
 
     def _tensors(self, layer: Quantized) -> Iterator[tuple[Tensor, str, list[int]]]:
         """The tensors that a layer becomes, with ONNX's types and shapes of them."""
@@ -184,7 +231,7 @@ class _Rewriter:
                 for inner in (attribute.g, *attribute.graphs):
                     if inner.node:
                         _set(inner.node, list(self._replaced(inner.node)))
-            if node.op_type == "Transpose" and node.output[0] in self.turned:
+            if node.op_type in {"Transpose", "Identity"} and node.output[0] in self.aliases:
                 continue
             is_layer = node.op_type in {"MatMul", "Gemm"} and len(node.input) > 1
             layer = self._layer(node.input[1]) if is_layer else None
@@ -200,7 +247,7 @@ class _Rewriter:
 
     def _layer(self, value: str) -> Quantized | None:
         """The layer that a node takes under some name."""
-        return self.layers.get(value) or self.turned.get(value)
+        return self.layers.get(value) or self.aliases.get(value)
 
     def _dequantizing(self, node: Any, layer: Quantized) -> Any:
         """The same operator, of numbers that are made of codes."""
@@ -217,6 +264,13 @@ class _Rewriter:
         node.input[1] = numbers
         _set(node.attribute, [x for x in node.attribute if x.name != "transB"])
         return node
+
+    def _free(self, name: str) -> str:
+        """A name that no value has."""
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
 
     def _looking_up(self, node: Any, layer: Quantized) -> Any:
         """An operator that looks up rows of codes, which lie as those that are multiplied by."""
@@ -252,7 +306,7 @@ class _Rewriter:
             said |= {"block_size": bytes_of_block * 8 // layer.bits, "bits": layer.bits}
         added = node.input[2] if len(node.input) > 2 else ""  # noqa: PLR2004
         (result,) = node.output
-        product = f"{result}_product" if added else result
+        product = self._free(f"{result}_product") if added else result
         values = [node.input[0], *self._names(layer)]
         yield self.onnx.helper.make_node(
             operator, values, [product], node.name, domain=_CONTRIB, **said
@@ -260,6 +314,25 @@ class _Rewriter:
         if added:
             name = f"{node.name}_sum" if node.name else ""
             yield self.onnx.helper.make_node("Add", [product, added], [result], name)
+
+
+def _all_tensors(model: Any) -> Iterator[Any]:
+    """The tensors of a model, those of graphs in the graph and of functions among them."""
+    graphs, nodes = [model.graph], [node for one in model.functions for node in one.node]
+    while graphs or nodes:
+        if not nodes:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes = list(graph.node)
+            continue
+        for attribute in nodes.pop().attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            graphs += [attribute.g] if attribute.HasField("g") else []
+            graphs += attribute.graphs
 
 
 def _constant(node: Any) -> str:

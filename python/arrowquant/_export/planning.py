@@ -44,6 +44,7 @@ def plan(form: Format, model: Model) -> Plan:
     if form.layout is None:
         decoded = {layer.tensor[0]: layer.tensor for layer in model.layers.layers}
         return Plan(None, [[tensor] for tensor in decoded.values()])
+    form.check_kind(model.origin)
     form.prepare(model)
     found, why = _planned(form, model)
     if not why and form.needs_parameters(model) and found.encoded:
@@ -60,6 +61,7 @@ def refusals(form: Format, model: Model) -> dict[str, str]:
     """
     if form.layout is None:
         return {}
+    form.check_kind(model.origin)
     form.prepare(model)
     return _planned(form, model)[1]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -53,13 +53,19 @@ class Node:
 
     def number(self, name: str, default: float) -> float:
         """An attribute that is a number."""
-        return self.attributes.get(name, [default])[0]
+        return (self.attributes.get(name) or [default])[0]
 
     @property
     def turns(self) -> bool:
         """Whether it turns a matrix around."""
-        is_own = self.operator == "Transpose" and self.domain == ""
+        is_own = self.operator == "Transpose" and self.domain == "" and len(self.outputs) == 1
         return is_own and self.attributes.get("perm", [1, 0]) == [1, 0]
+
+    @property
+    def renames(self) -> bool:
+        """Whether what comes out is the same matrix, perhaps turned around."""
+        is_same = self.operator == "Identity" and self.domain == "" and len(self.outputs) == 1
+        return is_same or self.turns
 
     @property
     def axis(self) -> int | None:
@@ -102,7 +108,10 @@ class Graph:
             Node(name, operator, domain, inputs, outputs, dict(attributes), nested)
             for name, operator, domain, inputs, outputs, attributes, nested in read.nodes()
         ]
-        self.outputs: set[str] = set(read.outputs)
+        own, outputs = read.nested
+        self.nested: set[str] = set(own)
+        """Values that graphs in the graph name themselves: the same name may be another value."""
+        self.outputs: set[str] = {*read.outputs, *outputs}
         self.others: list[str] = list(read.others)
         self.opsets: dict[str, int] = dict(read.opsets)
 
@@ -118,25 +127,37 @@ class Graph:
 
     def uses(self, name: str) -> list[Use]:
         """How a matrix is used, where it is but multiplied by or looked up in; else nothing."""
-        if name in self.outputs:
-            return []
+        return self._uses(name, _FAR, is_turned=False) or []
+
+    def _uses(self, name: str, depth: int, *, is_turned: bool) -> list[Use] | None:
+        """The same of a value that is a matrix as it lies, or turned around."""
+        if name in self.outputs or name in self.nested or depth == 0:
+            return None
         found: list[Use] = []
         for node, index in self.users.get(name, []):
-            turned = node.outputs[0] if node.turns else None
-            if turned is None:
-                uses = [_use(node, index, is_turned=False)]
-            elif turned in self.outputs:
-                return []
-            else:
-                uses = [_use(*user, is_turned=True) for user in self.users.get(turned, [])]
-            if None in uses:
-                return []
-            found += [use for use in uses if use is not None]
+            if node.renames:
+                is_other = is_turned != node.turns
+                inner = self._uses(node.outputs[0], depth - 1, is_turned=is_other)
+                if inner is None:
+                    return None
+                found += inner
+                continue
+            use = _use(node, index, is_turned=is_turned)
+            if use is None:
+                return None
+            found.append(use)
         return found
 
-    def turned(self, name: str) -> list[str]:
-        """The values that are a matrix turned around."""
-        return [node.outputs[0] for node, _ in self.users.get(name, []) if node.turns]
+    def aliases(self, name: str) -> list[str]:
+        """The values that are a matrix with uses under other names, or turned around."""
+        own = [node.outputs[0] for node, _ in self.users.get(name, []) if node.renames]
+        return [alias for one in own for alias in (one, *self.aliases(one))]
+
+    @cached_property
+    def values(self) -> set[str]:
+        """Names that are taken."""
+        nodes = {name for node in self.nodes for name in (*node.inputs, *node.outputs)}
+        return {*nodes, *self.outputs, *self.nested, *self.others}
 
     def layers(self, name: str) -> list[Node]:
         """The nodes that multiply by a matrix; empty where other operators use it, too."""
@@ -144,7 +165,7 @@ class Graph:
 
     def axis(self, tensor: Tensor) -> int | None:
         """The axis of a matrix that is contracted; None where it is no layer's, or of two ways."""
-        if len(tensor.shape) != _MATRIX or not is_float(tensor.dtype):
+        if len(tensor.shape) != _MATRIX or not all(tensor.shape) or not is_float(tensor.dtype):
             return None
         axes = {use.axis for use in self.uses(tensor.name)}
         return axes.pop() if len(axes) == 1 else None
@@ -189,7 +210,9 @@ def resolve_graph(tensors: Sequence[Tensor], graph: Graph, config: Config) -> li
     for tensor, role in zip(tensors, roles, strict=True):
         axis = axes[tensor.name]
         if axis is None or not graph.layers(tensor.name):
-            meanings.append(_unmultiplied(tensor, role, graph))
+            kept = _unmultiplied(tensor, role, graph)
+            stack = (1, _TURNED) if axis == _TURNED else None
+            meanings.append(kept if stack is None else replace(kept, role="embedding", stack=stack))
             continue
         is_told = role not in {"weight", "embedding"}
         found = role if is_told else _of_graph(tensor, graph, axis)
@@ -232,7 +255,10 @@ def _unmultiplied(tensor: Tensor, role: str, graph: Graph) -> Meaning:
             return Meaning("weight" if is_codes else "companion", reason)
     if any(node.operator.startswith("Conv") for node, _ in users):
         return Meaning("bias" if len(tensor.shape) == 1 else "conv")
-    is_table = any(node.operator == "Gather" and index == 0 for node, index in users)
+    is_table = any(use.is_lookup for use in graph.uses(tensor.name)) or any(
+        node.operator == "Gather" and index == 0 and node.number("axis", 0) == 0
+        for node, index in users
+    )
     if is_table and len(tensor.shape) == _MATRIX and is_float(tensor.dtype):
         return Meaning(role if role == "position" else "embedding")
     return Meaning("other" if role in {"weight", "head"} else role)

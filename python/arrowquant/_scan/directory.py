@@ -31,7 +31,8 @@ _NUMBERED = re.compile(
 )
 _APART = re.compile(r"^(consolidated|adapter_model|mmproj|lora)([._-]|$)")
 """Names of files that are a checkpoint of their own beside others."""
-_ALONE = {".gguf", ".onnx"}
+_ONNX = ".onnx"
+_ALONE = {".gguf", _ONNX}
 """Kinds of files each of which is a model."""
 
 
@@ -46,6 +47,11 @@ def several(scans: Sequence[Scan], setup: Setup) -> Scan:
     Raises:
         ValueError: There are none, or two have the same name.
     """
+    alone = [one for one in scans if one.path.suffix.lower() == _ONNX]
+    if alone and len(scans) > 1:
+        raise ValueError(f"{alone[0].path}: is an ONNX model. Scan it on its own.")
+    if alone:
+        return alone[0]
     members = [
         member
         for one in scans
@@ -141,6 +147,8 @@ def _by_kind(path: Path, kinds: Mapping[str, type[Scan]]) -> dict[type[Scan], li
         if kind is None or file.name.startswith(".") or file.is_dir():
             continue
         found.setdefault(kind, []).append(file)
+    if len(found) > 1:  # Many repositories have a model as ONNX, too.
+        found = {k: v for k, v in found.items() if v[0].suffix.lower() != _ONNX}
     return found
 
 
@@ -160,7 +168,7 @@ def _of_files(files: list[Path]) -> list[_Checkpoint]:
     stems = {file.stem for file in files}
     for file in files:
         match = _NUMBERED.match(file.stem)
-        if match is not None:
+        if match is not None and file.suffix.lower() != _ONNX:
             label = (match["rest"] or match["stem"]).lstrip(".")
             key = f"{match['stem']}-of-{match['count']}{match['rest']}"
             checkpoint = checkpoints.setdefault(key, _Checkpoint(label))

@@ -32,14 +32,16 @@ class OnnxScan(ManyScan):
         members: list[Scan] = [TensorScan(path, setup, given)]
         by_file: dict[str, list[Told]] = {}
         for file, *told in read.external():
+            file = beside(path, file)  # noqa: PLW2901
             by_file.setdefault(file, []).append(tuple(told))  # type: ignore[arg-type]
+        _check_names(path, list(by_file))
         if by_file and given is not None:
             raise ValueError(
                 f"{path}: its tensors are in {some_of(list(by_file))}, beside it. Name the file by "
                 "its path."
             )
         for file, tensors in by_file.items():
-            place = _beside(path, file)
+            place = path.parent / file
             names = [name for name, *_ in tensors]
 
             def member(place: Path, setup: Setup, told: list[Told] = tensors) -> TensorScan:
@@ -85,8 +87,24 @@ class ToldScan(TensorScan):
         return _core.TensorFile.told(self.path, self.setup.mmap, self._told)
 
 
-def _beside(path: Path, file: str) -> Path:
-    """The file that a model names.
+def _check_names(path: Path, files: list[str]) -> None:
+    """Refuse files that can't be told apart by their names.
+
+    Raises:
+        ValueError: Two have the same, or one has the model's.
+    """
+    names = [path.name, *(PurePosixPath(file).name for file in files)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{path}: its numbers are in several files called {twice!r}, or in itself by name. Put "
+            f'them in one: python -c "import onnx; onnx.save(onnx.load({str(path)!r}), '
+            f"'one.onnx', save_as_external_data=True, location='one.onnx.data')\""
+        )
+
+
+def beside(path: Path, file: str) -> str:
+    """The file that a model names, in one way of writing it.
 
     Raises:
         ValueError: It would lie outside the model's directory.
@@ -97,4 +115,4 @@ def _beside(path: Path, file: str) -> Path:
             f"{path}: names the file {file!r}, which is not in the model's directory. Models may "
             "name files there only."
         )
-    return path.parent / relative
+    return relative.as_posix()

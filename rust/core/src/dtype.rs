@@ -5,7 +5,7 @@ mod block;
 
 use std::fmt;
 
-pub use block::{Block, block, canonical};
+pub use block::{Block, block, canonical, is_of_blocks};
 
 /// The floating-point types that a kernel reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -75,6 +75,12 @@ impl OnnxGraph {
         self.0.external.iter().map(tensor).collect()
     }
 
+    /// The values that graphs in the graph name themselves, and those that come out of them.
+    #[getter]
+    fn nested(&self) -> (Vec<String>, Vec<String>) {
+        self.0.nested.clone()
+    }
+
     /// Tensors that are no rows and stay in the graph.
     #[getter]
     fn others(&self) -> Vec<String> {

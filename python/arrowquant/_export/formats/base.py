@@ -71,6 +71,26 @@ class Format(ABC):
             return False
         return not self.may_be_directory or destination.suffix.lower() == self.suffix
 
+    def check_beside(self, destination: Path, origin: Path | None, *, overwrite: bool) -> None:
+        """Refuse a file beside which others are written that must not be replaced.
+
+        Raises:
+            OSError, ValueError: One exists, or is read.
+        """
+        del destination, origin, overwrite
+
+    def check_kind(self, origin: Path | None) -> None:
+        """Refuse a source of a kind whose names no loader of the format knows.
+
+        Raises:
+            ValueError: It is one.
+        """
+        if origin is not None and origin.suffix.lower() == ".onnx":
+            raise ValueError(
+                f"{origin}: is ONNX, whose names no loader of {self.name} knows. Write to='onnx' "
+                "(--to onnx), or decoded: to='safetensors' (--to safetensors)."
+            )
+
     def prepare(self, model: Model) -> None:
         """Refuse a checkpoint that no loader takes so, before anything is planned.
 

@@ -13,21 +13,26 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from arrowquant import _core
+from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._export import shards
 from arrowquant._export.formats.base import Format, How, Model
 from arrowquant._export.layers import Layer
-from arrowquant._export.onnx_graph import Quantized, Written, rewrite
+from arrowquant._export.onnx_graph import SUFFIXES, Quantized, Written, rewrite
 from arrowquant._export.places import Target
 from arrowquant._export.planning import Plan, batches
-from arrowquant._files import exists_error
+from arrowquant._files import exists_error, replacing
 from arrowquant._model import Tensor
 from arrowquant._model.onnx import Graph
 from arrowquant._progress import counted
+from arrowquant._scan.base import Setup, identity
+from arrowquant._scan.onnx import OnnxScan
 
 _SUFFIX = ".onnx"
 _INLINE_BYTES = 256 << 20
 """Up to which the numbers of a model that is one file stay in it."""
-_SMALLEST_BLOCK = 16
+_BLOCKS = (16, 32, 64, 128, 256)
+"""Sizes of groups in which rows are looked up."""
+_TURNED = -2
 _FP8_OPSET = 19
 _BLOCKS_OPSET = 21
 
@@ -66,6 +71,9 @@ class Onnx(Format):
             return _GENERATE.format(path=shlex.quote(str(written)))
         return super().load_command(next(written.glob(f"*{_SUFFIX}"), written))
 
+    def check_kind(self, origin: Path | None) -> None:
+        """Only ONNX will do; see `prepare`."""
+
     def prepare(self, model: Model) -> None:
         """Refuse a source that is no ONNX model: graphs are copied, not made.
 
@@ -84,18 +92,48 @@ class Onnx(Format):
                 "ONNX graphs are written by the package onnx, which is not installed: pip install "
                 "'arrowquantize[onnx]'."
             )
+        _check_same(model, model.origin)
+
+    def check_beside(self, destination: Path, origin: Path | None, *, overwrite: bool) -> None:
+        """Refuse a place where the numbers would go that has some, or the source's own.
+
+        Raises:
+            FileExistsError: There is such a file, and it must not be replaced.
+            ValueError: The source's numbers are there.
+        """
+        beside = data_file(destination)
+        if not beside.exists():
+            return
+        if origin is not None and is_onnx(origin) and origin.exists():
+            files = {origin.parent / file for file in numbers_of(origin)}
+            if any(file.exists() and file.samefile(beside) for file in files):
+                raise ValueError(f"{beside}: holds numbers of {origin}. Name another file.")
+        if not overwrite:
+            raise exists_error(beside)
 
     def refuse(self, model: Model, layer: Layer) -> str | None:
         """A tensor that other operators use, or a graph whose operators are too old."""
         assert model.origin is not None
         graph = _graph(model.origin, model.origin.stat().st_mtime_ns)
         uses = graph.uses(layer.name)
+        shape = layer.shape if layer.stack is None else list(layer.stack.shape)
+        axis = graph.axis(Tensor(layer.name, layer.dtype, shape))
         if not uses:
             users = sorted({node.operator for node, _ in graph.users.get(layer.name, [])})
-            used = f"{', '.join(users)} use it" if users else "no operator uses it"
-            return f"{used}, and only what MatMul, Gemm and Gather alone use is written quantized"
+            used = f"it is used by {', '.join(users)}" if users else "no operator uses it"
+            return (
+                f"{used}, and only what MatMul, Gemm and Gather of rows use, and no graph in the "
+                "graph names anew, is written quantized. Keep it"
+            )
+        if axis is None or (axis == _TURNED) != (layer.stack is not None):
+            return "operators use it in two ways, and it can't lie in both. Keep it"
         if any(use.is_lookup for use in uses) and (why := self._no_table(layer)) is not None:
-            return f"it is a table of embeddings, too, {why}"
+            return f"it is a table of embeddings, {why}"
+        taken = {f"{layer.name}{suffix}" for suffix in SUFFIXES} & graph.values
+        if taken:
+            return (
+                f"another value is called '{min(taken)}', as one of its tensors would be. Keep it"
+            )
         needed = self._opset(layer)
         opset = graph.opsets.get("", graph.opsets.get("ai.onnx", 0))
         if opset < needed:
@@ -112,8 +150,9 @@ class Onnx(Format):
         if self.is_qdq or layer.scheme not in {"int8", "int4"}:
             return "which ONNX Runtime takes as int8 or int4 in the format onnx only"
         size = layer.group_size or 0
-        if size < _SMALLEST_BLOCK or layer.shape[-1] % size:
-            return f"whose groups must be 16 or more and divide rows of {layer.shape[-1]}"
+        if size not in _BLOCKS or layer.shape[-1] % size:
+            sizes = ", ".join(map(str, _BLOCKS))
+            return f"whose groups must be one of {sizes} and divide rows of {layer.shape[-1]}"
         return None
 
     def _opset(self, layer: Layer) -> int:
@@ -141,28 +180,9 @@ class Onnx(Format):
         A model that was one file of less than 256 MiB stays one.
         """
         assert model.origin is not None
-        source, beside = model.origin, data_file(destination)
-        tensors = [tensor for group in found.groups for tensor in group]
-        is_one_file = (
-            not _core.OnnxGraph(source, True, None).external()
-            and sum(map(shards.size_of, tensors)) <= _INLINE_BYTES
-        )
-        if is_one_file:
-            beside = destination.with_name(f".{destination.name}.data")
-        elif beside.exists() and not how.overwrite:
-            raise exists_error(beside)
-        writer, places = _core.TensorWriter.data(beside, tensors, True)
-        try:
-            with counted(how.progress, len(model.layers.layers)) as count:
-                relation = count(shards.ahead(model.relation.reader()))
-                for batch in batches(found, model, relation, how.threads):
-                    writer.write(batch)
-            # A model must not be there with the numbers of another.
-            if how.overwrite:
-                destination.unlink(missing_ok=True)
-            writer.finish()
-        finally:
-            writer.abort()
+        source, tensors = model.origin, [tensor for group in found.groups for tensor in group]
+        is_one_file = not numbers_of(source) and sum(map(shards.size_of, tensors)) <= _INLINE_BYTES
+        self.check_beside(destination, source, overwrite=how.overwrite)
         graph = _graph(source, source.stat().st_mtime_ns)
         quantized = [
             Quantized(
@@ -172,17 +192,34 @@ class Onnx(Format):
                 layer.group_size or 0,
                 layer.is_symmetric,
                 is_qdq=self.is_qdq or layer.scheme == "fp8_e4m3",
-                turned=graph.turned(layer.name),
+                aliases=graph.aliases(layer.name),
             )
             for layer in model.quantized
         ]
-        written = Written(beside, {name: (start, end) for name, start, end in places}, is_one_file)
-        specs = [Tensor(name, dtype, shape) for name, dtype, shape in tensors]
-        try:
-            rewrite(source, destination, specs, written, quantized)
-        finally:
-            if is_one_file:
-                beside.unlink(missing_ok=True)
+        beside = data_file(destination)
+        with replacing(beside) as temporary, replacing(destination) as new:
+            writer, places = _core.TensorWriter.data(temporary, tensors, True)
+            try:
+                with counted(how.progress, len(model.layers.layers)) as count:
+                    relation = count(shards.ahead(model.relation.reader()))
+                    for batch in batches(found, model, relation, how.threads):
+                        writer.write(batch)
+                writer.finish()
+            finally:
+                writer.abort()
+            written = Written(
+                temporary,
+                beside.name,
+                {name: (start, end) for name, start, end in places},
+                is_inline=is_one_file,
+            )
+            specs = [Tensor(name, dtype, shape) for name, dtype, shape in tensors]
+            new.write_bytes(rewrite(source, specs, written, quantized))
+            # A model must not be there with the numbers of another.
+            if how.overwrite:
+                destination.unlink(missing_ok=True)
+        if is_one_file:
+            beside.unlink()
 
 
 class OnnxQdq(Onnx):
@@ -201,6 +238,35 @@ def is_onnx(path: Path) -> bool:
 def data_file(model: Path) -> Path:
     """Where the numbers of a model are that are not in it."""
     return model.with_name(f"{model.name}.data")
+
+
+def numbers_of(model: Path) -> set[str]:
+    """The files that hold numbers of a model, beside it."""
+    return {file for file, *_ in _core.OnnxGraph(model, True, None).external()}
+
+
+def _check_same(model: Model, origin: Path) -> None:
+    """Refuse a model that is not the one that was quantized.
+
+    Raises:
+        ValueError: It changed since, or has other tensors.
+    """
+    relation = model.relation
+    if not isinstance(relation, Dataset):
+        return
+    if relation.source == origin:
+        for name, *was in relation.manifest.files:
+            if list(identity(origin.parent / name, name)[1:]) != was:
+                raise ValueError(
+                    f"{origin.parent / name}: changed since the model was quantized. Quantize it "
+                    "again (--overwrite); or name it with source=... (--source) if it is the same."
+                )
+    own = {x.name: (x.dtype, x.shape) for x in OnnxScan(origin, Setup()).tensors()}
+    for layer in model.layers.layers:
+        name, dtype, shape = layer.tensor if layer.decoded else (layer.name, layer.dtype, None)
+        known = own.get(name)
+        if known is None or known[0] != dtype or (shape is not None and known[1] != shape):
+            raise ValueError(f"{origin}: has no tensor '{name}' as it was quantized.")
 
 
 @lru_cache(maxsize=1)

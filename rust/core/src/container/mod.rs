@@ -68,15 +68,11 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// # Errors
 /// The file can't be read, or its header contradicts itself or the file's size.
 pub(crate) fn read_header(source: &Source) -> Result<Header, String> {
-    let start = beginning(source, LFS_POINTER.len() as u64)?;
-    if start == LFS_POINTER {
-        return Err(
-            "is a git-lfs pointer, not the file itself. Run `git lfs pull` to fetch it, or \
-                    download the file anew."
-                .to_owned(),
-        );
-    }
-    let is_onnx = || source.path().extension().is_some_and(|suffix| suffix == onnx::SUFFIX);
+    check_no_pointer(source)?;
+    let start = beginning(source, gguf::MAGIC.len() as u64)?;
+    let is_onnx = || {
+        source.path().extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case(onnx::SUFFIX))
+    };
     let mut header = if start.starts_with(gguf::MAGIC) {
         gguf::read(source)?
     } else if is_onnx() {
@@ -86,6 +82,16 @@ pub(crate) fn read_header(source: &Source) -> Result<Header, String> {
     };
     header.entries.sort_by(|a, b| (a.start, a.end, &a.name).cmp(&(b.start, b.end, &b.name)));
     Ok(header)
+}
+
+/// Refuse what git-lfs leaves in a file's place.
+fn check_no_pointer(source: &Source) -> Result<(), String> {
+    if beginning(source, LFS_POINTER.len() as u64)? != LFS_POINTER {
+        return Ok(());
+    }
+    Err("is a git-lfs pointer, not the file itself. Run `git lfs pull` to fetch it, or download \
+         the file anew."
+        .to_owned())
 }
 
 /// The file's first bytes, at most `count` of them.

@@ -65,6 +65,8 @@ struct GraphProto {
     nodes: Vec<NodeProto>,
     #[prost(message, repeated, tag = "5")]
     initializers: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "11")]
+    inputs: Vec<NamedProto>,
     #[prost(message, repeated, tag = "12")]
     outputs: Vec<NamedProto>,
 }
@@ -182,6 +184,8 @@ pub struct Graph {
     pub entries: Vec<Entry>,
     /// Those whose numbers lie in others.
     pub external: Vec<External>,
+    /// The values that graphs in the graph name themselves, and those that come out of them.
+    pub nested: (Vec<String>, Vec<String>),
     /// Tensors that are no rows, and stay in the graph as they are: of graphs in the graph, of texts,
     /// or written number by number.
     pub others: Vec<String>,
@@ -200,6 +204,7 @@ impl AsRef<[u8]> for Owned {
 /// # Errors
 /// The file can't be read, is none, or a tensor's numbers are not as many as its shape says.
 pub fn read(source: &Source) -> Result<Graph, String> {
+    super::check_no_pointer(source)?;
     let (buffer, start) = source.bytes(0..source.size()).map_err(|error| error.to_string())?;
     let file =
         Bytes::from_owner(Owned(buffer)).slice(start as usize..(start + source.size()) as usize);
@@ -246,8 +251,13 @@ impl Graph {
         let elements = tensor.dims.iter().try_fold(1u64, |all, &size| {
             u64::try_from(size).ok().and_then(|size| all.checked_mul(size))
         });
-        let bytes = elements.and_then(|elements| elements.checked_mul(*bits));
-        let bytes = bytes.ok_or_else(|| format!("has the shape {:?}", tensor.dims))?.div_ceil(8);
+        let total = elements.and_then(|elements| elements.checked_mul(*bits));
+        let total = total.ok_or_else(|| format!("has the shape {:?}", tensor.dims))?;
+        let bytes = total.div_ceil(8);
+        if !total.is_multiple_of(8) {
+            self.others.push(name.to_owned());
+            return Ok(());
+        }
         let (name, dtype, shape) = (name.to_owned(), (*dtype).to_owned(), tensor.dims.clone());
         if tensor.location == EXTERNAL {
             let (file, start) = place(tensor, bytes)?;
@@ -304,7 +314,12 @@ impl Graph {
             }
             for inner in node.attributes.iter().flat_map(|one| one.graph.iter().chain(&one.graphs))
             {
-                self.others.extend(inner.initializers.iter().map(|tensor| tensor.name.clone()));
+                let tensors = inner.initializers.iter().map(|tensor| tensor.name.clone());
+                self.others.extend(tensors.clone());
+                let (own, outputs) = &mut self.nested;
+                own.extend(tensors.chain(inner.inputs.iter().map(|input| input.name.clone())));
+                own.extend(inner.nodes.iter().flat_map(|node| node.outputs.iter().cloned()));
+                outputs.extend(inner.outputs.iter().map(|output| output.name.clone()));
                 self.walk(inner, true);
             }
         }
@@ -347,7 +362,7 @@ mod tests {
     }
 
     fn model(initializers: Vec<TensorProto>, nodes: Vec<NodeProto>) -> Vec<u8> {
-        let graph = GraphProto { nodes, initializers, outputs: Vec::new() };
+        let graph = GraphProto { nodes, initializers, ..GraphProto::default() };
         ModelProto { graph: Some(graph), opsets: Vec::new() }.encode_to_vec()
     }
 

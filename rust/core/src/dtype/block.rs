@@ -184,6 +184,11 @@ fn all() -> impl Iterator<Item = &'static (&'static str, Block)> {
     PLAIN.iter().chain(&ONNX).chain(&BLOCKS)
 }
 
+/// Whether a type is one of ggml's blocks.
+pub fn is_of_blocks(name: &str) -> bool {
+    BLOCKS.iter().any(|(known, _)| *known == name)
+}
+
 /// How the type called `name` is stored; `None` for a name that is not known.
 pub fn block(name: &str) -> Option<Block> {
     let name = canonical(name)?;

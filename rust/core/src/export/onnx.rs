@@ -101,11 +101,10 @@ fn pack(numbers: &[u8], line: usize, bits: usize) -> Vec<u8> {
     numbers.chunks(line.max(1)).flat_map(|line| line.chunks(per_byte).map(of_byte)).collect()
 }
 
-/// The codes of rows that are packed so, each in a byte.
-fn unpack(data: &[u8], columns: usize, bits: usize) -> Vec<u8> {
+/// The codes of rows of so many columns and bytes that are packed so, each in a byte.
+fn unpack(data: &[u8], [columns, row_bytes]: [usize; 2], bits: usize) -> Vec<u8> {
     let per_byte = 8 / bits;
     let mask = u8::MAX >> (8 - bits);
-    let row_bytes = columns.div_ceil(per_byte).max(1);
     let codes = |row: &'_ [u8]| -> Vec<u8> {
         let code = |at: usize| row[at / per_byte] >> (at % per_byte * bits) & mask;
         (0..columns).map(code).collect()
@@ -275,7 +274,7 @@ fn turned_around(
         _ if layout.zero_point_bits.is_some() => 0,
         _ => middle(bits),
     };
-    let mut codes = unpack(&stretch.data, matrix.columns, bits);
+    let mut codes = unpack(&stretch.data, [matrix.columns, stretch.layout.row_bytes], bits);
     codes.iter_mut().for_each(|code| *code ^= flip);
     let lines = pack(&turned(&codes, matrix.columns, 1), rows, bits);
     let place = (0, matrix.rows / per_byte, stretch.row / per_byte, rows / per_byte);
@@ -310,7 +309,7 @@ mod tests {
     fn codes_are_packed_line_by_line_and_taken_apart() {
         let codes = [1, 2, 3, 15, 0, 7];
         assert_eq!(pack(&codes, 3, 4), [0x21, 0x03, 0x0F, 0x07]);
-        assert_eq!(unpack(&pack(&codes, 3, 4), 3, 4), codes);
+        assert_eq!(unpack(&pack(&codes, 3, 4), [3, 2], 4), codes);
         assert_eq!(pack(&[1, 2, 3, 0, 1], 5, 2), [0b0011_1001, 1]);
     }
 }

@@ -237,7 +237,7 @@ pub(super) fn open(
 
 /// What a tensor of a type of ggml's blocks is.
 pub(super) fn of_blocks(file: &TensorFile, entry: &Entry) -> Option<Arc<dyn Foreign>> {
-    crate::dtype::block(&entry.dtype).filter(|block| block.elements > 1)?;
+    crate::dtype::is_of_blocks(&entry.dtype).then_some(())?;
     let codes = Codes {
         format: "ggml".to_owned(),
         layer: entry.name.clone(),
