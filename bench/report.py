@@ -68,6 +68,11 @@ SECTIONS = {
         "Rate and distortion",
         "Over all matrices of a set, where the scheme fits all of them; scales are float32.",
     ),
+    "search": (
+        "What a search for scales gains",
+        "SNR in dB of rounding (none) and of searching for the least squared error (mse), one "
+        "thread; the search's time, and that over the time of rounding.",
+    ),
     "embeddings": (
         "What a model keeps",
         "Sentence embeddings of all-MiniLM-L6-v2, default keeps, beside those of the original "

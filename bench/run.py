@@ -30,6 +30,7 @@ import peers
 import quality
 import report
 import scaling
+import search
 import startup
 from measure import Figure
 
@@ -61,6 +62,7 @@ def main() -> None:
         "scaling": lambda: scaling.run(quick=quick),
         "startup": lambda: startup.run(quick=quick),
         "quality": lambda: quality.run(quick=quick),
+        "search": lambda: search.run(quick=quick),
         "embeddings": lambda: embeddings.run(quick=quick),
     }
     figures: dict[str, list[Figure]] = {}

@@ -15,8 +15,8 @@ Scheme: TypeAlias = str
 ScaleDtype: TypeAlias = Literal["source", "F32", "F16", "BF16"]
 """What scales are rounded to; `source`: F16 or BF16 as the weights, else F32."""
 
-Search: TypeAlias = Literal["none"]
-"""How scales are chosen; `none`: from each group's extremes."""
+Search: TypeAlias = Literal["none", "mse"]
+"""How scales are chosen; `none`: from each group's extremes; `mse`: for the least squared error."""
 
 
 class Settings(TypedDict, total=False):

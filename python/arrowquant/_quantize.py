@@ -58,7 +58,8 @@ def quantize(
             row that share a scale, -1 for all of a row. `group_rows`: rows that share a scale, -1
             for all of a matrix. `symmetric`: whether zero is the middle code. `scale_dtype`: what
             scales are rounded to, `source` (F16 or BF16 as the weights, else F32), `F32`, `F16` or
-            `BF16`. `search`: how scales are chosen, `none`: from each group's extremes.
+            `BF16`. `search`: how scales are chosen, `none`: from each group's
+            extremes; `mse`: for the least squared error.
 
     Returns:
         The quantized relation and its error table, row for row.

@@ -6,7 +6,8 @@ use std::hint::black_box;
 use arrowquant::dtype::{Float, ScaleDtype};
 use arrowquant::lanes::Level;
 use arrowquant::scheme::{
-    self, Bound, Bounds, Buffers, Choice, Codes, Encoded, Geometry, Grouping, Sums, Tile, Values,
+    self, Bound, Bounds, Buffers, Choice, Codes, Encoded, Geometry, Grouping, Search, Sums, Tile,
+    Values,
 };
 use arrowquant::settings::{GROUP_SIZE, SYMMETRIC, Settings, Value};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -65,6 +66,7 @@ impl Case {
             phase: 0,
             ranges,
             tensor_scale: 1.0,
+            search: Search::None,
             source: &[],
         };
         let out = Encoded {

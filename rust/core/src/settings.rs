@@ -76,9 +76,9 @@ pub static ALL: [Setting; 5] = [
     Setting {
         name: "search",
         column: "search",
-        kind: Kind::Choice(&["none"]),
+        kind: Kind::Choice(&["none", "mse"]),
         default: "none",
-        help: "How scales are chosen; none: from each group's extremes.",
+        help: "How scales are chosen; none: from each group's extremes; mse: for the least squared error.",
     },
 ];
 

@@ -64,6 +64,18 @@ impl Tiling {
         Self { layout: *layout, tile_rows: 1, stretch: stretch.min(columns) }
     }
 
+    /// The same where every stretch must hold whole groups, however long they are.
+    pub(crate) fn of_whole_groups(layout: &Layout, unit: usize) -> Self {
+        let tiling = Self::with_unit(layout, unit);
+        let Grouping { columns, group_size, .. } = layout.grouping;
+        if group_size <= tiling.stretch {
+            return tiling;
+        }
+        let unit = least_common_multiple(unit, least_common_multiple(TILE_UNIT, layout.unit()));
+        let stretch = least_common_multiple(group_size, unit).min(columns);
+        Self { stretch, ..tiling }
+    }
+
     fn per_row(&self) -> usize {
         self.layout.grouping.columns.div_ceil(self.stretch)
     }

@@ -34,6 +34,13 @@ impl InvalidSetting {
     }
 }
 
+impl InvalidSetting {
+    /// A way of choosing parameters that the scheme does not have.
+    pub(crate) fn lacks_search(scheme: &str, known: &[&str], search: &str) -> Self {
+        Self(format!("search of '{scheme}' must be {}, got {search}", known.join(" or ")))
+    }
+}
+
 /// Why a scheme can't be had for a matrix.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Unfit {

@@ -33,13 +33,14 @@ impl Format for Ggml {
 
     fn tensors(&self, matrix: &Matrix) -> Result<Vec<TensorSpec>, String> {
         let dtype = matrix.scheme().to_ascii_uppercase();
-        let block = dtype::block(&dtype).filter(|block| block.elements > 1).ok_or_else(|| {
-            matrix.refuse(
-                "GGUF",
-                "q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl, iq4_xs, \
+        let block =
+            dtype::block(&dtype).filter(|_| dtype::is_of_blocks(&dtype)).ok_or_else(|| {
+                matrix.refuse(
+                    "GGUF",
+                    "q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl, iq4_xs, \
                                    q3_k, q2_k, mxfp4, nvfp4",
-            )
-        })?;
+                )
+            })?;
         if !matrix.columns.is_multiple_of(block.elements as usize) {
             return Err(format!(
                 "its rows of {} are no multiple of the {} weights of a block of {dtype}. Quantize \

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use super::convert;
 use super::measure::{Measure, in_full, is_usual};
 use super::metrics::Sums;
-use super::tile::{Bounds, Buffers, Tile, Values};
+use super::tile::{Bounds, Buffers, Search, Tile, Values};
 use crate::lanes::Lanes;
 
 /// A format of blocks. All that it says is how one block is written and read.
@@ -20,8 +20,14 @@ pub(crate) trait Block: Debug + Send + Sync + 'static {
     const LIMIT: f32;
 
     /// Write the block of [`Block::ELEMENTS`] finite values; the bounds of each [`Block::PART`] of them
-    /// are known.
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]);
+    /// are known. Scales are chosen from these, or where there is `room` to work in, searched for.
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    );
 
     /// What a block decodes to, whatever its bytes.
     fn decode<L: Lanes>(lanes: L, block: &[u8], values: &mut [f32]);
@@ -43,7 +49,7 @@ pub(crate) fn encode<L: Lanes, B: Block>(
     sums: &mut [Sums],
 ) {
     const { assert!(RUN.is_multiple_of(B::ELEMENTS)) }
-    let Buffers { values: floats, .. } = buffers;
+    let Buffers { values: floats, unit, .. } = buffers;
     let mut decoded = [0.0; RUN];
     let part = tile.values.len() / sums.len().max(1);
     let absmax = tile.ranges.iter().fold(0.0f32, |absmax, range| absmax.max(range.absmax()));
@@ -60,7 +66,8 @@ pub(crate) fn encode<L: Lanes, B: Block>(
             let parts = B::ELEMENTS / B::PART;
             let ranges = tile.ranges[blocks.start * parts..blocks.end * parts].chunks_exact(parts);
             for ((values, block), bounds) in each.zip(ranges) {
-                B::encode(lanes, values, bounds, block);
+                let room = (tile.search == Search::Mse).then_some(&mut *unit);
+                B::encode(lanes, values, bounds, block, room);
             }
             let decoded = &mut decoded[..count];
             decode::<L, B>(lanes, bytes, decoded);

@@ -118,6 +118,11 @@ dispatch! {
     )
 }
 dispatch! {
+    /// See [`affine::searched::encode`].
+    search_affine = affine::searched::encode,
+    (bits: u32, tile: &Tile<'_>, out: Encoded<'_>, buffers: &mut Buffers, sums: &mut [Sums])
+}
+dispatch! {
     /// See [`affine::decode`].
     decode_affine = affine::decode,
     (bits: u32, tile: &Codes<'_>, codes: &mut Vec<u8>, values: &mut [f32])

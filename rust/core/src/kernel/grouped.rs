@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::measure::{Measure, in_full, is_usual};
 use super::metrics::Sums;
 use super::spans::{Spans, floats};
-use super::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Tile};
+use super::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Search, Tile};
 use crate::dtype::ScaleDtype;
 use crate::lanes::Lanes;
 
@@ -42,6 +42,21 @@ pub(crate) trait Grouped: Debug + Send + Sync + 'static {
 
     /// The parameters of a group whose values have these bounds; the tensor's scale is known.
     fn fit(values: &[f32], bounds: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters;
+
+    /// Whether it has [`Grouped::search`].
+    const SEARCHES: bool = false;
+
+    /// Parameters of a smaller squared error than those that the bounds give.
+    fn search<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: Bounds,
+        usual: Parameters,
+        (dtype, room): (ScaleDtype, &mut Vec<f32>),
+    ) -> Parameters {
+        let _ = (lanes, values, bounds, dtype, room);
+        usual
+    }
 
     /// Write the codes of some values of a group.
     fn encode<L: Lanes>(lanes: L, parameters: Parameters, values: &[f32], codes: &mut [u8]);
@@ -99,7 +114,7 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
     buffers: &mut Buffers,
     sums: &mut [Sums],
 ) {
-    let Buffers { values: buffer, decoded, .. } = buffers;
+    let Buffers { values: buffer, decoded, unit, .. } = buffers;
     let Encoded { data, scales, biases, .. } = out;
     let mut spans = Spans::new(&tile.grouping, tile.width, tile.phase);
     let absmax = tile.ranges.iter().fold(0.0f32, |absmax, range| absmax.max(range.absmax()));
@@ -124,7 +139,11 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
                 let mut parameters = Parameters { scale: scales[group], bias, tensor_scale };
                 if !fitted {
                     let dtype = tile.grouping.scale_dtype;
-                    parameters = F::fit(values, tile.ranges[group], dtype, tensor_scale);
+                    let bounds = tile.ranges[group];
+                    parameters = F::fit(values, bounds, dtype, tensor_scale);
+                    if F::SEARCHES && tile.search == Search::Mse {
+                        parameters = F::search(lanes, values, bounds, parameters, (dtype, unit));
+                    }
                     scales[group] = parameters.scale;
                     if F::BIASED {
                         biases[group] = parameters.bias;

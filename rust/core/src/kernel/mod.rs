@@ -13,6 +13,7 @@ pub(crate) mod grouped;
 pub(crate) mod measure;
 pub(crate) mod metrics;
 pub(crate) mod pack;
+pub(crate) mod search;
 pub(crate) mod spans;
 pub(crate) mod squares;
 pub(crate) mod stored;

@@ -1,5 +1,6 @@
 //! A piece of a tensor on its way through a kernel: what is read and what is written.
 
+pub use super::search::Search;
 use crate::dtype::{Float, ScaleDtype};
 use crate::lanes::LANES;
 
@@ -72,6 +73,8 @@ pub struct Buffers {
     pub codes: Vec<u8>,
     /// Values of groups at hand.
     pub values: Vec<f32>,
+    /// The same over a power of two.
+    pub unit: Vec<f32>,
     /// What their codes decode to.
     pub decoded: Vec<f32>,
 }
@@ -91,6 +94,8 @@ pub struct Tile<'a> {
     pub ranges: &'a [Bounds],
     /// The scale of the whole tensor; 1 where the layout has none.
     pub tensor_scale: f32,
+    /// How parameters are chosen.
+    pub search: Search,
     /// The bytes from which the values were read; those that follow them will be wanted next.
     pub source: &'a [u8],
 }

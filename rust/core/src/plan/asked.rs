@@ -82,6 +82,14 @@ impl Asked {
         scheme: &'static dyn Scheme,
         geometry: &Geometry,
     ) -> Result<Bound, RowError> {
+        let search = self.settings().search();
+        if !scheme.searches().contains(&search) {
+            return Err(RowError::InvalidSetting(InvalidSetting::lacks_search(
+                scheme.name(),
+                scheme.searches(),
+                search,
+            )));
+        }
         scheme.bind(geometry, &self.settings()).map_err(|unfit| match unfit {
             Unfit::Shape(why) => {
                 RowError::UnsupportedShape { why, fits: scheme::fitting(geometry) }

@@ -6,7 +6,7 @@ use crate::plan::Asked;
 use crate::relation::bytes::Element;
 use crate::relation::described::{Described, check_shape};
 use crate::relation::weights::{Part, Weights};
-use crate::scheme::{self, Bound, Choice, Geometry, Layout, NESTED_RUN, Scheme};
+use crate::scheme::{self, Bound, Choice, Geometry, Layout, NESTED_RUN, Scheme, Search};
 use crate::tile::{Place, Tiling, least_common_multiple};
 
 /// What stands in `search` for a packed row that is kept.
@@ -84,9 +84,18 @@ impl Job {
         &self.bound.layout
     }
 
+    /// How its parameters are chosen.
+    pub(crate) fn search(&self) -> Search {
+        Search::of(self.search)
+    }
+
     /// The tiles that it is encoded in.
     pub(crate) fn tiling(&self) -> Tiling {
-        Tiling::with_unit(self.layout(), self.packed.map_or(1, |packed| packed.layout.unit()))
+        let unit = self.packed.map_or(1, |packed| packed.layout.unit());
+        match self.search() {
+            Search::None => Tiling::with_unit(self.layout(), unit),
+            Search::Mse => Tiling::of_whole_groups(self.layout(), unit),
+        }
     }
 
     pub(crate) fn elements(&self) -> usize {

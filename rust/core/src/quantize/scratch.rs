@@ -93,7 +93,8 @@ impl Scratch {
             return Err(Stop::ScaleOverflow);
         }
         let (grouping, width, phase) = (job.layout().grouping, place.width, place.phase);
-        let tile = Tile { grouping, width, values, phase, ranges, tensor_scale, source };
+        let search = job.search();
+        let tile = Tile { grouping, width, values, phase, ranges, tensor_scale, search, source };
         if phase > 0 || job.source == Float::F64 || !known.is_empty() {
             touched.encode(level, (job, place), &tile, (out, known), buffers, sums);
             return Ok(None);
@@ -137,8 +138,8 @@ impl Scratch {
         {
             return Err(OneByOne);
         }
-        let (phase, tensor_scale) = (0, 1.0);
-        let tile = Tile { grouping, width, values, phase, ranges, tensor_scale, source };
+        let (phase, tensor_scale, search) = (0, 1.0, job.search());
+        let tile = Tile { grouping, width, values, phase, ranges, tensor_scale, search, source };
         sums.fill(Sums::default());
         let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
         job.bound.codec.encode(level, &tile, out, buffers, sums, next.as_mut());

@@ -1,6 +1,6 @@
 //! `int8`, `int4`, `int2`: affine integers, with scales and zero points beside the codes.
 
-use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Sums};
+use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Search, Sums};
 use crate::dtype::{Float, ScaleDtype};
 use crate::error::Unfit;
 use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
@@ -31,6 +31,10 @@ impl Scheme for Affine {
             .with(SYMMETRIC, Value::Flag(self.symmetric))
             .with(SCALE_DTYPE, Value::Choice("source"))
             .with(SEARCH, Value::Choice("none"))
+    }
+
+    fn searches(&self) -> &'static [&'static str] {
+        Search::WORDS
     }
 
     fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
@@ -83,7 +87,12 @@ impl Codec for Affine {
         sums: &mut [Sums],
         next: Option<&mut Next<'_>>,
     ) {
-        dispatch::encode_affine(level, self.bits, tile, out, buffers, sums, next);
+        match tile.search {
+            Search::None => {
+                dispatch::encode_affine(level, self.bits, tile, out, buffers, sums, next);
+            }
+            Search::Mse => dispatch::search_affine(level, self.bits, tile, out, buffers, sums),
+        }
     }
 
     fn decode(&self, level: Level, codes: &Codes<'_>, buffer: &mut Vec<u8>, values: &mut [f32]) {

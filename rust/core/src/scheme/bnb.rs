@@ -12,16 +12,19 @@ use std::marker::PhantomData;
 
 use super::grouped::{OfGroups, SOME, over, usual_inverse};
 use super::nested::{NESTED_MAP, NESTED_RUN, nested_code};
-use super::{Bound, Codec, Geometry, Layout, Said, Scheme};
+use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::search::{Numbers, Stored, Unit, scale};
 use crate::kernel::tile::{Bounds, Grouping};
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
 
 /// Elements that share a scale.
 const BLOCK: usize = 64;
+/// What the largest magnitude becomes in candidates: above 1 it is cut off.
+const REACHES: [f64; 7] = [0.95, 1.05, 1.11, 1.18, 1.26, 1.36, 1.5];
 
 /// A format of bitsandbytes.
 #[derive(Debug)]
@@ -42,6 +45,10 @@ impl<F: Table> Scheme for Bnb<F> {
 
     fn defaults(&self) -> Settings {
         Settings::default().with(SEARCH, Value::Choice("none"))
+    }
+
+    fn searches(&self) -> &'static [&'static str] {
+        if F::NESTED { &["none"] } else { Search::WORDS }
     }
 
     fn code_table(&self) -> Option<&'static [f32]> {
@@ -79,6 +86,28 @@ impl<F: Table> Scheme for Bnb<F> {
 /// Codes that stand for the numbers of a table, times a scale.
 impl<T: Table> Grouped for T {
     const BITS: usize = 4;
+    const SEARCHES: bool = !T::NESTED;
+
+    #[inline(always)]
+    fn search<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: Bounds,
+        usual: Parameters,
+        (dtype, room): (ScaleDtype, &mut Vec<f32>),
+    ) -> Parameters {
+        let Some(unit) = Unit::new(lanes, values, bounds.absmax(), room) else {
+            return usual;
+        };
+        let mut candidates = REACHES;
+        for candidate in &mut candidates {
+            *candidate = unit.absmax / *candidate;
+        }
+        let first = f64::from(usual.scale) / unit.power;
+        let numbers = NumbersOf(PhantomData::<T>);
+        let found = scale(lanes, &unit, first, candidates, &Positive(dtype), &numbers);
+        Parameters { scale: (found * unit.power) as f32, ..usual }
+    }
 
     /// The largest magnitude is the scale.
     #[inline(always)]
@@ -107,6 +136,29 @@ impl<T: Table> Grouped for T {
     #[inline(always)]
     fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
         decode(lanes, &T::NUMBERS, parameters.scale, codes, values);
+    }
+}
+
+/// Positive scales of a type.
+struct Positive(ScaleDtype);
+
+impl Stored for Positive {
+    #[inline(always)]
+    fn stored(&self, scale: f64, power: f64) -> Option<f64> {
+        let rounded = if scale > 0.0 { self.0.round(scale * power) } else { 0.0 };
+        (rounded > 0.0 && rounded.is_finite()).then_some(rounded / power)
+    }
+}
+
+/// The numbers of a table.
+struct NumbersOf<T>(PhantomData<T>);
+
+impl<T: Table> Numbers for NumbersOf<T> {
+    #[inline(always)]
+    fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
+        let mut codes = [0; LANES];
+        lanes.store_u8(lanes.low_bytes(T::find(lanes, x), 0), &mut codes);
+        lanes.look_up(&codes, &T::NUMBERS)
     }
 }
 

@@ -7,14 +7,16 @@ use arrow_array::types::{Float32Type, Float64Type};
 use arrow_array::{ArrayRef, Int64Array, LargeListArray, RecordBatch, StringArray};
 use proptest::prelude::*;
 
-use super::{ALL, Bound, Geometry, Scheme, Sums};
+use super::{ALL, Bound, Geometry, Scheme, Search, Sums};
 use crate::dequantize::Target;
 use crate::dtype::Float;
 use crate::kernel::dispatch;
 use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Tile, Values};
 use crate::lanes::Level;
 use crate::relation::quantized::shapes;
-use crate::settings::{ALL as SETTINGS, GROUP_ROWS, GROUP_SIZE, SYMMETRIC, Settings, Value};
+use crate::settings::{
+    ALL as SETTINGS, GROUP_ROWS, GROUP_SIZE, SEARCH, SYMMETRIC, Settings, Value,
+};
 use crate::{Dequantizer, Monitor, Options, Plan, Quantizer, pool};
 
 /// Elements of a row that every scheme takes.
@@ -42,6 +44,11 @@ fn cases() -> Vec<(&'static dyn Scheme, Settings)> {
         }
         let geometry = Geometry { rows: 1, columns: COLUMNS, source: Float::F32 };
         all.retain(|settings| scheme.bind(&geometry, settings).is_ok());
+        if scheme.searches().contains(&"mse") {
+            let search = |settings: &Settings| settings.with(SEARCH, Value::Choice("mse"));
+            let more: Vec<Settings> = all.iter().map(search).collect();
+            all.extend(more);
+        }
         cases.extend(all.into_iter().map(|settings| (scheme, settings)));
     }
     cases
@@ -119,7 +126,7 @@ fn decode(quantized: &RecordBatch) -> Vec<f32> {
 /// Codes, scales, biases and zero points of one tile, what they decode to, and the sums.
 type Coded = (Vec<u8>, Vec<u32>, Vec<u8>, Vec<u32>, Vec<Sums>);
 
-fn code(bound: &Bound, level: Level, values: &[f32]) -> Coded {
+fn code(bound: &Bound, settings: &Settings, level: Level, values: &[f32]) -> Coded {
     let layout = &bound.layout;
     let grouping = layout.grouping;
     let groups = layout.rows * grouping.groups();
@@ -132,7 +139,16 @@ fn code(bound: &Bound, level: Level, values: &[f32]) -> Coded {
     let (width, values) = (grouping.columns, Values::Float32(values));
     let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
     let tensor_scale = bound.codec.tensor_scale(absmax);
-    let tile = Tile { grouping, width, values, phase: 0, ranges: &bounds, tensor_scale, source };
+    let tile = Tile {
+        grouping,
+        width,
+        values,
+        phase: 0,
+        ranges: &bounds,
+        tensor_scale,
+        search: Search::of(settings.search()),
+        source,
+    };
     let mut biases = vec![0.0; layout.bias_count().unwrap()];
     let out = Encoded {
         data: &mut data,
@@ -238,7 +254,7 @@ proptest! {
             let bound = scheme.bind(&geometry, &settings).unwrap();
             let layout = &bound.layout;
             let layer = values(kind, &random, layout.elements());
-            let expected = (!layout.shares_scales()).then(|| code(&bound, Level::BASELINE, &layer));
+            let expected = (!layout.shares_scales()).then(|| code(&bound, &settings, Level::BASELINE, &layer));
             let data: Vec<u8> = bytes.iter().copied().cycle().take(layout.data_bytes().unwrap()).collect();
             let groups = layout.rows * layout.grouping.groups();
             let scales = vec![0.01; if layout.has_scales { groups } else { 0 }];
@@ -248,13 +264,52 @@ proptest! {
             let any = decode_tile(&bound, Level::BASELINE, &data, sides);
             for level in Level::available() {
                 if let Some(expected) = &expected {
-                    prop_assert_eq!(&code(&bound, level, &layer), expected, "{} {:?}", scheme.name(), level);
+                    prop_assert_eq!(&code(&bound, &settings, level, &layer), expected, "{} {:?}", scheme.name(), level);
                 }
                 let found = decode_tile(&bound, level, &data, sides);
                 let same = found.iter().zip(&any).all(|(a, b)| {
                     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
                 });
                 prop_assert!(same, "{} {:?}", scheme.name(), level);
+            }
+        }
+    }
+
+    /// Group by group, or block by block where groups share what is searched for.
+    #[test]
+    fn a_search_is_never_worse_than_extremes(
+        random in prop::collection::vec(any::<i32>(), 40..80),
+        kind in 0usize..5,
+        blocks in 1usize..9,
+    ) {
+        for (scheme, settings) in cases() {
+            if settings.search() != "mse" {
+                continue;
+            }
+            let columns = columns(scheme, &settings, 32 * blocks);
+            let geometry = Geometry { rows: 3, columns, source: Float::F32 };
+            let layout = scheme.bind(&geometry, &settings).unwrap().layout;
+            let layer = values(kind, &random, 3 * columns);
+            let one = batch(&[(layer.clone(), vec![3, columns as i64])]);
+            let usual = settings.with(SEARCH, Value::Choice("none"));
+            let [usual, found] = [usual, settings].map(|settings| decode(&quantize(scheme, settings, &one, 1).0));
+            let unit = if layout.has_scales { layout.grouping.group_size } else { layout.block.0 };
+            let width = layout.grouping.columns;
+            let rows = layer.chunks(width).zip(usual.chunks(width).zip(found.chunks(width)));
+            for (row, (usual, found)) in rows {
+                let groups = row.chunks(unit).zip(usual.chunks(unit).zip(found.chunks(unit)));
+                for (group, (usual, found)) in groups {
+                    let error = |decoded: &[f32]| -> f64 {
+                        let each = group.iter().zip(decoded).map(|(a, b)| f64::from(*a) - f64::from(*b));
+                        each.map(|error| error * error).sum()
+                    };
+                    // Sums of the search are of float32.
+                    let noise = 1e-6 * group.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+                    prop_assert!(
+                        error(found) <= error(usual) * 1.0001 + noise,
+                        "{} {} {}", scheme.name(), error(found), error(usual)
+                    );
+                }
             }
         }
     }

@@ -6,11 +6,13 @@
 //! Source: `affine_quantize` in <https://github.com/ml-explore/mlx/blob/main/mlx/backend/cpu/quantized.cpp>.
 
 use super::grouped::{OfGroups, layout};
-use super::{Bound, Codec, Geometry, Said, Scheme};
+use super::{Bound, Codec, Geometry, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::{InvalidSetting, Unfit};
 use crate::kernel::extremes::ends;
 use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::search::Unit;
+use crate::kernel::search::line::{Line, StoredLine, line};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes, Portable};
 use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SEARCH, Settings, Value};
@@ -53,6 +55,10 @@ impl<const BITS: usize> Scheme for Mlx<BITS> {
             .with(SEARCH, Value::Choice("none"))
     }
 
+    fn searches(&self) -> &'static [&'static str] {
+        Search::WORDS
+    }
+
     fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
         let settings = settings.or(&self.defaults());
         settings.check_group_size()?;
@@ -68,6 +74,29 @@ impl<const BITS: usize> Scheme for Mlx<BITS> {
         let layout = layout::<Self>(self.name, geometry, asked as usize, said, scale_dtype)?;
         let codec: &dyn Codec = &self.codec;
         Ok(Bound { scheme: self, codec, layout })
+    }
+}
+
+/// Scales and biases of a type, of any sign.
+struct Rounded(ScaleDtype);
+
+impl Rounded {
+    #[inline(always)]
+    fn number(&self, x: f64, power: f64) -> f64 {
+        if x == 0.0 {
+            return 0.0;
+        }
+        let Self(dtype) = self;
+        dtype.round((x * power).abs()).max(dtype.smallest()).copysign(x) / power
+    }
+}
+
+impl StoredLine for Rounded {
+    #[inline(always)]
+    fn stored(&self, Line { scale, offset }: Line, power: f64) -> Option<Line> {
+        let line = Line { scale: self.number(scale, power), offset: self.number(offset, power) };
+        let fits = line.scale.is_finite() && line.offset.is_finite() && line.scale != 0.0;
+        fits.then_some(line)
     }
 }
 
@@ -118,6 +147,31 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
         // It is at least half of the range from zero.
         let steps = (edge / scale).round_ties_even();
         Parameters { scale: round(edge / steps), bias: round(edge), tensor_scale }
+    }
+
+    const SEARCHES: bool = true;
+
+    #[inline(always)]
+    fn search<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: Bounds,
+        usual: Parameters,
+        (dtype, room): (ScaleDtype, &mut Vec<f32>),
+    ) -> Parameters {
+        let Some(unit) = Unit::new(lanes, values, bounds.absmax(), room) else {
+            return usual;
+        };
+        let ends = ends(lanes, values, bounds);
+        if ends.0 == ends.1 {
+            return usual;
+        }
+        let over = |number: f32| f64::from(number) / unit.power;
+        let first = Line { scale: over(usual.scale), offset: over(usual.bias) };
+        let ends = [over(ends.0), over(ends.1)];
+        let Line { scale, offset } = line(lanes, &unit, Self::TOP, ends, first, &Rounded(dtype));
+        let bias = (offset * unit.power) as f32;
+        Parameters { scale: (scale * unit.power) as f32, bias, ..usual }
     }
 
     #[inline(always)]

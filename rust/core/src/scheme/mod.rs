@@ -25,7 +25,9 @@ use std::fmt::Debug;
 use crate::dtype::Float;
 use crate::error::{Unfit, UnknownScheme};
 pub use crate::kernel::metrics::Sums;
-pub use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile, Values};
+pub use crate::kernel::tile::{
+    Bounds, Buffers, Codes, Encoded, Grouping, Next, Search, Tile, Values,
+};
 use crate::lanes::Level;
 use crate::settings::Settings;
 pub use layout::{Layout, Said};
@@ -145,6 +147,11 @@ pub trait Scheme: Debug + Send + Sync {
     /// The scheme that a plan takes for a matrix whose shape does not fit.
     fn fallback(&self) -> Option<&'static str> {
         None
+    }
+
+    /// The ways of choosing parameters that it has, as the setting names them.
+    fn searches(&self) -> &'static [&'static str] {
+        &["none"]
     }
 
     /// The numbers that its codes stand for, before they are scaled, where these are a table.

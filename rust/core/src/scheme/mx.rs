@@ -4,18 +4,22 @@
 //! Microscaling Formats Specification 1.0. The exponent is the lower one, `floor(log2 absmax)` less that
 //! of the format's largest number, unless the largest magnitude would then be cut off: then the next.
 
-use super::grouped::{OfGroups, encode_fp4, layout, split_pairs};
-use super::{Bound, Codec, Geometry, Said, Scheme, fp8};
+use super::grouped::{E2M1, OfGroups, encode_fp4, layout, split_pairs};
+use super::{Bound, Codec, Geometry, Said, Scheme, Search, fp8};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::convert::F4_E2M1;
 use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::search::{Numbers, Unit, choose};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
 
 /// Elements that share an exponent.
 const GROUP: usize = 32;
+/// Powers of two that are searched among.
+const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+const LARGEST: f64 = (1u128 << 100) as f64;
 
 /// A microscaling format.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ impl<F: Grouped> Scheme for Mx<F> {
 
     fn defaults(&self) -> Settings {
         Settings::default().with(SEARCH, Value::Choice("none"))
+    }
+
+    fn searches(&self) -> &'static [&'static str] {
+        Search::WORDS
     }
 
     fn bind(&'static self, geometry: &Geometry, _: &Settings) -> Result<Bound, Unfit> {
@@ -66,6 +74,24 @@ fn power(bounds: Bounds, largest: f32, tensor_scale: f32) -> Parameters {
     Parameters { scale, bias, tensor_scale }
 }
 
+/// The power of two that leaves the smaller error: the usual one or one of its neighbours.
+#[inline(always)]
+fn exponent<L: Lanes>(
+    lanes: L,
+    (values, bounds, room): (&[f32], Bounds, &mut Vec<f32>),
+    usual: Parameters,
+    numbers: &impl Numbers,
+) -> Parameters {
+    let Some(unit) = Unit::new(lanes, values, bounds.absmax(), room) else {
+        return usual;
+    };
+    let first = f64::from(usual.scale);
+    let (less, more) = ((first / 2.0).max(SMALLEST), (first * 2.0).min(LARGEST.max(first)));
+    let scales = [first, less, more].map(|scale| scale / unit.power);
+    let found = choose(lanes, &unit, scales, numbers);
+    Parameters { scale: (found * unit.power) as f32, ..usual }
+}
+
 /// E2M1.
 #[derive(Debug)]
 pub(super) struct Fp4;
@@ -76,6 +102,19 @@ impl Grouped for Fp4 {
     #[inline(always)]
     fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
         power(bounds, 6.0, tensor_scale)
+    }
+
+    const SEARCHES: bool = true;
+
+    #[inline(always)]
+    fn search<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: Bounds,
+        usual: Parameters,
+        (_, room): (ScaleDtype, &mut Vec<f32>),
+    ) -> Parameters {
+        exponent(lanes, (values, bounds, room), usual, &E2M1)
     }
 
     #[inline(always)]
@@ -104,6 +143,19 @@ impl Grouped for Fp8 {
     #[inline(always)]
     fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
         power(bounds, fp8::LARGEST, tensor_scale)
+    }
+
+    const SEARCHES: bool = true;
+
+    #[inline(always)]
+    fn search<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: Bounds,
+        usual: Parameters,
+        (_, room): (ScaleDtype, &mut Vec<f32>),
+    ) -> Parameters {
+        exponent(lanes, (values, bounds, room), usual, &fp8::E4M3)
     }
 
     #[inline(always)]

@@ -8,12 +8,13 @@
 //! Our tensor scale is a power of two, so that its reciprocal is exact: the smallest for which the largest
 //! group's scale is at most 256. 448 would be the largest E4M3 number.
 
-use super::grouped::{OfGroups, encode_fp4, layout, split_pairs};
-use super::{Bound, Geometry, Layout, Said, Scheme};
+use super::grouped::{E2M1, OfGroups, encode_fp4, layout, split_pairs};
+use super::{Bound, Geometry, Layout, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::convert::{F4_E2M1, f8_e4m3_from_f32, f8_e4m3_to_f32};
 use crate::kernel::grouped::{Grouped, Parameters};
+use crate::kernel::search::{Unit, choose};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
@@ -27,6 +28,12 @@ const TOP_SCALE: f32 = 256.0;
 /// The smallest E4M3 number.
 const SMALLEST_SCALE: f32 = 1.0 / 512.0;
 
+/// Scales that are tried, in E4M3's steps from the one that the largest magnitude gives, which comes
+/// first.
+const STEPS: [i32; 7] = [0, -1, 1, 2, 3, 4, 5];
+/// The largest E4M3 number's code.
+const TOP_CODE: i32 = 0x7e;
+
 #[derive(Debug)]
 pub(super) struct Nvfp4;
 
@@ -39,6 +46,10 @@ impl Scheme for Nvfp4 {
 
     fn defaults(&self) -> Settings {
         Settings::default().with(SEARCH, Value::Choice("none"))
+    }
+
+    fn searches(&self) -> &'static [&'static str] {
+        Search::WORDS
     }
 
     fn bind(&'static self, geometry: &Geometry, _: &Settings) -> Result<Bound, Unfit> {
@@ -72,6 +83,33 @@ impl Grouped for Nvfp4 {
         let exact = absmax * (1.0 / LARGEST) * (1.0 / tensor_scale);
         let scale = f8_e4m3_to_f32(f8_e4m3_from_f32(exact)).max(SMALLEST_SCALE);
         Parameters { scale, bias, tensor_scale }
+    }
+
+    const SEARCHES: bool = true;
+
+    #[inline(always)]
+    fn search<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: Bounds,
+        usual: Parameters,
+        (_, room): (ScaleDtype, &mut Vec<f32>),
+    ) -> Parameters {
+        let Some(unit) = Unit::new(lanes, values, bounds.absmax(), room) else {
+            return usual;
+        };
+        let tensor_scale = f64::from(usual.tensor_scale);
+        let code = i32::from(f8_e4m3_from_f32(usual.scale));
+        let mut scales = [0.0; STEPS.len()];
+        for (scale, step) in scales.iter_mut().zip(STEPS) {
+            let number = f8_e4m3_to_f32((code + step).clamp(1, TOP_CODE) as u8);
+            // The largest code must decode to a float32.
+            let is_stored = (number * LARGEST * usual.tensor_scale).is_finite();
+            let number = f64::from(if is_stored { number } else { usual.scale });
+            *scale = number * tensor_scale / unit.power;
+        }
+        let found = choose(lanes, &unit, scales, &E2M1);
+        Parameters { scale: (found * unit.power / tensor_scale) as f32, ..usual }
     }
 
     #[inline(always)]

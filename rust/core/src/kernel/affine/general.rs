@@ -11,7 +11,9 @@ pub(super) fn general(bits: u32, group: &Parameters, values: &[f32], codes: &mut
     metrics::sums(values, codes, |code| (f32::from(code) - group.zero) * group.scale)
 }
 
-fn encode(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) {
+/// Write the codes of a group.
+#[inline(always)]
+pub(super) fn encode(bits: u32, group: &Parameters, values: &[f32], codes: &mut [u8]) {
     let top = ((1u32 << bits) - 1) as f32;
     for (code, value) in codes.iter_mut().zip(values) {
         let shifted = round(value * group.prescale * group.inverse) + group.zero;

@@ -30,6 +30,14 @@ pub(super) struct Parameters {
     pub(super) inverse: f32,
 }
 
+impl Parameters {
+    /// Those of a scale and a zero point that were found elsewhere.
+    pub(super) fn of(scale: f32, zero: f32) -> Self {
+        let (prescale, inverse) = inverse(scale);
+        Self { scale, zero, prescale, inverse }
+    }
+}
+
 /// The scale of a group before rounding.
 #[inline(always)]
 pub(crate) fn exact_scale(bits: u32, range: Bounds, symmetric: bool) -> f64 {

@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::dispatch;
 use crate::kernel::squares::PRECISION;
-use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Tile, Values};
+use crate::kernel::tile::{
+    Bounds, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Search, Tile, Values,
+};
 use crate::lanes::{LINE, Level};
 use crate::scheme::{self, Geometry, Sums};
 use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SYMMETRIC, Settings, Value};
@@ -96,6 +98,7 @@ fn everything(
         phase: 0,
         ranges,
         tensor_scale: 1.0,
+        search: Search::None,
         source: bytes,
     };
     let out = Encoded {

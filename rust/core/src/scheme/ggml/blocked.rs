@@ -8,7 +8,7 @@ use crate::kernel::block::Block;
 use crate::kernel::dispatch;
 use crate::kernel::tile::{Buffers, Codes, Encoded, Grouping, Next, Tile};
 use crate::lanes::Level;
-use crate::scheme::{Bound, Codec, Geometry, Layout, Said, Scheme, Sums};
+use crate::scheme::{Bound, Codec, Geometry, Layout, Said, Scheme, Search, Sums};
 use crate::settings::{SEARCH, Settings, Value};
 
 /// Blocks of some format, by the name of its scheme.
@@ -36,6 +36,10 @@ impl<B> Blocked<B> {
 impl<B: Block> Scheme for Blocked<B> {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn searches(&self) -> &'static [&'static str] {
+        Search::WORDS
     }
 
     fn fallback(&self) -> Option<&'static str> {

@@ -4,8 +4,11 @@
 //! `block_iq4_nl`, `kvalues_iq4nl`.
 
 use super::blocked::Blocked;
-use super::small::{HALF, SMALL, half, inverse, join, nearest, outermost, put_half, split};
+use super::small::{
+    HALF, SMALL, half, inverse, join, nearest, outermost, put_half, searched, split,
+};
 use crate::kernel::block::Block;
+use crate::kernel::search::Numbers;
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -15,7 +18,7 @@ pub(in crate::scheme) static IQ4_NL: Blocked<Iq4Nl> = Blocked::new("iq4_nl");
 pub(in crate::scheme) struct Iq4Nl;
 
 /// What codes stand for.
-const TABLE: [f32; 16] = [
+const NUMBERS: [f32; 16] = [
     -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0,
     89.0, 113.0,
 ];
@@ -23,13 +26,29 @@ const TABLE: [f32; 16] = [
 pub(super) const MIDDLES: [f32; 15] = {
     let (mut middles, mut at) = ([0.0; 15], 0);
     while at < 15 {
-        middles[at] = f32::midpoint(TABLE[at], TABLE[at + 1]);
+        middles[at] = f32::midpoint(NUMBERS[at], NUMBERS[at + 1]);
         at += 1;
     }
     middles
 };
 /// The code that stands for the largest magnitude.
-pub(super) const LOWEST: f32 = TABLE[0];
+pub(super) const LOWEST: f32 = NUMBERS[0];
+
+/// The numbers of the table.
+pub(super) struct Table;
+
+impl Numbers for Table {
+    #[inline(always)]
+    fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
+        let mut counts = lanes.zero_u32();
+        for middle in MIDDLES {
+            counts = lanes.count_above(counts, x, lanes.splat(middle));
+        }
+        let mut codes = [0; LANES];
+        lanes.store_u8(lanes.low_bytes(counts, 0), &mut codes);
+        lanes.look_up(&codes, &NUMBERS)
+    }
+}
 
 impl Block for Iq4Nl {
     const ELEMENTS: usize = SMALL;
@@ -37,8 +56,15 @@ impl Block for Iq4Nl {
     const LIMIT: f32 = 127.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let d = put_half(block, 0, outermost(values, bounds[0]) / LOWEST);
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let usual = outermost(values, bounds[0]) / LOWEST;
+        let d = put_half(block, 0, searched(lanes, (values, bounds), usual, &Table, room));
         let mut codes = [0; SMALL];
         nearest(lanes, values, inverse(d), &MIDDLES, &mut codes);
         join::<HALF>(&codes, &mut block[2..]);
@@ -61,6 +87,6 @@ impl Block for Iq4Nl {
 pub(super) fn look_up<L: Lanes>(lanes: L, codes: &[u8], scale: f32, values: &mut [f32]) {
     let scale = lanes.splat(scale);
     for (codes, values) in codes.as_chunks::<LANES>().0.iter().zip(values.as_chunks_mut().0) {
-        lanes.store(lanes.mul(lanes.look_up(codes, &TABLE), scale), values);
+        lanes.store(lanes.mul(lanes.look_up(codes, &NUMBERS), scale), values);
     }
 }

@@ -6,7 +6,7 @@
 //! in `q4_0`. Source: `block_iq4_xs`, `dequantize_row_iq4_xs`.
 
 use super::blocked::Blocked;
-use super::iq4_nl::{LOWEST, MIDDLES, look_up};
+use super::iq4_nl::{LOWEST, MIDDLES, Table, look_up};
 use super::levels::{LARGE, Symmetric};
 use super::small::{HALF, SMALL, half, inverse, join, nearest, split};
 use crate::kernel::block::Block;
@@ -29,8 +29,20 @@ impl Block for Iq4Xs {
     const LIMIT: f32 = 127.0 * 32.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let levels = Symmetric::<PARTS>::fit(values, bounds, [LOWEST, -32.0], 0, block);
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let levels = Symmetric::<PARTS>::fit(
+            lanes,
+            (values, bounds),
+            (&Table, [LOWEST, -32.0]),
+            (0, block),
+            room,
+        );
         let scales = levels.scales.map(|scale| (scale + 32) as u8);
         let upper = scales.iter().zip(0..).map(|(scale, at)| u16::from(scale >> 4) << (2 * at));
         block[2..LOWER].copy_from_slice(&upper.fold(0, |all, one| all | one).to_le_bytes());

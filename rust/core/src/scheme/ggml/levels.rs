@@ -1,11 +1,47 @@
 //! Blocks of 256 whose parts have scales of few bits, multiples of the block's own.
 
-use super::small::{Line, inverse, outermost, put_half};
+use super::small::{self, beside, inverse, outermost, put_half};
+use crate::kernel::convert::{f16_from_f32, f16_to_f32};
+use crate::kernel::search::line::{Line, StoredLine, fit, line, sum};
+use crate::kernel::search::{Moments, Numbers, REFITS, Stored, Unit, scale};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
 /// Weights of a large block.
 pub(super) const LARGE: usize = 256;
+
+/// Any scale: what it is a multiple of is not known yet.
+struct Any;
+
+impl Stored for Any {
+    #[inline(always)]
+    fn stored(&self, scale: f64, _: f64) -> Option<f64> {
+        (scale != 0.0 && scale.is_finite()).then_some(scale)
+    }
+}
+
+/// Any rising line from zero or below.
+struct Down;
+
+impl StoredLine for Down {
+    #[inline(always)]
+    fn stored(&self, line: Line, _: f64) -> Option<Line> {
+        (line.scale > 0.0).then_some(Line { offset: line.offset.min(0.0), ..line })
+    }
+}
+
+/// A part of a block.
+#[inline(always)]
+fn part<'a, const PARTS: usize>(unit: &Unit<'a>, at: usize) -> Unit<'a> {
+    let count = LARGE / PARTS;
+    Unit { values: &unit.values[at * count..][..count], count, ..*unit }
+}
+
+/// A number rounded to float16.
+#[inline(always)]
+fn to_half(x: f32) -> f32 {
+    f16_to_f32(f16_from_f32(x))
+}
 
 /// The two levels of an affine block: each part's scale and minimum are whole multiples, up to `TOP`,
 /// of `d` and `dmin`. Minima are zero or below.
@@ -18,28 +54,117 @@ pub(super) struct Affine<const PARTS: usize> {
 }
 
 impl<const PARTS: usize> Affine<PARTS> {
-    /// For codes from 0 to `top`, each part's extremes are the ends of what it can hold. `d` and `dmin`
-    /// are written at byte `at` of the block, one after the other.
+    /// For codes from 0 to `top`. `d` and `dmin` are written at byte `at` of the block, one after the
+    /// other.
     #[inline(always)]
-    pub(super) fn fit(
-        bounds: &[Bounds],
-        [top, top_scale]: [f32; 2],
-        at: usize,
-        block: &mut [u8],
+    pub(super) fn fit<L: Lanes>(
+        lanes: L,
+        (values, bounds): (&[f32], &[Bounds]),
+        tops: [f32; 2],
+        (at, block): (usize, &mut [u8]),
+        room: Option<&mut Vec<f32>>,
     ) -> Self {
         let (mut spans, mut depths) = ([0.0f32; PARTS], [0.0f32; PARTS]);
         for ((span, depth), bounds) in spans.iter_mut().zip(&mut depths).zip(bounds) {
             *depth = -bounds.lo;
-            *span = (bounds.hi + *depth) / top;
+            *span = (bounds.hi + *depth) / tops[0];
         }
+        let usual = Self::of(spans, depths, tops[1]);
+        let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
+        let unit = room.and_then(|room| Unit::new(lanes, values, absmax, room));
+        let levels = match unit {
+            Some(unit) => usual.searched(lanes, &unit, bounds, tops),
+            None => usual,
+        };
+        put_half(block, at, levels.d);
+        put_half(block, at + 2, levels.dmin);
+        levels
+    }
+
+    /// Of what each part needs. The extremes are the ends of what it can hold.
+    #[inline(always)]
+    fn of(spans: [f32; PARTS], depths: [f32; PARTS], top_scale: f32) -> Self {
         let largest = |of: &[f32; PARTS]| of.iter().fold(0.0f32, |most, one| most.max(*one));
-        let d = put_half(block, at, largest(&spans) / top_scale);
-        let dmin = put_half(block, at + 2, largest(&depths) / top_scale);
+        let d = to_half(largest(&spans) / top_scale);
+        let dmin = to_half(largest(&depths) / top_scale);
         let multiples = |of: [f32; PARTS], unit: f32| {
             let inverse = inverse(unit);
             of.map(|one| (one * inverse + 0.5).min(top_scale) as u8)
         };
         Self { scales: multiples(spans, d), minima: multiples(depths, dmin), d, dmin }
+    }
+
+    /// Levels of a smaller squared error, or the same.
+    #[inline(always)]
+    fn searched<L: Lanes>(
+        self,
+        lanes: L,
+        unit: &Unit<'_>,
+        bounds: &[Bounds],
+        [top, top_scale]: [f32; 2],
+    ) -> Self {
+        let (mut spans, mut depths, mut sums) = ([0.0; PARTS], [0.0; PARTS], [0.0; PARTS]);
+        for (part, bounds) in bounds.iter().enumerate() {
+            let own = self::part::<PARTS>(unit, part);
+            sums[part] = sum(lanes, &own);
+            let over = |number: f32| f64::from(number) / unit.power;
+            let ends = [over(bounds.lo), over(bounds.hi)];
+            let scale = (ends[1] - ends[0]) / f64::from(top);
+            if scale > 0.0 {
+                let first = Line { scale, offset: ends[0] };
+                let found = line(lanes, &own, top, ends, first, &Down);
+                spans[part] = (found.scale * unit.power) as f32;
+                depths[part] = (-found.offset * unit.power) as f32;
+            }
+        }
+        let usual = self.refit(lanes, unit, &sums, top).0;
+        let mut best = (self, usual);
+        let mut next = Self::of(spans, depths, top_scale);
+        for _ in 0..=REFITS {
+            let (gain, refitted) = next.refit(lanes, unit, &sums, top);
+            if gain > best.1 {
+                best = (next, gain);
+            }
+            let Some(refitted) = refitted else { break };
+            next = refitted;
+        }
+        best.0
+    }
+
+    /// By how much these levels lessen `Σv²`, and the same with the best `d` and `dmin` for their codes.
+    #[inline(always)]
+    fn refit<L: Lanes>(
+        &self,
+        lanes: L,
+        unit: &Unit<'_>,
+        sums: &[f64; PARTS],
+        top: f32,
+    ) -> (f64, Option<Self>) {
+        let (d, dmin) = (f64::from(self.d) / unit.power, f64::from(self.dmin) / unit.power);
+        let mut gain = 0.0;
+        let (mut dd, mut dm, mut mm, mut dv, mut mv) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        for (part, sum) in sums.iter().enumerate() {
+            let own = self::part::<PARTS>(unit, part);
+            let (s, m) = (f64::from(self.scales[part]), f64::from(self.minima[part]));
+            let found = Line { scale: d * s, offset: -dmin * m };
+            let fit = fit(lanes, &own, found, top, *sum);
+            gain += fit.gain(found);
+            dd += s * s * fit.moments.cc;
+            dm += s * m * fit.moments.c;
+            mm += m * m * own.count as f64;
+            dv += s * fit.moments.cv;
+            mv += m * *sum;
+        }
+        // v ≈ d·s·c − dmin·m
+        let determinant = dd * mm - dm * dm;
+        let (d, dmin) = if mm > 0.0 && determinant > 0.0 {
+            ((dv * mm - mv * dm) / determinant, (dv * dm - mv * dd) / determinant)
+        } else {
+            (if dd > 0.0 { dv / dd } else { 0.0 }, 0.0)
+        };
+        let (d, dmin) = (to_half((d * unit.power) as f32), to_half((dmin * unit.power) as f32));
+        let fits = d > 0.0 && d.is_finite() && dmin >= 0.0 && dmin.is_finite();
+        (gain, fits.then_some(Self { d, dmin, ..*self }))
     }
 
     /// The codes of all values.
@@ -50,7 +175,7 @@ impl<const PARTS: usize> Affine<PARTS> {
         for (part, (values, codes)) in each.enumerate() {
             let scale = self.d * f32::from(self.scales[part]);
             let shift = self.dmin * f32::from(self.minima[part]);
-            let line = Line { shift, inverse: inverse(scale), half: 0.5, top };
+            let line = small::Line { shift, inverse: inverse(scale), half: 0.5, top };
             line.codes(lanes, values, codes);
         }
     }
@@ -66,27 +191,97 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     /// Each part's outermost value has the code `lowest`, which is the one of largest magnitude; the
     /// largest scale is `lowest_scale` times `d`, which is written at byte `at` of the block.
     #[inline(always)]
-    pub(super) fn fit(
-        values: &[f32],
-        bounds: &[Bounds],
-        [lowest, lowest_scale]: [f32; 2],
-        at: usize,
-        block: &mut [u8],
+    pub(super) fn fit<L: Lanes>(
+        lanes: L,
+        (values, bounds): (&[f32], &[Bounds]),
+        (numbers, [lowest, lowest_scale]): (&impl Numbers, [f32; 2]),
+        (at, block): (usize, &mut [u8]),
+        room: Option<&mut Vec<f32>>,
     ) -> Self {
         let mut spans = [0.0f32; PARTS];
         let each = values.chunks_exact(LARGE / PARTS).zip(bounds);
         for (span, (values, bounds)) in spans.iter_mut().zip(each) {
             *span = outermost(values, *bounds) / lowest;
         }
+        let usual = Self::of(spans, lowest_scale);
+        let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
+        let unit = room.and_then(|room| Unit::new(lanes, values, absmax, room));
+        let levels = match unit {
+            Some(unit) => usual.searched(lanes, &unit, spans, numbers, lowest_scale),
+            None => usual,
+        };
+        put_half(block, at, levels.d);
+        levels
+    }
+
+    /// Of what each part needs.
+    #[inline(always)]
+    fn of(spans: [f32; PARTS], lowest_scale: f32) -> Self {
         let further = |most: f32, one: &f32| if one.abs() > most.abs() { *one } else { most };
-        let d = put_half(block, at, spans.iter().fold(0.0, further) / lowest_scale);
+        let d = to_half(spans.iter().fold(0.0, further) / lowest_scale);
+        Self { scales: Self::multiples(spans, d, lowest_scale), d }
+    }
+
+    #[inline(always)]
+    fn multiples(spans: [f32; PARTS], d: f32, lowest_scale: f32) -> [i8; PARTS] {
         let inverse = inverse(d);
-        let multiple = |span: f32| {
+        spans.map(|span| {
             let exact = span * inverse;
             let rounded = exact + 0.5f32.copysign(exact);
             rounded.clamp(lowest_scale, -1.0 - lowest_scale) as i8
-        };
-        Self { scales: spans.map(multiple), d }
+        })
+    }
+
+    /// Levels of a smaller squared error, or the same.
+    #[inline(always)]
+    fn searched<L: Lanes>(
+        self,
+        lanes: L,
+        unit: &Unit<'_>,
+        mut spans: [f32; PARTS],
+        numbers: &impl Numbers,
+        lowest_scale: f32,
+    ) -> Self {
+        for (part, span) in spans.iter_mut().enumerate() {
+            if *span != 0.0 {
+                let own = self::part::<PARTS>(unit, part);
+                let first = f64::from(*span) / unit.power;
+                let found = scale(lanes, &own, first, beside(first), &Any, numbers);
+                *span = (found * unit.power) as f32;
+            }
+        }
+        let mut best = (self.refit(lanes, unit, numbers).0, self);
+        let mut next = Self::of(spans, lowest_scale);
+        for _ in 0..=REFITS {
+            let (gain, d) = next.refit(lanes, unit, numbers);
+            if gain > best.0 {
+                best = (gain, Self { ..next });
+            }
+            if d == 0.0 || !d.is_finite() {
+                break;
+            }
+            next = Self { scales: Self::multiples(spans, d, lowest_scale), d };
+        }
+        best.1
+    }
+
+    /// By how much these levels lessen `Σv²`, and the best `d` for their codes.
+    #[inline(always)]
+    fn refit<L: Lanes>(&self, lanes: L, unit: &Unit<'_>, numbers: &impl Numbers) -> (f64, f32) {
+        let (mut gain, mut ss, mut sv) = (0.0, 0.0, 0.0);
+        for (part, multiple) in self.scales.iter().enumerate() {
+            let s = f64::from(*multiple);
+            let scale = f64::from(self.d) / unit.power * s;
+            if scale != 0.0 {
+                let own = self::part::<PARTS>(unit, part);
+                let moments = Moments::scaled(lanes, &own, scale, numbers);
+                gain += moments.gain(scale);
+                ss += s * s * moments.cc;
+                sv += s * moments.cv;
+            }
+        }
+        let d = if ss > 0.0 { sv / ss * unit.power } else { 0.0 };
+        (gain, to_half(d as f32))
     }
 
     /// The scale of a part.

@@ -29,8 +29,14 @@ impl Block for Q2K {
     const LIMIT: f32 = 15.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let levels = Affine::<PARTS>::fit(bounds, [TOP, 15.0], D, block);
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let levels = Affine::<PARTS>::fit(lanes, (values, bounds), [TOP, 15.0], (D, block), room);
         for (out, (scale, minimum)) in block.iter_mut().zip(levels.scales.iter().zip(levels.minima))
         {
             *out = scale | (minimum << 4);

@@ -10,6 +10,7 @@ use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric, join_bits, join_pairs, split_bits, split_pairs};
 use super::small::{HALF, Line, decode, half, inverse};
 use crate::kernel::block::Block;
+use crate::kernel::search::Integers;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -23,6 +24,8 @@ const CODES: usize = LARGE / 8;
 const SCALES: usize = CODES + LARGE / 4;
 const D: usize = SCALES + 12;
 
+const NUMBERS: Integers = Integers { low: -4.0, high: 3.0 };
+
 impl Block for Q3K {
     const ELEMENTS: usize = LARGE;
     const BYTES: usize = D + 2;
@@ -30,8 +33,20 @@ impl Block for Q3K {
     const LIMIT: f32 = 4.0 * 32.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let levels = Symmetric::<PARTS>::fit(values, bounds, [-4.0, -32.0], D, block);
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let levels = Symmetric::<PARTS>::fit(
+            lanes,
+            (values, bounds),
+            (&NUMBERS, [-4.0, -32.0]),
+            (D, block),
+            room,
+        );
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

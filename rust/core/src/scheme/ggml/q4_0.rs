@@ -5,8 +5,11 @@
 //! `block_q4_0`, `quantize_row_q4_0_ref`.
 
 use super::blocked::Blocked;
-use super::small::{HALF, Line, SMALL, decode, half, inverse, join, outermost, put_half, split};
+use super::small::{
+    HALF, Line, SMALL, decode, half, inverse, join, outermost, put_half, searched, split,
+};
 use crate::kernel::block::Block;
+use crate::kernel::search::Integers;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -15,14 +18,23 @@ pub(in crate::scheme) static Q4_0: Blocked<Q40> = Blocked::new("q4_0");
 #[derive(Debug)]
 pub(in crate::scheme) struct Q40;
 
+const NUMBERS: Integers = Integers { low: -8.0, high: 7.0 };
+
 impl Block for Q40 {
     const ELEMENTS: usize = SMALL;
     const BYTES: usize = 2 + HALF;
     const LIMIT: f32 = 8.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let d = outermost(values, bounds[0]) / -8.0;
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let usual = outermost(values, bounds[0]) / -8.0;
+        let d = searched(lanes, (values, bounds), usual, &NUMBERS, room);
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 8.5, top: 15.0 };
         let mut codes = [0; SMALL];

@@ -4,7 +4,9 @@
 //! `j + 16` in its high half. Source: `block_q4_1`, `quantize_row_q4_1_ref`.
 
 use super::blocked::Blocked;
-use super::small::{HALF, Line, SMALL, decode, half, inverse, join, put_half, split};
+use super::small::{
+    HALF, Line, SMALL, decode, half, inverse, join, put_half, searched_line, split,
+};
 use crate::kernel::block::Block;
 use crate::kernel::extremes::ends;
 use crate::kernel::tile::Bounds;
@@ -21,9 +23,15 @@ impl Block for Q41 {
     const LIMIT: f32 = 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
         let (lo, hi) = ends(lanes, values, bounds[0]);
-        let d = (hi - lo) / 15.0;
+        let (d, lo) = searched_line(lanes, values, [lo, hi], 15.0, room);
         put_half(block, 0, d);
         put_half(block, 2, lo);
         let line = Line { shift: -lo, inverse: inverse(d), half: 0.5, top: 15.0 };

@@ -26,8 +26,14 @@ impl Block for Q4K {
     const LIMIT: f32 = 63.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let levels = Affine::<8>::fit(bounds, [TOP, 63.0], 0, block);
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let levels = Affine::<8>::fit(lanes, (values, bounds), [TOP, 63.0], (0, block), room);
         join_six_bits(&levels.scales, &levels.minima, &mut block[4..16]);
         let mut codes = [0; LARGE];
         levels.codes(lanes, values, TOP, &mut codes);

@@ -7,9 +7,10 @@
 use super::blocked::Blocked;
 use super::small::{
     HALF, Line, SMALL, add_fifth_bits, decode, fifth_bits, half, inverse, join, outermost,
-    put_half, split,
+    put_half, searched, split,
 };
 use crate::kernel::block::Block;
+use crate::kernel::search::Integers;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -18,14 +19,23 @@ pub(in crate::scheme) static Q5_0: Blocked<Q50> = Blocked::new("q5_0");
 #[derive(Debug)]
 pub(in crate::scheme) struct Q50;
 
+const NUMBERS: Integers = Integers { low: -16.0, high: 15.0 };
+
 impl Block for Q50 {
     const ELEMENTS: usize = SMALL;
     const BYTES: usize = 2 + 4 + HALF;
     const LIMIT: f32 = 16.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let d = outermost(values, bounds[0]) / -16.0;
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let usual = outermost(values, bounds[0]) / -16.0;
+        let d = searched(lanes, (values, bounds), usual, &NUMBERS, room);
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 16.5, top: 31.0 };
         let mut codes = [0; SMALL];

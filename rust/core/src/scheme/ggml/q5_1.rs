@@ -6,7 +6,8 @@
 
 use super::blocked::Blocked;
 use super::small::{
-    HALF, Line, SMALL, add_fifth_bits, decode, fifth_bits, half, inverse, join, put_half, split,
+    HALF, Line, SMALL, add_fifth_bits, decode, fifth_bits, half, inverse, join, put_half,
+    searched_line, split,
 };
 use crate::kernel::block::Block;
 use crate::kernel::extremes::ends;
@@ -24,9 +25,15 @@ impl Block for Q51 {
     const LIMIT: f32 = 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
         let (lo, hi) = ends(lanes, values, bounds[0]);
-        let d = (hi - lo) / 31.0;
+        let (d, lo) = searched_line(lanes, values, [lo, hi], 31.0, room);
         put_half(block, 0, d);
         put_half(block, 2, lo);
         let line = Line { shift: -lo, inverse: inverse(d), half: 0.5, top: 31.0 };

@@ -9,6 +9,7 @@ use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric, join_pairs, split_pairs};
 use super::small::{HALF, Line, decode, half, inverse, join, split};
 use crate::kernel::block::Block;
+use crate::kernel::search::Integers;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -24,6 +25,8 @@ const D: usize = SCALES + PARTS;
 /// Codes of which 64 bytes hold the lower bits.
 const LINE: usize = 128;
 
+const NUMBERS: Integers = Integers { low: -32.0, high: 31.0 };
+
 impl Block for Q6K {
     const ELEMENTS: usize = LARGE;
     const BYTES: usize = D + 2;
@@ -31,8 +34,20 @@ impl Block for Q6K {
     const LIMIT: f32 = 32.0 * 128.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let levels = Symmetric::<PARTS>::fit(values, bounds, [-32.0, -128.0], D, block);
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let levels = Symmetric::<PARTS>::fit(
+            lanes,
+            (values, bounds),
+            (&NUMBERS, [-32.0, -128.0]),
+            (D, block),
+            room,
+        );
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

@@ -3,8 +3,9 @@
 //! Layout: `d` (2 bytes), 32 codes. Source: `block_q8_0`, `quantize_row_q8_0_ref`.
 
 use super::blocked::Blocked;
-use super::small::{half, inverse, put_half};
+use super::small::{half, inverse, put_half, searched};
 use crate::kernel::block::Block;
+use crate::kernel::search::Integers;
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -13,19 +14,30 @@ pub(in crate::scheme) static Q8_0: Blocked<Q80> = Blocked::new("q8_0");
 #[derive(Debug)]
 pub(in crate::scheme) struct Q80;
 
+const NUMBERS: Integers = Integers { low: -127.0, high: 127.0 };
+
 impl Block for Q80 {
     const ELEMENTS: usize = 32;
     const BYTES: usize = 34;
     const LIMIT: f32 = 127.0 * 65504.0;
 
     #[inline(always)]
-    fn encode<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds], block: &mut [u8]) {
-        let d = bounds[0].absmax() / 127.0;
+    fn encode<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        block: &mut [u8],
+        room: Option<&mut Vec<f32>>,
+    ) {
+        let usual = bounds[0].absmax() / 127.0;
+        let d = searched(lanes, (values, bounds), usual, &NUMBERS, room);
         let inverse = lanes.splat(inverse(d));
+        let (low, high) = (lanes.splat(NUMBERS.low), lanes.splat(NUMBERS.high));
         put_half(block, 0, d);
         let vectors = block[2..].as_chunks_mut::<LANES>().0.iter_mut().zip(values.as_chunks().0);
         for (codes, values) in vectors {
-            let numbers = lanes.round_away(lanes.mul(lanes.load(values), inverse));
+            let scaled = lanes.mul(lanes.load(values), inverse);
+            let numbers = lanes.round_away(lanes.min(lanes.larger(scaled, low), high));
             lanes.store_u8(lanes.low_bytes(numbers, 0), codes);
         }
     }

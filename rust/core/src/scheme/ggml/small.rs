@@ -1,6 +1,8 @@
 //! What several of the formats share: float16 numbers in a block, and codes of some bits.
 
 use crate::kernel::convert::{f16_from_f32, f16_to_f32};
+use crate::kernel::search::line::StoredLine;
+use crate::kernel::search::{self, Numbers, Stored, Unit};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -37,6 +39,91 @@ pub(super) fn outermost(values: &[f32], Bounds { lo, hi }: Bounds) -> f32 {
         return if hi > -lo { hi } else { lo };
     }
     values.iter().copied().find(|value| value.abs() == hi).unwrap_or(0.0)
+}
+
+/// What the outermost value becomes, over what it becomes at the usual scale: above 1 it is cut off.
+const REACHES: [f64; 5] = [0.92, 1.04, 1.1, 1.18, 1.3];
+/// The same where it becomes the outermost number of the other sign.
+const OTHERS: [f64; 2] = [0.88, 1.0];
+
+/// Scales of float16, of any sign.
+struct Half;
+
+impl Half {
+    #[inline(always)]
+    fn number(x: f64, power: f64) -> f64 {
+        f64::from(f16_to_f32(f16_from_f32((x * power) as f32))) / power
+    }
+}
+
+impl Stored for Half {
+    #[inline(always)]
+    fn stored(&self, scale: f64, power: f64) -> Option<f64> {
+        let rounded = Self::number(scale, power);
+        (rounded != 0.0 && rounded.is_finite()).then_some(rounded)
+    }
+}
+
+impl StoredLine for Half {
+    #[inline(always)]
+    fn stored(&self, line: search::line::Line, power: f64) -> Option<search::line::Line> {
+        let line = search::line::Line {
+            scale: Self::number(line.scale, power),
+            offset: Self::number(line.offset, power),
+        };
+        (line.scale > 0.0 && line.scale.is_finite() && line.offset.is_finite()).then_some(line)
+    }
+}
+
+/// Candidates beside a scale that maps the outermost value to the outermost number.
+#[inline(always)]
+pub(super) fn beside(usual: f64) -> [f64; REACHES.len() + OTHERS.len()] {
+    let mut candidates = [0.0; REACHES.len() + OTHERS.len()];
+    let (own, others) = candidates.split_at_mut(REACHES.len());
+    for (candidate, reach) in own.iter_mut().zip(REACHES) {
+        *candidate = usual / reach;
+    }
+    for (candidate, reach) in others.iter_mut().zip(OTHERS) {
+        *candidate = -usual / reach;
+    }
+    candidates
+}
+
+/// The scale of a block, given the usual one; itself where there is no room to search.
+#[inline(always)]
+pub(super) fn searched<L: Lanes>(
+    lanes: L,
+    (values, bounds): (&[f32], &[Bounds]),
+    usual: f32,
+    numbers: &impl Numbers,
+    room: Option<&mut Vec<f32>>,
+) -> f32 {
+    let Some(room) = room else { return usual };
+    let Some(unit) = Unit::new(lanes, values, bounds[0].absmax(), room) else { return usual };
+    let Some(first) = Stored::stored(&Half, f64::from(usual) / unit.power, unit.power) else {
+        return usual;
+    };
+    let found = search::scale(lanes, &unit, first, beside(first), &Half, numbers);
+    (found * unit.power) as f32
+}
+
+/// The scale and the offset of a block with these ends, for codes up to `top`.
+#[inline(always)]
+pub(super) fn searched_line<L: Lanes>(
+    lanes: L,
+    values: &[f32],
+    [lo, hi]: [f32; 2],
+    top: f32,
+    room: Option<&mut Vec<f32>>,
+) -> (f32, f32) {
+    let usual = ((hi - lo) / top, lo);
+    let Some(room) = room else { return usual };
+    let Some(unit) = Unit::new(lanes, values, hi.max(-lo), room) else { return usual };
+    let over = |number: f32| f64::from(number) / unit.power;
+    let first = search::line::Line { scale: over(usual.0), offset: over(lo) };
+    let Some(first) = StoredLine::stored(&Half, first, unit.power) else { return usual };
+    let found = search::line::line(lanes, &unit, top, [over(lo), over(hi)], first, &Half);
+    ((found.scale * unit.power) as f32, (found.offset * unit.power) as f32)
 }
 
 /// How values become codes: `(w + shift)·inverse + half`, without the fraction, from 0 to `top`.
