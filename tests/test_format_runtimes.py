@@ -37,13 +37,14 @@ def grid(row: dict[str, Any], name: str, source: Any) -> Any:
     return np.asarray(row[name], np.float32).reshape(len(source), -1)
 
 
+@pytest.mark.parametrize("search", ["none", "mse"])
 @pytest.mark.parametrize(("bits", "size"), MLX)
-def test_mlx_decodes_its_integers(bits: int, size: int, checkpoint: Path) -> None:
+def test_mlx_decodes_its_integers(bits: int, size: int, search: str, checkpoint: Path) -> None:
     mx = pytest.importorskip("mlx.core")
     for source in sources(checkpoint).values():
         if source.shape[1] % size:
             continue
-        row, decoded = quantized(source, f"mlx{bits}", group_size=size)
+        row, decoded = quantized(source, f"mlx{bits}", group_size=size, search=search)
         words = np.frombuffer(row["data"], np.uint32).reshape(len(source), -1)
         scales, biases = (mx.array(grid(row, name, source)) for name in ("scales", "biases"))
         found = mx.dequantize(mx.array(words), scales, biases, group_size=size, bits=bits)
@@ -71,13 +72,14 @@ def test_mlx_decodes_its_floats(scheme: str, size: int, checkpoint: Path) -> Non
         assert np.array_equal(np.array(found) * np.float32(row["tensor_scale"] or 1), decoded)
 
 
+@pytest.mark.parametrize("search", ["none", "mse"])
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-def test_bitsandbytes_decodes_its_blocks(kind: str, checkpoint: Path) -> None:
+def test_bitsandbytes_decodes_its_blocks(kind: str, search: str, checkpoint: Path) -> None:
     functional = pytest.importorskip("bitsandbytes.functional")
     torch = pytest.importorskip("torch")
     ragged = np.random.default_rng(0).normal(size=(7, 96)).astype(np.float32)
     for source in (*sources(checkpoint).values(), ragged):
-        row, decoded = quantized(source, "nf4" if kind == "nf4" else "bnb_fp4")
+        row, decoded = quantized(source, "nf4" if kind == "nf4" else "bnb_fp4", search=search)
         state = functional.QuantState(
             absmax=torch.tensor(row["scales"]),
             shape=torch.Size(source.shape),
@@ -90,12 +92,13 @@ def test_bitsandbytes_decodes_its_blocks(kind: str, checkpoint: Path) -> None:
         assert np.array_equal(functional.dequantize_4bit(codes, state).numpy(), decoded)
 
 
+@pytest.mark.parametrize("search", ["none", "mse"])
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-def test_onnx_runtime_multiplies_by_bitsandbytes_blocks(kind: str) -> None:
+def test_onnx_runtime_multiplies_by_bitsandbytes_blocks(kind: str, search: str) -> None:
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     source = KINDS["heavy"]
-    row, decoded = quantized(source, "nf4" if kind == "nf4" else "bnb_fp4")
+    row, decoded = quantized(source, "nf4" if kind == "nf4" else "bnb_fp4", search=search)
     rows, columns = source.shape
     node = onnx.helper.make_node(
         "MatMulBnb4",

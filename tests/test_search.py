@@ -25,7 +25,7 @@ GAINS: list[tuple[str, dict[str, Any], float]] = [
     ("mlx8", HALF, 0.6),
     ("mlx4", HALF, 0.8),
     ("mlx2", HALF, 1.6),
-    ("nf4", {}, 0.4),
+    ("nf4", {}, 0.6),
     ("bnb_fp4", {}, 0.5),
     ("nvfp4", {}, 0.9),
     ("mxfp4", {}, 0.2),
@@ -82,6 +82,7 @@ TARGETS: list[tuple[str, dict[str, Any], tuple[float, float]]] = [
     ("mlx4", HALF, (21.7, 19.9)),
     ("mlx2", HALF, (9.7, 8.2)),
     ("nvfp4", {}, (21.7, 21.6)),
+    ("nf4", {}, (21.6, 20.2)),
     ("iq4_xs", {}, (22.5, 21.2)),
     ("iq4_nl", {}, (22.6, 21.3)),
     ("q4_k", {}, (22.95, 21.65)),
@@ -127,13 +128,76 @@ def test_the_same_bytes_whatever_is_beside(
             assert row[column] == alone[column], column
 
 
-def test_groups_of_long_rows(rng: np.random.Generator) -> None:
-    array = rng.standard_normal((3, 40_000)).astype(np.float32)
-    usual, found = (
-        quantized(array, x, "int4", group_size=-1, symmetric=True) for x in ("none", "mse")
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_groups_of_long_rows(symmetric: bool, rng: np.random.Generator) -> None:
+    for array in (
+        rng.standard_normal((3, 40_000)),
+        rng.random((2, 300_000)),
+        1 + 0.05 * rng.standard_normal((8, 28_672)),
+    ):
+        for scheme in ("int8", "int4"):
+            options = {"group_size": -1, "symmetric": symmetric}
+            usual, found = (
+                quantized(array.astype(np.float32), x, scheme, **options) for x in ("none", "mse")
+            )
+            assert found["mse"] <= usual["mse"] * 1.000001
+            assert len(found["scales"]) == len(array)
+
+
+@pytest.mark.parametrize(("scheme", "options", "_"), GAINS)
+def test_what_is_hard_to_improve(
+    scheme: str, options: dict[str, Any], _: float, rng: np.random.Generator
+) -> None:
+    """Layers that rounding holds exactly or nearly so."""
+    noise = rng.random((8, 1024))
+    decoded = aq.to_numpy(aq.dequantize(aq.quantize({"a": noise - 0.5}, scheme=scheme, **options)))
+    for array in (
+        np.full((8, 1024), 0.3),
+        np.full((8, 1024), -0.3),
+        1 + 1e-4 * noise,
+        1 + 1e-6 * noise,
+        np.sign(noise - 0.5) * (1 + 1e-3 * noise),
+        decoded["a"],
+    ):
+        usual, found = (
+            quantized(array.astype(np.float32), x, scheme, **options) for x in ("none", "mse")
+        )
+        assert found["mse"] <= usual["mse"] * 1.00001
+
+
+def test_a_fallback_without_a_search_takes_the_layer(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"m.up_proj.weight": rng.random((64, 96), np.float32)}, tmp_path / "m.safetensors")
+    aq.quantize_checkpoint(
+        tmp_path / "m.safetensors",
+        tmp_path / "d",
+        scheme="q4_k",
+        fallback=["fp8_e4m3"],
+        search="mse",
     )
-    assert found["snr_db"] > usual["snr_db"] + 3
-    assert len(found["scales"]) == 3
+    (row,) = aq.scan(tmp_path / "d").outline().to_pylist()
+    assert (row["scheme"], row["search"]) == ("fp8_e4m3", "none")
+
+
+def test_a_runtime_whose_scheme_has_no_search(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="transformers takes nf4_dq, whose scales are not searched"
+    ):
+        aq.quantize_checkpoint(
+            checkpoint.parent, tmp_path / "o", target="transformers", search="mse"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_magnitudes_near_the_limit(rng: np.random.Generator) -> None:
+    array = (rng.uniform(-1, 1, (4, 2048)) * 3.4e38).astype(np.float32)
+    for search in ("none", "mse"):
+        row = quantized(array, search, "nvfp4")
+        assert np.isfinite(row["mse"])
+        assert row["snr_db"] > 15
 
 
 def test_where_there_is_no_search(weights: dict[str, Array]) -> None:

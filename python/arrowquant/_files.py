@@ -59,6 +59,16 @@ def exists_error(path: Path) -> FileExistsError:
 
 
 @contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, which is gone at the end."""
+    temporary = _core.Temporary(path)
+    try:
+        yield temporary.path
+    finally:
+        temporary.drop()
+
+
+@contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` to write to, which takes its place at the end.
 

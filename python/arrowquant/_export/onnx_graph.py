@@ -29,14 +29,6 @@ SUFFIXES = (
 """What is added to layers' names for what they become."""
 _FIRST_IR = 4
 """From which on initializers need be no inputs."""
-SUFFIXES = (
-    *(f"_Q{bits}{more}" for bits in (8, 4, 2) for more in ("", "_rows", "_rows_shape")),
-    *("_scales", "_zero_points", "_Bnb4", "_absmax"),
-    *("_quantized", "_scale", "_zero_point", "_dequantized"),
-)
-"""What is added to layers' names for what they become."""
-_FIRST_IR = 4
-"""From which on initializers need be no inputs."""
 _NUMBERS = ("float_data", "double_data", "raw_data", "external_data", "data_location")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from arrowquant import _core
 from arrowquant._checkpoint.request import Request
 from arrowquant._export.check import refusals
 from arrowquant._export.formats import Format
@@ -59,6 +60,7 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
         form = runtime.format(way.scheme, BITS if bits is None else bits)
         if way.warning is not None:
             notes.append(way.warning)
+        _check_search(runtime, way.scheme, said)
         for name, value in said.items():
             if way.settings.get(name, value) != value:
                 notes.append(f"{name} {value} is taken, not {way.settings[name]}.")
@@ -95,6 +97,20 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
             "--for), or name a scheme (--scheme)."
         )
     return Prepared(form, base, notes, planned)
+
+
+def _check_search(runtime: Runtime, scheme: str, said: Mapping[str, Any]) -> None:
+    """Refuse a search that the runtime's scheme does not have, before anything is done.
+
+    Raises:
+        ValueError: It does not.
+    """
+    search = said.get("search")
+    if search is not None and search not in _core.searches(scheme):
+        raise ValueError(
+            f"{runtime.name} takes {scheme}, whose scales are not searched for. Leave search "
+            f"{search} out (--search), or name a scheme that has it (--scheme), such as int4."
+        )
 
 
 def _such_as(plan: pa.Table) -> str:

@@ -70,7 +70,7 @@ mod _core {
     #[pymodule_export]
     use super::{
         dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata, payload_columns,
-        quantized_columns, schemes, select, settings, thread_count, weight_bytes,
+        quantized_columns, schemes, searches, select, settings, thread_count, weight_bytes,
     };
 
     #[pymodule_init]
@@ -83,6 +83,15 @@ mod _core {
 #[pyfunction]
 fn error_codes() -> Vec<&'static str> {
     ErrorCode::ALL.map(ErrorCode::as_str).to_vec()
+}
+
+/// The ways of choosing parameters that a scheme has.
+#[pyfunction]
+fn searches(scheme: &str) -> Vec<&'static str> {
+    match scheme::find(scheme) {
+        Ok(scheme::Choice::Encode(found)) => found.searches().to_vec(),
+        _ => Vec::new(),
+    }
 }
 
 /// The names of all schemes, 'none' last.

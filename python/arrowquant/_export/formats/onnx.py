@@ -20,7 +20,7 @@ from arrowquant._export.layers import Layer
 from arrowquant._export.onnx_graph import SUFFIXES, Quantized, Written, rewrite
 from arrowquant._export.places import Target
 from arrowquant._export.planning import Plan, batches
-from arrowquant._files import exists_error, replacing
+from arrowquant._files import exists_error, replacing, scratch
 from arrowquant._model import Tensor
 from arrowquant._model.onnx import Graph
 from arrowquant._progress import counted
@@ -197,7 +197,9 @@ class Onnx(Format):
             for layer in model.quantized
         ]
         beside = data_file(destination)
-        with replacing(beside) as temporary, replacing(destination) as new:
+        numbers = scratch(beside) if is_one_file else replacing(beside)
+        # The inner one takes its place first: a model must not be there before its numbers.
+        with replacing(destination) as new, numbers as temporary:
             writer, places = _core.TensorWriter.data(temporary, tensors, True)
             try:
                 with counted(how.progress, len(model.layers.layers)) as count:
@@ -218,8 +220,6 @@ class Onnx(Format):
             # A model must not be there with the numbers of another.
             if how.overwrite:
                 destination.unlink(missing_ok=True)
-        if is_one_file:
-            beside.unlink()
 
 
 class OnnxQdq(Onnx):

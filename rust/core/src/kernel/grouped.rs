@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::measure::{Measure, in_full, is_usual};
 use super::metrics::Sums;
+use super::search::Unit;
 use super::spans::{Spans, floats};
 use super::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Search, Tile};
 use crate::dtype::ScaleDtype;
@@ -46,15 +47,15 @@ pub(crate) trait Grouped: Debug + Send + Sync + 'static {
     /// Whether it has [`Grouped::search`].
     const SEARCHES: bool = false;
 
-    /// Parameters of a smaller squared error than those that the bounds give.
+    /// Parameters of a smaller squared error than the `usual` ones, which the bounds give.
     fn search<L: Lanes>(
         lanes: L,
-        values: &[f32],
-        bounds: Bounds,
+        unit: &Unit<'_>,
+        group: (&[f32], Bounds),
         usual: Parameters,
-        (dtype, room): (ScaleDtype, &mut Vec<f32>),
+        dtype: ScaleDtype,
     ) -> Parameters {
-        let _ = (lanes, values, bounds, dtype, room);
+        let _ = (lanes, unit, group, dtype);
         usual
     }
 
@@ -141,8 +142,12 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
                     let dtype = tile.grouping.scale_dtype;
                     let bounds = tile.ranges[group];
                     parameters = F::fit(values, bounds, dtype, tensor_scale);
-                    if F::SEARCHES && tile.search == Search::Mse {
-                        parameters = F::search(lanes, values, bounds, parameters, (dtype, unit));
+                    if F::SEARCHES
+                        && tile.search == Search::Mse
+                        && let Some(unit) = Unit::new(lanes, values, bounds.absmax(), unit)
+                    {
+                        let group = (values, bounds);
+                        parameters = F::search(lanes, &unit, group, parameters, dtype);
                     }
                     scales[group] = parameters.scale;
                     if F::BIASED {

@@ -12,6 +12,7 @@ use crate::relation::described::{Described, Shape, element_product};
 use crate::relation::weights::Weights;
 use crate::role::{ALREADY, DECODED, Role};
 use crate::scheme::{self, Bound, Choice, Geometry, Scheme};
+use crate::settings::SEARCH;
 
 /// A last dimension below this is no matrix worth quantizing.
 const SMALLEST_ROW: usize = 32;
@@ -214,7 +215,11 @@ fn fall_back(
     let names = named.chain(own.take_while(|_| options.fallback.is_none()));
     let bind = |name: &'static str| {
         let Ok(Choice::Encode(next)) = scheme::find(name) else { return None };
-        let asked = Asked::to_encode(name, asked.settings().only(&next.defaults()));
+        let mut settings = asked.settings().only(&next.defaults());
+        if !next.searches().contains(&settings.search()) {
+            settings.set(SEARCH, None);
+        }
+        let asked = Asked::to_encode(name, settings);
         let bound = asked.bind(next, geometry).ok()?;
         Some((asked, bound))
     };

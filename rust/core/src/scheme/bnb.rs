@@ -16,7 +16,7 @@ use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::{Numbers, Stored, Unit, scale};
+use crate::kernel::search::{Numbers, Stored, Unit, residual_of_scale, scale};
 use crate::kernel::tile::{Bounds, Grouping};
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
@@ -24,7 +24,9 @@ use crate::settings::{SEARCH, Settings, Value};
 /// Elements that share a scale.
 const BLOCK: usize = 64;
 /// What the largest magnitude becomes in candidates: above 1 it is cut off.
-const REACHES: [f64; 7] = [0.95, 1.05, 1.11, 1.18, 1.26, 1.36, 1.5];
+const REACHES: [f64; 5] = [0.93, 1.04, 1.1, 1.18, 1.3];
+/// The same of others, which of a lopsided table have the other sign.
+const OTHERS: [f64; 5] = [0.97, 1.07, 1.14, 1.24, 1.42];
 
 /// A format of bitsandbytes.
 #[derive(Debug)]
@@ -91,22 +93,26 @@ impl<T: Table> Grouped for T {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        values: &[f32],
-        bounds: Bounds,
+        unit: &Unit<'_>,
+        _: (&[f32], Bounds),
         usual: Parameters,
-        (dtype, room): (ScaleDtype, &mut Vec<f32>),
+        dtype: ScaleDtype,
     ) -> Parameters {
-        let Some(unit) = Unit::new(lanes, values, bounds.absmax(), room) else {
-            return usual;
-        };
-        let mut candidates = REACHES;
-        for candidate in &mut candidates {
-            *candidate = unit.absmax / *candidate;
+        let mut candidates = [0.0; REACHES.len() + OTHERS.len()];
+        let sign = if T::LOPSIDED { -1.0 } else { 1.0 };
+        let (own, others) = candidates.split_at_mut(REACHES.len());
+        for (candidate, reach) in own.iter_mut().zip(REACHES) {
+            *candidate = unit.absmax / reach;
+        }
+        for (candidate, reach) in others.iter_mut().zip(OTHERS) {
+            *candidate = sign * unit.absmax / reach;
         }
         let first = f64::from(usual.scale) / unit.power;
         let numbers = NumbersOf(PhantomData::<T>);
-        let found = scale(lanes, &unit, first, candidates, &Positive(dtype), &numbers);
-        Parameters { scale: (found * unit.power) as f32, ..usual }
+        let first = (first, residual_of_scale(lanes, unit, first, &numbers));
+        let found = scale(lanes, unit, first, candidates, &Rounded(dtype), &numbers);
+        let scale = found.map_or(usual.scale, |scale| (scale * unit.power) as f32);
+        Parameters { scale, ..usual }
     }
 
     /// The largest magnitude is the scale.
@@ -139,14 +145,17 @@ impl<T: Table> Grouped for T {
     }
 }
 
-/// Positive scales of a type.
-struct Positive(ScaleDtype);
+/// Scales of a type, of any sign.
+struct Rounded(ScaleDtype);
 
-impl Stored for Positive {
+impl Stored for Rounded {
     #[inline(always)]
     fn stored(&self, scale: f64, power: f64) -> Option<f64> {
-        let rounded = if scale > 0.0 { self.0.round(scale * power) } else { 0.0 };
-        (rounded > 0.0 && rounded.is_finite()).then_some(rounded / power)
+        if scale == 0.0 {
+            return None;
+        }
+        let rounded = self.0.round((scale * power).abs()).copysign(scale);
+        (rounded != 0.0 && rounded.is_finite()).then_some(rounded / power)
     }
 }
 
@@ -213,6 +222,8 @@ impl<T: Table> Table for Nested<T> {
 pub(super) trait Table: Debug + Send + Sync + 'static {
     /// Whether scales are codes themselves.
     const NESTED: bool = false;
+    /// Whether its numbers are others below zero than above: then a scale's sign matters.
+    const LOPSIDED: bool = false;
 
     /// The number of each code.
     const NUMBERS: [f32; 16];
@@ -269,6 +280,7 @@ impl Nf4 {
 }
 
 impl Table for Nf4 {
+    const LOPSIDED: bool = true;
     const NUMBERS: [f32; 16] = [
         -1.0,
         -0.696_192_8,

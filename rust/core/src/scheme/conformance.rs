@@ -303,10 +303,11 @@ proptest! {
                         let each = group.iter().zip(decoded).map(|(a, b)| f64::from(*a) - f64::from(*b));
                         each.map(|error| error * error).sum()
                     };
-                    // Sums of the search are of float32.
-                    let noise = 1e-6 * group.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+                    // Squares of the search are of float32, and codes of values in the middle of two may
+                    // be either.
+                    let noise = 1e-13 * group.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
                     prop_assert!(
-                        error(found) <= error(usual) * 1.0001 + noise,
+                        error(found) <= error(usual) * 1.00001 + noise,
                         "{} {} {}", scheme.name(), error(found), error(usual)
                     );
                 }

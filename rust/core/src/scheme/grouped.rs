@@ -116,7 +116,7 @@ pub(super) const SOME: usize = 64;
 pub(super) fn over(values: &[f32], scale: f32) -> [f32; SOME] {
     let mut scaled = [0.0; SOME];
     let inverse = 1.0 / scale;
-    if USUAL.contains(&scale) {
+    if USUAL.contains(&scale.abs()) {
         for (scaled, value) in scaled.iter_mut().zip(values) {
             *scaled = value * inverse;
         }
@@ -141,7 +141,7 @@ pub(super) fn split_pairs(bytes: &[u8; LANES / 2]) -> [u8; LANES] {
 /// `1/scale`, where that is a number that values can be multiplied with.
 #[inline(always)]
 pub(super) fn usual_inverse(scale: f32) -> Option<f32> {
-    USUAL.contains(&scale).then_some(1.0 / scale)
+    USUAL.contains(&scale.abs()).then_some(1.0 / scale)
 }
 
 /// E2M1 codes of sixteen numbers, rounded to nearest, ties to even, at most 6. Source: OCP

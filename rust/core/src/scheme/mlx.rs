@@ -12,7 +12,7 @@ use crate::error::{InvalidSetting, Unfit};
 use crate::kernel::extremes::ends;
 use crate::kernel::grouped::{Grouped, Parameters};
 use crate::kernel::search::Unit;
-use crate::kernel::search::line::{Line, StoredLine, line};
+use crate::kernel::search::line::{Line, StoredLine, line, residual_of_line};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes, Portable};
 use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SEARCH, Settings, Value};
@@ -154,14 +154,11 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        values: &[f32],
-        bounds: Bounds,
+        unit: &Unit<'_>,
+        (values, bounds): (&[f32], Bounds),
         usual: Parameters,
-        (dtype, room): (ScaleDtype, &mut Vec<f32>),
+        dtype: ScaleDtype,
     ) -> Parameters {
-        let Some(unit) = Unit::new(lanes, values, bounds.absmax(), room) else {
-            return usual;
-        };
         let ends = ends(lanes, values, bounds);
         if ends.0 == ends.1 {
             return usual;
@@ -169,9 +166,14 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
         let over = |number: f32| f64::from(number) / unit.power;
         let first = Line { scale: over(usual.scale), offset: over(usual.bias) };
         let ends = [over(ends.0), over(ends.1)];
-        let Line { scale, offset } = line(lanes, &unit, Self::TOP, ends, first, &Rounded(dtype));
-        let bias = (offset * unit.power) as f32;
-        Parameters { scale: (scale * unit.power) as f32, bias, ..usual }
+        let usual_way = (first, residual_of_line(lanes, unit, first, Self::TOP));
+        match line(lanes, unit, Self::TOP, ends, usual_way, &Rounded(dtype)) {
+            None => usual,
+            Some(Line { scale, offset }) => {
+                let bias = (offset * unit.power) as f32;
+                Parameters { scale: (scale * unit.power) as f32, bias, ..usual }
+            }
+        }
     }
 
     #[inline(always)]

@@ -78,17 +78,14 @@ fn power(bounds: Bounds, largest: f32, tensor_scale: f32) -> Parameters {
 #[inline(always)]
 fn exponent<L: Lanes>(
     lanes: L,
-    (values, bounds, room): (&[f32], Bounds, &mut Vec<f32>),
+    unit: &Unit<'_>,
     usual: Parameters,
     numbers: &impl Numbers,
 ) -> Parameters {
-    let Some(unit) = Unit::new(lanes, values, bounds.absmax(), room) else {
-        return usual;
-    };
     let first = f64::from(usual.scale);
     let (less, more) = ((first / 2.0).max(SMALLEST), (first * 2.0).min(LARGEST.max(first)));
     let scales = [first, less, more].map(|scale| scale / unit.power);
-    let found = choose(lanes, &unit, scales, numbers);
+    let found = choose(lanes, unit, scales, numbers);
     Parameters { scale: (found * unit.power) as f32, ..usual }
 }
 
@@ -109,12 +106,12 @@ impl Grouped for Fp4 {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        values: &[f32],
-        bounds: Bounds,
+        unit: &Unit<'_>,
+        _: (&[f32], Bounds),
         usual: Parameters,
-        (_, room): (ScaleDtype, &mut Vec<f32>),
+        _: ScaleDtype,
     ) -> Parameters {
-        exponent(lanes, (values, bounds, room), usual, &E2M1)
+        exponent(lanes, unit, usual, &E2M1)
     }
 
     #[inline(always)]
@@ -150,12 +147,12 @@ impl Grouped for Fp8 {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        values: &[f32],
-        bounds: Bounds,
+        unit: &Unit<'_>,
+        _: (&[f32], Bounds),
         usual: Parameters,
-        (_, room): (ScaleDtype, &mut Vec<f32>),
+        _: ScaleDtype,
     ) -> Parameters {
-        exponent(lanes, (values, bounds, room), usual, &fp8::E4M3)
+        exponent(lanes, unit, usual, &fp8::E4M3)
     }
 
     #[inline(always)]

@@ -81,7 +81,11 @@ impl Grouped for Nvfp4 {
             return Parameters { scale: 1.0, bias, tensor_scale };
         }
         let exact = absmax * (1.0 / LARGEST) * (1.0 / tensor_scale);
-        let scale = f8_e4m3_to_f32(f8_e4m3_from_f32(exact)).max(SMALLEST_SCALE);
+        let code = f8_e4m3_from_f32(exact);
+        let scale = f8_e4m3_to_f32(code).max(SMALLEST_SCALE);
+        // Near float32's limit the largest code may decode to infinity.
+        let is_finite = (scale * LARGEST * tensor_scale).is_finite();
+        let scale = if is_finite { scale } else { f8_e4m3_to_f32(code - 1) };
         Parameters { scale, bias, tensor_scale }
     }
 
@@ -90,14 +94,11 @@ impl Grouped for Nvfp4 {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        values: &[f32],
-        bounds: Bounds,
+        unit: &Unit<'_>,
+        _: (&[f32], Bounds),
         usual: Parameters,
-        (_, room): (ScaleDtype, &mut Vec<f32>),
+        _: ScaleDtype,
     ) -> Parameters {
-        let Some(unit) = Unit::new(lanes, values, bounds.absmax(), room) else {
-            return usual;
-        };
         let tensor_scale = f64::from(usual.tensor_scale);
         let code = i32::from(f8_e4m3_from_f32(usual.scale));
         let mut scales = [0.0; STEPS.len()];
@@ -108,7 +109,7 @@ impl Grouped for Nvfp4 {
             let number = f64::from(if is_stored { number } else { usual.scale });
             *scale = number * tensor_scale / unit.power;
         }
-        let found = choose(lanes, &unit, scales, &E2M1);
+        let found = choose(lanes, unit, scales, &E2M1);
         Parameters { scale: (found * unit.power / tensor_scale) as f32, ..usual }
     }
 

@@ -22,7 +22,7 @@ pub(crate) fn encode<L: Lanes>(
     sums: &mut [Sums],
 ) {
     let Encoded { data, scales, zero_points, .. } = out;
-    let Buffers { codes, values: buffer, decoded, unit: room } = buffers;
+    let Buffers { codes, values: buffer, decoded, unit } = buffers;
     let Tile { grouping, width, phase, .. } = *tile;
     codes.resize(tile.values.len(), 0);
     let absmax = tile.ranges.iter().fold(0.0f32, |absmax, range| absmax.max(range.absmax()));
@@ -34,11 +34,12 @@ pub(crate) fn encode<L: Lanes>(
         for at in number * part..(number + 1) * part {
             let span = spans.next();
             let values = floats(lanes, tile.values, span.clone(), buffer);
-            let group = fit(lanes, bits, (values, tile.ranges[at]), &grouping, room);
+            let group = fit(lanes, bits, (values, tile.ranges[at]), &grouping, unit);
             let codes = &mut codes[span];
             general::encode(bits, &group, values, codes);
-            if decoded.len() < values.len() {
-                decoded.resize(values.len().next_multiple_of(LANES), 0.0);
+            let room = values.len().next_multiple_of(LANES);
+            if decoded.len() < room {
+                decoded.resize(room, 0.0);
             }
             decode(lanes, &group, codes, decoded);
             measure.add(values, &decoded[..values.len()]);

@@ -1,6 +1,6 @@
 //! Integers with a scale, and with a zero point that is an integer, too.
 
-use super::{Integers, Moments, REFITS, Stored, Unit, scale};
+use super::{Integers, Moments, REFITS, Stored, Unit, residual_of_scale, scale};
 use crate::dtype::ScaleDtype;
 use crate::lanes::Lanes;
 
@@ -47,8 +47,10 @@ pub(crate) fn symmetric<L: Lanes>(
     }
     let numbers = Integers { low: -half, high: half - 1.0 };
     let stored = Positive { dtype, outermost: half };
-    let usual = f64::from(usual) / unit.power;
-    (scale(lanes, unit, usual, candidates, &stored, &numbers) * unit.power) as f32
+    let first = f64::from(usual) / unit.power;
+    let least = residual_of_scale(lanes, unit, first, &numbers);
+    let found = scale(lanes, unit, (first, least), candidates, &stored, &numbers);
+    found.map_or(usual, |scale| (scale * unit.power) as f32)
 }
 
 /// Steps that are cut off, in all.
@@ -69,31 +71,39 @@ pub(crate) fn asymmetric<L: Lanes>(
 ) -> (f32, f32) {
     let top = ((1u32 << bits) - 1) as f32;
     let (lo, hi) = (f64::from(lo) / unit.power, f64::from(hi) / unit.power);
-    let (mut best, mut zero) = (f64::from(usual.0) / unit.power, usual.1);
-    let mut found = Moments::scaled(lanes, unit, best, &around(zero, top));
-    let (mut gain, mut refitted) = (found.gain(best), zero);
+    let first = f64::from(usual.0) / unit.power;
+    let mut least = residual_of_scale(lanes, unit, first, &around(usual.1, top));
+    if least == 0.0 {
+        return usual;
+    }
+    let mut found = Moments::scaled(lanes, unit, first, &around(usual.1, top));
+    let mut zero = usual.1;
     let cuts = if bits == 2 { CUTS_OF_TWO } else { CUTS };
     for cut in cuts {
         let scale = (hi - lo) / (f64::from(top) + cut);
         let exact = (-lo / scale - cut / 2.0).floor();
-        for zero in [exact, exact + 1.0] {
-            let zero = zero.clamp(0.0, f64::from(top)) as f32;
-            let other = Moments::scaled(lanes, unit, scale, &around(zero, top));
+        for point in [exact, exact + 1.0] {
+            let point = point.clamp(0.0, f64::from(top)) as f32;
+            let other = Moments::scaled(lanes, unit, scale, &around(point, top));
             if other.best() > found.best() {
-                (found, refitted) = (other, zero);
+                (found, zero) = (other, point);
             }
         }
     }
-    let stored = Positive { dtype, outermost: refitted.max(top - refitted) };
-    for _ in 0..REFITS {
+    let numbers = around(zero, top);
+    let stored = Positive { dtype, outermost: zero.max(top - zero) };
+    let mut best = usual;
+    for refit in 0..REFITS {
         let Some(scale) = stored.stored(found.scale(), unit.power) else { break };
-        found = Moments::scaled(lanes, unit, scale, &around(refitted, top));
-        let new = found.gain(scale);
-        if new > gain {
-            (best, zero, gain) = (scale, refitted, new);
+        let left = residual_of_scale(lanes, unit, scale, &numbers);
+        if left < least {
+            (best, least) = (((scale * unit.power) as f32, zero), left);
+        }
+        if refit + 1 < REFITS {
+            found = Moments::scaled(lanes, unit, scale, &numbers);
         }
     }
-    ((best * unit.power) as f32, zero)
+    best
 }
 
 /// Codes from 0 to `top` less a zero point.

@@ -1,6 +1,6 @@
 //! Integers from zero on, with a scale and an offset of any value: `v ≈ scale·c + offset`.
 
-use super::{Integers, Moments, REFITS, Unit};
+use super::{Integers, Moments, REFITS, Unit, residual};
 use crate::lanes::Lanes;
 
 /// Steps that are cut off in all, and how far the line is shifted up, in steps.
@@ -26,12 +26,14 @@ pub(crate) struct Line {
     pub(crate) offset: f64,
 }
 
-/// Moments of codes with what `Σv` and the count say of lines.
+/// Moments of codes up to some top on a line, with what the values' own sum says of lines.
 #[derive(Clone, Copy)]
 pub(crate) struct Fit {
     pub(crate) moments: Moments,
+    /// Of values less the origin.
     sum: f64,
     count: f64,
+    origin: f64,
 }
 
 impl Fit {
@@ -52,16 +54,8 @@ impl Fit {
     fn line(&self) -> Option<Line> {
         let (covariance, variance) = self.covariance();
         let scale = covariance / variance;
-        let offset = (self.sum - scale * self.moments.c) / self.count;
+        let offset = self.origin + (self.sum - scale * self.moments.c) / self.count;
         (variance > 0.0 && scale.is_finite()).then_some(Line { scale, offset })
-    }
-
-    /// By how much a line lessens `Σv²`.
-    #[inline(always)]
-    pub(crate) fn gain(&self, Line { scale, offset }: Line) -> f64 {
-        let Moments { c, cc, cv } = self.moments;
-        2.0 * (scale * cv + offset * self.sum)
-            - (scale * scale * cc + 2.0 * scale * offset * c + offset * offset * self.count)
     }
 }
 
@@ -71,57 +65,83 @@ pub(crate) trait StoredLine {
     fn stored(&self, line: Line, power: f64) -> Option<Line>;
 }
 
-/// What codes up to `top` on a line leave, of values whose sum is known.
+/// What values are multiplied by and what is added, to become codes on a line.
+#[inline(always)]
+fn to_codes(Line { scale, offset }: Line) -> [f32; 2] {
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    [inverse as f32, (-offset * inverse) as f32]
+}
+
+#[inline(always)]
+fn codes_to(top: f32) -> Integers {
+    Integers { low: 0.0, high: top }
+}
+
+/// The moments of values less an origin, whose sum is known.
 #[inline(always)]
 pub(crate) fn fit<L: Lanes>(
     lanes: L,
     unit: &Unit<'_>,
-    Line { scale, offset }: Line,
+    line: Line,
     top: f32,
-    sum: f64,
+    (sum, origin): (f64, f32),
 ) -> Fit {
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let shift = [inverse as f32, (-offset * inverse) as f32];
-    let moments = Moments::of(lanes, unit, shift, &Integers { low: 0.0, high: top });
-    Fit { moments, sum, count: unit.count as f64 }
+    let [inverse, shift] = to_codes(line);
+    let moments = Moments::of(lanes, unit, [inverse, shift, origin], &codes_to(top));
+    Fit { moments, sum, count: unit.count as f64, origin: f64::from(origin) }
 }
 
-/// `Σv`
+/// What a line leaves.
 #[inline(always)]
-pub(crate) fn sum<L: Lanes>(lanes: L, unit: &Unit<'_>) -> f64 {
-    Moments::of(lanes, unit, [0.0, 1.0], &Integers { low: 1.0, high: 1.0 }).cv
+pub(crate) fn residual_of_line<L: Lanes>(lanes: L, unit: &Unit<'_>, line: Line, top: f32) -> f64 {
+    let decoded = [line.scale as f32, line.offset as f32];
+    residual(lanes, unit, to_codes(line), decoded, &codes_to(top))
 }
 
-/// The line of a group of whole vectors with these ends, given the one that the ends give; all over the
-/// unit's power.
+/// `Σ(v − origin)`
+#[inline(always)]
+pub(crate) fn sum<L: Lanes>(lanes: L, unit: &Unit<'_>, origin: f32) -> f64 {
+    let ones = Integers { low: 1.0, high: 1.0 };
+    Moments::of(lanes, unit, [0.0, 1.0, origin], &ones).cv
+}
+
+/// A line that leaves less of a group of whole vectors with these ends than the usual one, which the ends
+/// give, and leaves the residual `least`; nothing where none of those that are tried does. All are over
+/// the unit's power.
 #[inline(always)]
 pub(crate) fn line<L: Lanes>(
     lanes: L,
     unit: &Unit<'_>,
     top: f32,
     [lo, hi]: [f64; 2],
-    usual: Line,
+    (usual, mut least): (Line, f64),
     stored: &impl StoredLine,
-) -> Line {
-    let sum = sum(lanes, unit);
-    let mut start = fit(lanes, unit, usual, top, sum);
-    let (mut best, mut gain) = (usual, start.gain(usual));
+) -> Option<Line> {
+    if least == 0.0 {
+        return None;
+    }
+    let origin = lo as f32;
+    let known = (sum(lanes, unit, origin), origin);
+    let mut start = fit(lanes, unit, usual, top, known);
     let candidates: &[[f64; 2]] = if top == 3.0 { &CANDIDATES_OF_TWO } else { &CANDIDATES };
     for [cut, beside] in candidates {
         let scale = (hi - lo) / (f64::from(top) + cut);
         let offset = lo + scale * (cut / 2.0 + beside);
-        let found = fit(lanes, unit, Line { scale, offset }, top, sum);
+        let found = fit(lanes, unit, Line { scale, offset }, top, known);
         if found.best() > start.best() {
             start = found;
         }
     }
-    for _ in 0..REFITS {
+    let mut best = None;
+    for refit in 0..REFITS {
         let refitted = start.line().and_then(|line| stored.stored(line, unit.power));
         let Some(refitted) = refitted else { break };
-        start = fit(lanes, unit, refitted, top, sum);
-        let new = start.gain(refitted);
-        if new > gain {
-            (best, gain) = (refitted, new);
+        let left = residual_of_line(lanes, unit, refitted, top);
+        if left < least {
+            (best, least) = (Some(refitted), left);
+        }
+        if refit + 1 < REFITS {
+            start = fit(lanes, unit, refitted, top, known);
         }
     }
     best

@@ -2,9 +2,9 @@
 //!
 //! A few candidates are tried. For each, codes are found and summed up: `Σc`, `Σc²`, `Σcv`. These say
 //! what the best scale for such codes leaves of `Σv²` (least squares), so that a candidate is judged by
-//! what a refit would make of it. The best one is refitted and rounded to what the format stores. Its
-//! error and that of the extremes are then computed in the same way; the extremes stay unless the other
-//! is smaller.
+//! what a refit would make of it. The best one is refitted and rounded to what the format stores. What it
+//! leaves, and what the extremes leave, is then computed as decoding does; the extremes stay unless the
+//! other is smaller.
 //!
 //! Sums are in sixteen lanes and a fixed order, so that bytes are the same on any CPU.
 
@@ -108,7 +108,10 @@ impl Numbers for Integers {
     }
 }
 
-/// What is known of a group's codes as numbers `c`, and its values `v`.
+/// Vectors after which sums go on in float64.
+const SETTLE: usize = 64;
+
+/// What is known of a group's codes as numbers `c`, and its values `v` less an origin.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moments {
     /// `Σc`
@@ -125,26 +128,30 @@ impl Moments {
     pub(crate) fn of<L: Lanes, N: Numbers>(
         lanes: L,
         unit: &Unit<'_>,
-        [inverse, shift]: [f32; 2],
+        [inverse, shift, origin]: [f32; 3],
         numbers: &N,
     ) -> Self {
-        let (inverse, shift) = (lanes.splat(inverse), lanes.splat(shift));
-        let zero = lanes.splat(0.0);
-        let (mut c, mut cc, mut cv) = (zero, zero, zero);
-        for values in unit.values.as_chunks::<LANES>().0 {
-            let values = lanes.load(values);
-            let number = numbers.nearest(lanes, lanes.add(lanes.mul(values, inverse), shift));
-            c = lanes.add(c, number);
-            cc = lanes.add(cc, lanes.mul(number, number));
-            cv = lanes.add(cv, lanes.mul(number, values));
+        let [inverse, shift, origin] = [inverse, shift, origin].map(|number| lanes.splat(number));
+        let mut found = Self::default();
+        for vectors in unit.values.as_chunks::<LANES>().0.chunks(SETTLE) {
+            let zero = lanes.splat(0.0);
+            let (mut c, mut cc, mut cv) = (zero, zero, zero);
+            for values in vectors {
+                let values = lanes.load(values);
+                let number = numbers.nearest(lanes, lanes.add(lanes.mul(values, inverse), shift));
+                c = lanes.add(c, number);
+                cc = lanes.add(cc, lanes.mul(number, number));
+                cv = lanes.add(cv, lanes.mul(number, lanes.sub(values, origin)));
+            }
+            let none = lanes.zero_f64();
+            let [cc, cv] = lanes.totals(lanes.add_wide(none, cc), lanes.add_wide(none, cv));
+            let [c, _] = lanes.totals(lanes.add_wide(none, c), none);
+            found = Self { c: found.c + c, cc: found.cc + cc, cv: found.cv + cv };
         }
-        let none = lanes.zero_f64();
-        let [cc, cv] = lanes.totals(lanes.add_wide(none, cc), lanes.add_wide(none, cv));
-        let [c, _] = lanes.totals(lanes.add_wide(none, c), none);
-        Self { c, cc, cv }
+        found
     }
 
-    /// The same without an offset, where `Σc` is not asked for.
+    /// The same over a scale alone, where `Σc` is not asked for.
     #[inline(always)]
     pub(crate) fn scaled<L: Lanes, N: Numbers>(
         lanes: L,
@@ -153,17 +160,21 @@ impl Moments {
         numbers: &N,
     ) -> Self {
         let inverse = lanes.splat((1.0 / scale) as f32);
-        let zero = lanes.splat(0.0);
-        let (mut cc, mut cv) = (zero, zero);
-        for values in unit.values.as_chunks::<LANES>().0 {
-            let values = lanes.load(values);
-            let number = numbers.nearest(lanes, lanes.mul(values, inverse));
-            cc = lanes.add(cc, lanes.mul(number, number));
-            cv = lanes.add(cv, lanes.mul(number, values));
+        let mut found = Self::default();
+        for vectors in unit.values.as_chunks::<LANES>().0.chunks(SETTLE) {
+            let zero = lanes.splat(0.0);
+            let (mut cc, mut cv) = (zero, zero);
+            for values in vectors {
+                let values = lanes.load(values);
+                let number = numbers.nearest(lanes, lanes.mul(values, inverse));
+                cc = lanes.add(cc, lanes.mul(number, number));
+                cv = lanes.add(cv, lanes.mul(number, values));
+            }
+            let none = lanes.zero_f64();
+            let [cc, cv] = lanes.totals(lanes.add_wide(none, cc), lanes.add_wide(none, cv));
+            found = Self { c: 0.0, cc: found.cc + cc, cv: found.cv + cv };
         }
-        let none = lanes.zero_f64();
-        let [cc, cv] = lanes.totals(lanes.add_wide(none, cc), lanes.add_wide(none, cv));
-        Self { c: 0.0, cc, cv }
+        found
     }
 
     /// By how much the best scale lessens `Σv²`.
@@ -177,12 +188,46 @@ impl Moments {
     pub(crate) fn scale(&self) -> f64 {
         if self.cc > 0.0 { self.cv / self.cc } else { 0.0 }
     }
+}
 
-    /// By how much a scale lessens `Σv²`.
-    #[inline(always)]
-    pub(crate) fn gain(&self, scale: f64) -> f64 {
-        scale * (2.0 * self.cv - scale * self.cc)
+/// `Σ(v − (scale·c + offset))²` of the numbers nearest to values times `inverse`, plus `shift`: in the
+/// operations that decoding has, so that a small error is not lost in large sums.
+#[inline(always)]
+pub(crate) fn residual<L: Lanes, N: Numbers>(
+    lanes: L,
+    unit: &Unit<'_>,
+    [inverse, shift]: [f32; 2],
+    [scale, offset]: [f32; 2],
+    numbers: &N,
+) -> f64 {
+    let [inverse, shift] = [inverse, shift].map(|number| lanes.splat(number));
+    let [scale, offset] = [scale, offset].map(|number| lanes.splat(number));
+    let mut sums = lanes.zero_f64();
+    for vectors in unit.values.as_chunks::<LANES>().0.chunks(SETTLE) {
+        let mut squares = lanes.splat(0.0);
+        for values in vectors {
+            let values = lanes.load(values);
+            let number = numbers.nearest(lanes, lanes.add(lanes.mul(values, inverse), shift));
+            let decoded = lanes.add(lanes.mul(number, scale), offset);
+            let error = lanes.sub(values, decoded);
+            squares = lanes.add(squares, lanes.mul(error, error));
+        }
+        sums = lanes.add_wide(sums, squares);
     }
+    // What stands behind the last value is zero, which codes without an offset decode to.
+    lanes.totals(sums, lanes.zero_f64())[0]
+}
+
+/// The same of a scale alone.
+#[inline(always)]
+pub(crate) fn residual_of_scale<L: Lanes, N: Numbers>(
+    lanes: L,
+    unit: &Unit<'_>,
+    scale: f64,
+    numbers: &N,
+) -> f64 {
+    let inverse = if scale == 0.0 { 0.0 } else { (1.0 / scale) as f32 };
+    residual(lanes, unit, [inverse, 0.0], [scale as f32, 0.0], numbers)
 }
 
 /// Refits of the best candidate.
@@ -194,31 +239,36 @@ pub(crate) trait Stored {
     fn stored(&self, scale: f64, power: f64) -> Option<f64>;
 }
 
-/// The scale of a group, given the one that its extremes give, and others that are tried; all over the
-/// unit's power.
+/// A scale that leaves less than the usual one, which the extremes give, and leaves the residual
+/// `least`; nothing where none of those that are tried does. All are over the unit's power.
 #[inline(always)]
 pub(crate) fn scale<L: Lanes, N: Numbers, const K: usize>(
     lanes: L,
     unit: &Unit<'_>,
-    usual: f64,
+    (usual, mut least): (f64, f64),
     candidates: [f64; K],
     stored: &impl Stored,
     numbers: &N,
-) -> f64 {
+) -> Option<f64> {
+    if least == 0.0 {
+        return None;
+    }
     let mut start = Moments::scaled(lanes, unit, usual, numbers);
-    let (mut best, mut gain) = (usual, start.gain(usual));
     for candidate in candidates {
         let found = Moments::scaled(lanes, unit, candidate, numbers);
         if found.best() > start.best() {
             start = found;
         }
     }
-    for _ in 0..REFITS {
+    let mut best = None;
+    for refit in 0..REFITS {
         let Some(rounded) = stored.stored(start.scale(), unit.power) else { break };
-        start = Moments::scaled(lanes, unit, rounded, numbers);
-        let found = start.gain(rounded);
-        if found > gain {
-            (best, gain) = (rounded, found);
+        let found = residual_of_scale(lanes, unit, rounded, numbers);
+        if found < least {
+            (best, least) = (Some(rounded), found);
+        }
+        if refit + 1 < REFITS {
+            start = Moments::scaled(lanes, unit, rounded, numbers);
         }
     }
     best
@@ -232,10 +282,10 @@ pub(crate) fn choose<L: Lanes, N: Numbers, const K: usize>(
     scales: [f64; K],
     numbers: &N,
 ) -> f64 {
-    let mut best = (scales[0], f64::NEG_INFINITY);
+    let mut best = (scales[0], f64::INFINITY);
     for scale in scales {
-        let found = Moments::scaled(lanes, unit, scale, numbers).gain(scale);
-        if found > best.1 {
+        let found = residual_of_scale(lanes, unit, scale, numbers);
+        if found < best.1 {
             best = (scale, found);
         }
     }

@@ -2,8 +2,8 @@
 
 use super::small::{self, beside, inverse, outermost, put_half};
 use crate::kernel::convert::{f16_from_f32, f16_to_f32};
-use crate::kernel::search::line::{Line, StoredLine, fit, line, sum};
-use crate::kernel::search::{Moments, Numbers, REFITS, Stored, Unit, scale};
+use crate::kernel::search::line::{Line, StoredLine, fit, line, residual_of_line, sum};
+use crate::kernel::search::{Moments, Numbers, REFITS, Stored, Unit, residual_of_scale, scale};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -106,32 +106,35 @@ impl<const PARTS: usize> Affine<PARTS> {
         let (mut spans, mut depths, mut sums) = ([0.0; PARTS], [0.0; PARTS], [0.0; PARTS]);
         for (part, bounds) in bounds.iter().enumerate() {
             let own = self::part::<PARTS>(unit, part);
-            sums[part] = sum(lanes, &own);
+            sums[part] = sum(lanes, &own, 0.0);
             let over = |number: f32| f64::from(number) / unit.power;
             let ends = [over(bounds.lo), over(bounds.hi)];
             let scale = (ends[1] - ends[0]) / f64::from(top);
             if scale > 0.0 {
                 let first = Line { scale, offset: ends[0] };
-                let found = line(lanes, &own, top, ends, first, &Down);
+                let found = line(lanes, &own, top, ends, (first, f64::INFINITY), &Down);
+                let found = found.unwrap_or(first);
                 spans[part] = (found.scale * unit.power) as f32;
                 depths[part] = (-found.offset * unit.power) as f32;
             }
         }
-        let usual = self.refit(lanes, unit, &sums, top).0;
-        let mut best = (self, usual);
+        let mut best = (self.refit(lanes, unit, &sums, top).0, self);
+        if best.0 == 0.0 {
+            return best.1;
+        }
         let mut next = Self::of(spans, depths, top_scale);
         for _ in 0..=REFITS {
-            let (gain, refitted) = next.refit(lanes, unit, &sums, top);
-            if gain > best.1 {
-                best = (next, gain);
+            let (left, refitted) = next.refit(lanes, unit, &sums, top);
+            if left < best.0 {
+                best = (left, Self { ..next });
             }
             let Some(refitted) = refitted else { break };
             next = refitted;
         }
-        best.0
+        best.1
     }
 
-    /// By how much these levels lessen `Σv²`, and the same with the best `d` and `dmin` for their codes.
+    /// What these levels leave, and those with the best `d` and `dmin` for their codes.
     #[inline(always)]
     fn refit<L: Lanes>(
         &self,
@@ -141,14 +144,14 @@ impl<const PARTS: usize> Affine<PARTS> {
         top: f32,
     ) -> (f64, Option<Self>) {
         let (d, dmin) = (f64::from(self.d) / unit.power, f64::from(self.dmin) / unit.power);
-        let mut gain = 0.0;
+        let mut left = 0.0;
         let (mut dd, mut dm, mut mm, mut dv, mut mv) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for (part, sum) in sums.iter().enumerate() {
             let own = self::part::<PARTS>(unit, part);
             let (s, m) = (f64::from(self.scales[part]), f64::from(self.minima[part]));
             let found = Line { scale: d * s, offset: -dmin * m };
-            let fit = fit(lanes, &own, found, top, *sum);
-            gain += fit.gain(found);
+            let fit = fit(lanes, &own, found, top, (*sum, 0.0));
+            left += residual_of_line(lanes, &own, found, top);
             dd += s * s * fit.moments.cc;
             dm += s * m * fit.moments.c;
             mm += m * m * own.count as f64;
@@ -164,7 +167,7 @@ impl<const PARTS: usize> Affine<PARTS> {
         };
         let (d, dmin) = (to_half((d * unit.power) as f32), to_half((dmin * unit.power) as f32));
         let fits = d > 0.0 && d.is_finite() && dmin >= 0.0 && dmin.is_finite();
-        (gain, fits.then_some(Self { d, dmin, ..*self }))
+        (left, fits.then_some(Self { d, dmin, ..*self }))
     }
 
     /// The codes of all values.
@@ -246,16 +249,20 @@ impl<const PARTS: usize> Symmetric<PARTS> {
             if *span != 0.0 {
                 let own = self::part::<PARTS>(unit, part);
                 let first = f64::from(*span) / unit.power;
-                let found = scale(lanes, &own, first, beside(first), &Any, numbers);
-                *span = (found * unit.power) as f32;
+                let found =
+                    scale(lanes, &own, (first, f64::INFINITY), beside(first), &Any, numbers);
+                *span = (found.unwrap_or(first) * unit.power) as f32;
             }
         }
         let mut best = (self.refit(lanes, unit, numbers).0, self);
+        if best.0 == 0.0 {
+            return best.1;
+        }
         let mut next = Self::of(spans, lowest_scale);
         for _ in 0..=REFITS {
-            let (gain, d) = next.refit(lanes, unit, numbers);
-            if gain > best.0 {
-                best = (gain, Self { ..next });
+            let (left, d) = next.refit(lanes, unit, numbers);
+            if left < best.0 {
+                best = (left, Self { ..next });
             }
             if d == 0.0 || !d.is_finite() {
                 break;
@@ -265,23 +272,23 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         best.1
     }
 
-    /// By how much these levels lessen `Σv²`, and the best `d` for their codes.
+    /// What these levels leave, and the best `d` for their codes.
     #[inline(always)]
     fn refit<L: Lanes>(&self, lanes: L, unit: &Unit<'_>, numbers: &impl Numbers) -> (f64, f32) {
-        let (mut gain, mut ss, mut sv) = (0.0, 0.0, 0.0);
+        let (mut left, mut ss, mut sv) = (0.0, 0.0, 0.0);
         for (part, multiple) in self.scales.iter().enumerate() {
             let s = f64::from(*multiple);
             let scale = f64::from(self.d) / unit.power * s;
+            let own = self::part::<PARTS>(unit, part);
+            left += residual_of_scale(lanes, &own, scale, numbers);
             if scale != 0.0 {
-                let own = self::part::<PARTS>(unit, part);
                 let moments = Moments::scaled(lanes, &own, scale, numbers);
-                gain += moments.gain(scale);
                 ss += s * s * moments.cc;
                 sv += s * moments.cv;
             }
         }
         let d = if ss > 0.0 { sv / ss * unit.power } else { 0.0 };
-        (gain, to_half(d as f32))
+        (left, to_half(d as f32))
     }
 
     /// The scale of a part.

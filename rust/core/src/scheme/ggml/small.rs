@@ -2,7 +2,7 @@
 
 use crate::kernel::convert::{f16_from_f32, f16_to_f32};
 use crate::kernel::search::line::StoredLine;
-use crate::kernel::search::{self, Numbers, Stored, Unit};
+use crate::kernel::search::{self, Integers, Numbers, Stored, Unit};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -103,8 +103,11 @@ pub(super) fn searched<L: Lanes>(
     let Some(first) = Stored::stored(&Half, f64::from(usual) / unit.power, unit.power) else {
         return usual;
     };
-    let found = search::scale(lanes, &unit, first, beside(first), &Half, numbers);
-    (found * unit.power) as f32
+    // Codes are found with the scale before it is rounded.
+    let inverse = (unit.power / f64::from(usual)) as f32;
+    let least = search::residual(lanes, &unit, [inverse, 0.0], [first as f32, 0.0], numbers);
+    let found = search::scale(lanes, &unit, (first, least), beside(first), &Half, numbers);
+    found.map_or(usual, |scale| (scale * unit.power) as f32)
 }
 
 /// The scale and the offset of a block with these ends, for codes up to `top`.
@@ -120,10 +123,17 @@ pub(super) fn searched_line<L: Lanes>(
     let Some(room) = room else { return usual };
     let Some(unit) = Unit::new(lanes, values, hi.max(-lo), room) else { return usual };
     let over = |number: f32| f64::from(number) / unit.power;
-    let first = search::line::Line { scale: over(usual.0), offset: over(lo) };
-    let Some(first) = StoredLine::stored(&Half, first, unit.power) else { return usual };
-    let found = search::line::line(lanes, &unit, top, [over(lo), over(hi)], first, &Half);
-    ((found.scale * unit.power) as f32, (found.offset * unit.power) as f32)
+    let exact = search::line::Line { scale: over(usual.0), offset: over(lo) };
+    let Some(first) = StoredLine::stored(&Half, exact, unit.power) else { return usual };
+    // Codes are found with both before they are rounded.
+    let to_codes = [(1.0 / exact.scale) as f32, (-exact.offset / exact.scale) as f32];
+    let decoded = [first.scale as f32, first.offset as f32];
+    let numbers = Integers { low: 0.0, high: top };
+    let least = search::residual(lanes, &unit, to_codes, decoded, &numbers);
+    let ends = [over(lo), over(hi)];
+    let found = search::line::line(lanes, &unit, top, ends, (first, least), &Half);
+    let powered = |number: f64| (number * unit.power) as f32;
+    found.map_or(usual, |line| (powered(line.scale), powered(line.offset)))
 }
 
 /// How values become codes: `(w + shift)·inverse + half`, without the fraction, from 0 to `top`.
