@@ -248,6 +248,17 @@ def test_mlx_generates(scheme: str, smollm2: Path, tmp_path: Path) -> None:
     assert judges.mlx_generate(out, PROMPT, 2).strip()
 
 
+def test_gguf_becomes_what_mlx_loads(smollm2: Path, source: Path, tmp_path: Path) -> None:
+    """The same file that the model's own directory becomes, and nothing is left behind."""
+    pytest.importorskip("mlx_lm")
+    own = aq.quantize_checkpoint(smollm2, tmp_path / "own", target="mlx", bits=4)
+    out = aq.quantize_checkpoint(source, tmp_path / "out", target="mlx", bits=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]
+    files = [folder / "model.safetensors" for folder in (own, out)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert "Paris" in judges.mlx_generate(out, PROMPT, 2)
+
+
 def test_fp8_in_blocks_is_loaded_by_transformers(tmp_path: Path) -> None:
     import torch
     import transformers

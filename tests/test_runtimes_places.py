@@ -171,7 +171,10 @@ def test_a_source_is_not_replaced_by_itself(tmp_path: Path) -> None:
     run("quantize", source, "-o", tmp_path / "x.gguf", "--for", "mlx", status=2)
 
 
-def test_what_no_directory_can_be_made_of(model: Path, tmp_path: Path) -> None:
+def test_what_no_directory_can_be_made_of(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arrowquant._runtimes.convert.find_spec", lambda _: None)
     source = write(tmp_path / "m.gguf", {"blk.0.attn_q.weight": np.ones((4, 256), "f4")})
     with pytest.raises(ValueError, match=r"is GGUF, with llama.cpp's names"):
         aq.quantize_checkpoint(source, tmp_path / "out", target="mlx")

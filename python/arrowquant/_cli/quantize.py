@@ -211,7 +211,7 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
     try:
         source = job.source()
         prepared = job.prepare(source)
-        _tell(prepared.notes, quiet=quiet)
+        _tell([*job.notes, *prepared.notes], quiet=quiet)
         if shows and prepared.plan is not None:
             _tell(_report.sums(prepared.plan.to_pylist()), quiet=False)
         dataset = job.quantize(source, prepared.request, shows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -46,6 +46,8 @@ class RuntimeJob:
     setup: Setup
     dataset: Path | None = None
     """Where the dataset is kept; None: it is hidden beside the destination, and removed."""
+    notes: list[str] = field(default_factory=list)
+    """What to tell of the source."""
 
     def __post_init__(self) -> None:
         """Take the destination as it is from here: it may be `.`."""
@@ -87,15 +89,19 @@ class RuntimeJob:
         return self.runtime.format(scheme, self.size)
 
     def source(self) -> Scan:
-        """The checkpoint as the exporter needs it; for GGUF it is converted first.
+        """The checkpoint as the exporter needs it: converted first, to GGUF or from it.
 
         Raises:
             ValueError: It can't be; the text has the commands that work.
         """
         check_source(self.model, self.form())
         model = self.model
-        if self.form().suffix == convert.SUFFIX:
-            model = convert.to_gguf(model, self._converted(), overwrite=self.request.overwrite)
+        form, overwrite = self.form(), self.request.overwrite
+        if form.suffix == convert.SUFFIX:
+            model = convert.to_gguf(model, self._converted(), overwrite=overwrite)
+        elif form.suffix is None and convert.is_gguf(model):
+            model = convert.to_hugging_face(model, self._converted(), overwrite=overwrite)
+            self.notes.append(f"{self.model} is converted to a Hugging Face directory first.")
         known = known_setup(
             self.place,
             overwrite=False,
@@ -108,9 +114,11 @@ class RuntimeJob:
 
     def _converted(self) -> Path:
         """Where a converted model is: beside a dataset that is kept, which is of it."""
+        suffix = self.form().suffix or ""
         if self.dataset is not None:
-            return self.dataset.with_name(f"{self.dataset.name}.16bit{convert.SUFFIX}")
-        return self.destination.with_name(f".{self.destination.stem}.16bit{convert.SUFFIX}")
+            return self.dataset.with_name(f"{self.dataset.name}.16bit{suffix}")
+        name = self.destination.stem if suffix else self.destination.name
+        return self.destination.with_name(f".{name}.16bit{suffix}")
 
     def prepare(self, source: Scan) -> Prepared:
         """What is asked of the layers."""

@@ -134,7 +134,7 @@ def check_source(model: Path, form: Format) -> None:
     """Refuse a checkpoint from which no loader's directory can be made, before anything is done.
 
     Raises:
-        ValueError: It is a GGUF file, whose names are llama.cpp's, or lacks `config.json`.
+        ValueError: It is GGUF or ONNX and can't be converted, or lacks `config.json`.
     """
     if not model.exists():
         return
@@ -146,12 +146,8 @@ def check_source(model: Path, form: Format) -> None:
     if form.suffix is not None:
         return
     if convert.is_gguf(model):
-        raise ValueError(
-            f"{model}: is GGUF, with llama.cpp's names and no config.json, which {form.name} "
-            "needs. Name the Hugging Face directory of the model. transformers makes one of many "
-            "GGUF files: AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=FILE), then "
-            "save_pretrained."
-        )
+        convert.check_readable(model, form.name)
+        return
     folder = model if model.is_dir() else model.parent
     if not (folder / CONFIG).is_file():
         raise ValueError(
