@@ -95,7 +95,7 @@ def llama_quantize() -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-@pytest.mark.parametrize(("bits", "kind"), [(8, "Q8_0"), (4, "Q4_K_M")])
+@pytest.mark.parametrize(("bits", "kind"), [(8, "Q8_0"), (4, "Q4_K_M"), (2, "Q2_K")])
 def test_kl_divergence_is_that_of_llama_quantize(
     bits: int, kind: str, source: Path, tmp_path: Path
 ) -> None:

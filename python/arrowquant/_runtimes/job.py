@@ -101,7 +101,7 @@ class RuntimeJob:
             model = convert.to_gguf(model, self._converted(), overwrite=overwrite)
         elif form.suffix is None and convert.is_gguf(model):
             model = convert.to_hugging_face(model, self._converted(), overwrite=overwrite)
-            self.notes.append(f"{self.model} is converted to a Hugging Face directory first.")
+            self.notes.append(f"{self.model} was converted to a Hugging Face directory first.")
         known = known_setup(
             self.place,
             overwrite=False,
