@@ -113,6 +113,31 @@ def test_kl_divergence_is_that_of_llama_quantize(
     assert found <= 1.5 * wanted + 0.005, (found, wanted)
 
 
+@pytest.mark.parametrize("scheme", ["q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q6_k"])
+def test_kl_divergence_of_one_type_is_that_of_llama_quantize(
+    scheme: str, source: Path, tmp_path: Path
+) -> None:
+    """Every matrix in one type, the table of embeddings too."""
+    program = llama_quantize()
+    if program is None:
+        pytest.skip("no package with llama-quantize is installed")
+    prompt = f"{PROMPT} Paris, and water boils at"
+    reference = llama_logprobs(source, prompt)
+    ours = aq.quantize_checkpoint(
+        source,
+        tmp_path / "ours.gguf",
+        target="llama.cpp",
+        scheme=scheme,
+        include=["role:embedding"],
+    )
+    theirs = tmp_path / "theirs.gguf"
+    command = [program, "--pure", source, theirs, scheme.upper(), "2"]
+    subprocess.run(command, check=True, capture_output=True)
+    found = kl_divergence(reference, llama_logprobs(ours, prompt))
+    wanted = kl_divergence(reference, llama_logprobs(theirs, prompt))
+    assert found <= 1.5 * wanted + 0.005, (found, wanted)
+
+
 CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "int4": ("compressed-tensors", {"scheme": "int4", "group_size": 64}),
     "fp8": ("compressed-tensors", {"scheme": "fp8_e4m3"}),
@@ -246,6 +271,28 @@ def test_mlx_generates(scheme: str, smollm2: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlx_lm")
     out = aq.quantize_checkpoint(smollm2, tmp_path / "out", target="mlx", scheme=scheme)
     assert judges.mlx_generate(out, PROMPT, 2).strip()
+
+
+def test_mlx_lm_reads_awq(smollm2: Path, tmp_path: Path) -> None:
+    """It makes scales and biases of scales and zero points, in float16."""
+    pytest.importorskip("mlx_lm")
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    options: Any = {"scheme": "int4", "group_size": 64, "symmetric": False, "scale_dtype": "F16"}
+    folder = exported(smollm2, tmp_path, "awq", **options)
+    mx.set_default_device(mx.cpu)
+    model, _ = load_model(folder, strict=True)
+    wanted = layers(tmp_path / "dataset")
+    for block in (0, 17):
+        for name in ("self_attn.v_proj", "mlp.down_proj"):
+            part, module = name.split(".")
+            found = model.layers[block][part][module]
+            values = mx.dequantize(found.weight, found.scales, found.biases, group_size=64, bits=4)
+            expected = wanted[f"model.layers.{block}.{name}.weight"]
+            difference = np.abs(np.array(values.astype(mx.float32)) - expected)
+            assert difference.max() <= np.abs(expected).max() / 500
+    assert judges.mlx_generate(folder, PROMPT, 2).strip()
 
 
 def test_gguf_becomes_what_mlx_loads(smollm2: Path, source: Path, tmp_path: Path) -> None:

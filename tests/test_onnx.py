@@ -518,6 +518,12 @@ def test_an_overwritten_model_has_its_own_numbers(rng: np.random.Generator, tmp_
     assert (tmp_path / "out.onnx.data").read_bytes() == (tmp_path / "new.onnx.data").read_bytes()
     aq.quantize_checkpoint(source, tmp_path / "d", group_size=32)
     run("export", tmp_path / "d", "-o", tmp_path / "cli.onnx", "--to", "onnx")
+    # One file in place of two leaves no numbers behind.
+    inline = layers(rng, tmp_path / "inline.onnx")
+    aq.quantize_checkpoint(
+        inline, tmp_path / "new.onnx", target="onnxruntime", bits=4, overwrite=True
+    )
+    assert not (tmp_path / "new.onnx.data").exists()
     out.unlink()
     with pytest.raises(FileExistsError, match=r"out\.onnx\.data"):
         aq.quantize_checkpoint(source, out, target="onnxruntime", bits=4)
@@ -747,3 +753,21 @@ def test_an_export_never_replaces_its_source(rng: np.random.Generator, tmp_path:
     for to in ("mlx", "compressed-tensors", "bitsandbytes"):
         with pytest.raises(ValueError, match="is ONNX, whose names no loader"):
             aq.export(tmp_path / "d1", tmp_path / "x", to=to)  # type: ignore[arg-type]
+
+
+def test_into_a_table_and_verified(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Every tensor is a row, also where there is no export."""
+    source = layers(rng, tmp_path / "m.onnx", external=True)
+    run("quantize", source, "-o", tmp_path / "d", "--group-size", "32")
+    assert run("verify", tmp_path / "d", "--against", source).returncode == 0
+    inline = layers(rng, tmp_path / "n.onnx")
+    run("quantize", inline, "-o", tmp_path / "n.parquet", "--group-size", "32")
+    rows = aq.scan(tmp_path / "n.parquet").outline().to_pylist()
+    found = {row["layer_name"]: (row["scheme"], row["stack_axis"]) for row in rows}
+    assert found == {
+        "w": ("none", -2),
+        "g": ("int4", None),
+        "h": ("int4", -2),
+        "c": ("none", None),
+        "c96": ("none", None),
+    }

@@ -49,7 +49,6 @@ class Node:
     inputs: list[str]
     outputs: list[str]
     attributes: Mapping[str, list[float]]
-    is_nested: bool
 
     def number(self, name: str, default: float) -> float:
         """An attribute that is a number."""
@@ -105,8 +104,8 @@ class Graph:
 
     def __init__(self, read: Any) -> None:
         self.nodes = [
-            Node(name, operator, domain, inputs, outputs, dict(attributes), nested)
-            for name, operator, domain, inputs, outputs, attributes, nested in read.nodes()
+            Node(name, operator, domain, inputs, outputs, dict(attributes))
+            for name, operator, domain, inputs, outputs, attributes in read.nodes()
         ]
         own, outputs = read.nested
         self.nested: set[str] = set(own)

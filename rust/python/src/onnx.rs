@@ -11,9 +11,8 @@ use pyo3::prelude::*;
 
 use crate::numpy::Memory;
 
-/// Name, operator, domain, inputs, outputs, attributes that are numbers, whether it is in a graph in the
-/// graph.
-type Node = (String, String, String, Vec<String>, Vec<String>, Vec<(String, Vec<f64>)>, bool);
+/// Name, operator, domain, inputs, outputs, attributes that are numbers.
+type Node = (String, String, String, Vec<String>, Vec<String>, Vec<(String, Vec<f64>)>);
 /// File, name, dtype, shape, and where its bytes begin and end.
 type External = (String, String, String, Vec<i64>, u64, u64);
 
@@ -46,9 +45,8 @@ impl OnnxGraph {
     /// All nodes.
     fn nodes(&self) -> Vec<Node> {
         let node = |node: &onnx::Node| {
-            let onnx::Node { name, operator, domain, inputs, outputs, attributes, is_nested } =
-                node.clone();
-            (name, operator, domain, inputs, outputs, attributes, is_nested)
+            let onnx::Node { name, operator, domain, inputs, outputs, attributes } = node.clone();
+            (name, operator, domain, inputs, outputs, attributes)
         };
         self.0.nodes.iter().map(node).collect()
     }

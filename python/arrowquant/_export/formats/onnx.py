@@ -84,8 +84,8 @@ class Onnx(Format):
             where = "" if model.origin is None else f" {model.origin} is none."
             raise ValueError(
                 f"ONNX is written from ONNX sources only.{where} Export the model first, such as "
-                "with optimum-cli export onnx --model MODEL DIR, quantize that, and name it with "
-                "source=... (--source) where it has moved."
+                "with optimum-cli export onnx --model MODEL DIR, and quantize that. Where the "
+                "source has moved, name its file: source='MODEL.onnx' (--source MODEL.onnx)."
             )
         if find_spec("onnx") is None:
             raise ValueError(
@@ -217,9 +217,11 @@ class Onnx(Format):
             )
             specs = [Tensor(name, dtype, shape) for name, dtype, shape in tensors]
             new.write_bytes(rewrite(source, specs, written, quantized))
-            # A model must not be there with the numbers of another.
-            if how.overwrite:
-                destination.unlink(missing_ok=True)
+            # A model must not be there with the numbers of another, nor these without it.
+            if how.overwrite and destination.exists():
+                if is_one_file and beside.name in numbers_of(destination):
+                    beside.unlink(missing_ok=True)
+                destination.unlink()
 
 
 class OnnxQdq(Onnx):

@@ -158,8 +158,6 @@ pub struct Node {
     pub outputs: Vec<String>,
     /// Its attributes that are numbers or lists of them.
     pub attributes: Vec<(String, Vec<f64>)>,
-    /// Whether it is in a graph in the graph, as the branches of `If` are.
-    pub is_nested: bool,
 }
 
 /// A tensor whose numbers lie in another file.
@@ -307,7 +305,6 @@ impl Graph {
                 inputs: node.inputs.clone(),
                 outputs: node.outputs.clone(),
                 attributes: numbers.collect(),
-                is_nested,
             });
             if is_nested && let Some((name, _)) = constant(node) {
                 self.others.push(name.to_owned());

@@ -44,10 +44,8 @@ pub(crate) trait Grouped: Debug + Send + Sync + 'static {
     /// The parameters of a group whose values have these bounds; the tensor's scale is known.
     fn fit(values: &[f32], bounds: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters;
 
-    /// Whether it has [`Grouped::search`].
-    const SEARCHES: bool = false;
-
-    /// Parameters of a smaller squared error than the `usual` ones, which the bounds give.
+    /// Parameters of a smaller squared error than the `usual` ones, which the bounds give; of formats
+    /// whose schemes have such a search.
     fn search<L: Lanes>(
         lanes: L,
         unit: &Unit<'_>,
@@ -142,8 +140,7 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
                     let dtype = tile.grouping.scale_dtype;
                     let bounds = tile.ranges[group];
                     parameters = F::fit(values, bounds, dtype, tensor_scale);
-                    if F::SEARCHES
-                        && tile.search == Search::Mse
+                    if tile.search == Search::Mse
                         && let Some(unit) = Unit::new(lanes, values, bounds.absmax(), unit)
                     {
                         let group = (values, bounds);

@@ -88,8 +88,6 @@ impl<F: Table> Scheme for Bnb<F> {
 /// Codes that stand for the numbers of a table, times a scale.
 impl<T: Table> Grouped for T {
     const BITS: usize = 4;
-    const SEARCHES: bool = !T::NESTED;
-
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,

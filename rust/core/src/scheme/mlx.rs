@@ -149,8 +149,6 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
         Parameters { scale: round(edge / steps), bias: round(edge), tensor_scale }
     }
 
-    const SEARCHES: bool = true;
-
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,

@@ -101,8 +101,6 @@ impl Grouped for Fp4 {
         power(bounds, 6.0, tensor_scale)
     }
 
-    const SEARCHES: bool = true;
-
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
@@ -141,8 +139,6 @@ impl Grouped for Fp8 {
     fn fit(_: &[f32], bounds: Bounds, _: ScaleDtype, tensor_scale: f32) -> Parameters {
         power(bounds, fp8::LARGEST, tensor_scale)
     }
-
-    const SEARCHES: bool = true;
 
     #[inline(always)]
     fn search<L: Lanes>(

@@ -89,8 +89,6 @@ impl Grouped for Nvfp4 {
         Parameters { scale, bias, tensor_scale }
     }
 
-    const SEARCHES: bool = true;
-
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
