@@ -141,25 +141,28 @@ impl ScaleDtype {
         power_of_two(lowest - fraction)
     }
 
-    /// The spacing of this type's values around `x`, for a positive finite `x`.
-    fn spacing(self, x: f64) -> f64 {
+    /// The spacing of this type's values around `x`, for a positive finite `x`, as the exponent of a
+    /// power of two.
+    #[inline(always)]
+    fn spacing(self, x: f64) -> i32 {
         let (fraction, lowest, _) = self.parameters();
         // The exponent field of a float64; subnormal float64s are far below every type here.
         let exponent = ((x.to_bits() >> 52) as i32 - 1023).max(lowest);
-        power_of_two(exponent - fraction)
+        exponent - fraction
     }
 
     /// `x > 0` rounded once to this type, ties to even; infinite where it overflows.
+    #[inline(always)]
     pub fn round(self, x: f64) -> f64 {
         let spacing = self.spacing(x);
-        let rounded = (x / spacing).round_ties_even() * spacing;
+        let rounded = (x * power_of_two(-spacing)).round_ties_even() * power_of_two(spacing);
         if rounded > self.parameters().2 { f64::INFINITY } else { rounded }
     }
 
     /// The largest value of this type that is at most `x`, for a positive finite `x`.
     pub fn round_down(self, x: f64) -> f64 {
         let spacing = self.spacing(x);
-        ((x / spacing).floor() * spacing).min(self.parameters().2)
+        ((x * power_of_two(-spacing)).floor() * power_of_two(spacing)).min(self.parameters().2)
     }
 }
 

@@ -131,15 +131,14 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
             }
             let values = floats(lanes, tile.values, run.clone(), buffer);
             let decoded = room(decoded, values.len().min(RUN));
-            for group in group..group + count {
-                let span = each.next();
-                let values = &values[span.start - run.start..span.end - run.start];
-                let bias = biases.get(group).copied().unwrap_or(0.0);
-                let mut parameters = Parameters { scale: scales[group], bias, tensor_scale };
-                if !fitted {
-                    let dtype = tile.grouping.scale_dtype;
-                    let bounds = tile.ranges[group];
-                    parameters = F::fit(values, bounds, dtype, tensor_scale);
+            if !fitted {
+                // All before the first is needed: one division need not wait for another's.
+                let mut each = each.clone();
+                for at in 0..count {
+                    let (group, span) = (group + at, each.next());
+                    let values = &values[span.start - run.start..span.end - run.start];
+                    let (dtype, bounds) = (tile.grouping.scale_dtype, tile.ranges[group]);
+                    let mut parameters = F::fit(values, bounds, dtype, tensor_scale);
                     if tile.search == Search::Mse
                         && let Some(unit) = Unit::new(lanes, values, bounds.absmax(), unit)
                     {
@@ -151,6 +150,12 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
                         biases[group] = parameters.bias;
                     }
                 }
+            }
+            for at in 0..count {
+                let (group, span) = (group + at, each.next());
+                let values = &values[span.start - run.start..span.end - run.start];
+                let bias = biases.get(group).copied().unwrap_or(0.0);
+                let parameters = Parameters { scale: scales[group], bias, tensor_scale };
                 let codes = &mut data[bytes_in_rows::<F>(tile.width, &span)];
                 F::encode(lanes, parameters, values, codes);
                 if count > 1 || values.len() <= RUN {

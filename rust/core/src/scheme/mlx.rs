@@ -5,7 +5,7 @@
 //! `mx.quantize`. One end of a group's values is the bias; the scale is such that zero is nearly a code.
 //! Source: `affine_quantize` in <https://github.com/ml-explore/mlx/blob/main/mlx/backend/cpu/quantized.cpp>.
 
-use super::grouped::{OfGroups, layout};
+use super::grouped::{OfGroups, layout, split_pairs};
 use super::{Bound, Codec, Geometry, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::{InvalidSetting, Unfit};
@@ -100,6 +100,25 @@ impl StoredLine for Rounded {
     }
 }
 
+/// What values go through on their way to codes.
+struct Steps<L: Lanes> {
+    bias: L::F32,
+    lift: L::F32,
+    inverse: L::F32,
+    half: L::F32,
+    top: L::F32,
+}
+
+impl<L: Lanes> Steps<L> {
+    #[inline(always)]
+    fn codes(&self, lanes: L, values: &[f32; LANES]) -> L::U32 {
+        let lifted = lanes.mul(lanes.sub(lanes.load(values), self.bias), self.lift);
+        let scaled = lanes.mul(lifted, self.inverse);
+        let numbers = lanes.truncate(lanes.min(lanes.add(scaled, self.half), self.top));
+        lanes.max::<true>(numbers, lanes.zero_u32())
+    }
+}
+
 const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
 const PAIRS: u64 = 0x0000_ffff_0000_ffff;
 const FOURS: u64 = 0x0000_0000_ffff_ffff;
@@ -181,14 +200,22 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
         let lift = if scale.abs() < 1e-30 { 2f32.powi(64) } else { 1.0 };
         let (lift, inverse) = (lanes.splat(lift), lanes.splat(1.0 / (scale * lift)));
         let (bias, half) = (lanes.splat(bias), lanes.splat(0.5));
-        let (top, zero) = (lanes.splat(Self::TOP), lanes.zero_u32());
+        let top = lanes.splat(Self::TOP);
+        let steps = Steps { bias, lift, inverse, half, top };
+        if BITS == 4 {
+            let pairs = values.as_chunks::<{ 2 * LANES }>().0.iter();
+            for (values, out) in pairs.zip(codes.as_chunks_mut::<LANES>().0) {
+                if let [first, second] = values.as_chunks().0 {
+                    let (first, second) = (steps.codes(lanes, first), steps.codes(lanes, second));
+                    lanes.store_u8(lanes.nibbles([first, second], 0), out);
+                }
+            }
+            return;
+        }
         let vectors = values.as_chunks::<LANES>().0.iter().zip(codes.chunks_exact_mut(2 * BITS));
         for (values, out) in vectors {
-            let lifted = lanes.mul(lanes.sub(lanes.load(values), bias), lift);
-            let scaled = lanes.mul(lifted, inverse);
-            let numbers = lanes.truncate(lanes.min(lanes.add(scaled, half), top));
             let mut codes = [0; LANES];
-            lanes.store_u8(lanes.low_bytes(lanes.max::<true>(numbers, zero), 0), &mut codes);
+            lanes.store_u8(lanes.low_bytes(steps.codes(lanes, values), 0), &mut codes);
             for (eight, out) in codes.as_chunks::<8>().0.iter().zip(out.chunks_exact_mut(BITS)) {
                 let bits = join::<BITS>(u64::from_le_bytes(*eight));
                 out.copy_from_slice(&bits.to_le_bytes()[..BITS]);
@@ -199,6 +226,14 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
     #[inline(always)]
     fn decode<L: Lanes>(lanes: L, parameters: Parameters, codes: &[u8], values: &mut [f32]) {
         let (scale, bias) = (lanes.splat(parameters.scale), lanes.splat(parameters.bias));
+        if BITS == 4 {
+            let vectors = values.as_chunks_mut::<LANES>().0.iter_mut();
+            for (values, pairs) in vectors.zip(codes.as_chunks::<{ LANES / 2 }>().0) {
+                let numbers = lanes.mul(lanes.load_u8(&split_pairs(pairs)), scale);
+                lanes.store(lanes.add(numbers, bias), values);
+            }
+            return;
+        }
         let vectors =
             values.as_chunks_mut::<LANES>().0.iter_mut().zip(codes.chunks_exact(2 * BITS));
         for (values, bytes) in vectors {
