@@ -46,6 +46,11 @@ class Dataset(Scan):
     def reader(self) -> pa.RecordBatchReader:
         return self._read(self.paths, None)
 
+    def mapped(self) -> Iterator[pa.RecordBatch]:
+        """The relation's batches with a `data` of views into the mapped files."""
+        for path in self.paths:
+            yield from pa.RecordBatchReader.from_stream(_core.mapped_parquet(path))
+
     def without_data(self) -> pa.RecordBatchReader:
         payload = set(_core.payload_columns())
         return self._read(self.paths, [name for name in self.schema.names if name not in payload])

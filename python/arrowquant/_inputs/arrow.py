@@ -224,7 +224,9 @@ def named_runs(
     wanted = np.fromiter((name in names for name in found), bool, len(found))
     edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False))
     if len(edges) > 2 * _MOST_RUNS:
-        return [batch.filter(pa.array(wanted))]
+        return [
+            pa.record_batch(_core.rows_where(batch, wanted.tolist()))
+        ]  # pyarrow has none of views.
     pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
     return [batch.slice(start, end - start) for start, end in pairs]
 

@@ -103,6 +103,11 @@ impl Source {
         Ok((Buffer::from_vec(bytes), 0))
     }
 
+    /// The whole file, where it is mapped.
+    pub(crate) fn mapping(&self) -> Option<&Buffer> {
+        self.mapping.as_ref()
+    }
+
     /// What gives small stretches one after the other.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Parquet files, read back by the library's own reader.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float32Builder, LargeListBuilder};
@@ -11,9 +12,18 @@ use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Fields, Schema};
 use arrow_select::concat::concat_batches;
+use arrowquant::container::parquet::ParquetRows;
 use arrowquant::sink::parquet_writer::ParquetWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
+
+/// What our own reader reads of a file.
+fn read_here(path: &Path, mmap: bool) -> Result<RecordBatch, String> {
+    let rows = ParquetRows::open(path, mmap).map_err(|error| error.to_string())?;
+    let schema = rows.schema();
+    let batches = rows.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+    concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
 
 /// What is read back, and of how many row groups.
 fn round_trip(batches: &[RecordBatch]) -> (RecordBatch, usize) {
@@ -29,7 +39,15 @@ fn round_trip(batches: &[RecordBatch]) -> (RecordBatch, usize) {
     let reader = builder.build().unwrap();
     let schema = reader.schema();
     let batches: Vec<_> = reader.map(Result::unwrap).collect();
-    (concat_batches(&schema, &batches).unwrap(), groups)
+    let read = concat_batches(&schema, &batches).unwrap();
+    for mmap in [true, false] {
+        let here = read_here(file.path(), mmap).unwrap();
+        assert_eq!(here.num_rows(), read.num_rows());
+        for (here, read) in here.columns().iter().zip(read.columns()) {
+            assert_eq!(&cast(here, arrow_array::Array::data_type(read)).unwrap(), read);
+        }
+    }
+    (read, groups)
 }
 
 /// Rows with codes of these sizes, and as many scales as 64 bytes of them have.
@@ -78,6 +96,35 @@ proptest! {
         for (read, whole) in read.columns().iter().zip(whole.columns()) {
             // Parquet has a name of its own for a list's items.
             prop_assert_eq!(&cast(read, whole.data_type())?, whole);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn a_damaged_file_is_an_error_that_names_it_or_reads_otherwise(
+        at: prop::sample::Index,
+        byte: u8,
+        length in prop::option::weighted(0.3, any::<prop::sample::Index>()),
+    ) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let batch = batch(&[Some(1000), None, Some(3)], true);
+        let mut writer = ParquetWriter::create(file.path(), &batch.schema())?;
+        writer.write(&batch)?;
+        writer.finish()?;
+        let mut bytes = std::fs::read(file.path())?;
+        let at = at.index(bytes.len());
+        bytes[at] ^= byte;
+        if let Some(length) = length {
+            bytes.truncate(length.index(bytes.len()));
+        }
+        std::fs::write(file.path(), &bytes)?;
+        for mmap in [true, false] {
+            if let Err(error) = read_here(file.path(), mmap) {
+                let name = file.path().display().to_string();
+                prop_assert!(error.contains(&name), "{}", error);
+            }
         }
     }
 }

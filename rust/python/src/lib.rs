@@ -57,7 +57,7 @@ mod _core {
     #[pymodule_export]
     use crate::options::Plan;
     #[pymodule_export]
-    use crate::parquet::{ParquetWriter, check_storable};
+    use crate::parquet::{ParquetWriter, check_storable, mapped_parquet};
     #[pymodule_export]
     use crate::plan::{check_plan, plan};
     #[pymodule_export]
@@ -70,7 +70,8 @@ mod _core {
     #[pymodule_export]
     use super::{
         dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata, payload_columns,
-        quantized_columns, schemes, searches, select, settings, thread_count, weight_bytes,
+        quantized_columns, rows_where, schemes, searches, select, settings, thread_count,
+        weight_bytes,
     };
 
     #[pymodule_init]
@@ -169,6 +170,13 @@ fn format_metadata() -> HashMap<&'static str, &'static str> {
 fn weight_bytes(py: Python<'_>, batch: PyRecordBatch) -> PyResult<u64> {
     let bytes = arrowquant::quantize::weight_bytes(batch.as_ref());
     bytes.map_err(|error| errors::raise(py, error))
+}
+
+/// The rows of a batch that are wanted, whatever the types of its columns.
+#[pyfunction]
+fn rows_where(py: Python<'_>, batch: PyRecordBatch, wanted: Vec<bool>) -> PyResult<PyRecordBatch> {
+    let filtered = relation::rows_where(batch.as_ref(), wanted);
+    filtered.map(PyRecordBatch::new).map_err(|error| errors::raise(py, error))
 }
 
 /// The rows of a batch whose `error_code`, in the batch `errors` beside it, is null; or, with

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use arrowquant::container::parquet::ParquetRows;
 use arrowquant::sink::parquet_writer::ParquetWriter as Writer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3_arrow::{PyRecordBatch, PySchema};
+use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader, PySchema};
 
+use crate::errors;
 use crate::memory;
 use crate::run::here;
 
@@ -30,6 +32,15 @@ impl ParquetWriter {
 pub(crate) fn check_storable(py: Python<'_>, schema: PySchema) -> PyResult<()> {
     let schema = schema.into_inner();
     here(py, || Ok(arrowquant::sink::parquet_writer::check_storable(&schema).map(drop)?))
+}
+
+/// The batches of a file that a [`ParquetWriter`] wrote, one for each row group; codes are views
+/// into the mapped file.
+#[pyfunction]
+pub(crate) fn mapped_parquet(py: Python<'_>, path: PathBuf) -> PyResult<PyRecordBatchReader> {
+    let rows = py.detach(|| ParquetRows::open(&path, true));
+    let rows = rows.map_err(|error| errors::raise(py, error))?;
+    Ok(PyRecordBatchReader::new(Box::new(rows)))
 }
 
 #[pymethods]

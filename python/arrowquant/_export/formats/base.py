@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._dequantize import dequantize_stream
 from arrowquant._export import shards
 from arrowquant._export.config import read_json, write_json
@@ -137,8 +138,8 @@ class Format(ABC):
             if self.layout is None:
                 stream = count(dequantize_stream(model.relation, threads=how.threads))
             else:
-                relation = count(shards.ahead(model.relation.reader()))
-                stream = batches(found, model, relation, how.threads)
+                relation = count(shards.ahead(model.batches()))
+                stream = shards.ahead(batches(found, model, relation, how.threads))
             shards.write(
                 destination,
                 found.groups,
@@ -161,6 +162,12 @@ class Model:
         self.experts = Experts(layers, config)
         self.targets: dict[str, Sequence[Target] | None] = {}
         """Where each layer's rows go, once that is planned; None: as it lies."""
+
+    def batches(self) -> Any:
+        """All rows; the codes of a dataset lie where they lie in its files."""
+        if isinstance(self.relation, Dataset):
+            return self.relation.mapped()
+        return self.relation.reader()
 
     @cached_property
     def tied_head(self) -> Layer | None:

@@ -203,8 +203,8 @@ class Onnx(Format):
             writer, places = _core.TensorWriter.data(temporary, tensors, True)
             try:
                 with counted(how.progress, len(model.layers.layers)) as count:
-                    relation = count(shards.ahead(model.relation.reader()))
-                    for batch in batches(found, model, relation, how.threads):
+                    relation = count(shards.ahead(model.batches()))
+                    for batch in shards.ahead(batches(found, model, relation, how.threads)):
                         writer.write(batch)
                 writer.finish()
             finally:

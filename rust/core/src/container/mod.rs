@@ -6,6 +6,7 @@ mod foreign;
 pub mod gguf;
 pub mod meaning;
 pub mod onnx;
+pub mod parquet;
 pub mod reader;
 mod rows;
 mod safetensors;

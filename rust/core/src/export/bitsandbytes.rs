@@ -119,13 +119,13 @@ impl Format for Bitsandbytes {
                 "a part begins within a block of {unit}. Quantize again with larger parts (--part-mib)"
             ));
         }
-        out.push(&name(""), first / 2, stretch.data.to_vec())?;
+        out.push(&name(""), first / 2, stretch.data.clone())?;
         if is_nested(matrix) {
             let most: Vec<f32> = largest(&stretch.scales).collect();
             let runs = stretch.scales.chunks(NESTED_RUN).zip(&most);
             let codes = runs
                 .flat_map(|(run, most)| run.iter().map(|scale| nested_code(*scale, *most) as u8));
-            out.push(&name(".absmax"), first / BLOCK, codes.collect())?;
+            out.push(&name(".absmax"), first / BLOCK, codes.collect::<Vec<_>>())?;
             let at = first / BLOCK / NESTED_RUN;
             out.push(&name(".nested_absmax"), at, scale_bytes(&most, ScaleDtype::F32))?;
             if first == 0 {

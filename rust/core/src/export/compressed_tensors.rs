@@ -109,7 +109,7 @@ impl Format for CompressedTensors {
         let whole = &matrix.bound.layout;
         let (row, groups) = (stretch.row, whole.grouping.groups());
         let scales = scale_bytes(&stretch.scales, layout.grouping.scale_dtype);
-        let data = stretch.data.to_vec();
+        let data = stretch.data.clone();
         let scales_at = row * groups + stretch.first_group();
         if bits(matrix, INTEGERS).is_some() {
             let (per_word, word) = layout.block;
@@ -123,7 +123,7 @@ impl Format for CompressedTensors {
             }
             if row == 0 && stretch.column == 0 {
                 let shape = [matrix.rows as i64, matrix.columns as i64];
-                let shape = shape.iter().flat_map(|size| size.to_le_bytes()).collect();
+                let shape: Vec<u8> = shape.iter().flat_map(|size| size.to_le_bytes()).collect();
                 out.push(&name("_shape"), 0, shape)?;
             }
             if asymmetric && stretch.begins_groups() {

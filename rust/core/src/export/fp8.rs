@@ -57,7 +57,7 @@ impl Format for Fp8 {
         let matrix = stretch.matrix();
         let module = matrix.module()?;
         let at = stretch.row * matrix.columns + stretch.column;
-        out.push(&matrix.name, at, stretch.data.to_vec())?;
+        out.push(&matrix.name, at, stretch.data.clone())?;
         if !stretch.begins_groups() {
             return Ok(());
         }

@@ -68,7 +68,7 @@ impl Format for Ggml {
         let (scales, half) = match matrix.scheme() {
             "mxfp4" => (1, 16),
             "nvfp4" => (4, 8),
-            _ => return out.push(&matrix.name, at, stretch.data.to_vec()),
+            _ => return out.push(&matrix.name, at, stretch.data.clone()),
         };
         let bytes = scale_bytes(&stretch.scales, stretch.layout.grouping.scale_dtype);
         let mut blocks = Vec::with_capacity(stretch.data.len() + bytes.len());

@@ -92,7 +92,7 @@ impl Format for Gptq {
         if stretch.row == 0 {
             let size = matrix.bound.layout.grouping.group_size;
             let of_group = |column: usize| ((column / size) as i32).to_le_bytes();
-            out.push(&order, 0, (0..matrix.columns).flat_map(of_group).collect())?;
+            out.push(&order, 0, (0..matrix.columns).flat_map(of_group).collect::<Vec<_>>())?;
         }
         Ok(())
     }

@@ -64,7 +64,7 @@ impl Format for Mlx {
         let bits = bits(matrix, BITS).unwrap_or(8);
         let grouping = &stretch.layout.grouping;
         let words = stretch.row * (matrix.columns * bits / 32) + stretch.column * bits / 32;
-        out.push(&matrix.name, words, stretch.data.to_vec())?;
+        out.push(&matrix.name, words, stretch.data.clone())?;
         if !stretch.begins_groups() {
             return Ok(());
         }

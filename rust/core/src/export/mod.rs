@@ -23,6 +23,7 @@ mod stretch;
 use std::collections::HashMap;
 
 use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
 
 use crate::dtype::{self, Float};
 use crate::error::{CallError, Error};
@@ -285,11 +286,11 @@ impl Exporter {
             let fail = |why: String| Error::from(CallError::Export { layer: name.to_owned(), why });
             let planned =
                 self.layers.get(name).ok_or_else(|| fail("was not announced".to_owned()))?;
-            let bytes = data.as_ref().and_then(|data| data.get(row)).unwrap_or_default();
+            let bytes = data.as_ref().and_then(|data| data.buffer(row)).unwrap_or_default();
             let offset = columns::integer_at(offsets.as_ref(), row).unwrap_or(0);
             let offset = usize::try_from(offset).map_err(|error| fail(error.to_string()))?;
             for place in &planned.places {
-                plain(place, planned.columns, (offset, bytes), &mut out).map_err(fail)?;
+                plain(place, planned.columns, (offset, &bytes), &mut out).map_err(fail)?;
             }
         }
         Ok(out.finish()?)
@@ -300,14 +301,14 @@ impl Exporter {
 fn plain(
     place: &Place,
     columns: usize,
-    (offset, bytes): (usize, &[u8]),
+    (offset, bytes): (usize, &Buffer),
     out: &mut Rows,
 ) -> Result<(), String> {
     let Target { selection, stack, .. } = &place.target;
     let tensor = &place.tensors[0];
     let mut out = Tensors::new(out, &place.tensors, stack.map_or(0, |(index, _)| index));
     if tensor.shape.len() != 2 || selection.is_all() {
-        return out.push(&tensor.name, offset, bytes.to_vec());
+        return out.push(&tensor.name, offset, bytes.clone());
     }
     let block = dtype::block(&tensor.dtype)
         .filter(|block| block.elements == 1)
@@ -316,7 +317,7 @@ fn plain(
     let (row, column) = (offset / columns, offset % columns);
     if bytes.len() < row_bytes {
         let Some(at) = selection.position(row) else { return Ok(()) };
-        return out.push(&tensor.name, at * columns + column, bytes.to_vec());
+        return out.push(&tensor.name, at * columns + column, bytes.clone());
     }
     let mut first = None;
     let mut found = Vec::new();

@@ -37,7 +37,7 @@ impl Format for ModelOpt {
         let matrix = stretch.matrix();
         let module = matrix.module()?;
         let grouping = &stretch.layout.grouping;
-        out.push(&matrix.name, stretch.at(matrix.columns / 2, 2), stretch.data.to_vec())?;
+        out.push(&matrix.name, stretch.at(matrix.columns / 2, 2), stretch.data.clone())?;
         let at = stretch.row * matrix.groups()? + stretch.first_group();
         let scales = scale_bytes(&stretch.scales, grouping.scale_dtype);
         out.push(&format!("{module}.weight_scale"), at, scales)?;

@@ -205,7 +205,7 @@ impl Format for Onnx {
                      (--part-mib)"
                 ));
             }
-            out.push(&name("_Bnb4"), first / 2, stretch.data.to_vec())?;
+            out.push(&name("_Bnb4"), first / 2, stretch.data.clone())?;
             let scales = scale_bytes(&stretch.scales, dtype);
             return out.push(&name("_absmax"), first / BNB_BLOCK, scales);
         }
@@ -235,7 +235,7 @@ fn by_blocks(
     let row_bytes = blocks * size * bits / 8;
     let own = stretch.layout.row_bytes;
     let codes = if own == row_bytes {
-        stretch.data.to_vec()
+        stretch.data.clone()
     } else {
         // The last block is filled up.
         let mut codes = vec![0; stretch.rows * row_bytes];
@@ -243,7 +243,7 @@ fn by_blocks(
         for (row, data) in rows {
             row[..own].copy_from_slice(data);
         }
-        codes
+        codes.into()
     };
     out.push(&name(&format!("_Q{bits}")), stretch.row * row_bytes, codes)?;
     let scales = scale_bytes(&stretch.scales, dtype);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use arrow_array::builder::BinaryViewBuilder;
 use arrow_array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
+use arrow_buffer::Buffer;
 use arrow_schema::ArrowError;
 
 use crate::relation::quantized::shapes;
@@ -13,7 +15,7 @@ use crate::sink::TensorSpec;
 pub(super) struct Rows {
     names: Vec<String>,
     offsets: Vec<i64>,
-    data: Vec<Vec<u8>>,
+    data: Vec<Buffer>,
 }
 
 impl Rows {
@@ -25,11 +27,27 @@ impl Rows {
             ("layer_name", Arc::new(StringArray::from(self.names))),
             ("dtype", Arc::new(StringArray::from(dtypes))),
             ("shape", Arc::new(shapes(lengths.iter().map(|len| Some(std::slice::from_ref(len)))))),
-            ("data", Arc::new(LargeBinaryArray::from_iter_values(self.data))),
+            ("data", data(self.data)?),
             ("part_offset", Arc::new(Int64Array::from(self.offsets))),
         ];
         RecordBatch::try_from_iter(columns)
     }
+}
+
+/// The bytes as a column, without a copy of them: as views, unless one is longer than a view can say.
+fn data(pieces: Vec<Buffer>) -> Result<ArrayRef, ArrowError> {
+    if pieces.iter().any(|piece| u32::try_from(piece.len()).is_err()) {
+        return Ok(Arc::new(LargeBinaryArray::from_iter_values(
+            pieces.iter().map(Buffer::as_slice),
+        )));
+    }
+    let mut column = BinaryViewBuilder::with_capacity(pieces.len());
+    for piece in pieces {
+        let length = piece.len() as u32;
+        let block = column.append_block(piece);
+        column.try_append_view(block, 0, length)?;
+    }
+    Ok(Arc::new(column.finish()))
 }
 
 /// Where a format writes the tensors of one matrix, which may be one of a stack.
@@ -48,13 +66,18 @@ impl<'a> Tensors<'a> {
     ///
     /// # Errors
     /// The tensor was not announced.
-    pub fn push(&mut self, name: &str, offset: usize, data: Vec<u8>) -> Result<(), String> {
+    pub fn push(
+        &mut self,
+        name: &str,
+        offset: usize,
+        data: impl Into<Buffer>,
+    ) -> Result<(), String> {
         let spec = self.specs.iter().find(|spec| spec.name == name);
         let spec = spec.ok_or_else(|| format!("tensor '{name}' was not announced"))?;
         let elements: i64 = spec.shape.iter().product();
         self.rows.names.push(name.to_owned());
         self.rows.offsets.push(self.index as i64 * elements + offset as i64);
-        self.rows.data.push(data);
+        self.rows.data.push(data.into());
         Ok(())
     }
 }

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Deref;
 
+use arrow_buffer::Buffer;
+
 use super::matrix::Matrix;
 use crate::relation::quantized::read::Rows;
 use crate::scheme::{Bound, Layout};
@@ -72,7 +74,7 @@ pub struct Part<'a> {
     /// How these rows alone lie.
     pub layout: Layout,
     /// Their codes.
-    pub data: Cow<'a, [u8]>,
+    pub data: Buffer,
     /// Their groups' scales, row after row; empty where they lie in `data`.
     pub scales: Vec<f32>,
     /// Likewise; empty where there are none.
@@ -103,7 +105,7 @@ impl<'a> Part<'a> {
             column: first % columns,
             width,
             layout,
-            data: Cow::Borrowed(rows.data(row).unwrap_or_default()),
+            data: rows.data_buffer(row).unwrap_or_default(),
             scales: numbers(encodings.scales(row).filter(|_| layout.has_scales)),
             zero_points: Cow::Borrowed(encodings.zero_points(row).unwrap_or_default()),
             biases: numbers(encodings.biases(row).filter(|_| layout.has_biases)),
@@ -157,7 +159,7 @@ impl<'a> Part<'a> {
             row,
             rows: places.len(),
             layout: Layout { rows: places.len(), ..self.layout },
-            data: rows_of(&self.data, self.layout.row_bytes),
+            data: Buffer::from(rows_of(&self.data, self.layout.row_bytes).into_owned()),
             scales: numbers_of(&self.scales),
             zero_points: rows_of(&self.zero_points, groups),
             biases: numbers_of(&self.biases),

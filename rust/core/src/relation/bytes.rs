@@ -6,11 +6,15 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, UInt8Type};
 use arrow_array::{Array, ArrayRef, BinaryViewArray, OffsetSizeTrait};
 use arrow_buffer::{Buffer, NullBuffer};
+use arrow_data::ByteView;
 use arrow_schema::{ArrowError, DataType};
 
 use super::columns::list_item;
 use super::repeats::is_even;
 use crate::dtype::Float;
+
+/// So many bytes lie in a view itself.
+const INLINE: usize = arrow_data::MAX_INLINE_VIEW_LEN as usize;
 
 /// What the bytes of a column mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +136,22 @@ impl Bytes {
                 &values.as_slice()[start * width..end * width]
             }
             Storage::Views(views) => views.value(row),
+        })
+    }
+
+    /// The same as a buffer that shares the column's memory.
+    pub(crate) fn buffer(&self, row: usize) -> Option<Buffer> {
+        let bytes = self.get(row)?;
+        Some(match &self.storage {
+            Storage::Cut { values, width, spans, .. } => {
+                values.slice_with_length(spans.at(row).0 * width, bytes.len())
+            }
+            Storage::Views(_) if bytes.len() <= INLINE => Buffer::from(bytes),
+            Storage::Views(views) => {
+                let view = ByteView::from(views.views()[row]);
+                let buffer = &views.data_buffers()[view.buffer_index as usize];
+                buffer.slice_with_length(view.offset as usize, bytes.len())
+            }
         })
     }
 

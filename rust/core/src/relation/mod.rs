@@ -81,6 +81,14 @@ pub fn select(
     Ok(filter_record_batch(batch, &wanted)?)
 }
 
+/// The rows of a batch that are wanted, whatever the types of its columns.
+///
+/// # Errors
+/// `wanted` is not as long as the batch, or Arrow can't filter.
+pub fn rows_where(batch: &RecordBatch, wanted: Vec<bool>) -> Result<RecordBatch, Error> {
+    Ok(filter_record_batch(batch, &BooleanArray::from(wanted))?)
+}
+
 /// The one relation for engines that take one table: `left`'s columns, then the `error_` columns.
 pub fn side_by_side_schema(left: &Schema) -> SchemaRef {
     let errors = errors::schema();

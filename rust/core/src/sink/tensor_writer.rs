@@ -2,6 +2,8 @@
 //!
 //! What comes before the tensors' bytes is the business of a file for each container.
 
+mod sync;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -18,6 +20,7 @@ use crate::relation::columns;
 use crate::relation::shapes::Shapes;
 use crate::relation::text::Text;
 use crate::temporary::{self, Temporary};
+use sync::SyncBehind;
 
 /// A tensor's place in a file.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub struct TensorWriter {
     file: Temporary,
     /// The tensors that are not written to their ends yet.
     missing: HashMap<String, Missing>,
+    sync: SyncBehind,
 }
 
 /// A tensor in the making.
@@ -92,7 +96,12 @@ impl TensorWriter {
         let missing = places.into_iter().map(|Place { name, block, range }| {
             (name, Missing { range, block, written: BTreeMap::new(), count: 0 })
         });
-        Ok(Self { path: path.to_owned(), file: temporary, missing: missing.collect() })
+        Ok(Self {
+            path: path.to_owned(),
+            file: temporary,
+            missing: missing.collect(),
+            sync: SyncBehind::default(),
+        })
     }
 
     /// Write the tensors of a weights batch: columns `layer_name`, `data` (binary) and, where rows
@@ -172,6 +181,7 @@ impl TensorWriter {
         let file = self.file.file();
         file.seek(SeekFrom::Start(at))?;
         file.write_all(bytes)?;
+        self.sync.wrote(file, bytes.len() as u64)?;
         Ok(())
     }
 
@@ -179,11 +189,12 @@ impl TensorWriter {
     ///
     /// # Errors
     /// A tensor is missing, there is a file of that name, or the file can't be renamed.
-    pub fn finish(self, overwrite: bool) -> Result<(), Error> {
+    pub fn finish(mut self, overwrite: bool) -> Result<(), Error> {
         if let Some(name) = self.missing.keys().min() {
             let why = format!("layer '{name}' was announced but not written to its end");
             return Err(CallError::File { path: self.path.display().to_string(), why }.into());
         }
+        self.sync.wait()?;
         Ok(self.file.commit(overwrite)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Reading the quantized relation, row by row, believing nothing that it says.
 
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch};
+use arrow_buffer::Buffer;
 use arrow_schema::{ArrowError, DataType, Schema};
 
 use super::RESERVED;
@@ -434,6 +435,11 @@ impl Rows {
 
     pub(crate) fn data(&self, row: usize) -> Option<&[u8]> {
         self.data.as_ref()?.get(row)
+    }
+
+    /// The same as a buffer that shares the column's memory.
+    pub(crate) fn data_buffer(&self, row: usize) -> Option<Buffer> {
+        self.data.as_ref()?.buffer(row)
     }
 
     /// How a row whose data is not there is encoded.
