@@ -226,3 +226,148 @@ def test_on_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.warns(aq.QuantizationWarning, match="is quantized already"):
         again = aq.quantize(aq.scan(tmp_path / "d"), scheme="q4_1", search="mse")
     assert {row["search"] for row in again.quantized.to_pylist()} == {"kept", None}
+
+
+def importance_of(columns: int, rng: np.random.Generator) -> Array:
+    """A few columns matter far more than others, as in models."""
+    return np.exp(2 * rng.standard_normal(columns)).astype(np.float32)
+
+
+def weighed(array: Array, importance: Any, scheme: str, **options: Any) -> dict[str, Any]:
+    table = pa.table(
+        {
+            "layer_name": ["a"],
+            "data": pa.array([array.ravel()], pa.large_list(pa.float32())),
+            "shape": [list(array.shape)],
+            "importance": importance
+            if isinstance(importance, pa.Array)
+            else pa.array([importance], pa.list_(pa.float32())),
+        }
+    )
+    result = aq.quantize(table, scheme=scheme, search="weighted", **options)
+    row: dict[str, Any] = result.quantized.to_pylist()[0]
+    assert row["search"] == "weighted"
+    return row
+
+
+PAYLOAD = ("data", "scales", "zero_points", "biases")
+
+
+@pytest.mark.parametrize(("scheme", "options", "_"), GAINS)
+def test_importance_lessens_the_error_of_what_matters(
+    scheme: str, options: dict[str, Any], _: float, weights: dict[str, Array]
+) -> None:
+    rng = np.random.default_rng(3)
+    array = weights["Student"]
+    importance = importance_of(array.shape[1], rng)
+
+    def error(result: Any) -> float:
+        decoded = aq.to_numpy(aq.dequantize(result))["a"].astype(np.float64)
+        return float((importance * np.square(decoded - array)).sum())
+
+    def of(search: str, **columns: Any) -> float:
+        one = {
+            "layer_name": ["a"],
+            "data": pa.array([array.ravel()], pa.large_list(pa.float32())),
+            "shape": [list(array.shape)],
+        }
+        table = pa.table(one | columns)
+        return error(aq.quantize(table, scheme=scheme, search=search, **options))  # type: ignore[arg-type]
+
+    found = of("weighted", importance=pa.array([importance], pa.list_(pa.float32())))
+    assert found <= of("none") * (1.000001 if scheme == "mxfp8" else 0.98)
+    assert found <= of("mse") * (1.000001 if scheme in ("mxfp8", "mxfp4") else 0.997)
+
+
+@pytest.mark.parametrize(("scheme", "options", "_"), GAINS)
+def test_columns_that_matter_alike_are_those_of_mse(
+    scheme: str, options: dict[str, Any], _: float, weights: dict[str, Array]
+) -> None:
+    array = weights["Gaussian"]
+    usual = quantized(array, "mse", scheme, **options)
+    for constant in (1.0, 2.0**-90, 2.0**40, 0.0):
+        found = weighed(array, np.full(array.shape[1], constant), scheme, **options)
+        assert all(found[column] == usual[column] for column in PAYLOAD), constant
+
+
+@pytest.mark.parametrize("scheme", ["int4", "mlx4", "nf4", "nvfp4", "q4_k", "q4_0"])
+def test_importance_of_any_type_is_the_same(scheme: str, weights: dict[str, Array]) -> None:
+    array = weights["Gaussian"]
+    values = np.arange(array.shape[1]) % 7 + 0.5
+    wanted = weighed(array, values, scheme, threads=1)
+    for kind in (
+        pa.list_(pa.float64()),
+        pa.large_list(pa.float16()),
+        pa.list_(pa.float32(), len(values)),
+    ):
+        item = kind.value_type.to_pandas_dtype()
+        found = weighed(array, pa.array([values.astype(item)], kind), scheme, threads=2)
+        assert all(found[column] == wanted[column] for column in PAYLOAD), kind
+
+
+@pytest.mark.parametrize(
+    ("importance", "why"),
+    [
+        ([1.0] * 127, "has 127 numbers, and the layer has 128 columns"),
+        ([], "has 0 numbers, and the layer has 128 columns"),
+        ([1.0] * 5 + [-1.0] * 123, "is -1 at column 5"),
+        ([1.0] * 127 + [float("nan")], "is NaN at column 127"),
+        ([float("inf")] * 128, "is inf at column 0"),
+        ([1.0] * 3 + [None] * 125, "is null at column 3"),
+    ],
+)
+def test_importance_that_is_none(importance: list[Any], why: str) -> None:
+    table = pa.table(
+        {
+            "layer_name": ["bad", "good"],
+            "data": pa.array([np.ones(256)] * 2, pa.large_list(pa.float32())),
+            "shape": [[2, 128]] * 2,
+            "importance": pa.array([importance, None], pa.list_(pa.float32())),
+        }
+    )
+    result = aq.quantize(table, scheme="int4", search="weighted", continue_on_error=True)
+    assert result.errors["error_code"].to_pylist() == ["invalid_fact", None]
+    message = result.errors["error_message"][0].as_py()
+    assert message.startswith("layer 'bad'")
+    assert f"importance {why}. Give a number of at least zero for each column" in message
+    # Where nobody asks for it, it makes no difference.
+    for search in ("none", "mse"):
+        assert aq.quantize(table, scheme="int4", search=search).failed.num_rows == 0  # type: ignore[arg-type]
+
+
+def test_a_layer_of_which_nothing_is_known_is_weighed_by_itself(weights: dict[str, Array]) -> None:
+    """Columns of small weights have large inputs: where a model balances both, outputs gain."""
+    rng = np.random.default_rng(4)
+    array = weights["Student"]
+    factor = np.exp(0.7 * rng.standard_normal(array.shape[1])).astype(np.float32)
+    array = array * factor
+    for scheme, options, _ in GAINS:
+        if scheme in ("int8", "mlx8", "mxfp8", "q8_0", "mxfp4"):
+            continue
+
+        def error(search: str, scheme: str = scheme, options: Any = options) -> float:
+            result = aq.quantize({"a": array}, scheme=scheme, search=search, **options)  # type: ignore[arg-type]
+            decoded = aq.to_numpy(aq.dequantize(result))["a"].astype(np.float64)
+            return float(np.square((decoded - array) / factor).sum())
+
+        assert error("weighted") <= error("mse"), (scheme, options)
+    none = pa.nulls(1, pa.list_(pa.float32()))
+    with_null = weighed(array, none, "int4")
+    without = quantized(array, "weighted", "int4")
+    assert all(with_null[column] == without[column] for column in PAYLOAD)
+
+
+@pytest.mark.parametrize("shape", [(1, 4096), (5, 1), (3, 40_000), (64, 4096), (7, 96), (2, 3, 64)])
+def test_weights_of_any_shape_weigh_themselves(
+    shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    array = rng.standard_normal(shape).astype(np.float32)
+    array[..., 1::5] = 0
+    for scheme in ("int4", "nf4", "int2"):
+        one, two = (
+            aq.quantize({"a": array, "b": -array}, scheme=scheme, search="weighted", threads=n)
+            for n in (1, 2)
+        )
+        assert one.quantized.equals(two.quantized)
+        usual = quantized(array, "none", scheme)
+        assert one.quantized["snr_db"][0].as_py() > usual["snr_db"] - 3

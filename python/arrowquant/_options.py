@@ -15,7 +15,7 @@ Scheme: TypeAlias = str
 ScaleDtype: TypeAlias = Literal["source", "F32", "F16", "BF16"]
 """What scales are rounded to; `source`: F16 or BF16 as the weights, else F32."""
 
-Search: TypeAlias = Literal["none", "mse"]
+Search: TypeAlias = Literal["none", "mse", "weighted"]
 """How scales are chosen; `none`: from each group's extremes; `mse`: for the least squared error."""
 
 

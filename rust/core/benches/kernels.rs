@@ -6,8 +6,8 @@ use std::hint::black_box;
 use arrowquant::dtype::{Float, ScaleDtype};
 use arrowquant::lanes::Level;
 use arrowquant::scheme::{
-    self, Bound, Bounds, Buffers, Choice, Codes, Encoded, Geometry, Grouping, Search, Sums, Tile,
-    Values,
+    self, Bound, Bounds, Buffers, Choice, Codes, Encoded, Geometry, Grouping, Importance, Search,
+    Sums, Tile, Values,
 };
 use arrowquant::settings::{GROUP_SIZE, SYMMETRIC, Settings, Value};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -67,6 +67,7 @@ impl Case {
             ranges,
             tensor_scale: 1.0,
             search: Search::None,
+            importance: Importance::default(),
             source: &[],
         };
         let out = Encoded {

@@ -3,6 +3,7 @@
 //! Rows are checked first, all of them. What passed is cut into tiles, the output is allocated once
 //! at its final size, and the pool's threads write into it side by side.
 
+mod importance;
 mod input;
 mod item;
 mod job;

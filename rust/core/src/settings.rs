@@ -76,9 +76,10 @@ pub static ALL: [Setting; 5] = [
     Setting {
         name: "search",
         column: "search",
-        kind: Kind::Choice(&["none", "mse"]),
+        kind: Kind::Choice(&["none", "mse", "weighted"]),
         default: "none",
-        help: "How scales are chosen; none: from each group's extremes; mse: for the least squared error.",
+        help: "How scales are chosen; none: from each group's extremes; mse: for the least squared error; \
+               weighted: the same, each error weighed by how much its column matters.",
     },
 ];
 

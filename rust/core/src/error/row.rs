@@ -147,6 +147,12 @@ pub enum RowError {
          it out for a whole layer."
     )]
     InvalidFact(String),
+    /// See [`ErrorCode::InvalidFact`].
+    #[error(
+        "importance {0}. Give a number of at least zero for each column of the layer, or null for a \
+         layer of which nothing is known."
+    )]
+    InvalidImportance(String),
     /// See [`ErrorCode::TooLarge`].
     #[error(
         "one row of {columns} elements exceeds the size of a part, and its groups of {group_size} \
@@ -222,7 +228,7 @@ impl RowError {
             Self::UnsupportedShape { .. } => ErrorCode::UnsupportedShape,
             Self::OutOfRange { .. } => ErrorCode::OutOfRange,
             Self::MissingFact => ErrorCode::MissingFact,
-            Self::InvalidFact(_) => ErrorCode::InvalidFact,
+            Self::InvalidFact(_) | Self::InvalidImportance(_) => ErrorCode::InvalidFact,
             Self::TooLarge { .. } | Self::PartRows { .. } => ErrorCode::TooLarge,
             Self::InvalidQuantized(_) => ErrorCode::InvalidQuantized,
             Self::Internal(_) => ErrorCode::Internal,

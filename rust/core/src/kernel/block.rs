@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use super::convert;
 use super::measure::{Measure, in_full, is_usual};
 use super::metrics::Sums;
+use super::search::Searching;
 use super::tile::{Bounds, Buffers, Search, Tile, Values};
 use crate::lanes::Lanes;
 
@@ -20,13 +21,13 @@ pub(crate) trait Block: Debug + Send + Sync + 'static {
     const LIMIT: f32;
 
     /// Write the block of [`Block::ELEMENTS`] finite values; the bounds of each [`Block::PART`] of them
-    /// are known. Scales are chosen from these, or where there is `room` to work in, searched for.
+    /// are known. Scales are chosen from these, or searched for where there is something to do so with.
     fn encode<L: Lanes>(
         lanes: L,
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     );
 
     /// What a block decodes to, whatever its bytes.
@@ -49,7 +50,7 @@ pub(crate) fn encode<L: Lanes, B: Block>(
     sums: &mut [Sums],
 ) {
     const { assert!(RUN.is_multiple_of(B::ELEMENTS)) }
-    let Buffers { values: floats, unit, .. } = buffers;
+    let Buffers { values: floats, room, .. } = buffers;
     let mut decoded = [0.0; RUN];
     let part = tile.values.len() / sums.len().max(1);
     let absmax = tile.ranges.iter().fold(0.0f32, |absmax, range| absmax.max(range.absmax()));
@@ -65,9 +66,13 @@ pub(crate) fn encode<L: Lanes, B: Block>(
             let each = values.chunks_exact(B::ELEMENTS).zip(bytes.chunks_exact_mut(B::BYTES));
             let parts = B::ELEMENTS / B::PART;
             let ranges = tile.ranges[blocks.start * parts..blocks.end * parts].chunks_exact(parts);
-            for ((values, block), bounds) in each.zip(ranges) {
-                let room = (tile.search == Search::Mse).then_some(&mut *unit);
-                B::encode(lanes, values, bounds, block, room);
+            let starts = (at..).step_by(B::ELEMENTS);
+            for (((values, block), bounds), start) in each.zip(ranges).zip(starts) {
+                let searching = match tile.search {
+                    Search::None => None,
+                    _ => Some(Searching::new(&tile.importance, values, start, room)),
+                };
+                B::encode(lanes, values, bounds, block, searching);
             }
             let decoded = &mut decoded[..count];
             decode::<L, B>(lanes, bytes, decoded);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::measure::{Measure, in_full, is_usual};
 use super::metrics::Sums;
-use super::search::Unit;
+use super::search::{Searching, Unit};
 use super::spans::{Spans, floats};
 use super::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Search, Tile};
 use crate::dtype::ScaleDtype;
@@ -113,7 +113,7 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
     buffers: &mut Buffers,
     sums: &mut [Sums],
 ) {
-    let Buffers { values: buffer, decoded, unit, .. } = buffers;
+    let Buffers { values: buffer, decoded, room: search_room, .. } = buffers;
     let Encoded { data, scales, biases, .. } = out;
     let mut spans = Spans::new(&tile.grouping, tile.width, tile.phase);
     let absmax = tile.ranges.iter().fold(0.0f32, |absmax, range| absmax.max(range.absmax()));
@@ -139,11 +139,14 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
                     let values = &values[span.start - run.start..span.end - run.start];
                     let (dtype, bounds) = (tile.grouping.scale_dtype, tile.ranges[group]);
                     let mut parameters = F::fit(values, bounds, dtype, tensor_scale);
-                    if tile.search == Search::Mse
-                        && let Some(unit) = Unit::new(lanes, values, bounds.absmax(), unit)
-                    {
-                        let group = (values, bounds);
-                        parameters = F::search(lanes, &unit, group, parameters, dtype);
+                    if tile.search != Search::None {
+                        let searching =
+                            Searching::new(&tile.importance, values, span.start, search_room);
+                        let absmax = bounds.absmax();
+                        if let Some(unit) = Unit::new(lanes, values, absmax, searching) {
+                            let group = (values, bounds);
+                            parameters = F::search(lanes, &unit, group, parameters, dtype);
+                        }
                     }
                     scales[group] = parameters.scale;
                     if F::BIASED {

@@ -1,6 +1,6 @@
 //! A piece of a tensor on its way through a kernel: what is read and what is written.
 
-pub use super::search::Search;
+pub use super::search::{Importance, Room, Search};
 use crate::dtype::{Float, ScaleDtype};
 use crate::lanes::LANES;
 
@@ -73,8 +73,8 @@ pub struct Buffers {
     pub codes: Vec<u8>,
     /// Values of groups at hand.
     pub values: Vec<f32>,
-    /// The same over a power of two.
-    pub unit: Vec<f32>,
+    /// The same as they are searched.
+    pub room: Room,
     /// What their codes decode to.
     pub decoded: Vec<f32>,
 }
@@ -96,6 +96,8 @@ pub struct Tile<'a> {
     pub tensor_scale: f32,
     /// How parameters are chosen.
     pub search: Search,
+    /// How much its values matter, for [`Search::Weighted`].
+    pub importance: Importance<'a>,
     /// The bytes from which the values were read; those that follow them will be wanted next.
     pub source: &'a [u8],
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::importance::{Columns, Importances};
 use super::job::{Job, Layer};
 use super::rows::Rows;
 use crate::dtype::Float;
@@ -10,7 +11,7 @@ use crate::kernel::metrics::Sums;
 use crate::kernel::tile::Bounds;
 use crate::relation::quantized::{Payload, Spans};
 use crate::relation::weights::Weights;
-use crate::scheme::Layout;
+use crate::scheme::{Layout, Search};
 use crate::tile::{Carver, PIECE, Place, TILE, Tiling};
 
 /// What is known of groups that reach over several tiles, by row.
@@ -26,6 +27,13 @@ pub(super) struct Known {
     pub(super) tensor_scale: f32,
     /// What was told of the layer's largest magnitude, and is less than that.
     pub(super) false_fact: Option<f32>,
+}
+
+/// What is known of rows before any tile is encoded.
+#[derive(Default)]
+pub(super) struct Before<'a> {
+    pub(super) wide: Wide,
+    pub(super) importances: Importances<'a>,
 }
 
 /// A piece of a layer, with the places in the output that it fills.
@@ -44,11 +52,13 @@ pub(super) enum Work<'a> {
         tiling: Tiling,
         tiles: Range<usize>,
         wide: Option<&'a Known>,
+        importance: Option<&'a Columns<'a>>,
     },
     /// All of a layer that is one tile.
     Tile {
         job: Job,
         place: Place,
+        importance: Option<&'a Columns<'a>>,
     },
 }
 
@@ -63,7 +73,8 @@ pub(super) struct Places<'a> {
 /// How many of `left` rows from `first` on are small layers of one kind, which make one tile; and
 /// whether as many more of that kind follow.
 pub(super) fn alike(rows: &Rows<'_>, first: usize, job: &Job, left: usize) -> (usize, bool) {
-    let most = if job.source == Float::F64 || job.packed.is_some() || job.layout().needs_whole() {
+    let is_own = job.packed.is_some() || job.search() == Search::Weighted;
+    let most = if job.source == Float::F64 || is_own || job.layout().needs_whole() {
         1
     } else {
         (TILE / job.elements()).max(1)
@@ -143,13 +154,13 @@ pub(super) fn items<'a>(
     rows: &'a Rows<'_>,
     wanted: &[usize],
     payload: &'a mut Payload,
-    wide: &'a Wide,
+    before: &'a Before<'a>,
 ) -> Vec<Item<'a>> {
     let mut cutter = Cutter::new(payload);
     let mut items = Vec::with_capacity(wanted.len());
     for &row in wanted {
         if let Some(layer) = rows.layer(row) {
-            pieces(rows.weights, layer, row, cutter.row(row), wide, |item| items.push(item));
+            pieces(rows.weights, layer, row, cutter.row(row), before, |item| items.push(item));
         }
     }
     items
@@ -160,19 +171,19 @@ pub(super) fn tasks<'a>(
     rows: &'a Rows<'_>,
     mut sums: &'a mut [Sums],
     payload: &'a mut Payload,
-    wide: &'a Wide,
+    before: &'a Before<'a>,
 ) -> Vec<Task<'a>> {
     let mut cutter = Cutter::new(payload);
     let (mut tasks, mut row) = (Vec::new(), 0);
     while !sums.is_empty() {
-        let count = small_rows(rows, row, sums.len(), wide);
+        let count = small_rows(rows, row, sums.len(), &before.wide);
         let (these, others) = sums.split_at_mut(count.max(1));
         if count > 0 {
             let cutter = cutter.rows(&(row..row + count));
             tasks.push(Task::Rows { first: row, sums: these, cutter });
         } else if let Some(layer) = rows.layer(row) {
             let out = cutter.row(row);
-            pieces(rows.weights, layer, row, out, wide, |item| tasks.push(Task::Piece(item)));
+            pieces(rows.weights, layer, row, out, before, |item| tasks.push(Task::Piece(item)));
         }
         row += count.max(1);
         sums = others;
@@ -212,7 +223,7 @@ pub(super) fn pieces<'a>(
     layer: &Layer,
     row: usize,
     out: Places<'a>,
-    wide: &'a Wide,
+    before: &'a Before<'a>,
     mut push: impl FnMut(Item<'a>),
 ) {
     let bytes = weights.bytes(row).unwrap_or(&[]);
@@ -220,11 +231,12 @@ pub(super) fn pieces<'a>(
     let Some(&job) = layer.job() else {
         return push(Item { row, size, work: Work::Copy, out });
     };
+    let importance = before.importances.get(&row);
     if let Some(place) = job.as_tile() {
-        return push(Item { row, size, work: Work::Tile { job, place }, out });
+        return push(Item { row, size, work: Work::Tile { job, place, importance }, out });
     }
     let tiling = job.tiling();
-    let wide = wide.get(&row);
+    let wide = before.wide.get(&row);
     let shares = job.layout().shares_scales();
     let (mut left, elements) = (size, job.elements());
     let (mut data, mut scales) = (Carver::new(out.data), Carver::new(out.scales));
@@ -242,7 +254,7 @@ pub(super) fn pieces<'a>(
         push(Item {
             row,
             size,
-            work: Work::Encode { job, tiling, tiles, wide },
+            work: Work::Encode { job, tiling, tiles, wide, importance },
             out: Places {
                 data: data.take(bytes_at),
                 scales: scales.take_if_any(groups.clone()),

@@ -1,11 +1,12 @@
 //! One row of the weights relation, checked as far as it can be without its values.
 
+use super::importance::width;
 use crate::dtype::{self, Float};
 use crate::error::RowError;
 use crate::plan::Asked;
 use crate::relation::bytes::Element;
 use crate::relation::described::{Described, check_shape};
-use crate::relation::weights::{Part, Weights};
+use crate::relation::weights::{Importance, Part, Weights};
 use crate::scheme::{self, Bound, Choice, Geometry, Layout, NESTED_RUN, Scheme, Search};
 use crate::tile::{Place, Tiling, least_common_multiple};
 
@@ -94,7 +95,7 @@ impl Job {
         let unit = self.packed.map_or(1, |packed| packed.layout.unit());
         match self.search() {
             Search::None => Tiling::with_unit(self.layout(), unit),
-            Search::Mse => Tiling::of_whole_groups(self.layout(), unit),
+            Search::Mse | Search::Weighted => Tiling::of_whole_groups(self.layout(), unit),
         }
     }
 
@@ -155,7 +156,29 @@ pub(crate) fn check(
         check_fact(weights.tensor_absmax(row).or(known_absmax), part.as_ref(), &bound.layout)?;
     let source = if packed.is_some() { Float::F32 } else { source };
     let search = asked.settings().search();
+    if Search::of(search) == Search::Weighted {
+        check_importance(weights, row, width(weights, row).0)?;
+    }
     Ok(Layer::Encode(Job { bound, source, packed, tensor_absmax, search }))
+}
+
+/// How much each column of a layer of rows of `width` elements matters, where that is told.
+pub(crate) fn check_importance(
+    weights: &Weights,
+    row: usize,
+    width: usize,
+) -> Result<Option<&[f32]>, RowError> {
+    let Some(Importance { values, null }) = weights.importance(row) else { return Ok(None) };
+    let why = if values.len() != width {
+        Some(format!("has {} numbers, and the layer has {width} columns", values.len()))
+    } else if let Some(at) = null {
+        Some(format!("is null at column {at}"))
+    } else {
+        let bad = |value: &f32| !value.is_finite() || *value < 0.0;
+        let at = values.iter().position(bad);
+        at.map(|at| format!("is {} at column {at}", values[at]))
+    };
+    why.map_or(Ok(Some(values)), |why| Err(RowError::InvalidImportance(why)))
 }
 
 /// Why numbers of a type that is no [`Float`] can't be encoded.

@@ -11,7 +11,7 @@ use super::scratch::{OneByOne, Scratch, Seen, Source, Whole};
 use super::stop::Stop;
 use crate::error::RowError;
 use crate::kernel::metrics::Sums;
-use crate::kernel::tile::Encoded;
+use crate::kernel::tile::{Encoded, Importance};
 use crate::lanes::Level;
 use crate::monitor::Monitor;
 use crate::panics;
@@ -112,7 +112,7 @@ pub(super) fn finish_together(
     let bytes = weights.joined_bytes(first, count).filter(|_| shared.wanted(first));
     let bytes = bytes.ok_or(OneByOne)?;
     let next = if more { weights.joined_bytes(first + count, count) } else { None };
-    let source = Source { bytes, next, seen };
+    let source = Source { bytes, next, seen, importance: Importance::default() };
     let Places { data, scales, zero_points, biases } = out;
     let out = Encoded { data, scales, zero_points, biases };
     let seen = panics::catch(|| {
@@ -133,25 +133,28 @@ fn work(
 ) -> Result<Sums, Stop> {
     let Item { row, work, out, .. } = item;
     let mut sums = Sums::default();
-    let (job, tiling, tiles, wide) = match work {
+    let (job, tiling, tiles, wide, importance) = match work {
         Work::Copy => {
             copy(weights, row, out);
             return Ok(sums);
         }
-        Work::Tile { job, place } => {
+        Work::Tile { job, place, importance } => {
             let Places { data, scales, zero_points, biases } = out;
             let out = Encoded { data, scales, zero_points, biases };
             let input = Input::of(weights, row, &job);
+            let importance = importance.map(|columns| columns.of(&place)).unwrap_or_default();
             ROOM.with_borrow_mut(|room| {
                 let bytes = input.bytes(level, &place, room);
-                let source = Source { bytes, next: None, seen: None };
+                let source = Source { bytes, next: None, seen: None, importance };
                 SCRATCH.with_borrow_mut(|scratch| {
                     scratch.encode(level, (&job, &place), source, None, out, &mut sums)
                 })
             })?;
             return Ok(sums);
         }
-        Work::Encode { job, tiling, tiles, wide } => (job, tiling, tiles, wide),
+        Work::Encode { job, tiling, tiles, wide, importance } => {
+            (job, tiling, tiles, wide, importance)
+        }
     };
     if let Some(told) = wide.and_then(|wide| wide.false_fact) {
         return Err(Stop::Row(RowError::InvalidFact(told.to_string())));
@@ -186,7 +189,9 @@ fn work(
                 let next = (tile + 1 < end).then(|| tiling.place(tile + 1));
                 let next = next.filter(|next| next.elements.len() == place.elements.len());
                 let next = next.and_then(|next| input.next(&next));
-                let source = Source { bytes: input.bytes(level, &place, room), next, seen };
+                let importance = importance.map(|columns| columns.of(&place)).unwrap_or_default();
+                let bytes = input.bytes(level, &place, room);
+                let source = Source { bytes, next, seen, importance };
                 let wide = wide.map(|wide| {
                     wide.of(layout, &place, &mut bounds, &mut known);
                     Whole { bounds: &bounds, scales: &known, tensor_scale: wide.tensor_scale }

@@ -6,8 +6,9 @@ use arrow_schema::ArrowError;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use super::importance::importances;
 use super::input::Input;
-use super::item::{Cutter, Task, Wide, alike, items, pieces, tasks};
+use super::item::{Before, Cutter, Task, Wide, alike, items, pieces, tasks};
 use super::job::Layer;
 use super::piece::{Shared, bad_values, finish, finish_together};
 use super::rows::Rows;
@@ -118,6 +119,20 @@ struct Left {
     any_failed: bool,
 }
 
+/// What must be known of rows before any tile is encoded; of `wanted`, which rise, where these are given.
+fn before<'a>(
+    rows: &Rows<'a>,
+    wanted: Option<&[usize]>,
+    pool: &ThreadPool,
+    level: Level,
+    monitor: &Monitor,
+) -> Before<'a> {
+    Before {
+        wide: wide_ranges(rows, wanted, pool, level, monitor),
+        importances: importances(rows, wanted, pool, level, monitor),
+    }
+}
+
 /// All good rows.
 fn first_round(
     rows: &mut Rows<'_>,
@@ -127,9 +142,9 @@ fn first_round(
     pool: &ThreadPool,
 ) -> Result<Left, Error> {
     let level = Level::best().for_output(payload.data.values.len());
-    let wide = wide_ranges(rows, None, pool, level, shared.monitor);
-    write_shared(&wide, payload, scaled);
-    let tasks = tasks(rows, sums, payload, &wide);
+    let before = before(rows, None, pool, level, shared.monitor);
+    write_shared(&before.wide, payload, scaled);
+    let tasks = tasks(rows, sums, payload, &before);
     for task in &tasks {
         match task {
             Task::Piece(item) => shared.expect(item.row..item.row + 1),
@@ -141,7 +156,7 @@ fn first_round(
         match task {
             Task::Piece(item) => vec![finish(item, fenced.level(), shared, rows.weights)],
             Task::Rows { first, sums, cutter } => {
-                finish_rows(rows, first, sums, cutter, fenced.level(), shared)
+                finish_rows(rows, first, sums, (cutter, &before), fenced.level(), shared)
             }
         }
     };
@@ -170,7 +185,7 @@ fn finish_rows(
     rows: &Rows<'_>,
     mut first: usize,
     mut sums: &mut [Sums],
-    mut cutter: Cutter<'_>,
+    (mut cutter, before): (Cutter<'_>, &Before<'_>),
     level: Level,
     shared: &Shared<'_>,
 ) -> Outcomes {
@@ -185,7 +200,7 @@ fn finish_rows(
             finish_together(rows.weights, job, at, alike, places.all(), level, shared)
         });
         seen = together.unwrap_or_else(|OneByOne| {
-            finish_each(rows, first, alike, places, level, shared, &mut outcomes);
+            finish_each(rows, first, alike, (places, before), level, shared, &mut outcomes);
             None
         });
         (first, sums) = (first + count, rest);
@@ -198,16 +213,15 @@ fn finish_each(
     rows: &Rows<'_>,
     first: usize,
     sums: &mut [Sums],
-    mut places: Cutter<'_>,
+    (mut places, before): (Cutter<'_>, &Before<'_>),
     level: Level,
     shared: &Shared<'_>,
     outcomes: &mut Outcomes,
 ) {
-    let wide = Wide::new();
     for (row, sums) in (first..).zip(sums) {
         let Some(layer) = rows.layer(row) else { continue };
         *sums = Sums::default();
-        pieces(rows.weights, layer, row, places.row(row), &wide, |item| {
+        pieces(rows.weights, layer, row, places.row(row), before, |item| {
             match finish(item, level, shared, rows.weights) {
                 (_, Ok(piece)) => *sums += piece,
                 unfinished => outcomes.push(unfinished),
@@ -226,9 +240,9 @@ fn second_round(
     pool: &ThreadPool,
 ) -> Result<Left, Error> {
     let level = Level::best();
-    let wide = wide_ranges(rows, Some(again), pool, level, shared.monitor);
-    write_shared(&wide, payload, scaled);
-    let items = items(rows, again, payload, &wide);
+    let before = before(rows, Some(again), pool, level, shared.monitor);
+    write_shared(&before.wide, payload, scaled);
+    let items = items(rows, again, payload, &before);
     for &row in again {
         shared.expect_anew(row);
     }

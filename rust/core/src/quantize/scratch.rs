@@ -6,7 +6,7 @@ use super::stop::Stop;
 use crate::dtype::Float;
 use crate::kernel::dispatch;
 use crate::kernel::metrics::Sums;
-use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Next, PAIRS, Tile, Values};
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Importance, Next, PAIRS, Tile, Values};
 use crate::lanes::Level;
 use crate::tile::Place;
 
@@ -28,6 +28,8 @@ pub(super) struct Source<'a> {
     pub(super) next: Option<&'a [u8]>,
     /// What encoding the tile before this one returned.
     pub(super) seen: Seen,
+    /// How much the tile's values matter.
+    pub(super) importance: Importance<'a>,
 }
 
 /// What is known of groups before their tile is encoded.
@@ -64,7 +66,7 @@ impl Scratch {
         &mut self,
         level: Level,
         (job, place): (&Job, &Place),
-        Source { bytes: source, next, seen }: Source<'_>,
+        Source { bytes: source, next, seen, importance }: Source<'_>,
         wide: Option<Whole<'_>>,
         out: Encoded<'_>,
         sums: &mut Sums,
@@ -94,7 +96,17 @@ impl Scratch {
         }
         let (grouping, width, phase) = (job.layout().grouping, place.width, place.phase);
         let search = job.search();
-        let tile = Tile { grouping, width, values, phase, ranges, tensor_scale, search, source };
+        let tile = Tile {
+            grouping,
+            width,
+            values,
+            phase,
+            ranges,
+            tensor_scale,
+            search,
+            importance,
+            source,
+        };
         if phase > 0 || job.source == Float::F64 || !known.is_empty() {
             touched.encode(level, (job, place), &tile, (out, known), buffers, sums);
             return Ok(None);
@@ -118,7 +130,7 @@ impl Scratch {
         &mut self,
         level: Level,
         job: &Job,
-        Source { bytes: source, next, seen }: Source<'_>,
+        Source { bytes: source, next, seen, importance }: Source<'_>,
         out: Encoded<'_>,
         sums: &mut [Sums],
     ) -> Result<Seen, OneByOne> {
@@ -139,7 +151,17 @@ impl Scratch {
             return Err(OneByOne);
         }
         let (phase, tensor_scale, search) = (0, 1.0, job.search());
-        let tile = Tile { grouping, width, values, phase, ranges, tensor_scale, search, source };
+        let tile = Tile {
+            grouping,
+            width,
+            values,
+            phase,
+            ranges,
+            tensor_scale,
+            search,
+            importance,
+            source,
+        };
         sums.fill(Sums::default());
         let mut next = next_tile(job.source, next, next_ranges, tile.ranges.len());
         job.bound.codec.encode(level, &tile, out, buffers, sums, next.as_mut());

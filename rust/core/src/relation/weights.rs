@@ -3,8 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch};
-use arrow_schema::{ArrowError, DataType, Schema};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, LargeListArray, RecordBatch};
+use arrow_cast::cast;
+use arrow_schema::{ArrowError, DataType, Field, Schema};
 use rayon::ThreadPool;
 
 use super::bytes::{Bytes, Element};
@@ -63,6 +66,7 @@ pub struct WeightsSchema {
     parts: Option<PartSchema>,
     packed: Option<PackedColumn>,
     tensor_absmax: Option<usize>,
+    importance: Option<usize>,
     /// The shape of every row, where `data` is of the type for tensors of one shape.
     tensor_shape: Option<Arc<[i64]>>,
     /// The columns that go through untouched.
@@ -97,7 +101,6 @@ impl WeightsSchema {
             return Err(CallError::AlreadyQuantized);
         }
         // What later steps use is checked here, too.
-        finder.floats("importance")?;
         finder.number("sensitivity")?;
         let carried = Carried::try_new(schema, &CONSUMED, &quantized::RESERVED)?;
         Ok(Self {
@@ -116,6 +119,7 @@ impl WeightsSchema {
             parts: PartSchema::find(&finder),
             packed: PackedColumn::find(schema)?,
             tensor_absmax: finder.number("tensor_absmax")?,
+            importance: finder.floats("importance")?,
             tensor_shape: None,
             carried,
         })
@@ -163,6 +167,7 @@ impl WeightsSchema {
             parts: self.parts.map(|parts| parts.bind(batch)).transpose()?,
             packed: self.packed.as_ref().map(|packed| packed.bind(batch)).transpose()?,
             tensor_absmax: self.tensor_absmax.map(|i| columns::number(column(i))).transpose()?,
+            importance: self.importance.map(|i| float32_lists(column(i))).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
         })
@@ -245,6 +250,19 @@ fn element_of(data_type: &DataType) -> Result<Element, CallError> {
     })
 }
 
+/// How much the columns of a layer matter, as it is told.
+pub(crate) struct Importance<'a> {
+    pub(crate) values: &'a [f32],
+    /// The first that is null.
+    pub(crate) null: Option<usize>,
+}
+
+/// Lists of floats as lists of float32.
+fn float32_lists(column: &ArrayRef) -> Result<LargeListArray, ArrowError> {
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    Ok(cast(column, &DataType::LargeList(item))?.as_list::<i64>().clone())
+}
+
 /// A batch of weights, read row by row.
 pub struct Weights {
     names: Text,
@@ -265,6 +283,7 @@ pub struct Weights {
     /// Rows whose data are codes.
     pub(crate) packed: Option<Packed>,
     tensor_absmax: Option<Float64Array>,
+    importance: Option<LargeListArray>,
     tensor_shape: Option<Arc<[i64]>>,
     /// The carried columns, as they came.
     pub carried: Vec<ArrayRef>,
@@ -305,6 +324,7 @@ impl Weights {
     pub(crate) fn repeats(&self, row: usize) -> bool {
         let before = row - 1;
         self.parts.is_none()
+            && self.importance.is_none()
             && self.earlier.as_ref().is_none_or(|earlier| earlier.is_good(row))
             && !self.names.is_null(row)
             && self.data.as_ref().is_some_and(|data| data.repeats(row))
@@ -322,6 +342,7 @@ impl Weights {
         self.parts.is_none()
             && self.packed.is_none()
             && self.tensor_absmax.is_none()
+            && self.importance.is_none()
             && self.earlier.is_none()
             && !self.has_plan()
             && self.names.is_whole()
@@ -387,6 +408,17 @@ impl Weights {
     pub fn tensor_absmax(&self, row: usize) -> Option<f64> {
         let told = self.tensor_absmax.as_ref()?;
         told.is_valid(row).then(|| told.value(row))
+    }
+
+    /// How much each column of the row's layer matters, where that is told.
+    pub(crate) fn importance(&self, row: usize) -> Option<Importance<'_>> {
+        let lists = self.importance.as_ref().filter(|lists| lists.is_valid(row))?;
+        let span = lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize;
+        let values = lists.values();
+        let null = values
+            .nulls()
+            .and_then(|nulls| span.clone().find(|&at| nulls.is_null(at)).map(|at| at - span.start));
+        Some(Importance { values: &values.as_primitive::<Float32Type>().values()[span], null })
     }
 
     /// The file that the row came from, for messages.

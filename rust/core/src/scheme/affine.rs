@@ -91,7 +91,9 @@ impl Codec for Affine {
             Search::None => {
                 dispatch::encode_affine(level, self.bits, tile, out, buffers, sums, next);
             }
-            Search::Mse => dispatch::search_affine(level, self.bits, tile, out, buffers, sums),
+            Search::Mse | Search::Weighted => {
+                dispatch::search_affine(level, self.bits, tile, out, buffers, sums);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use arrow_array::types::{Float32Type, Float64Type};
 use arrow_array::{ArrayRef, Int64Array, LargeListArray, RecordBatch, StringArray};
 use proptest::prelude::*;
 
-use super::{ALL, Bound, Geometry, Scheme, Search, Sums};
+use super::{ALL, Bound, Geometry, Importance, Scheme, Search, Sums};
 use crate::dequantize::Target;
 use crate::dtype::Float;
 use crate::kernel::dispatch;
@@ -45,8 +45,11 @@ fn cases() -> Vec<(&'static dyn Scheme, Settings)> {
         let geometry = Geometry { rows: 1, columns: COLUMNS, source: Float::F32 };
         all.retain(|settings| scheme.bind(&geometry, settings).is_ok());
         if scheme.searches().contains(&"mse") {
-            let search = |settings: &Settings| settings.with(SEARCH, Value::Choice("mse"));
-            let more: Vec<Settings> = all.iter().map(search).collect();
+            let searches = |settings: &Settings| {
+                let settings = *settings;
+                ["mse", "weighted"].map(|search| settings.with(SEARCH, Value::Choice(search)))
+            };
+            let more: Vec<Settings> = all.iter().flat_map(searches).collect();
             all.extend(more);
         }
         cases.extend(all.into_iter().map(|settings| (scheme, settings)));
@@ -100,6 +103,21 @@ fn batch(rows: &[(Vec<f32>, Vec<i64>)]) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
+/// How much columns matter: some of them not at all.
+fn importance(columns: usize) -> Vec<f32> {
+    (0..columns).map(|at| if at % 11 == 5 { 0.0 } else { (at * 37 % 101) as f32 / 50.0 }).collect()
+}
+
+/// The batch of layers whose columns matter so.
+fn with_importance(batch: &RecordBatch, columns: &[f32]) -> RecordBatch {
+    let rows = (0..batch.num_rows()).map(|_| Some(columns.iter().map(|value| Some(*value))));
+    let column = LargeListArray::from_iter_primitive::<Float32Type, _, _>(rows);
+    let schema = batch.schema();
+    let names = schema.fields().iter().map(|field| field.name().as_str()).chain(["importance"]);
+    let columns = batch.columns().iter().cloned().chain([Arc::new(column) as ArrayRef]);
+    RecordBatch::try_from_iter(names.zip(columns)).unwrap()
+}
+
 /// The quantized batch and the error codes.
 fn quantize(
     scheme: &dyn Scheme,
@@ -139,6 +157,11 @@ fn code(bound: &Bound, settings: &Settings, level: Level, values: &[f32]) -> Cod
     let (width, values) = (grouping.columns, Values::Float32(values));
     let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
     let tensor_scale = bound.codec.tensor_scale(absmax);
+    let columns = importance(width + 7);
+    let importance = match settings.search() {
+        "weighted" => Importance { columns: &columns, rows: &[0.5, 2.0], first: 3 },
+        _ => Importance::default(),
+    };
     let tile = Tile {
         grouping,
         width,
@@ -147,6 +170,7 @@ fn code(bound: &Bound, settings: &Settings, level: Level, values: &[f32]) -> Cod
         ranges: &bounds,
         tensor_scale,
         search: Search::of(settings.search()),
+        importance,
         source,
     };
     let mut biases = vec![0.0; layout.bias_count().unwrap()];
@@ -283,7 +307,7 @@ proptest! {
         blocks in 1usize..9,
     ) {
         for (scheme, settings) in cases() {
-            if settings.search() != "mse" {
+            if settings.search() == "none" {
                 continue;
             }
             let columns = columns(scheme, &settings, 32 * blocks);
@@ -291,17 +315,28 @@ proptest! {
             let layout = scheme.bind(&geometry, &settings).unwrap().layout;
             let layer = values(kind, &random, 3 * columns);
             let one = batch(&[(layer.clone(), vec![3, columns as i64])]);
+            let matters = match settings.search() {
+                "weighted" => importance(columns),
+                _ => vec![1.0; columns],
+            };
+            let one = with_importance(&one, &matters);
+            let matters = matters.repeat(3);
             let usual = settings.with(SEARCH, Value::Choice("none"));
             let [usual, found] = [usual, settings].map(|settings| decode(&quantize(scheme, settings, &one, 1).0));
             let unit = if layout.has_scales { layout.grouping.group_size } else { layout.block.0 };
             let width = layout.grouping.columns;
-            let rows = layer.chunks(width).zip(usual.chunks(width).zip(found.chunks(width)));
-            for (row, (usual, found)) in rows {
-                let groups = row.chunks(unit).zip(usual.chunks(unit).zip(found.chunks(unit)));
-                for (group, (usual, found)) in groups {
+            let rows = layer.chunks(width).zip(matters.chunks(width));
+            let rows = rows.zip(usual.chunks(width).zip(found.chunks(width)));
+            for ((row, matters), (usual, found)) in rows {
+                let groups = row.chunks(unit).zip(matters.chunks(unit));
+                let groups = groups.zip(usual.chunks(unit).zip(found.chunks(unit)));
+                for ((group, matters), (usual, found)) in groups {
+                    if matters.iter().all(|one| *one == 0.0) {
+                        continue; // All matter alike then.
+                    }
                     let error = |decoded: &[f32]| -> f64 {
                         let each = group.iter().zip(decoded).map(|(a, b)| f64::from(*a) - f64::from(*b));
-                        each.map(|error| error * error).sum()
+                        each.zip(matters).map(|(error, one)| error * error * f64::from(*one)).sum()
                     };
                     // Squares of the search are of float32, and codes of values in the middle of two may
                     // be either.
@@ -322,6 +357,9 @@ proptest! {
         blocks in 1usize..9,
     ) {
         for (scheme, settings) in cases() {
+            if settings.search() == "weighted" {
+                continue; // What weights suggest of columns depends on how many rows there are.
+            }
             let (rows, columns) = (12, columns(scheme, &settings, 32 * blocks));
             let layer = values(0, &random, rows * columns);
             let geometry = Geometry { rows, columns, source: Float::F32 };

@@ -6,7 +6,7 @@ use super::parts::recount;
 use crate::kernel::measure::{Measure, is_usual};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::kernel::search::{Unit, integers};
+use crate::kernel::search::{Searching, Unit, integers};
 use crate::kernel::spans::{Spans, floats};
 use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Tile};
 use crate::lanes::{LANES, Lanes};
@@ -22,7 +22,7 @@ pub(crate) fn encode<L: Lanes>(
     sums: &mut [Sums],
 ) {
     let Encoded { data, scales, zero_points, .. } = out;
-    let Buffers { codes, values: buffer, decoded, unit } = buffers;
+    let Buffers { codes, values: buffer, decoded, room: search_room } = buffers;
     let Tile { grouping, width, phase, .. } = *tile;
     codes.resize(tile.values.len(), 0);
     let absmax = tile.ranges.iter().fold(0.0f32, |absmax, range| absmax.max(range.absmax()));
@@ -34,7 +34,8 @@ pub(crate) fn encode<L: Lanes>(
         for at in number * part..(number + 1) * part {
             let span = spans.next();
             let values = floats(lanes, tile.values, span.clone(), buffer);
-            let group = fit(lanes, bits, (values, tile.ranges[at]), &grouping, unit);
+            let searching = Searching::new(&tile.importance, values, span.start, search_room);
+            let group = fit(lanes, bits, (values, tile.ranges[at]), &grouping, searching);
             let codes = &mut codes[span];
             general::encode(bits, &group, values, codes);
             let room = values.len().next_multiple_of(LANES);
@@ -78,11 +79,11 @@ fn fit<L: Lanes>(
     bits: u32,
     (values, range): (&[f32], Bounds),
     grouping: &Grouping,
-    room: &mut Vec<f32>,
+    searching: Searching<'_>,
 ) -> Parameters {
     let Grouping { symmetric, scale_dtype, .. } = *grouping;
     let usual = parameters(bits, range, symmetric, scale_dtype);
-    let Some(unit) = Unit::new(lanes, values, range.absmax(), room) else {
+    let Some(unit) = Unit::new(lanes, values, range.absmax(), searching) else {
         return usual;
     };
     let (scale, zero) = if symmetric {

@@ -6,7 +6,7 @@ use crate::dtype::{Float, ScaleDtype};
 use crate::kernel::dispatch;
 use crate::kernel::squares::PRECISION;
 use crate::kernel::tile::{
-    Bounds, Buffers, Codes, Encoded, Grouping, Next, PAIRS, Search, Tile, Values,
+    Bounds, Buffers, Codes, Encoded, Grouping, Importance, Next, PAIRS, Search, Tile, Values,
 };
 use crate::lanes::{LINE, Level};
 use crate::scheme::{self, Geometry, Sums};
@@ -99,6 +99,7 @@ fn everything(
         ranges,
         tensor_scale: 1.0,
         search: Search::None,
+        importance: Importance::default(),
         source: bytes,
     };
     let out = Encoded {

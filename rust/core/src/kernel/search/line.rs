@@ -30,9 +30,9 @@ pub(crate) struct Line {
 #[derive(Clone, Copy)]
 pub(crate) struct Fit {
     pub(crate) moments: Moments,
-    /// Of values less the origin.
+    /// `Σ(v − origin)`.
     sum: f64,
-    count: f64,
+    mass: f64,
     origin: f64,
 }
 
@@ -40,7 +40,7 @@ impl Fit {
     #[inline(always)]
     fn covariance(&self) -> (f64, f64) {
         let Moments { c, cc, cv } = self.moments;
-        (cv - c * self.sum / self.count, cc - c * c / self.count)
+        (cv - c * self.sum / self.mass, cc - c * c / self.mass)
     }
 
     /// By how much the best line lessens `Σ(v − mean)²`.
@@ -54,7 +54,7 @@ impl Fit {
     fn line(&self) -> Option<Line> {
         let (covariance, variance) = self.covariance();
         let scale = covariance / variance;
-        let offset = self.origin + (self.sum - scale * self.moments.c) / self.count;
+        let offset = self.origin + (self.sum - scale * self.moments.c) / self.mass;
         (variance > 0.0 && scale.is_finite()).then_some(Line { scale, offset })
     }
 }
@@ -88,7 +88,7 @@ pub(crate) fn fit<L: Lanes>(
 ) -> Fit {
     let [inverse, shift] = to_codes(line);
     let moments = Moments::of(lanes, unit, [inverse, shift, origin], &codes_to(top));
-    Fit { moments, sum, count: unit.count as f64, origin: f64::from(origin) }
+    Fit { moments, sum, mass: unit.mass, origin: f64::from(origin) }
 }
 
 /// What a line leaves.

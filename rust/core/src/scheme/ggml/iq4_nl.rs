@@ -8,7 +8,7 @@ use super::small::{
     HALF, SMALL, half, inverse, join, nearest, outermost, put_half, searched, split,
 };
 use crate::kernel::block::Block;
-use crate::kernel::search::Numbers;
+use crate::kernel::search::{Numbers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -61,10 +61,10 @@ impl Block for Iq4Nl {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let usual = outermost(values, bounds[0]) / LOWEST;
-        let d = put_half(block, 0, searched(lanes, (values, bounds), usual, &Table, room));
+        let d = put_half(block, 0, searched(lanes, (values, bounds), usual, &Table, searching));
         let mut codes = [0; SMALL];
         nearest(lanes, values, inverse(d), &MIDDLES, &mut codes);
         join::<HALF>(&codes, &mut block[2..]);

@@ -10,6 +10,7 @@ use super::iq4_nl::{LOWEST, MIDDLES, Table, look_up};
 use super::levels::{LARGE, Symmetric};
 use super::small::{HALF, SMALL, half, inverse, join, nearest, split};
 use crate::kernel::block::Block;
+use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -34,14 +35,14 @@ impl Block for Iq4Xs {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let levels = Symmetric::<PARTS>::fit(
             lanes,
             (values, bounds),
             (&Table, [LOWEST, -32.0]),
             (0, block),
-            room,
+            searching,
         );
         let scales = levels.scales.map(|scale| (scale + 32) as u8);
         let upper = scales.iter().zip(0..).map(|(scale, at)| u16::from(scale >> 4) << (2 * at));

@@ -3,7 +3,9 @@
 use super::small::{self, beside, inverse, outermost, put_half};
 use crate::kernel::convert::{f16_from_f32, f16_to_f32};
 use crate::kernel::search::line::{Line, StoredLine, fit, line, residual_of_line, sum};
-use crate::kernel::search::{Moments, Numbers, REFITS, Stored, Unit, residual_of_scale, scale};
+use crate::kernel::search::{
+    Moments, Numbers, REFITS, Searching, Stored, Unit, residual_of_scale, scale,
+};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -32,9 +34,9 @@ impl StoredLine for Down {
 
 /// A part of a block.
 #[inline(always)]
-fn part<'a, const PARTS: usize>(unit: &Unit<'a>, at: usize) -> Unit<'a> {
+fn part<'a, L: Lanes, const PARTS: usize>(lanes: L, unit: &Unit<'a>, at: usize) -> Unit<'a> {
     let count = LARGE / PARTS;
-    Unit { values: &unit.values[at * count..][..count], count, ..*unit }
+    unit.part(lanes, at * count, count)
 }
 
 /// A number rounded to float16.
@@ -62,7 +64,7 @@ impl<const PARTS: usize> Affine<PARTS> {
         (values, bounds): (&[f32], &[Bounds]),
         tops: [f32; 2],
         (at, block): (usize, &mut [u8]),
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) -> Self {
         let (mut spans, mut depths) = ([0.0f32; PARTS], [0.0f32; PARTS]);
         for ((span, depth), bounds) in spans.iter_mut().zip(&mut depths).zip(bounds) {
@@ -71,7 +73,7 @@ impl<const PARTS: usize> Affine<PARTS> {
         }
         let usual = Self::of(spans, depths, tops[1]);
         let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
-        let unit = room.and_then(|room| Unit::new(lanes, values, absmax, room));
+        let unit = searching.and_then(|with| Unit::new(lanes, values, absmax, with));
         let levels = match unit {
             Some(unit) => usual.searched(lanes, &unit, bounds, tops),
             None => usual,
@@ -105,7 +107,7 @@ impl<const PARTS: usize> Affine<PARTS> {
     ) -> Self {
         let (mut spans, mut depths, mut sums) = ([0.0; PARTS], [0.0; PARTS], [0.0; PARTS]);
         for (part, bounds) in bounds.iter().enumerate() {
-            let own = self::part::<PARTS>(unit, part);
+            let own = self::part::<L, PARTS>(lanes, unit, part);
             sums[part] = sum(lanes, &own, 0.0);
             let over = |number: f32| f64::from(number) / unit.power;
             let ends = [over(bounds.lo), over(bounds.hi)];
@@ -147,14 +149,14 @@ impl<const PARTS: usize> Affine<PARTS> {
         let mut left = 0.0;
         let (mut dd, mut dm, mut mm, mut dv, mut mv) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for (part, sum) in sums.iter().enumerate() {
-            let own = self::part::<PARTS>(unit, part);
+            let own = self::part::<L, PARTS>(lanes, unit, part);
             let (s, m) = (f64::from(self.scales[part]), f64::from(self.minima[part]));
             let found = Line { scale: d * s, offset: -dmin * m };
             let fit = fit(lanes, &own, found, top, (*sum, 0.0));
             left += residual_of_line(lanes, &own, found, top);
             dd += s * s * fit.moments.cc;
             dm += s * m * fit.moments.c;
-            mm += m * m * own.count as f64;
+            mm += m * m * own.mass;
             dv += s * fit.moments.cv;
             mv += m * *sum;
         }
@@ -199,7 +201,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         (values, bounds): (&[f32], &[Bounds]),
         (numbers, [lowest, lowest_scale]): (&impl Numbers, [f32; 2]),
         (at, block): (usize, &mut [u8]),
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) -> Self {
         let mut spans = [0.0f32; PARTS];
         let each = values.chunks_exact(LARGE / PARTS).zip(bounds);
@@ -208,7 +210,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         }
         let usual = Self::of(spans, lowest_scale);
         let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
-        let unit = room.and_then(|room| Unit::new(lanes, values, absmax, room));
+        let unit = searching.and_then(|with| Unit::new(lanes, values, absmax, with));
         let levels = match unit {
             Some(unit) => usual.searched(lanes, &unit, spans, numbers, lowest_scale),
             None => usual,
@@ -247,7 +249,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     ) -> Self {
         for (part, span) in spans.iter_mut().enumerate() {
             if *span != 0.0 {
-                let own = self::part::<PARTS>(unit, part);
+                let own = self::part::<L, PARTS>(lanes, unit, part);
                 let first = f64::from(*span) / unit.power;
                 let found =
                     scale(lanes, &own, (first, f64::INFINITY), beside(first), &Any, numbers);
@@ -279,7 +281,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         for (part, multiple) in self.scales.iter().enumerate() {
             let s = f64::from(*multiple);
             let scale = f64::from(self.d) / unit.power * s;
-            let own = self::part::<PARTS>(unit, part);
+            let own = self::part::<L, PARTS>(lanes, unit, part);
             left += residual_of_scale(lanes, &own, scale, numbers);
             if scale != 0.0 {
                 let moments = Moments::scaled(lanes, &own, scale, numbers);

@@ -9,6 +9,7 @@ use super::blocked::Blocked;
 use super::levels::{Affine, LARGE, join_pairs, split_pairs};
 use super::small::{HALF, decode, half};
 use crate::kernel::block::Block;
+use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -34,9 +35,10 @@ impl Block for Q2K {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
-        let levels = Affine::<PARTS>::fit(lanes, (values, bounds), [TOP, 15.0], (D, block), room);
+        let levels =
+            Affine::<PARTS>::fit(lanes, (values, bounds), [TOP, 15.0], (D, block), searching);
         for (out, (scale, minimum)) in block.iter_mut().zip(levels.scales.iter().zip(levels.minima))
         {
             *out = scale | (minimum << 4);

@@ -10,7 +10,7 @@ use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric, join_bits, join_pairs, split_bits, split_pairs};
 use super::small::{HALF, Line, decode, half, inverse};
 use crate::kernel::block::Block;
-use crate::kernel::search::Integers;
+use crate::kernel::search::{Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -38,14 +38,14 @@ impl Block for Q3K {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let levels = Symmetric::<PARTS>::fit(
             lanes,
             (values, bounds),
             (&NUMBERS, [-4.0, -32.0]),
             (D, block),
-            room,
+            searching,
         );
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));

@@ -9,7 +9,7 @@ use super::small::{
     HALF, Line, SMALL, decode, half, inverse, join, outermost, put_half, searched, split,
 };
 use crate::kernel::block::Block;
-use crate::kernel::search::Integers;
+use crate::kernel::search::{Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -31,10 +31,10 @@ impl Block for Q40 {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let usual = outermost(values, bounds[0]) / -8.0;
-        let d = searched(lanes, (values, bounds), usual, &NUMBERS, room);
+        let d = searched(lanes, (values, bounds), usual, &NUMBERS, searching);
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 8.5, top: 15.0 };
         let mut codes = [0; SMALL];

@@ -9,6 +9,7 @@ use super::small::{
 };
 use crate::kernel::block::Block;
 use crate::kernel::extremes::ends;
+use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -28,10 +29,10 @@ impl Block for Q41 {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let (lo, hi) = ends(lanes, values, bounds[0]);
-        let (d, lo) = searched_line(lanes, values, [lo, hi], 15.0, room);
+        let (d, lo) = searched_line(lanes, values, [lo, hi], 15.0, searching);
         put_half(block, 0, d);
         put_half(block, 2, lo);
         let line = Line { shift: -lo, inverse: inverse(d), half: 0.5, top: 15.0 };

@@ -10,7 +10,7 @@ use super::small::{
     put_half, searched, split,
 };
 use crate::kernel::block::Block;
-use crate::kernel::search::Integers;
+use crate::kernel::search::{Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -32,10 +32,10 @@ impl Block for Q50 {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let usual = outermost(values, bounds[0]) / -16.0;
-        let d = searched(lanes, (values, bounds), usual, &NUMBERS, room);
+        let d = searched(lanes, (values, bounds), usual, &NUMBERS, searching);
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 16.5, top: 31.0 };
         let mut codes = [0; SMALL];

@@ -11,6 +11,7 @@ use super::small::{
 };
 use crate::kernel::block::Block;
 use crate::kernel::extremes::ends;
+use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -30,10 +31,10 @@ impl Block for Q51 {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let (lo, hi) = ends(lanes, values, bounds[0]);
-        let (d, lo) = searched_line(lanes, values, [lo, hi], 31.0, room);
+        let (d, lo) = searched_line(lanes, values, [lo, hi], 31.0, searching);
         put_half(block, 0, d);
         put_half(block, 2, lo);
         let line = Line { shift: -lo, inverse: inverse(d), half: 0.5, top: 31.0 };

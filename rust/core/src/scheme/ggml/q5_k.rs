@@ -8,6 +8,7 @@ use super::blocked::Blocked;
 use super::levels::{Affine, LARGE, join_bits, join_six_bits, split_bits, split_six_bits};
 use super::small::{SMALL, decode, half, join, split};
 use crate::kernel::block::Block;
+use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -30,9 +31,9 @@ impl Block for Q5K {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
-        let levels = Affine::<8>::fit(lanes, (values, bounds), [TOP, 63.0], (0, block), room);
+        let levels = Affine::<8>::fit(lanes, (values, bounds), [TOP, 63.0], (0, block), searching);
         join_six_bits(&levels.scales, &levels.minima, &mut block[4..16]);
         let mut codes = [0; LARGE];
         levels.codes(lanes, values, TOP, &mut codes);

@@ -9,7 +9,7 @@ use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric, join_pairs, split_pairs};
 use super::small::{HALF, Line, decode, half, inverse, join, split};
 use crate::kernel::block::Block;
-use crate::kernel::search::Integers;
+use crate::kernel::search::{Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -39,14 +39,14 @@ impl Block for Q6K {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let levels = Symmetric::<PARTS>::fit(
             lanes,
             (values, bounds),
             (&NUMBERS, [-32.0, -128.0]),
             (D, block),
-            room,
+            searching,
         );
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));

@@ -5,7 +5,7 @@
 use super::blocked::Blocked;
 use super::small::{half, inverse, put_half, searched};
 use crate::kernel::block::Block;
-use crate::kernel::search::Integers;
+use crate::kernel::search::{Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -27,10 +27,10 @@ impl Block for Q80 {
         values: &[f32],
         bounds: &[Bounds],
         block: &mut [u8],
-        room: Option<&mut Vec<f32>>,
+        searching: Option<Searching<'_>>,
     ) {
         let usual = bounds[0].absmax() / 127.0;
-        let d = searched(lanes, (values, bounds), usual, &NUMBERS, room);
+        let d = searched(lanes, (values, bounds), usual, &NUMBERS, searching);
         let inverse = lanes.splat(inverse(d));
         let (low, high) = (lanes.splat(NUMBERS.low), lanes.splat(NUMBERS.high));
         put_half(block, 0, d);

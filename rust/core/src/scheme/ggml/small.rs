@@ -2,7 +2,7 @@
 
 use crate::kernel::convert::{f16_from_f32, f16_to_f32};
 use crate::kernel::search::line::StoredLine;
-use crate::kernel::search::{self, Integers, Numbers, Stored, Unit};
+use crate::kernel::search::{self, Integers, Numbers, Searching, Stored, Unit};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -89,17 +89,17 @@ pub(super) fn beside(usual: f64) -> [f64; REACHES.len() + OTHERS.len()] {
     candidates
 }
 
-/// The scale of a block, given the usual one; itself where there is no room to search.
+/// The scale of a block, given the usual one; itself where there is nothing to search with.
 #[inline(always)]
 pub(super) fn searched<L: Lanes>(
     lanes: L,
     (values, bounds): (&[f32], &[Bounds]),
     usual: f32,
     numbers: &impl Numbers,
-    room: Option<&mut Vec<f32>>,
+    searching: Option<Searching<'_>>,
 ) -> f32 {
-    let Some(room) = room else { return usual };
-    let Some(unit) = Unit::new(lanes, values, bounds[0].absmax(), room) else { return usual };
+    let Some(searching) = searching else { return usual };
+    let Some(unit) = Unit::new(lanes, values, bounds[0].absmax(), searching) else { return usual };
     let Some(first) = Stored::stored(&Half, f64::from(usual) / unit.power, unit.power) else {
         return usual;
     };
@@ -117,11 +117,11 @@ pub(super) fn searched_line<L: Lanes>(
     values: &[f32],
     [lo, hi]: [f32; 2],
     top: f32,
-    room: Option<&mut Vec<f32>>,
+    searching: Option<Searching<'_>>,
 ) -> (f32, f32) {
     let usual = ((hi - lo) / top, lo);
-    let Some(room) = room else { return usual };
-    let Some(unit) = Unit::new(lanes, values, hi.max(-lo), room) else { return usual };
+    let Some(searching) = searching else { return usual };
+    let Some(unit) = Unit::new(lanes, values, hi.max(-lo), searching) else { return usual };
     let over = |number: f32| f64::from(number) / unit.power;
     let exact = search::line::Line { scale: over(usual.0), offset: over(lo) };
     let Some(first) = StoredLine::stored(&Half, exact, unit.power) else { return usual };

@@ -1,0 +1,200 @@
+//! How much the columns of layers matter to a weighted search: as they are told, or as the weights
+//! themselves suggest.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use super::input::{Input, Room};
+use super::job::{Job, check_importance};
+use super::rows::Rows;
+use crate::kernel::tile::{Importance, Search};
+use crate::lanes::Level;
+use crate::monitor::Monitor;
+use crate::relation::weights::Weights;
+use crate::tile::Place;
+
+/// Tiles whose sums are in memory at once.
+const AT_ONCE: usize = 256;
+/// A column's variance is taken for at least so much of the mean one.
+const LEAST: f64 = 1e-3;
+
+/// How much the columns of rows matter, by row.
+pub(super) type Importances<'a> = HashMap<usize, Columns<'a>>;
+
+/// How much the columns of a layer matter.
+pub(super) struct Columns<'a> {
+    /// Empty where all matter alike.
+    columns: Cow<'a, [f32]>,
+    /// `2σ²` of each row, where values matter by their magnitudes, too.
+    rows: Vec<f32>,
+    /// Where in a row of the layer the first element lies.
+    first: usize,
+}
+
+impl Columns<'_> {
+    /// Of a tile's values.
+    pub(super) fn of(&self, place: &Place) -> Importance<'_> {
+        let Self { columns, rows, first } = self;
+        Importance { columns, rows, first: first + place.elements.start }
+    }
+}
+
+/// Of those layers whose parameters are searched for so; of `rows`, which rise, where these are given.
+pub(super) fn importances<'a>(
+    rows: &Rows<'a>,
+    wanted: Option<&[usize]>,
+    pool: &ThreadPool,
+    level: Level,
+    monitor: &Monitor,
+) -> Importances<'a> {
+    let mut found = Importances::new();
+    let weights = rows.weights;
+    let runs = rows.runs().filter_map(|(run, fate)| Some((run, *fate.kind()?.layer.job()?)));
+    let weighed = runs.filter(|(_, job)| job.search() == Search::Weighted);
+    let is_wanted = |row: &usize| wanted.is_none_or(|wanted| wanted.binary_search(row).is_ok());
+    for (row, job) in weighed.flat_map(|(run, job)| run.map(move |row| (row, job))) {
+        if !is_wanted(&row) {
+            continue;
+        }
+        let (width, first) = width(weights, row);
+        let told = check_importance(weights, row, width).ok().flatten();
+        let columns = match told {
+            Some(columns) => Columns { columns: Cow::Borrowed(columns), rows: Vec::new(), first },
+            None => suggested(weights, row, &job, (width, first), (pool, level, monitor)),
+        };
+        found.insert(row, columns);
+    }
+    found
+}
+
+/// Elements of a row of the layer of which row `row` is, and where in one it begins.
+pub(super) fn width(weights: &Weights, row: usize) -> (usize, usize) {
+    let last = |shape: &[i64]| shape.last().and_then(|&last| usize::try_from(last).ok());
+    if let Some(part) = weights.part(row) {
+        let width = last(part.layer_shape).unwrap_or(1).max(1);
+        return (width, (part.offset % width as u64) as usize);
+    }
+    let (described, _) = weights.described(row);
+    let shape = described.shape;
+    (shape.as_ref().and_then(|shape| last(shape)).unwrap_or(1).max(1), 0)
+}
+
+/// Sums over some elements.
+#[derive(Clone, Copy, Default)]
+struct Moments {
+    count: f64,
+    sum: f64,
+    squares: f64,
+}
+
+/// What the weights suggest, where nothing is known of the layer's inputs: a column matters by the
+/// reciprocal of its variance, since models balance large inputs with small weights, and a weight by
+/// `√(2σ² + w²)`, σ² being its row's mean square. A part of a layer knows its own weights only.
+///
+/// Source: llama.cpp weighs by the latter without an importance matrix (`quantize_row_q4_K_impl` in
+/// <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c>); column scales mirror
+/// activations in SINQ, <https://arxiv.org/abs/2509.22944>.
+fn suggested<'a>(
+    weights: &Weights,
+    row: usize,
+    job: &Job,
+    (width, first): (usize, usize),
+    (pool, level, monitor): (&ThreadPool, Level, &Monitor),
+) -> Columns<'a> {
+    let tiling = job.tiling();
+    let input = Input::of(weights, row, job);
+    let mut columns = vec![Moments::default(); width];
+    let mut rows = vec![Moments::default(); (first + job.elements()).div_ceil(width)];
+    for start in (0..tiling.len()).step_by(AT_ONCE) {
+        let some = start..(start + AT_ONCE).min(tiling.len());
+        let tiles: Vec<_> = pool.install(|| {
+            some.into_par_iter()
+                .map_init(<(Room, Vec<f32>)>::default, |(room, values), tile| {
+                    let place = tiling.place(tile);
+                    (!monitor.is_cancelled()).then(|| {
+                        let values = input.floats(level, &place, room, values);
+                        sums(values, first + place.elements.start, width)
+                    })
+                })
+                .flatten()
+                .collect()
+        });
+        for (of_columns, of_rows) in tiles {
+            for (at, own) in of_columns {
+                columns[at].add(&own);
+            }
+            for (at, own) in of_rows {
+                rows[at].add(&own);
+            }
+        }
+    }
+    let variances: Vec<f64> = columns.iter().map(Moments::variance).collect();
+    let mean = variances.iter().sum::<f64>() / width as f64;
+    if !mean.is_normal() {
+        return Columns { columns: Cow::Borrowed(&[]), rows: Vec::new(), first };
+    }
+    // Of a column of equal weights nothing can be said.
+    let suggest = |&variance: &f64| match variance == 0.0 {
+        true => 1.0,
+        false => (mean / variance.max(LEAST * mean)) as f32,
+    };
+    let spread = |row: &Moments| (2.0 * row.squares / row.count.max(1.0)) as f32;
+    Columns {
+        columns: variances.iter().map(suggest).collect(),
+        rows: rows.iter().map(spread).collect(),
+        first,
+    }
+}
+
+impl Moments {
+    fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.squares += other.squares;
+    }
+
+    fn variance(&self) -> f64 {
+        let mean = self.sum / self.count.max(1.0);
+        (self.squares / self.count.max(1.0) - mean * mean).max(0.0)
+    }
+}
+
+/// Sums with the numbers of the columns or rows that they are of.
+type Tally = Vec<(usize, Moments)>;
+
+/// The sums of the columns and of the rows that a tile's values touch, which begin at element `first`,
+/// counted from a row's beginning.
+fn sums(values: &[f32], first: usize, width: usize) -> (Tally, Tally) {
+    let count = values.len().min(width);
+    let mut columns = vec![Moments::default(); count];
+    let mut rows = Vec::with_capacity(values.len() / width + 2);
+    let (mut rest, mut at) = (values, first);
+    while !rest.is_empty() {
+        let column = at % width;
+        let (own, others) = rest.split_at(rest.len().min(width - column));
+        let mut row = Moments { count: own.len() as f64, ..Moments::default() };
+        // Columns are counted from the tile's first one.
+        let place = (column + width - first % width) % width;
+        let (head, tail) = own.split_at(own.len().min(count - place));
+        tally(&mut columns[place..], head, &mut row);
+        tally(&mut columns, tail, &mut row);
+        rows.push((at / width, row));
+        (rest, at) = (others, at + own.len());
+    }
+    let columns = columns.into_iter().enumerate();
+    (columns.map(|(at, own)| ((first + at) % width, own)).collect(), rows)
+}
+
+fn tally(columns: &mut [Moments], values: &[f32], row: &mut Moments) {
+    for (column, value) in columns.iter_mut().zip(values) {
+        let value = f64::from(*value);
+        let square = value * value;
+        column.count += 1.0;
+        column.sum += value;
+        column.squares += square;
+        row.squares += square;
+    }
+}
