@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SeveralCheckpointsError,
     )
     from arrowquant._export import export
+    from arrowquant._importance.imatrix import read_imatrix, write_imatrix
     from arrowquant._layers import LayerDict
     from arrowquant._numpy import to_numpy
     from arrowquant._parquet import write_parquet
@@ -65,10 +66,12 @@ __all__ = [
     "quantize",
     "quantize_checkpoint",
     "quantize_stream",
+    "read_imatrix",
     "scan",
     "schemes",
     "to_numpy",
     "verify",
+    "write_imatrix",
     "write_parquet",
     "write_safetensors",
 ]
@@ -95,10 +98,12 @@ _MODULES = {
     "quantize": "_quantize",
     "quantize_checkpoint": "_checkpoint.quantize",
     "quantize_stream": "_quantize",
+    "read_imatrix": "_importance.imatrix",
     "scan": "_scan",
     "schemes": "_core",
     "to_numpy": "_numpy",
     "verify": "_checkpoint.verify",
+    "write_imatrix": "_importance.imatrix",
     "write_parquet": "_parquet",
     "write_safetensors": "_safetensors",
 }

@@ -5,9 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias, TypedDict
 
 from arrowquant import _core
+
+if TYPE_CHECKING:
+    from arrowquant._importance import Importance
 
 Scheme: TypeAlias = str
 """What is done with a layer: one of `arrowquant.schemes()`; `none` keeps it as it is."""
@@ -16,7 +19,8 @@ ScaleDtype: TypeAlias = Literal["source", "F32", "F16", "BF16"]
 """What scales are rounded to; `source`: F16 or BF16 as the weights, else F32."""
 
 Search: TypeAlias = Literal["none", "mse", "weighted"]
-"""How scales are chosen; `none`: from each group's extremes; `mse`: for the least squared error."""
+"""How scales are chosen; `none`: from each group's extremes; `mse`: for the least squared error;
+`weighted`: the same, each error times how much its column matters."""
 
 
 class Settings(TypedDict, total=False):
@@ -79,8 +83,15 @@ class Options:
     continue_on_error: bool = False
     absmax: Mapping[str, float] = field(default_factory=dict)
     """The largest magnitudes of whole layers, by layer, where they are known."""
+    importance: Importance | None = None
+    """How much the columns of layers matter, where it is known."""
     fallback: Sequence[str] | None = None
     """What plans take for shapes that the scheme does not; None: the scheme's own."""
+
+    @property
+    def known_importance(self) -> _core.Importance | None:
+        """The same as the core reads it."""
+        return None if self.importance is None else self.importance.core
 
     def __post_init__(self) -> None:
         """Check types: a bool is an int in Python, and would pass for a group size of 1."""

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
 from arrowquant._facts import facts
+from arrowquant._importance import Importance, check_used
 from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
 from arrowquant._inputs.arrow import is_path
 from arrowquant._options import Options, Scheme, Settings
@@ -25,6 +26,7 @@ def quantize(
     *,
     scheme: Scheme | None = None,
     plan: Any = None,
+    importance: Any = None,
     columns: Mapping[str, str] | None = None,
     continue_on_error: bool = False,
     threads: int | None = None,
@@ -50,6 +52,10 @@ def quantize(
             its column `stack_axis` says how they lie, where nothing else tells it.
         columns: What columns of `weights` with other names are to be called here, such as
             `{"name": "layer_name", "weights": "data"}`.
+        importance: How much the columns of layers matter to `search="weighted"`: a table
+            `layer_name, importance`, a list of floats for each layer, in anything that speaks Arrow
+            or in a .parquet file; or an importance matrix of llama.cpp. A row's own column
+            `importance` comes first.
         continue_on_error: Whether failed rows are returned rather than raised.
         threads: None: ARROWQUANT_NUM_THREADS, else OMP_NUM_THREADS, else all cores. The result
             does not depend on it.
@@ -79,7 +85,9 @@ def quantize(
         >>> result.failed.num_rows
         0
     """
-    options = Options(scheme, settings, threads, continue_on_error)
+    known = Importance.read(importance)
+    check_used(known, settings, plan)
+    options = Options(scheme, settings, threads, continue_on_error, importance=known)
     planned = read_plan(plan)
     weights = scanned(answered(weights, planned))
     options = with_facts(weights, planned, options)
@@ -101,6 +109,8 @@ def with_facts(weights: Any, plan: Any, options: Options) -> Options:
     """The options with what layers of a scan need to know of their parts and siblings."""
     if not isinstance(weights, Scan):
         return options
+    if options.importance is not None:
+        options = replace(options, importance=options.importance.of_model(weights))
     known = facts(weights, plan, options)
     return replace(options, absmax=known) if known else options
 
@@ -130,6 +140,7 @@ def quantize_stream(
     *,
     scheme: Scheme | None = None,
     plan: Any = None,
+    importance: Any = None,
     columns: Mapping[str, str] | None = None,
     continue_on_error: bool = False,
     threads: int | None = None,
@@ -146,7 +157,9 @@ def quantize_stream(
     Raises:
         TypeError, ValueError: The call is wrong.
     """
-    options = Options(scheme, settings, threads, continue_on_error)
+    known = Importance.read(importance)
+    check_used(known, settings, plan)
+    options = Options(scheme, settings, threads, continue_on_error, importance=known)
     planned = read_plan(plan)
     weights = scanned(answered(weights, planned))
     options = with_facts(weights, planned, options)

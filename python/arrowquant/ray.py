@@ -48,6 +48,7 @@ def quantize_checkpoint(
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
     fallback: Sequence[str] | None = None,
+    importance: Any = None,
     continue_on_error: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
@@ -74,6 +75,7 @@ def quantize_checkpoint(
         keep: See there.
         include: See there.
         fallback: See there.
+        importance: See there; the driver reads it.
         continue_on_error: See there.
         retry_failed: See there.
         overwrite: See there.
@@ -101,6 +103,7 @@ def quantize_checkpoint(
         keep=keep,
         include=include,
         fallback=fallback,
+        importance=importance,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
         overwrite=overwrite,

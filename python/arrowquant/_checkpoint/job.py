@@ -59,6 +59,8 @@ class Job:
         source = source.with_axes(axes)
         if self._begun is not None:
             source = source.in_order(*plans.places(self._begun))
+        if request.importance is not None:
+            request = replace(request, importance=request.importance.of_model(source))
         self._source, self._destination, self._request = source, destination, request
         self._report = report
         self._started = time.monotonic()
@@ -84,7 +86,8 @@ class Job:
     def retry(self) -> None:
         """Do what failed in finished units, and what could not be read at first."""
         manifest = self._begun or manifests.load(self._destination)
-        original = self._request.with_original(manifest.request)
+        importance = manifests.load_importance(self._destination, manifest)
+        original = self._request.with_original(manifest.request, importance)
         with warnings.catch_warnings(action="ignore", category=QuantizationWarning):
             fresh = self._fresh(original)  # It was warned of them when it began.
         self._check_compatible(manifest, fresh)
@@ -255,6 +258,8 @@ class Job:
         manifest.attempts.append(attempt)
         manifests.save(self._destination, manifest)
         manifests.save_metadata(self._destination, self._source.metadata)
+        if self._request.importance is not None and not self._request.retry_failed:
+            manifests.save_importance(self._destination, self._request.importance)
         manifests.clean(self._destination, manifest)
         return attempt
 

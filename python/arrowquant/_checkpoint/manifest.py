@@ -22,11 +22,13 @@ from arrowquant._checkpoint.records import (
     from_receipt,
 )
 from arrowquant._files import replacing
+from arrowquant._importance import Importance
 
 T = TypeVar("T")
 _NAME = "manifest.json"
 _RECEIPTS = ".receipts"
 _METADATA = "source_metadata.json"
+_IMPORTANCE = "importance.parquet"
 _OURS = re.compile(r"\.?part-\d{5,}(-\d+)?\.(parquet|json)(\.\w+(\.arrowquant)?\.tmp)?")
 
 
@@ -131,6 +133,29 @@ def _dump(value: dict[str, Any]) -> str:
         else:
             entries.append(f"  {encode(key)}: {encode(item)}")
     return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def save_importance(dataset: Path, importance: Importance) -> None:
+    """Write how much columns mattered, for a retry."""
+    importance.save(dataset / _IMPORTANCE)
+
+
+def load_importance(dataset: Path, manifest: Manifest) -> Importance | None:
+    """How much columns mattered when the job began.
+
+    Raises:
+        OSError, ValueError: The file is missing, or is not what it was.
+    """
+    digest = manifest.request.get("importance")
+    if digest is None:
+        return None
+    found = Importance.read(dataset / _IMPORTANCE)
+    if found is None or found.digest != digest:
+        raise ValueError(
+            f"{dataset / _IMPORTANCE}: is not what the job began with. Start afresh with "
+            "overwrite=True (--overwrite)."
+        )
+    return found
 
 
 def save_metadata(dataset: Path, said: dict[str, Any]) -> None:

@@ -198,6 +198,8 @@ def differences(manifest: Manifest, fresh: Manifest, pieces: Sequence[Piece]) ->
         for name, value in fresh.settings.items()
         if (manifest.settings.get(name) or None) != (value or None)
     ]
+    if manifest.request.get("importance") != fresh.request.get("importance"):
+        found.append("importance: another table there than here")
     there, here = ({name: rest for name, *rest in m.files} for m in (manifest, fresh))
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):

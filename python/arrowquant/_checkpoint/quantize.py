@@ -37,6 +37,7 @@ def quantize_checkpoint(
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
     fallback: Sequence[str] | None = None,
+    importance: Any = None,
     continue_on_error: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
@@ -63,6 +64,7 @@ def quantize_checkpoint(
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
     fallback: Sequence[str] | None = None,
+    importance: Any = None,
     continue_on_error: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
@@ -88,6 +90,7 @@ def quantize_checkpoint(
     keep: Sequence[str] = (),
     include: Sequence[str] = (),
     fallback: Sequence[str] | None = None,
+    importance: Any = None,
     continue_on_error: bool = False,
     retry_failed: bool = False,
     overwrite: bool = False,
@@ -121,6 +124,9 @@ def quantize_checkpoint(
         keep: Layers to keep, as for `aq.plan`: patterns of names, or roles.
         include: Layers to quantize although their role keeps them, likewise.
         fallback: Schemes for layers whose shape does not fit, as for `aq.plan`.
+        importance: How much the columns of layers matter, as for `aq.quantize`. It is kept beside
+            the dataset's manifest, so that failed layers can be done again with it. Names of
+            Hugging Face and of llama.cpp are taken for each other (package gguf).
         continue_on_error: Whether a failed row is written to `failed/` rather than raised. A layer
             in parts fails as one: its good parts get the error `incomplete_layer`.
         retry_failed: Do what failed before, and only that. Where options or a plan are given, they
@@ -153,6 +159,7 @@ def quantize_checkpoint(
         keep=keep,
         include=include,
         fallback=fallback,
+        importance=importance,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
         overwrite=overwrite,

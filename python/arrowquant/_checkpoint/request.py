@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from arrowquant._importance import Importance, check_used
 from arrowquant._options import Options, check_settings
 from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve, with_fallbacks
 from arrowquant._scan.tied import follow_table
@@ -35,6 +36,8 @@ class Request:
     retry_failed: bool = False
     overwrite: bool = False
     threads: int | None = None
+    importance: Any = None
+    """How much the columns of layers matter: a table in a file or in anything that speaks Arrow."""
     tensor_absmax: float | None = None
     """The largest magnitude that every layer is told, where a runtime has no tensor scales."""
     fallbacks: Mapping[str, str] = field(default_factory=dict)
@@ -44,6 +47,9 @@ class Request:
         """Refuse what contradicts itself."""
         if self.retry_failed and self.overwrite:
             raise ValueError("retry_failed and overwrite contradict each other. Give one of them.")
+        if self.importance is not None:
+            object.__setattr__(self, "importance", Importance.read(self.importance))
+            check_used(self.importance, self.settings, self.plan, is_retry=self.retry_failed)
         check_patterns("keep", self.keep)
         check_patterns("include", self.include)
         self.options()
@@ -63,6 +69,7 @@ class Request:
             self.settings,
             self.threads,
             self.continue_on_error,
+            importance=self.importance,
             fallback=self.fallback,
         )
 
@@ -97,7 +104,10 @@ class Request:
         said = check_settings(self.settings)
         # Another scheme may lack what was set for the one before.
         settings = said if self.scheme is not None else {**original.settings, **said}
-        return replace(self, scheme=scheme, settings=settings, everything=True)
+        importance = original.importance if self.importance is None else self.importance
+        return replace(
+            self, scheme=scheme, settings=settings, importance=importance, everything=True
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What of it decides bytes."""
@@ -106,12 +116,13 @@ class Request:
         said["settings"] = check_settings(self.settings)
         said["fallback"] = None if self.fallback is None else list(self.fallback)
         said |= {"tensor_absmax": self.tensor_absmax, "chosen": list(self.chosen)}
+        said["importance"] = None if self.importance is None else self.importance.digest
         return said | {"keep": list(self.keep), "include": list(self.include), "rules": rules}
 
-    def with_original(self, said: dict[str, Any]) -> Request:
+    def with_original(self, said: dict[str, Any], importance: Importance | None) -> Request:
         """This job's request with what decided the bytes of the one that began."""
         rules = None if said["rules"] is None else pa.Table.from_pylist(said["rules"])
         kept = {name: said[name] for name in _KEPT}
         kept |= {name: said.get(name, default) for name, default in _LATER.items()}
         keep, include = (tuple(said.get(name, ())) for name in ("keep", "include"))
-        return replace(self, **kept, keep=keep, include=include, plan=rules)
+        return replace(self, **kept, keep=keep, include=include, plan=rules, importance=importance)

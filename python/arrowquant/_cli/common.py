@@ -129,6 +129,15 @@ PlanFile = Annotated[
         "that matches a layer says what is done with it.",
     ),
 ]
+ImportanceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--importance",
+        metavar="FILE",
+        help="How much each column matters to --search weighted: Parquet with layer_name and "
+        "importance, a list of floats; or an imatrix of llama.cpp.",
+    ),
+]
 For = Annotated[
     str | None,
     typer.Option(

@@ -16,6 +16,7 @@ from arrowquant._cli.common import (
     Bits,
     Fallback,
     For,
+    ImportanceFile,
     Include,
     Keep,
     Mmap,
@@ -76,6 +77,7 @@ def quantize(
     include: Include = None,
     fallback: Fallback = None,
     rules: PlanFile = None,
+    importance: ImportanceFile = None,
     everything: All = False,
     continue_on_error: Annotated[
         bool,
@@ -132,6 +134,7 @@ def quantize(
         keep=keep or (),
         include=include or (),
         fallback=fallback,
+        importance=importance,
         everything=everything,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
@@ -246,6 +249,8 @@ def _tell(notes: list[str], *, quiet: bool) -> None:
 def _to_file(
     model: Path, source: Scan, output: Path, request: Request, *, progress: bool
 ) -> Summary:
+    from dataclasses import replace
+
     from arrowquant._files import check_output
     from arrowquant._job import quantize_file
     from arrowquant._parquet import SUFFIXES, failed_path
@@ -263,6 +268,8 @@ def _to_file(
     for path in (output, failed_path(output)):
         check_output(path, SUFFIXES, overwrite=request.overwrite)
     options, plan = request.options(), planned(source, request)
+    if options.importance is not None:
+        options = replace(options, importance=options.importance.of_model(source))
     return quantize_file(
         source,
         output,

@@ -55,7 +55,7 @@ mod _core {
     #[pymodule_export]
     use crate::onnx::OnnxGraph;
     #[pymodule_export]
-    use crate::options::Plan;
+    use crate::options::{Importance, Plan};
     #[pymodule_export]
     use crate::parquet::{ParquetWriter, check_storable, mapped_parquet};
     #[pymodule_export]

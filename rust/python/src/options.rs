@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use arrowquant::plan::importance;
 use arrowquant::settings::{self, Settings, Value};
 use arrowquant::{CallError, Error, pool};
 use pyo3::prelude::*;
@@ -23,6 +24,9 @@ pub(crate) struct CallOptions {
     pub(crate) continue_on_error: bool,
     /// Largest magnitudes of layers, where they are known.
     absmax: HashMap<String, f64>,
+    /// How much the columns of layers matter, where that is known.
+    #[pyo3(attribute("known_importance"))]
+    importance: Option<Py<Importance>>,
     /// Schemes for matrices that the scheme does not take.
     fallback: Option<Vec<String>>,
 }
@@ -44,7 +48,9 @@ impl CallOptions {
             options = options.with_fallback(fallback)?;
         }
         let absmax = Arc::new(self.absmax.clone());
-        Ok(arrowquant::Options { is_said: self.scheme.is_some(), absmax, ..options })
+        let importance = self.importance.as_ref().map(|known| known.get().0.clone());
+        let importance = importance.unwrap_or_default();
+        Ok(arrowquant::Options { is_said: self.scheme.is_some(), absmax, importance, ..options })
     }
 
     pub(crate) fn says_scheme(&self) -> bool {
@@ -88,6 +94,18 @@ impl Plan {
     #[new]
     fn new(py: Python<'_>, table: Relation) -> PyResult<Self> {
         read(py, Some(table), arrowquant::Plan::try_new).map(Self)
+    }
+}
+
+/// A table that says how much the columns of layers matter, read once for many calls.
+#[pyclass(module = "arrowquant._core", frozen)]
+pub(crate) struct Importance(importance::Importance);
+
+#[pymethods]
+impl Importance {
+    #[new]
+    fn new(py: Python<'_>, table: Relation) -> PyResult<Self> {
+        read(py, Some(table), importance::read).map(Self)
     }
 }
 

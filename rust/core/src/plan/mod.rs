@@ -3,6 +3,7 @@
 
 mod asked;
 mod defaults;
+pub mod importance;
 mod options;
 mod planner;
 mod table;

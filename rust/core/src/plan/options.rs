@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::importance::Importance;
 use crate::dtype::Float;
 use crate::error::{CallError, InvalidSetting, Unfit};
 use crate::scheme::{self, Choice, Geometry};
@@ -23,6 +24,8 @@ pub struct Options {
     /// The largest magnitudes of whole layers, or of those that share a scale, by layer, where these are
     /// known; a row that says it itself is believed.
     pub absmax: Arc<HashMap<String, f64>>,
+    /// How much the columns of layers matter, likewise.
+    pub importance: Importance,
 }
 
 /// A matrix that every scheme takes: what can't be had for it can't be had at all.
@@ -46,7 +49,8 @@ impl Options {
         {
             return Err(error.into());
         }
-        Ok(Self { scheme, is_said: true, settings, fallback: None, absmax: Arc::default() })
+        let (absmax, importance) = (Arc::default(), Importance::default());
+        Ok(Self { scheme, is_said: true, settings, fallback: None, absmax, importance })
     }
 
     /// The same with schemes for matrices that do not fit.
@@ -58,7 +62,12 @@ impl Options {
         Ok(Self { fallback: Some(found.collect::<Result<_, CallError>>()?), ..self })
     }
 
-    /// What is known of a layer's largest magnitude.
+    /// How much a layer's columns matter, where it is known.
+    pub(crate) fn known_importance(&self, layer: &str) -> Option<&[f32]> {
+        self.importance.get(layer).map(Vec::as_slice)
+    }
+
+    /// The largest magnitude of a whole layer, where it is known.
     pub(crate) fn known_absmax(&self, layer: &str) -> Option<f64> {
         self.absmax.get(layer).copied()
     }

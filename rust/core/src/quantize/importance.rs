@@ -8,7 +8,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::input::{Input, Room};
-use super::job::{Job, check_importance};
+use super::job::{Job, check_importance, width};
 use super::rows::Rows;
 use crate::kernel::tile::{Importance, Search};
 use crate::lanes::Level;
@@ -60,7 +60,7 @@ pub(super) fn importances<'a>(
             continue;
         }
         let (width, first) = width(weights, row);
-        let told = check_importance(weights, row, width).ok().flatten();
+        let told = check_importance(rows.importance(row), width).ok().flatten();
         let columns = match told {
             Some(columns) => Columns { columns: Cow::Borrowed(columns), rows: Vec::new(), first },
             None => suggested(weights, row, &job, (width, first), (pool, level, monitor)),
@@ -68,18 +68,6 @@ pub(super) fn importances<'a>(
         found.insert(row, columns);
     }
     found
-}
-
-/// Elements of a row of the layer of which row `row` is, and where in one it begins.
-pub(super) fn width(weights: &Weights, row: usize) -> (usize, usize) {
-    let last = |shape: &[i64]| shape.last().and_then(|&last| usize::try_from(last).ok());
-    if let Some(part) = weights.part(row) {
-        let width = last(part.layer_shape).unwrap_or(1).max(1);
-        return (width, (part.offset % width as u64) as usize);
-    }
-    let (described, _) = weights.described(row);
-    let shape = described.shape;
-    (shape.as_ref().and_then(|shape| last(shape)).unwrap_or(1).max(1), 0)
 }
 
 /// Sums over some elements.

@@ -1,6 +1,5 @@
 //! One row of the weights relation, checked as far as it can be without its values.
 
-use super::importance::width;
 use crate::dtype::{self, Float};
 use crate::error::RowError;
 use crate::plan::Asked;
@@ -110,7 +109,7 @@ pub(crate) fn check(
     row: usize,
     described: &(Described<'_>, Result<(), RowError>),
     asked: &Asked,
-    known_absmax: Option<f64>,
+    (known_absmax, importance): (Option<f64>, Option<Importance<'_>>),
 ) -> Result<Layer, RowError> {
     if let Some(error) = weights.earlier(row) {
         return Err(error);
@@ -157,18 +156,29 @@ pub(crate) fn check(
     let source = if packed.is_some() { Float::F32 } else { source };
     let search = asked.settings().search();
     if Search::of(search) == Search::Weighted {
-        check_importance(weights, row, width(weights, row).0)?;
+        check_importance(importance, width(weights, row).0)?;
     }
     Ok(Layer::Encode(Job { bound, source, packed, tensor_absmax, search }))
 }
 
+/// Elements of a row of the layer of which row `row` is, and where in one it begins.
+pub(super) fn width(weights: &Weights, row: usize) -> (usize, usize) {
+    let last = |shape: &[i64]| shape.last().and_then(|&last| usize::try_from(last).ok());
+    if let Some(part) = weights.part(row) {
+        let width = last(part.layer_shape).unwrap_or(1).max(1);
+        return (width, (part.offset % width as u64) as usize);
+    }
+    let (described, _) = weights.described(row);
+    let shape = described.shape;
+    (shape.as_ref().and_then(|shape| last(shape)).unwrap_or(1).max(1), 0)
+}
+
 /// How much each column of a layer of rows of `width` elements matters, where that is told.
-pub(crate) fn check_importance(
-    weights: &Weights,
-    row: usize,
+pub(crate) fn check_importance<'a>(
+    told: Option<Importance<'a>>,
     width: usize,
-) -> Result<Option<&[f32]>, RowError> {
-    let Some(Importance { values, null }) = weights.importance(row) else { return Ok(None) };
+) -> Result<Option<&'a [f32]>, RowError> {
+    let Some(Importance { values, null }) = told else { return Ok(None) };
     let why = if values.len() != width {
         Some(format!("has {} numbers, and the layer has {width} columns", values.len()))
     } else if let Some(at) = null {

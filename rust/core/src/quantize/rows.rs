@@ -12,7 +12,7 @@ use crate::pool::SPREAD;
 use crate::relation::described::{Described, message};
 use crate::relation::errors::Entry;
 use crate::relation::failed::Failed;
-use crate::relation::weights::Weights;
+use crate::relation::weights::{Importance, Weights};
 
 /// Rows that are checked together, and kept together.
 const BLOCK: usize = 1 << 12;
@@ -102,17 +102,27 @@ impl<'a> Rows<'a> {
 
     /// Whether names make no difference to what is asked.
     fn asks_the_same(&self) -> bool {
-        self.plan.is_empty() && self.options.absmax.is_empty()
+        self.plan.is_empty() && self.options.absmax.is_empty() && self.options.importance.is_empty()
     }
 
     fn judge(&self, row: usize) -> Fate<'a> {
         let read = self.weights.described(row);
         let asked = plan::resolve(self.weights, row, self.plan, self.options);
         let known = self.weights.name(row).and_then(|name| self.options.known_absmax(name));
-        match job::check(self.weights, row, &read, &asked, known) {
+        let importance = self.importance(row);
+        match job::check(self.weights, row, &read, &asked, (known, importance)) {
             Ok(layer) => Fate::Good(Kind { layer, described: read.0 }),
             Err(error) => Fate::Failed(self.failure(row, read.0, asked, error)),
         }
+    }
+
+    /// How much the columns of a row's layer matter, where that is told, by the row or for its layer.
+    pub(super) fn importance(&self, row: usize) -> Option<Importance<'a>> {
+        let of_layer = || {
+            let name = self.weights.name(row)?;
+            self.options.known_importance(name).map(|values| Importance { values, null: None })
+        };
+        self.weights.importance(row).or_else(of_layer)
     }
 
     fn failure(

@@ -72,7 +72,7 @@ fn row_absmax(weights: &Weights, row: usize, pool: &ThreadPool, monitor: &Monito
     // As if it were encoded in groups that end wherever parts do.
     let settings = Settings::default().with(GROUP_SIZE, Value::Integer(1));
     let asked = Asked::to_encode(scheme::ANY, settings);
-    let layer = check(weights, row, &weights.described(row), &asked, None).ok()?;
+    let layer = check(weights, row, &weights.described(row), &asked, (None, None)).ok()?;
     let Layer::Encode(job) = layer else { return None };
     let (input, tiling) = (Input::of(weights, row, &job), job.tiling());
     let tile = |(room, values): &mut (Room, Vec<f32>), tile: usize| {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, LargeListArray, RecordBatch,
+};
 use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
 
@@ -229,4 +231,10 @@ pub fn integer_at(column: Option<&Int64Array>, row: usize) -> Option<i64> {
 /// Row `row` of a boolean column.
 pub fn boolean_at(column: Option<&BooleanArray>, row: usize) -> Option<bool> {
     column.filter(|values| values.is_valid(row)).map(|values| values.value(row))
+}
+
+/// Lists of floats as lists of float32.
+pub(crate) fn float32_lists(column: &ArrayRef) -> Result<LargeListArray, ArrowError> {
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    Ok(cast(column, &DataType::LargeList(item))?.as_list::<i64>().clone())
 }

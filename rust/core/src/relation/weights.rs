@@ -6,8 +6,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
 use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, LargeListArray, RecordBatch};
-use arrow_cast::cast;
-use arrow_schema::{ArrowError, DataType, Field, Schema};
+use arrow_schema::{ArrowError, DataType, Schema};
 use rayon::ThreadPool;
 
 use super::bytes::{Bytes, Element};
@@ -167,7 +166,7 @@ impl WeightsSchema {
             parts: self.parts.map(|parts| parts.bind(batch)).transpose()?,
             packed: self.packed.as_ref().map(|packed| packed.bind(batch)).transpose()?,
             tensor_absmax: self.tensor_absmax.map(|i| columns::number(column(i))).transpose()?,
-            importance: self.importance.map(|i| float32_lists(column(i))).transpose()?,
+            importance: self.importance.map(|i| columns::float32_lists(column(i))).transpose()?,
             carried: self.carried.indices.iter().map(|&i| column(i).clone()).collect(),
             len: batch.num_rows(),
         })
@@ -255,12 +254,6 @@ pub(crate) struct Importance<'a> {
     pub(crate) values: &'a [f32],
     /// The first that is null.
     pub(crate) null: Option<usize>,
-}
-
-/// Lists of floats as lists of float32.
-fn float32_lists(column: &ArrayRef) -> Result<LargeListArray, ArrowError> {
-    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
-    Ok(cast(column, &DataType::LargeList(item))?.as_list::<i64>().clone())
 }
 
 /// A batch of weights, read row by row.

@@ -1,0 +1,371 @@
+"""How much columns matter: tables, llama.cpp's importance matrices, and jobs that use them."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+import arrowquant as aq
+from conftest import run
+
+gguf = pytest.importorskip("gguf")
+
+Array = np.ndarray[Any, Any]
+PAYLOAD = ["data", "scales", "zero_points", "biases"]
+
+
+def table_of(named: dict[str, Array | None]) -> pa.Table:
+    values = [None if x is None else x.tolist() for x in named.values()]
+    return pa.table(
+        {"layer_name": list(named), "importance": pa.array(values, pa.list_(pa.float32()))}
+    )
+
+
+def payload(relation: Any) -> dict[str, dict[str, Any]]:
+    table = pa.table(relation)
+    rows = table.select(["layer_name", "search", *PAYLOAD]).to_pylist()
+    return {row.pop("layer_name"): row for row in rows}
+
+
+@pytest.fixture
+def model(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A small Llama of two blocks, as Hugging Face names it."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}')
+    tensors = {"model.norm.weight": np.ones(128, np.float32)}
+    for block in range(2):
+        for name, shape in {
+            "self_attn.q_proj": (128, 128),
+            "self_attn.o_proj": (128, 128),
+            "mlp.down_proj": (128, 256),
+        }.items():
+            key = f"model.layers.{block}.{name}.weight"
+            tensors[key] = rng.standard_normal(shape).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def importance(rng: np.random.Generator) -> dict[str, Array]:
+    widths = {"self_attn.q_proj": 128, "self_attn.o_proj": 128, "mlp.down_proj": 256}
+    return {
+        f"model.layers.{block}.{name}.weight": np.exp(2 * rng.standard_normal(width)).astype("f4")
+        for block in range(2)
+        for name, width in widths.items()
+    }
+
+
+def test_a_table_is_the_column(model: Path, importance: dict[str, Array]) -> None:
+    weights = pa.table(aq.scan(model))
+    lists = [importance.get(name) for name in weights["layer_name"].to_pylist()]
+    column = pa.array([None if x is None else x.tolist() for x in lists], pa.list_(pa.float64()))
+    options: dict[str, Any] = {"scheme": "mlx4", "search": "weighted"}
+    keep = pa.table({"layer_name": ["model.norm.weight"], "scheme": ["none"]})
+    wanted = aq.quantize(
+        weights.append_column("importance", column), plan=keep, threads=1, **options
+    )
+    for table in (table_of(importance), table_of(importance).to_reader()):
+        found = aq.quantize(weights, plan=keep, importance=table, threads=2, **options)
+        assert payload(found.quantized) == payload(wanted.quantized)
+    stream = aq.quantize_stream(weights, plan=keep, importance=table_of(importance), **options)
+    assert payload(pa.table(stream).select(wanted.quantized.schema.names)) == payload(
+        wanted.quantized
+    )
+    # A row's own column comes first, and what nobody knows is weighed by itself.
+    first = next(iter(importance))
+    other = table_of({name: np.ones_like(x) for name, x in importance.items() if name != first})
+    mixed = aq.quantize(weights, plan=keep, importance=other, **options)
+    alone = aq.quantize(weights, plan=keep, **options)
+    assert payload(mixed.quantized)[first] == payload(alone.quantized)[first]
+    assert payload(mixed.quantized) != payload(alone.quantized)
+
+
+def test_a_job_stops_resumes_and_has_the_same_bytes(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    pq.write_table(table_of(importance), tmp_path / "i.parquet")
+    options: dict[str, Any] = {"scheme": "int4", "search": "weighted", "part_bytes": 32 << 10}
+    options["importance"] = tmp_path / "i.parquet"
+    whole = aq.quantize_checkpoint(model, tmp_path / "whole", **options)
+    assert {row["search"] for row in payload(whole).values()} == {"weighted", None}
+
+    def stop(name: str, _: float) -> None:
+        if name.startswith("model.layers.1"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        aq.quantize_checkpoint(model, tmp_path / "d", progress=stop, **options)
+    other = options | {"importance": table_of({n: np.ones_like(x) for n, x in importance.items()})}
+    with pytest.raises(ValueError, match="importance: another table there than here"):
+        aq.quantize_checkpoint(model, tmp_path / "d", **other)
+    # The same numbers are the same table, wherever they are.
+    again = options | {"importance": table_of(dict(reversed(importance.items())))}
+    resumed = aq.quantize_checkpoint(model, tmp_path / "d", **again)
+    assert payload(resumed) == payload(whole)
+
+
+def test_parts_of_layers_know_their_columns(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"scheme": "int4", "search": "weighted"}
+    options["importance"] = table_of(importance)
+    whole = aq.quantize_checkpoint(model, tmp_path / "whole", **options)
+    parts = aq.quantize_checkpoint(model, tmp_path / "parts", part_bytes=16 << 10, **options)
+    assert len(parts.outline()) > len(whole.outline())
+    one, other = (aq.to_numpy(aq.dequantize(relation)) for relation in (whole, parts))
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], name)
+
+
+def test_what_failed_is_done_again_with_what_the_job_had(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    bad = "model.layers.0.mlp.down_proj.weight"
+    short = importance | {bad: importance[bad][:255]}
+    dataset = aq.quantize_checkpoint(
+        model,
+        tmp_path / "d",
+        scheme="q4_0",
+        search="weighted",
+        importance=table_of(short),
+        continue_on_error=True,
+    )
+    (failed,) = dataset.failed.to_pylist()
+    assert (failed["layer_name"], failed["error_code"]) == (bad, "invalid_fact")
+    assert "importance has 255 numbers, and the layer has 256 columns" in failed["error_message"]
+    # As before: it fails as before.
+    dataset = aq.quantize_checkpoint(
+        model, tmp_path / "d", retry_failed=True, continue_on_error=True
+    )
+    assert dataset.failed["layer_name"].to_pylist() == [bad]
+    dataset = aq.quantize_checkpoint(
+        model, tmp_path / "d", retry_failed=True, importance=table_of(importance)
+    )
+    assert not dataset.failed.num_rows
+    wanted = aq.quantize_checkpoint(
+        model, tmp_path / "w", scheme="q4_0", search="weighted", importance=table_of(importance)
+    )
+    assert payload(dataset) == payload(wanted)
+
+
+def test_what_is_no_importance_of_the_model(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"scheme": "int4", "search": "weighted"}
+    other = table_of({f"other.{name}": x for name, x in importance.items()})
+    with pytest.raises(ValueError, match=r"has none of the model's layers. It has 'other\.model"):
+        aq.quantize_checkpoint(model, tmp_path / "d", importance=other, **options)
+    assert not (tmp_path / "d").exists()
+    with pytest.raises(ValueError, match=r"is for a weighted search\. Say search='weighted'"):
+        aq.quantize_checkpoint(
+            model, tmp_path / "d", scheme="int4", importance=table_of(importance)
+        )
+    for table, error, why in [
+        (tmp_path / "none.parquet", FileNotFoundError, "no such file"),
+        (model / "config.json", ValueError, r"tables of importance are \.parquet"),
+        (pa.table({"layer_name": ["a"]}), ValueError, "has no column importance"),
+        (pa.table({"layer_name": ["a"], "importance": [1.0]}), TypeError, "a list of"),
+        (
+            table_of({"a": np.ones(3)}).take([0, 0]),
+            ValueError,
+            "'a' comes twice, but names must be unique in tables of importance",
+        ),
+    ]:
+        with pytest.raises(error, match=why):
+            aq.quantize_checkpoint(model, tmp_path / "d", importance=table, **options)
+
+
+def test_on_the_command_line(model: Path, importance: dict[str, Array], tmp_path: Path) -> None:
+    pq.write_table(table_of(importance), tmp_path / "i.parquet")
+    said = ("--scheme", "nf4", "--search", "weighted", "--importance", tmp_path / "i.parquet")
+    for output in ("d", "f.parquet"):
+        run("quantize", model, "-o", tmp_path / output, *said)
+    wanted = aq.quantize_checkpoint(
+        model,
+        tmp_path / "w",
+        scheme="nf4",
+        search="weighted",
+        importance=tmp_path / "i.parquet",
+    )
+    assert payload(aq.scan(tmp_path / "d")) == payload(wanted)
+    assert payload(pq.read_table(tmp_path / "f.parquet")) == payload(wanted)
+
+
+def imatrix_gguf(path: Path, entries: dict[str, tuple[Array, Array]]) -> None:
+    """A file as llama.cpp writes it: sums, `[matrices, columns]`, and counts of tokens."""
+    writer = gguf.GGUFWriter(path, "any")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["text"])
+    writer.add_uint32("imatrix.chunk_count", 2)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for name, (sums, counts) in entries.items():
+        writer.add_tensor(f"{name}.in_sum2", sums.astype(np.float32))
+        writer.add_tensor(f"{name}.counts", counts.astype(np.float32).reshape(-1, 1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_an_importance_matrix_of_llama_cpp(tmp_path: Path, rng: np.random.Generator) -> None:
+    sums, experts = rng.random((1, 64)) * 100, rng.random((3, 32)) * 100
+    entries = {
+        "blk.0.attn_q.weight": (sums, np.array([1024])),
+        "blk.0.ffn_gate_exps.weight": (experts, np.array([10, 0, 5])),
+    }
+    imatrix_gguf(tmp_path / "i.gguf", entries)
+    rows = {row["layer_name"]: row for row in aq.read_imatrix(tmp_path / "i.gguf").to_pylist()}
+    row = rows["blk.0.attn_q.weight"]
+    np.testing.assert_allclose(row["importance"], sums[0] / 1024, rtol=1e-6)
+    assert (row["tokens"], row["source"]) == (1024, "i.gguf")
+    stack = [rows[f"blk.0.ffn_gate_exps.weight[{at}]"] for at in range(3)]
+    assert [row["tokens"] for row in stack] == [10, 0, 5]
+    assert stack[1]["importance"] is None
+    np.testing.assert_allclose(stack[2]["importance"], experts[2] / 5, rtol=1e-6)
+    assert len(rows) == 4
+
+
+def imatrix_dat(entries: dict[str, tuple[int, Array]]) -> bytes:
+    data = struct.pack("<i", len(entries))
+    for name, (calls, values) in entries.items():
+        data += struct.pack("<i", len(name)) + name.encode()
+        data += struct.pack("<ii", calls, len(values)) + (values * calls).astype("<f4").tobytes()
+    return data + struct.pack("<ii", 7, 4) + b"text"
+
+
+def test_an_older_importance_matrix(tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.random(64)
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(
+        imatrix_dat({"blk.0.attn_q.weight": (7, values), "output.weight": (0, values)})
+    )
+    first, second = aq.read_imatrix(path).to_pylist()
+    np.testing.assert_allclose(first["importance"], values, rtol=1e-6)
+    assert (first["layer_name"], first["tokens"]) == ("blk.0.attn_q.weight", 7)
+    assert (second["layer_name"], second["importance"]) == ("output.weight", None)
+
+
+@given(data=st.data())
+def test_a_damaged_importance_matrix_is_an_error(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = bytearray(imatrix_dat({"blk.0.attn_q.weight": (7, np.ones(8))}))
+    cut = whole[: data.draw(st.integers(0, len(whole)))]
+    if cut:
+        cut[data.draw(st.integers(0, len(cut) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("i") / "i.dat"
+    path.write_bytes(cut)
+    with contextlib.suppress(ValueError):
+        assert aq.read_imatrix(path).num_rows <= 1
+
+
+@pytest.mark.parametrize("suffix", ["gguf", "dat"])
+def test_what_is_written_is_read(suffix: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    named: dict[str, Array | None] = {
+        "blk.0.attn_q.weight": rng.random(64),
+        "blk.0.ffn_up_exps.weight[1]": rng.random(32),
+        "blk.0.ffn_up_exps.weight[0]": None,
+    }
+    table = table_of(named).append_column("tokens", pa.array([100, 3, 0]))
+    path = tmp_path / f"i.{suffix}"
+    assert aq.write_imatrix(table, path) == path
+    rows = {row["layer_name"]: row for row in aq.read_imatrix(path).to_pylist()}
+    query = rows["blk.0.attn_q.weight"]["importance"]
+    np.testing.assert_allclose(query, named["blk.0.attn_q.weight"], rtol=1e-6)
+    up = named["blk.0.ffn_up_exps.weight[1]"]
+    if suffix == "gguf":
+        np.testing.assert_allclose(rows["blk.0.ffn_up_exps.weight[1]"]["importance"], up, rtol=1e-6)
+        assert rows["blk.0.ffn_up_exps.weight[0]"]["importance"] is None
+        assert rows["blk.0.attn_q.weight"]["tokens"] == 100
+    else:
+        # The file does not say how many matrices there are; one without tokens has the mean.
+        found = np.reshape(rows["blk.0.ffn_up_exps.weight"]["importance"], (2, 32))
+        np.testing.assert_allclose(found, [up, up], rtol=1e-6)
+    with pytest.raises(FileExistsError, match="exists"):
+        aq.write_imatrix(table, path)
+    aq.write_imatrix(table, path, overwrite=True)
+    with pytest.raises(ValueError, match="not all"):
+        aq.write_imatrix(table.slice(0, 2), tmp_path / f"j.{suffix}")
+    assert sorted(x.name for x in tmp_path.iterdir()) == [path.name]
+
+
+def test_what_is_no_importance_matrix(tmp_path: Path, model: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("output.weight", np.ones((2, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"m\.gguf: is a GGUF file, but no importance matrix"):
+        aq.read_imatrix(tmp_path / "m.gguf")
+    with pytest.raises(ValueError, match="is no importance matrix"):
+        aq.read_imatrix(model / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        aq.read_imatrix(tmp_path / "none.dat")
+
+
+def test_either_side_s_names_are_known(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    theirs = {
+        name.replace("model.layers.", "blk.")
+        .replace("self_attn.q_proj", "attn_q")
+        .replace("self_attn.o_proj", "attn_output")
+        .replace("mlp.down_proj", "ffn_down"): x
+        for name, x in importance.items()
+    }
+    options: dict[str, Any] = {"scheme": "q4_k", "search": "weighted", "fallback": ["q4_0"]}
+    wanted = aq.quantize_checkpoint(
+        model, tmp_path / "w", importance=table_of(importance), **options
+    )
+    aq.write_imatrix(table_of(theirs), tmp_path / "i.gguf")
+    found = aq.quantize_checkpoint(model, tmp_path / "d", importance=tmp_path / "i.gguf", **options)
+    assert payload(found) == payload(wanted)
+    # And the other way round: a GGUF model with a table of Hugging Face's names.
+    arrays = {name: aq.scan(model)[name] for name in importance}
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(2)
+    for (_, array), name in zip(arrays.items(), theirs, strict=True):
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = aq.quantize_checkpoint(
+        tmp_path / "m.gguf", tmp_path / "g", importance=table_of(importance), **options
+    )
+    rows, own = payload(found), payload(wanted)
+    for name, other in zip(theirs, importance, strict=True):
+        assert rows[name] == own[other]
+
+
+def test_a_stack_s_numbers_are_its_matrices(tmp_path: Path, rng: np.random.Generator) -> None:
+    array = rng.standard_normal((3, 32, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("blk.0.ffn_up_exps.weight", array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    values = np.exp(2 * rng.standard_normal((3, 64))).astype(np.float32)
+    (tmp_path / "i.dat").write_bytes(imatrix_dat({"blk.0.ffn_up_exps.weight": (1, values.ravel())}))
+    options: dict[str, Any] = {"scheme": "q4_0", "search": "weighted"}
+    source = tmp_path / "m.gguf"
+    found = aq.quantize_checkpoint(source, tmp_path / "d", importance=tmp_path / "i.dat", **options)
+    names = [row["layer_name"] for row in aq.scan(source).outline().to_pylist()]
+    assert names == [f"blk.0.ffn_up_exps.weight[{at}]" for at in range(3)]
+    rows = payload(found)
+    for at, name in enumerate(names):
+        alone = aq.quantize({name: array[at]}, importance=table_of({name: values[at]}), **options)
+        assert payload(alone.quantized)[name] == rows[name]
