@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import checkpoint
 import core
 import distribute
+import divergence
 import embeddings
 import exports
 import files
@@ -63,6 +64,7 @@ def main() -> None:
         "startup": lambda: startup.run(quick=quick),
         "quality": lambda: quality.run(quick=quick),
         "search": lambda: search.run(quick=quick),
+        "divergence": lambda: divergence.run(options.models, quick=quick),
         "embeddings": lambda: embeddings.run(quick=quick),
     }
     figures: dict[str, list[Figure]] = {}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SeveralCheckpointsError,
     )
     from arrowquant._export import export
+    from arrowquant._importance.calibrate import importance
     from arrowquant._importance.imatrix import read_imatrix, write_imatrix
     from arrowquant._layers import LayerDict
     from arrowquant._numpy import to_numpy
@@ -62,6 +63,7 @@ __all__ = [
     "dequantize",
     "dequantize_stream",
     "export",
+    "importance",
     "plan",
     "quantize",
     "quantize_checkpoint",
@@ -98,6 +100,7 @@ _MODULES = {
     "quantize": "_quantize",
     "quantize_checkpoint": "_checkpoint.quantize",
     "quantize_stream": "_quantize",
+    "importance": "_importance.calibrate",
     "read_imatrix": "_importance.imatrix",
     "scan": "_scan",
     "schemes": "_core",

@@ -1,0 +1,158 @@
+"""How much columns matter, found by a forward pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import arrowquant as aq
+from conftest import run
+
+torch = pytest.importorskip("torch", reason="of the extra 'calibrate'")
+transformers = pytest.importorskip("transformers", reason="of the extra 'calibrate'")
+pytest.importorskip("accelerate", reason="of the extra 'calibrate'")
+
+Array = np.ndarray[Any, Any]
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 300,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def made(kind: str) -> Any:
+    """A small model of an architecture, with random weights."""
+    torch.manual_seed(0)
+    more = {} if kind == "BertModel" else {"num_key_value_heads": 2}
+    model = getattr(transformers, kind)
+    config = model.config_class(**SIZES, **more)
+    return model(config).eval()
+
+
+def save(model: Any, folder: Path, dtype: Any = None) -> Path:
+    model.to(dtype or torch.float32).save_pretrained(folder)
+    return folder
+
+
+def rows(table: pa.Table) -> dict[str, Array]:
+    lists = table["importance"].to_pylist()
+    return dict(zip(table["layer_name"].to_pylist(), map(np.array, lists), strict=True))
+
+
+def by_hooks(model: Any, ids: Any) -> dict[str, Array]:
+    """The same of a whole model in memory."""
+    found: dict[str, Array] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and ("layers." in name or "layer." in name):
+            module.register_forward_pre_hook(
+                lambda _, inputs, name=name: found.update(
+                    {f"{name}.weight": inputs[0].double().square().mean((0, 1)).numpy()}
+                )
+            )
+    with torch.no_grad():
+        model(input_ids=ids)
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "LlamaForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "MistralForCausalLM",
+        "Phi3ForCausalLM",
+        "BertModel",
+    ],
+)
+def test_it_is_what_hooks_in_the_whole_model_find(kind: str, tmp_path: Path) -> None:
+    model = made(kind)
+    found = aq.importance(save(model, tmp_path), tokens=512)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(SIZES["vocab_size"], (512,), generator=generator).reshape(2, 256)
+    wanted = by_hooks(model, ids)
+    assert found["source"].unique().to_pylist() == ["random tokens"]
+    assert found["tokens"].unique().to_pylist() == [512]
+    assert rows(found).keys() == wanted.keys()
+    assert rows(found).keys() <= set(aq.scan(tmp_path).layer_names)
+    for name, values in rows(found).items():
+        np.testing.assert_allclose(values, wanted[name], rtol=1e-4)
+
+
+def test_layers_that_share_an_input_share_its_numbers(tmp_path: Path) -> None:
+    found = rows(aq.importance(save(made("LlamaForCausalLM"), tmp_path), tokens=64))
+    block = "model.layers.1."
+    np.testing.assert_array_equal(
+        found[f"{block}self_attn.q_proj.weight"], found[f"{block}self_attn.v_proj.weight"]
+    )
+    np.testing.assert_array_equal(
+        found[f"{block}mlp.gate_proj.weight"], found[f"{block}mlp.up_proj.weight"]
+    )
+    assert found[f"{block}mlp.down_proj.weight"].shape == (96,)
+
+
+def test_it_goes_on_at_a_block(tmp_path: Path) -> None:
+    folder, state = save(made("LlamaForCausalLM"), tmp_path / "m"), tmp_path / "state"
+    whole = aq.importance(folder, tokens=128)
+
+    def stop(_: str, fraction: float) -> None:
+        if fraction > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        aq.importance(folder, tokens=128, state=state, progress=stop)
+    seen: list[tuple[str, float]] = []
+    resumed = aq.importance(
+        folder, tokens=128, state=state, progress=lambda *heard: seen.append(heard)
+    )
+    assert seen == [("layers.2", 1.0)]
+    assert resumed.equals(whole)
+    assert not state.exists()
+    # Of another text it begins anew.
+    with pytest.raises(KeyboardInterrupt):
+        aq.importance(folder, tokens=128, state=state, progress=stop)
+    assert aq.importance(folder, tokens=64, state=state).equals(aq.importance(folder, tokens=64))
+    state.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is no state of this job"):
+        aq.importance(folder, tokens=64, state=state)
+
+
+def test_what_it_is_not_known_for(tmp_path: Path) -> None:
+    folder = save(made("LlamaForCausalLM"), tmp_path / "m")
+    with pytest.raises(NotADirectoryError, match="takes a Hugging Face directory"):
+        aq.importance(folder / "model.safetensors")
+    with pytest.raises(ValueError, match="tokens must be at least 1"):
+        aq.importance(folder, tokens=0)
+    with pytest.raises(ValueError, match="has no tokenizer for the text"):
+        aq.importance(folder, "Hello")
+    (folder / "config.json").write_text('{"model_type": "unheard_of"}')
+    with pytest.raises(ValueError, match=r"can.t make the model: .*\. Quantize the model without"):
+        aq.importance(folder)
+    experts = transformers.MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=2)
+    folder = save(transformers.MixtralForCausalLM(experts), tmp_path / "x")
+    with pytest.raises(ValueError, match="the architecture stores it otherwise"):
+        aq.importance(folder)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    folder = save(made("LlamaForCausalLM"), tmp_path / "m", torch.bfloat16)
+    out = tmp_path / "i.parquet"
+    done = run("importance", folder, "-o", out, "--tokens", 256)
+    assert f"{out}: 21 layers, of 256 tokens of random tokens" in done.stdout
+    assert rows(pq.read_table(out)).keys() == rows(aq.importance(folder, tokens=256)).keys()
+    run("importance", folder, "-o", out, status=2)
+    said = ("--scheme", "mlx4", "--search", "weighted", "--importance", out)
+    run("quantize", folder, "-o", tmp_path / "d", *said)
+    found = aq.scan(tmp_path / "d").outline().to_pylist()
+    assert {row["search"] for row in found if row["scheme"] == "mlx4"} == {"weighted"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "i.parquet", "m"]
