@@ -1,8 +1,8 @@
 """What a search and importance are worth to a model: KL divergence of its next tokens.
 
 SmolLM2-135M, made by `make_smollm2.py`, which needs torch. Its weights lie on Q4_1's grid. So each
-is moved at random within its cell, and that model is the reference. Importance is of 1,024 tokens of
-the text that comes with arrowquant; the judge reads docstrings of the standard library.
+is moved at random within its cell, and that model is the reference. Importance is of 1,024 tokens
+of the text that comes with arrowquant; the judge reads docstrings of the standard library.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _CELL = 32
 """Weights of a block of Q4_1."""
 _MODULES = (
     "logging email.message http.client socket subprocess threading unittest.case collections "
-    "decimal datetime tarfile zipfile statistics random functools pathlib tempfile pickle typing difflib"
+    "decimal datetime tarfile zipfile statistics random functools pathlib tempfile pickle typing "
+    "difflib"
 )
 _LONG = 300
 _CASES: dict[str, tuple[str, dict[str, Any]]] = {
