@@ -138,6 +138,41 @@ def test_kl_divergence_of_one_type_is_that_of_llama_quantize(
     assert found <= 1.5 * wanted + 0.005, (found, wanted)
 
 
+@pytest.mark.parametrize("scheme", ["q4_0", "iq4_nl"])
+def test_importance_lessens_the_divergence(
+    scheme: str, smollm2: Path, source: Path, tmp_path: Path
+) -> None:
+    """Ours, and that of llama-quantize with our table as its importance matrix."""
+    prompt = f"{PROMPT} Paris, and water boils at one hundred degrees. Two and two are"
+    reference = llama_logprobs(source, prompt)
+    importance = aq.importance(smollm2)
+
+    def ours(name: str, **options: Any) -> float:
+        path = tmp_path / f"{name}.gguf"
+        aq.quantize_checkpoint(source, path, target="llama.cpp", scheme=scheme, **options)
+        keys = aq.scan(path).metadata
+        has_keys = "importance" in options
+        assert (keys.get("quantize.imatrix.entries_count") == 210) is has_keys
+        return kl_divergence(reference, llama_logprobs(path, prompt))
+
+    rounded = ours("rounded")
+    assert ours("weighted", search="weighted", importance=importance) <= 0.7 * rounded
+    program = llama_quantize()
+    if program is None:
+        pytest.skip("no package with llama-quantize is installed")
+    matrix = aq.write_imatrix(importance, tmp_path / "imatrix.dat")
+
+    def theirs(*options: str | Path) -> float:
+        path = tmp_path / "theirs.gguf"
+        command = [program, *options, "--pure", source, path, scheme.upper(), "2"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        loaded = "loaded 210 importance matrix entries" in done.stdout + done.stderr
+        assert loaded is bool(options)
+        return kl_divergence(reference, llama_logprobs(path, prompt))
+
+    assert theirs("--imatrix", matrix) < theirs()
+
+
 CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "int4": ("compressed-tensors", {"scheme": "int4", "group_size": 64}),
     "fp8": ("compressed-tensors", {"scheme": "fp8_e4m3"}),

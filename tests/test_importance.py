@@ -329,7 +329,10 @@ def test_either_side_s_names_are_known(
     wanted = aq.quantize_checkpoint(
         model, tmp_path / "w", importance=table_of(importance), **options
     )
-    aq.write_imatrix(table_of(theirs), tmp_path / "i.gguf")
+    aq.write_imatrix(table_of(importance), tmp_path / "i.gguf")
+    assert set(aq.read_imatrix(tmp_path / "i.gguf")["layer_name"].to_pylist()) == set(theirs)
+    with pytest.raises(ValueError, match=r"llama\.cpp has no name for 'unheard.of'"):
+        aq.write_imatrix(table_of({"unheard.of": np.ones(3)}), tmp_path / "j.dat")
     found = aq.quantize_checkpoint(model, tmp_path / "d", importance=tmp_path / "i.gguf", **options)
     assert payload(found) == payload(wanted)
     # And the other way round: a GGUF model with a table of Hugging Face's names.

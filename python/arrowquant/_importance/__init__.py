@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -105,9 +105,9 @@ class Importance:
         known = dict(
             zip(*(self.table[n].to_pylist() for n in self.table.column_names), strict=True)
         )
-        found = _of_layers(known, layers, dict)
+        found = _of_layers(known, layers, {})
         if not found and known and layers:
-            found = _of_layers(known, layers, lambda: _other_names(source, list(known), layers))
+            found = _of_layers(known, layers, _other_names(source, list(known), layers))
         if known and layers and not found:
             here, there = (", ".join(map(repr, list(x)[:_SHOWN])) for x in (layers, known))
             raise ValueError(
@@ -129,10 +129,10 @@ class Importance:
 
 
 def _of_layers(
-    known: dict[str, Any], layers: dict[str, Any], names: Callable[[], dict[str, str]]
+    known: dict[str, Any], layers: dict[str, Any], theirs: dict[str, str]
 ) -> dict[str, Any]:
-    """What a table has of each layer; `names` are the table's names of some."""
-    theirs, found = names(), {}
+    """What a table has of each layer; `theirs` are the table's names of some."""
+    found = {}
     for name, row in layers.items():
         own = theirs.get(name, name)
         stem, index = imatrix.matrix(own)
@@ -182,9 +182,8 @@ def read_table(given: Any) -> pa.Table:
     Raises:
         OSError, TypeError, ValueError: It can't be read, or lacks a column.
     """
-    path, table = _table(given)
+    _, table = _table(given)
     Importance.read(table)
-    del path
     return table
 
 

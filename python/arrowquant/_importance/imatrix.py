@@ -55,7 +55,7 @@ def write_imatrix(
 
     Args:
         importance: A table `layer_name, importance`, and `tokens` where it is known; or its file.
-            Layers have GGUF's names. Rows `NAME[INDEX]` go into one stack.
+            Hugging Face's names become llama.cpp's. Rows `NAME[INDEX]` go into one stack.
         path: `.gguf`, or the older `.dat`, which older tools read.
         overwrite: Replace a file.
 
@@ -64,7 +64,9 @@ def write_imatrix(
 
     Raises:
         OSError: The file can't be written, or exists.
-        ValueError: A stack lacks a matrix, or its matrices have other numbers of columns.
+        ValueError: A stack lacks a matrix, or its matrices have other numbers of columns; or
+            llama.cpp has no name for a layer.
+        ImportError: The package gguf is needed, and not installed.
     """
     from arrowquant._importance import read_table
 
@@ -73,7 +75,7 @@ def write_imatrix(
         raise ValueError(f"{target}: an importance matrix is a .gguf or .dat file.")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target}: exists. Remove it, or say overwrite=True.")
-    entries = _stacked(table)
+    entries = _stacked(_with_names_of_gguf(table))
     write = _write_gguf if target.suffix.lower() == ".gguf" else _write_dat
     write(entries, target)
     return target
@@ -153,6 +155,24 @@ def _of_dat(path: Path) -> list[tuple[str, Any, int]]:
         values = np.frombuffer(take(4 * count), "<f4").astype(np.float64)
         rows.append((name, None if calls == 0 else (values / calls).astype(np.float32), calls))
     return rows
+
+
+def _with_names_of_gguf(table: pa.Table) -> pa.Table:
+    from arrowquant._importance.names import are_of_gguf, to_gguf
+
+    names = table["layer_name"].to_pylist()
+    if not names or are_of_gguf(names):
+        return table
+    theirs = to_gguf(names, [])
+    unknown = [name for name in names if name not in theirs]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise ValueError(
+            f"llama.cpp has no name for '{unknown[0]}'{more}. Rename the table's layer_name, or "
+            "leave such rows out."
+        )
+    column = pa.array([theirs[name] for name in names], pa.string())
+    return table.set_column(table.schema.get_field_index("layer_name"), "layer_name", column)
 
 
 def _stacked(table: pa.Table) -> list[tuple[str, Any, list[int]]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arrowquant import _core
+from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import Dataset
 from arrowquant._export import shards
 from arrowquant._export.formats.base import Format, How, Model
@@ -121,6 +122,7 @@ class Gguf(Format):
             ("general.file_type", file_type(model)),
             ("general.quantization_version", _VERSION),
         ]
+        keys += _of_importance(model)
         # A number is a tensor of one element here; those of a stack are as many.
         tensors = [(n, dtype, shape or [1]) for group in found.groups for n, dtype, shape in group]
         writer = _core.TensorWriter.gguf(
@@ -139,6 +141,19 @@ class Gguf(Format):
             writer.finish()
         finally:
             writer.abort()
+
+
+def _of_importance(model: Model) -> list[tuple[str, int | str]]:
+    """What llama.cpp's tools say of the importance matrix that was used."""
+    if not isinstance(model.relation, Dataset):
+        return []
+    known = manifests.load_importance(model.relation.path, model.relation.manifest)
+    if known is None:
+        return []
+    return [
+        ("quantize.imatrix.file", "importance.parquet"),
+        ("quantize.imatrix.entries_count", known.table.num_rows),
+    ]
 
 
 def file_type(model: Model) -> int:
