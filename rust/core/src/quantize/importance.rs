@@ -16,8 +16,8 @@ use crate::monitor::Monitor;
 use crate::relation::weights::Weights;
 use crate::tile::Place;
 
-/// Tiles whose sums are in memory at once.
-const AT_ONCE: usize = 256;
+/// Tiles whose sums are in memory at once: those of wide rows take half a megabyte each.
+const AT_ONCE: usize = 32;
 /// A column's variance is taken for at least so much of the mean one.
 const LEAST: f64 = 1e-3;
 
