@@ -149,6 +149,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "i.parquet"
     done = run("importance", folder, "-o", out, "--tokens", 256)
     assert f"{out}: 21 layers, of 256 tokens of random tokens" in done.stdout
+    assert f"Next: arrowquant quantize {folder} -o OUT --search weighted" in done.stdout
     assert rows(pq.read_table(out)).keys() == rows(aq.importance(folder, tokens=256)).keys()
     run("importance", folder, "-o", out, status=2)
     said = ("--scheme", "mlx4", "--search", "weighted", "--importance", out)

@@ -115,6 +115,22 @@ def test_a_job_stops_resumes_and_has_the_same_bytes(
     assert payload(resumed) == payload(whole)
 
 
+def test_layers_that_the_table_lacks_are_named(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    first, *others = importance
+    options: dict[str, Any] = {"scheme": "int4", "search": "weighted", "overwrite": True}
+    some = table_of({name: importance[name] for name in others})
+    with pytest.warns(aq.QuantizationWarning, match=rf"lacks 1 of 6 layers.*: '{first}'\.$"):
+        found = aq.quantize_checkpoint(model, tmp_path / "d", importance=some, **options)
+    alone = aq.quantize_checkpoint(model, tmp_path / "w", **options)
+    assert payload(found)[first] == payload(alone)[first]
+    # Another job in its place, without a table, leaves none.
+    assert (tmp_path / "d" / "importance.parquet").exists()
+    aq.quantize_checkpoint(model, tmp_path / "d", scheme="int8", overwrite=True)
+    assert not (tmp_path / "d" / "importance.parquet").exists()
+
+
 def test_parts_of_layers_know_their_columns(
     model: Path, importance: dict[str, Array], tmp_path: Path
 ) -> None:

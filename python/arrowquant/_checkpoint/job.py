@@ -159,6 +159,8 @@ class Job:
         source = self._source
         resolved = request.resolve(self._outline, source)
         plan = plans.rows(resolved)
+        if request.importance is not None:
+            request.importance.say_missing(plan)
         schema = plans.without_columns(source.schema)
         quantizer = _core.Quantizer(schema, plans.table(plan), request.options(), 0)
         _core.check_storable(quantizer.schemas[0])
@@ -258,7 +260,7 @@ class Job:
         manifest.attempts.append(attempt)
         manifests.save(self._destination, manifest)
         manifests.save_metadata(self._destination, self._source.metadata)
-        if self._request.importance is not None and not self._request.retry_failed:
+        if not self._request.retry_failed:
             manifests.save_importance(self._destination, self._request.importance)
         manifests.clean(self._destination, manifest)
         return attempt

@@ -135,9 +135,12 @@ def _dump(value: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
-def save_importance(dataset: Path, importance: Importance) -> None:
+def save_importance(dataset: Path, importance: Importance | None) -> None:
     """Write how much columns mattered, for a retry."""
-    importance.save(dataset / _IMPORTANCE)
+    if importance is not None:
+        importance.save(dataset / _IMPORTANCE)
+    else:
+        (dataset / _IMPORTANCE).unlink(missing_ok=True)
 
 
 def load_importance(dataset: Path, manifest: Manifest) -> Importance | None:

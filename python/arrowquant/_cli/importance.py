@@ -60,5 +60,6 @@ def importance(
         seen = table["tokens"][0].as_py() if table.num_rows else 0
         source = table["source"][0].as_py() if table.num_rows else "nothing"
         typer.echo(f"{output}: {table.num_rows} layers, of {seen} tokens of {source}")
-        typer.echo(f"arrowquant quantize {model} --search weighted --importance {output} ...")
+        said = f"--search weighted --importance {output}"
+        typer.echo(f"Next: arrowquant quantize {model} -o OUT {said}")
     return OK

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from arrowquant import _core
+from arrowquant._errors import QuantizationWarning
 from arrowquant._files import replacing, user_path
 from arrowquant._importance import imatrix
 
@@ -119,6 +121,24 @@ class Importance:
             pa.array([found[name] for name in sorted(found)], self.table.schema.field(1).type),
         ]
         return Importance(pa.Table.from_arrays(columns, schema=self.table.schema), self.path)
+
+    def say_missing(self, plan: Sequence[Mapping[str, Any]]) -> None:
+        """Warn of layers that are searched with weights and that the table does not have.
+
+        Warns:
+            QuantizationWarning: There are some.
+        """
+        known = set(self.table["layer_name"].to_pylist())
+        wanted = [row for row in plan if row["search"] == "weighted" and row["scheme"] != "none"]
+        missing = [row["layer_name"] for row in wanted if row["layer_name"] not in known]
+        if missing:
+            shown = ", ".join(map(repr, missing[:_SHOWN]))
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            message = (
+                f"{self.path or 'importance'}: lacks {len(missing)} of {len(wanted)} layers, whose "
+                f"errors are weighed by what their own weights suggest: {shown}{more}."
+            )
+            warnings.warn(QuantizationWarning(message), stacklevel=6)
 
     def save(self, path: Path) -> None:
         """Write the table beside what was done with it."""

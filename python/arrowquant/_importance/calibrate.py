@@ -36,7 +36,7 @@ CHUNK = 256
 _SEED = 0
 _WHAT = "finding importance"
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "merges.txt", "spiece.model", "*.tiktoken")
-_EXTRA = "pip install 'arrowquantize[calibrate]'"
+_EXTRA = "'arrowquantize[calibrate]'"
 
 
 def importance(
@@ -79,12 +79,7 @@ def importance(
         raise NotADirectoryError(f"{folder}: importance takes a Hugging Face directory.")
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
         raise ValueError(f"tokens must be at least 1, got {tokens!r}.")
-    for package in ("torch", "transformers", "accelerate"):
-        try:
-            needed(package, _WHAT)
-        except ImportError as error:
-            raise ImportError(f"finding importance takes {package}: {_EXTRA}.") from error
-    torch = needed("torch", _WHAT)
+    torch, *_ = (needed(name, _WHAT, _EXTRA) for name in ("torch", "transformers", "accelerate"))
     before = torch.get_num_threads()
     torch.set_num_threads(_core.thread_count(threads))
     try:

@@ -249,8 +249,8 @@ def _write_dat(entries: list[tuple[str, Any, list[int]]], path: Path) -> None:
         file.write(struct.pack("<i", 1) + text("arrowquant"))
 
 
-def needed(package: str, what: str) -> Any:
-    """Import a package of an extra.
+def needed(package: str, what: str, install: str | None = None) -> Any:
+    """Import a package that not everybody has; `install` is what pip takes, if not its name.
 
     Raises:
         ImportError: It is not installed; the text says how to.
@@ -260,4 +260,6 @@ def needed(package: str, what: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f"{what} takes the package {package}: pip install {package}.") from error
+        raise ImportError(
+            f"{what} takes the package {package}: pip install {install or package}."
+        ) from error
