@@ -370,4 +370,6 @@ def test_weights_of_any_shape_weigh_themselves(
         )
         assert one.quantized.equals(two.quantized)
         usual = quantized(array, "none", scheme)
-        assert one.quantized["snr_db"][0].as_py() > usual["snr_db"] - 3
+        # It has none where nothing is lost.
+        found = one.quantized["snr_db"][0].as_py()
+        assert found is None or found > usual["snr_db"] - 3

@@ -70,7 +70,7 @@ pub(crate) fn encode<L: Lanes, B: Block>(
             for (((values, block), bounds), start) in each.zip(ranges).zip(starts) {
                 let searching = match tile.search {
                     Search::None => None,
-                    _ => Some(Searching::new(&tile.importance, values, start, room)),
+                    _ => Some(Searching::new(lanes, &tile.importance, values, start, room)),
                 };
                 B::encode(lanes, values, bounds, block, searching);
             }

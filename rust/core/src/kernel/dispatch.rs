@@ -11,7 +11,7 @@ mod tests;
 use super::block::{self, Block};
 use super::grouped::{self, Grouped};
 use super::tile::{Bounds, Buffers, Codes, Encoded, Next, Tile};
-use super::{affine, convert, metrics, stream, survey};
+use super::{affine, convert, metrics, moments, stream, survey};
 use crate::dtype::Float;
 use crate::kernel::metrics::Sums;
 use crate::lanes::{Kind, Level};
@@ -104,6 +104,10 @@ dispatch! {
 dispatch! {
     /// See [`metrics::largest_scale`].
     largest_scale = metrics::largest_scale, (scales: &[f32]) -> f32
+}
+dispatch! {
+    /// See [`moments::add`].
+    add_moments = moments::add, (values: &[f32], sums: &mut [f64], squares: &mut [f64]) -> f64
 }
 dispatch! {
     /// See [`metrics::sums_f64`].

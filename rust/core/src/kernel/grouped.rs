@@ -140,8 +140,13 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
                     let (dtype, bounds) = (tile.grouping.scale_dtype, tile.ranges[group]);
                     let mut parameters = F::fit(values, bounds, dtype, tensor_scale);
                     if tile.search != Search::None {
-                        let searching =
-                            Searching::new(&tile.importance, values, span.start, search_room);
+                        let searching = Searching::new(
+                            lanes,
+                            &tile.importance,
+                            values,
+                            span.start,
+                            search_room,
+                        );
                         let absmax = bounds.absmax();
                         if let Some(unit) = Unit::new(lanes, values, absmax, searching) {
                             let group = (values, bounds);

@@ -15,4 +15,4 @@ pub(crate) use halves::{bf16_to_f32, f16_to_f32};
 pub(crate) use level::Kind;
 pub use level::Level;
 pub(crate) use portable::Portable;
-pub(crate) use vector::{LANES, LINE, Lanes, MAGIC};
+pub(crate) use vector::{EXPONENT, LANES, LINE, Lanes, MAGIC};

@@ -1,6 +1,6 @@
 //! [`Lanes`] in plain loops over arrays, for whatever the compilation target has.
 
-use super::vector::{BELOW_HALF, HIGH_HALF, LANES, LINE, Lanes, MAGIC};
+use super::vector::{BELOW_HALF, EXPONENT, HIGH_HALF, LANES, LINE, Lanes, MAGIC};
 
 /// Stands for any CPU.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +132,28 @@ impl Lanes for Portable {
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]
+    }
+    #[inline(always)]
+    fn splat_pair(self, [low, high]: &[f32; 2]) -> Self::F32 {
+        let mut out = [*low; LANES];
+        out[LANES / 2..].fill(*high);
+        out
+    }
+    #[inline(always)]
+    fn nearest_integer(self, values: Self::F32) -> Self::F32 {
+        values.map(|value| (value + MAGIC) - MAGIC)
+    }
+    #[inline(always)]
+    fn power_of_two(self, values: Self::F32) -> Self::F32 {
+        values.map(|value| f32::from_bits(value.to_bits() & EXPONENT))
+    }
+    #[inline(always)]
+    fn look_up_at(self, indices: Self::U32, table: &[f32; 16]) -> Self::F32 {
+        indices.map(|index| table[(index & 15) as usize])
+    }
+    #[inline(always)]
+    fn look_up_eight(self, indices: Self::U32, table: &[f32; 8]) -> Self::F32 {
+        indices.map(|index| table[(index & 7) as usize])
     }
     #[inline(always)]
     fn round(self, values: Self::F32) -> (Self::U32, Self::F32) {

@@ -17,6 +17,9 @@ pub(crate) const MAGIC: f32 = 12_582_912.0;
 /// The largest number below a half: added to a magnitude just below a half, it makes less than one.
 pub(crate) const BELOW_HALF: f32 = 0.5f32.next_down();
 
+/// The bits of a float32's exponent.
+pub(crate) const EXPONENT: u32 = 0x7f80_0000;
+
 /// The upper 16 bits of a lane.
 pub(crate) const HIGH_HALF: u32 = 0xffff_0000;
 
@@ -43,6 +46,10 @@ pub(crate) trait Lanes: Copy {
     fn load_u8(self, bytes: &[u8; LANES]) -> Self::F32;
     /// The number of a table that each code stands for; codes are below 16.
     fn look_up(self, codes: &[u8; LANES], table: &[f32; 16]) -> Self::F32;
+    /// The number of a table that each index stands for; indices are below 16.
+    fn look_up_at(self, indices: Self::U32, table: &[f32; 16]) -> Self::F32;
+    /// The same of eight numbers, and indices below 8.
+    fn look_up_eight(self, indices: Self::U32, table: &[f32; 8]) -> Self::F32;
     /// The low bytes of `numbers + addend`.
     fn low_bytes(self, numbers: Self::U32, addend: u32) -> Self::U8;
     /// `numbers + addend` of both, all of the first before the second's. Numbers are int32 of 9 bits
@@ -61,8 +68,15 @@ pub(crate) trait Lanes: Copy {
     /// See [`Lanes::stream_u8`].
     fn stream_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]);
     fn splat(self, value: f32) -> Self::F32;
+    /// The first in the lower half of the lanes, the second in the upper half.
+    fn splat_pair(self, pair: &[f32; 2]) -> Self::F32;
     /// The nearest integers, of two the even one, as int32 and as float32; of magnitudes below 2^22.
     fn round(self, values: Self::F32) -> (Self::U32, Self::F32);
+
+    /// The same as float32 alone.
+    fn nearest_integer(self, values: Self::F32) -> Self::F32;
+    /// The largest powers of two not above the magnitudes, of normal numbers; else zero, or infinity.
+    fn power_of_two(self, values: Self::F32) -> Self::F32;
 
     /// The numbers without their fractions, as int32; of magnitudes below 2^31.
     fn truncate(self, values: Self::F32) -> Self::U32;

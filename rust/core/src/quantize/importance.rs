@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::input::{Input, Room};
 use super::job::{Job, check_importance, width};
 use super::rows::Rows;
+use crate::kernel::dispatch::add_moments;
 use crate::kernel::tile::{Importance, Search};
 use crate::lanes::Level;
 use crate::monitor::Monitor;
@@ -70,14 +71,6 @@ pub(super) fn importances<'a>(
     found
 }
 
-/// Sums over some elements.
-#[derive(Clone, Copy, Default)]
-struct Moments {
-    count: f64,
-    sum: f64,
-    squares: f64,
-}
-
 /// What the weights suggest, where nothing is known of the layer's inputs: a column matters by the
 /// reciprocal of its variance, since models balance large inputs with small weights, and a weight by
 /// `√(2σ² + w²)`, σ² being its row's mean square. A part of a layer knows its own weights only.
@@ -94,8 +87,9 @@ fn suggested<'a>(
 ) -> Columns<'a> {
     let tiling = job.tiling();
     let input = Input::of(weights, row, job);
-    let mut columns = vec![Moments::default(); width];
-    let mut rows = vec![Moments::default(); (first + job.elements()).div_ceil(width)];
+    let end = first + job.elements();
+    let (mut sums, mut squares) = (vec![0.0; width], vec![0.0; width]);
+    let mut rows = vec![0.0; end.div_ceil(width)];
     for start in (0..tiling.len()).step_by(AT_ONCE) {
         let some = start..(start + AT_ONCE).min(tiling.len());
         let tiles: Vec<_> = pool.install(|| {
@@ -104,22 +98,30 @@ fn suggested<'a>(
                     let place = tiling.place(tile);
                     (!monitor.is_cancelled()).then(|| {
                         let values = input.floats(level, &place, room, values);
-                        sums(values, first + place.elements.start, width)
+                        Tally::of(level, values, first + place.elements.start, width)
                     })
                 })
                 .flatten()
                 .collect()
         });
-        for (of_columns, of_rows) in tiles {
-            for (at, own) in of_columns {
-                columns[at].add(&own);
+        for tally in tiles {
+            for (at, (sum, square)) in tally.sums.iter().zip(&tally.squares).enumerate() {
+                let column = (tally.first + at) % width;
+                sums[column] += sum;
+                squares[column] += square;
             }
-            for (at, own) in of_rows {
-                rows[at].add(&own);
+            for (own, row) in tally.rows.iter().zip(&mut rows[tally.first / width..]) {
+                *row += own;
             }
         }
     }
-    let variances: Vec<f64> = columns.iter().map(Moments::variance).collect();
+    let variance = |column: usize| {
+        // Rows that reach it, but for a first one that begins behind it.
+        let count = (end - column.min(end)).div_ceil(width) - usize::from(column < first);
+        let (count, mean) = (count.max(1) as f64, sums[column] / count.max(1) as f64);
+        (squares[column] / count - mean * mean).max(0.0)
+    };
+    let variances: Vec<f64> = (0..width).map(variance).collect();
     let mean = variances.iter().sum::<f64>() / width as f64;
     if !mean.is_normal() {
         return Columns { columns: Cow::Borrowed(&[]), rows: Vec::new(), first };
@@ -129,60 +131,45 @@ fn suggested<'a>(
         true => 1.0,
         false => (mean / variance.max(LEAST * mean)) as f32,
     };
-    let spread = |row: &Moments| (2.0 * row.squares / row.count.max(1.0)) as f32;
+    let spread = |(row, squares): (usize, &f64)| {
+        let elements = (row * width).max(first)..((row + 1) * width).min(end);
+        (2.0 * squares / elements.len().max(1) as f64) as f32
+    };
     Columns {
         columns: variances.iter().map(suggest).collect(),
-        rows: rows.iter().map(spread).collect(),
+        rows: rows.iter().enumerate().map(spread).collect(),
         first,
     }
 }
 
-impl Moments {
-    fn add(&mut self, other: &Self) {
-        self.count += other.count;
-        self.sum += other.sum;
-        self.squares += other.squares;
-    }
-
-    fn variance(&self) -> f64 {
-        let mean = self.sum / self.count.max(1.0);
-        (self.squares / self.count.max(1.0) - mean * mean).max(0.0)
-    }
+/// Sums over a tile.
+struct Tally {
+    /// Where its first element lies, counted from a row's beginning.
+    first: usize,
+    /// Of each column that it touches, from its first element's on: sums, and sums of squares.
+    sums: Vec<f64>,
+    squares: Vec<f64>,
+    /// The sum of squares of each row that it touches.
+    rows: Vec<f64>,
 }
 
-/// Sums with the numbers of the columns or rows that they are of.
-type Tally = Vec<(usize, Moments)>;
-
-/// The sums of the columns and of the rows that a tile's values touch, which begin at element `first`,
-/// counted from a row's beginning.
-fn sums(values: &[f32], first: usize, width: usize) -> (Tally, Tally) {
-    let count = values.len().min(width);
-    let mut columns = vec![Moments::default(); count];
-    let mut rows = Vec::with_capacity(values.len() / width + 2);
-    let (mut rest, mut at) = (values, first);
-    while !rest.is_empty() {
-        let column = at % width;
-        let (own, others) = rest.split_at(rest.len().min(width - column));
-        let mut row = Moments { count: own.len() as f64, ..Moments::default() };
-        // Columns are counted from the tile's first one.
-        let place = (column + width - first % width) % width;
-        let (head, tail) = own.split_at(own.len().min(count - place));
-        tally(&mut columns[place..], head, &mut row);
-        tally(&mut columns, tail, &mut row);
-        rows.push((at / width, row));
-        (rest, at) = (others, at + own.len());
-    }
-    let columns = columns.into_iter().enumerate();
-    (columns.map(|(at, own)| ((first + at) % width, own)).collect(), rows)
-}
-
-fn tally(columns: &mut [Moments], values: &[f32], row: &mut Moments) {
-    for (column, value) in columns.iter_mut().zip(values) {
-        let value = f64::from(*value);
-        let square = value * value;
-        column.count += 1.0;
-        column.sum += value;
-        column.squares += square;
-        row.squares += square;
+impl Tally {
+    fn of(level: Level, values: &[f32], first: usize, width: usize) -> Self {
+        let count = values.len().min(width);
+        let (mut sums, mut squares) = (vec![0.0; count], vec![0.0; count]);
+        let mut rows = Vec::with_capacity(values.len() / width + 2);
+        let (mut rest, mut at) = (values, first);
+        while !rest.is_empty() {
+            let column = at % width;
+            let (own, others) = rest.split_at(rest.len().min(width - column));
+            // Columns are counted from the tile's first one.
+            let place = (column + width - first % width) % width;
+            let (head, tail) = own.split_at(own.len().min(count - place));
+            let mut row = add_moments(level, head, &mut sums[place..], &mut squares[place..]);
+            row += add_moments(level, tail, &mut sums, &mut squares);
+            rows.push(row);
+            (rest, at) = (others, at + own.len());
+        }
+        Self { first, sums, squares, rows }
     }
 }

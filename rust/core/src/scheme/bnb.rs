@@ -16,7 +16,7 @@ use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::{Numbers, Stored, Unit, residual_of_scale, scale};
+use crate::kernel::search::{EIGHT, Numbers, Rising, Steps, Stored, Unit, beside, scale};
 use crate::kernel::tile::{Bounds, Grouping};
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
@@ -24,9 +24,9 @@ use crate::settings::{SEARCH, Settings, Value};
 /// Elements that share a scale.
 const BLOCK: usize = 64;
 /// What the largest magnitude becomes in candidates: above 1 it is cut off.
-const REACHES: [f64; 5] = [0.93, 1.04, 1.1, 1.18, 1.3];
-/// The same of others, which of a lopsided table have the other sign.
-const OTHERS: [f64; 5] = [0.97, 1.07, 1.14, 1.24, 1.42];
+const REACHES: [f32; EIGHT - 1] = [0.96, 1.04, 1.12, -0.96, -1.0, -1.08, -1.16];
+/// The same of a table that is symmetric.
+const OF_SYMMETRIC: [f32; EIGHT - 1] = [0.92, 1.04, 1.08, 1.16, 1.2, 1.28, 1.48];
 
 /// A format of bitsandbytes.
 #[derive(Debug)]
@@ -96,20 +96,11 @@ impl<T: Table> Grouped for T {
         usual: Parameters,
         dtype: ScaleDtype,
     ) -> Parameters {
-        let mut candidates = [0.0; REACHES.len() + OTHERS.len()];
-        let sign = if T::LOPSIDED { -1.0 } else { 1.0 };
-        let (own, others) = candidates.split_at_mut(REACHES.len());
-        for (candidate, reach) in own.iter_mut().zip(REACHES) {
-            *candidate = unit.absmax / reach;
-        }
-        for (candidate, reach) in others.iter_mut().zip(OTHERS) {
-            *candidate = sign * unit.absmax / reach;
-        }
-        let first = f64::from(usual.scale) / unit.power;
-        let numbers = NumbersOf(PhantomData::<T>);
-        let first = (first, residual_of_scale(lanes, unit, first, &numbers));
-        let found = scale(lanes, unit, first, candidates, &Rounded(dtype), &numbers);
-        let scale = found.map_or(usual.scale, |scale| (scale * unit.power) as f32);
+        let first = unit.over(usual.scale);
+        let candidates = beside(first, if T::LOPSIDED { &REACHES } else { &OF_SYMMETRIC });
+        let (steps, numbers) = (Steps::of_scale(first), NumbersOf(PhantomData::<T>));
+        let found = scale(lanes, unit, steps, candidates, &Rounded(dtype), &numbers);
+        let scale = found.map_or(usual.scale, |scale| unit.times(scale));
         Parameters { scale, ..usual }
     }
 
@@ -148,12 +139,12 @@ struct Rounded(ScaleDtype);
 
 impl Stored for Rounded {
     #[inline(always)]
-    fn stored(&self, scale: f64, power: f64) -> Option<f64> {
+    fn stored(&self, scale: f64, unit: &Unit<'_>) -> Option<f64> {
         if scale == 0.0 {
             return None;
         }
-        let rounded = self.0.round((scale * power).abs()).copysign(scale);
-        (rounded != 0.0 && rounded.is_finite()).then_some(rounded / power)
+        let rounded = self.0.round((scale * unit.power).abs()).copysign(scale);
+        (rounded != 0.0 && rounded.is_finite()).then_some(rounded * unit.inverse)
     }
 }
 
@@ -163,9 +154,7 @@ struct NumbersOf<T>(PhantomData<T>);
 impl<T: Table> Numbers for NumbersOf<T> {
     #[inline(always)]
     fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
-        let mut codes = [0; LANES];
-        lanes.store_u8(lanes.low_bytes(T::find(lanes, x), 0), &mut codes);
-        lanes.look_up(&codes, &T::NUMBERS)
+        lanes.look_up_at(T::find(lanes, x), &T::NUMBERS)
     }
 }
 
@@ -274,7 +263,7 @@ const fn middles<const N: usize, const M: usize>(table: &[f32; N]) -> [f32; M] {
 pub(super) struct Nf4;
 
 impl Nf4 {
-    const MIDDLES: [f32; 15] = middles(&Self::NUMBERS);
+    const RISING: Rising = Rising::new(Self::NUMBERS);
 }
 
 impl Table for Nf4 {
@@ -300,7 +289,7 @@ impl Table for Nf4 {
 
     #[inline(always)]
     fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32 {
-        count_below(lanes, scaled, &Self::MIDDLES)
+        Self::RISING.places(lanes, scaled)
     }
 }
 
@@ -316,8 +305,8 @@ impl Fp4 {
     /// The code of each magnitude.
     const CODES: [u8; 8] = [0, 1, 6, 7, 4, 5, 2, 3];
     /// The same as numbers.
-    const RANKED: [f32; 16] = {
-        let (mut ranked, mut at) = ([0.0; 16], 0);
+    const RANKED: [f32; 8] = {
+        let (mut ranked, mut at) = ([0.0; 8], 0);
         while at < 8 {
             ranked[at] = Self::CODES[at] as f32;
             at += 1;
@@ -340,9 +329,7 @@ impl Table for Fp4 {
     #[inline(always)]
     fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32 {
         let ranks = count_below(lanes, lanes.abs(scaled), &Self::MIDDLES);
-        let mut rank = [0; LANES];
-        lanes.store_u8(lanes.low_bytes(ranks, 0), &mut rank);
-        let codes = lanes.truncate(lanes.look_up(&rank, &Self::RANKED));
+        let codes = lanes.truncate(lanes.look_up_eight(ranks, &Self::RANKED));
         lanes.add_shifted::<3>(codes, lanes.signs(lanes.bits(scaled)))
     }
 }

@@ -10,9 +10,9 @@ use crate::dtype::{Float, ScaleDtype};
 use crate::error::{InvalidSetting, Unfit};
 use crate::kernel::convert;
 use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::Numbers;
+use crate::kernel::search::Floats;
 use crate::kernel::tile::{Bounds, Grouping};
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::Lanes;
 use crate::settings::{GROUP_ROWS, GROUP_SIZE, SCALE_DTYPE, SEARCH, Settings, Value};
 
 #[derive(Debug)]
@@ -120,19 +120,7 @@ pub(super) fn encode<L: Lanes>(lanes: L, scale: f32, values: &[f32], codes: &mut
 }
 
 /// The numbers of E4M3.
-pub(super) struct E4M3;
-
-impl Numbers for E4M3 {
-    #[inline(always)]
-    fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
-        let (low, high) = (lanes.splat(-LARGEST), lanes.splat(LARGEST));
-        let (mut values, mut codes) = ([0.0; LANES], [0; LANES]);
-        lanes.store(lanes.min(lanes.larger(x, low), high), &mut values);
-        convert::from_f32(lanes, Float::F8E4M3, &values, &mut codes);
-        convert::to_f32(lanes, Float::F8E4M3, &codes, &mut values);
-        lanes.load(&values)
-    }
-}
+pub(super) const E4M3: Floats = Floats::new(LARGEST, 1.0 / 64.0, 3);
 
 /// What such codes stand for, times a scale. A code that is no number decodes to one, as from any
 /// damaged file.

@@ -5,10 +5,9 @@ use std::marker::PhantomData;
 use super::{Codec, Geometry, Layout, Said, Sums};
 use crate::dtype::{Float, ScaleDtype};
 use crate::error::Unfit;
-use crate::kernel::convert::F4_E2M1;
 use crate::kernel::dispatch;
 use crate::kernel::grouped::{self, Grouped};
-use crate::kernel::search::Numbers;
+use crate::kernel::search::Floats;
 use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
 use crate::lanes::{LANES, Lanes, Level};
 
@@ -161,16 +160,7 @@ fn fp4<L: Lanes>(lanes: L, numbers: L::F32) -> L::U32 {
 }
 
 /// The numbers of E2M1; of two that are as near, the one whose code is even.
-pub(super) struct E2M1;
-
-impl Numbers for E2M1 {
-    #[inline(always)]
-    fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
-        let mut codes = [0; LANES];
-        lanes.store_u8(lanes.low_bytes(fp4(lanes, x), 0), &mut codes);
-        lanes.look_up(&codes, &F4_E2M1)
-    }
-}
+pub(super) const E2M1: Floats = Floats::new(6.0, 1.0, 1);
 
 /// E2M1 codes of values over a scale, two in a byte, the first in the low half; of whole vectors.
 #[inline(always)]

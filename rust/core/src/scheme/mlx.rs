@@ -12,7 +12,7 @@ use crate::error::{InvalidSetting, Unfit};
 use crate::kernel::extremes::ends;
 use crate::kernel::grouped::{Grouped, Parameters};
 use crate::kernel::search::Unit;
-use crate::kernel::search::line::{Line, StoredLine, line, residual_of_line};
+use crate::kernel::search::line::{Line, StoredLine, line};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes, Portable};
 use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SEARCH, Settings, Value};
@@ -82,19 +82,19 @@ struct Rounded(ScaleDtype);
 
 impl Rounded {
     #[inline(always)]
-    fn number(&self, x: f64, power: f64) -> f64 {
+    fn number(&self, x: f64, unit: &Unit<'_>) -> f64 {
         if x == 0.0 {
             return 0.0;
         }
         let Self(dtype) = self;
-        dtype.round((x * power).abs()).max(dtype.smallest()).copysign(x) / power
+        dtype.round((x * unit.power).abs()).max(dtype.smallest()).copysign(x) * unit.inverse
     }
 }
 
 impl StoredLine for Rounded {
     #[inline(always)]
-    fn stored(&self, Line { scale, offset }: Line, power: f64) -> Option<Line> {
-        let line = Line { scale: self.number(scale, power), offset: self.number(offset, power) };
+    fn stored(&self, Line { scale, offset }: Line, unit: &Unit<'_>) -> Option<Line> {
+        let line = Line { scale: self.number(scale, unit), offset: self.number(offset, unit) };
         let fits = line.scale.is_finite() && line.offset.is_finite() && line.scale != 0.0;
         fits.then_some(line)
     }
@@ -180,17 +180,14 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
         if ends.0 == ends.1 {
             return usual;
         }
-        let over = |number: f32| f64::from(number) / unit.power;
-        let first = Line { scale: over(usual.scale), offset: over(usual.bias) };
-        let ends = [over(ends.0), over(ends.1)];
-        let usual_way = (first, residual_of_line(lanes, unit, first, Self::TOP));
-        match line(lanes, unit, Self::TOP, ends, usual_way, &Rounded(dtype)) {
-            None => usual,
-            Some(Line { scale, offset }) => {
-                let bias = (offset * unit.power) as f32;
-                Parameters { scale: (scale * unit.power) as f32, bias, ..usual }
-            }
-        }
+        let first = Line { scale: unit.over(usual.scale), offset: unit.over(usual.bias) };
+        let ends = [unit.over(ends.0), unit.over(ends.1)];
+        let found = line(lanes, unit, Self::TOP, ends, (first, first.steps()), &Rounded(dtype));
+        found.map_or(usual, |Line { scale, offset }| Parameters {
+            scale: unit.times(scale),
+            bias: unit.times(offset),
+            ..usual
+        })
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::convert::F4_E2M1;
 use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::{Numbers, Unit, choose};
+use crate::kernel::search::{Numbers, Steps, Unit, residuals};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
@@ -84,9 +84,15 @@ fn exponent<L: Lanes>(
 ) -> Parameters {
     let first = f64::from(usual.scale);
     let (less, more) = ((first / 2.0).max(SMALLEST), (first * 2.0).min(LARGEST.max(first)));
-    let scales = [first, less, more].map(|scale| scale / unit.power);
-    let found = choose(lanes, unit, scales, numbers);
-    Parameters { scale: (found * unit.power) as f32, ..usual }
+    let scales = [first, less, more].map(|scale| scale * unit.inverse);
+    let left = residuals(lanes, unit, scales.map(Steps::of_scale), numbers);
+    let (mut best, mut least) = (scales[0], left[0]);
+    for (scale, left) in scales.into_iter().zip(left) {
+        if left < least {
+            (best, least) = (scale, left);
+        }
+    }
+    Parameters { scale: unit.times(best), ..usual }
 }
 
 /// E2M1.

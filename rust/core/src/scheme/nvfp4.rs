@@ -14,7 +14,7 @@ use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::convert::{F4_E2M1, f8_e4m3_from_f32, f8_e4m3_to_f32};
 use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::{Unit, choose};
+use crate::kernel::search::{EIGHT, Unit, choose};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
@@ -30,7 +30,7 @@ const SMALLEST_SCALE: f32 = 1.0 / 512.0;
 
 /// Scales that are tried, in E4M3's steps from the one that the largest magnitude gives, which comes
 /// first.
-const STEPS: [i32; 7] = [0, -1, 1, 2, 3, 4, 5];
+const STEPS: [i32; EIGHT] = [0, -1, 1, 2, 3, 4, 5, 6];
 /// The largest E4M3 number's code.
 const TOP_CODE: i32 = 0x7e;
 
@@ -99,15 +99,15 @@ impl Grouped for Nvfp4 {
     ) -> Parameters {
         let tensor_scale = f64::from(usual.tensor_scale);
         let code = i32::from(f8_e4m3_from_f32(usual.scale));
-        let mut scales = [0.0; STEPS.len()];
+        let mut scales = [0.0; EIGHT];
         for (scale, step) in scales.iter_mut().zip(STEPS) {
             let number = f8_e4m3_to_f32((code + step).clamp(1, TOP_CODE) as u8);
             // The largest code must decode to a float32.
             let is_stored = (number * LARGEST * usual.tensor_scale).is_finite();
             let number = f64::from(if is_stored { number } else { usual.scale });
-            *scale = number * tensor_scale / unit.power;
+            *scale = number * tensor_scale * unit.inverse;
         }
-        let found = choose(lanes, unit, scales, &E2M1);
+        let found = choose(lanes, unit, &scales, &E2M1);
         Parameters { scale: (found * unit.power / tensor_scale) as f32, ..usual }
     }
 

@@ -34,7 +34,8 @@ pub(crate) fn encode<L: Lanes>(
         for at in number * part..(number + 1) * part {
             let span = spans.next();
             let values = floats(lanes, tile.values, span.clone(), buffer);
-            let searching = Searching::new(&tile.importance, values, span.start, search_room);
+            let searching =
+                Searching::new(lanes, &tile.importance, values, span.start, search_room);
             let group = fit(lanes, bits, (values, tile.ranges[at]), &grouping, searching);
             let codes = &mut codes[span];
             general::encode(bits, &group, values, codes);

@@ -3,9 +3,12 @@
 use std::arch::x86_64::*;
 
 use super::totals::totals_of_fours;
-use crate::lanes::vector::{BELOW_HALF, HIGH_HALF, LANES, LINE, Lanes};
+use crate::lanes::vector::{BELOW_HALF, EXPONENT, HIGH_HALF, LANES, LINE, Lanes};
 
 const MAGNITUDE: i32 = 0x7fff_ffff;
+
+/// To the nearest, of two the even one, without a flag of inexactness.
+const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 /// Stands for a CPU with AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +144,44 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
         cpu! { [_mm256_set1_ps(value); 2] }
+    }
+    #[inline(always)]
+    fn splat_pair(self, [low, high]: &[f32; 2]) -> Self::F32 {
+        cpu! { [_mm256_broadcast_ss(low), _mm256_broadcast_ss(high)] }
+    }
+    #[inline(always)]
+    fn nearest_integer(self, values: Self::F32) -> Self::F32 {
+        cpu! {
+            [
+                _mm256_round_ps::<NEAREST>(values[0]),
+                _mm256_round_ps::<NEAREST>(values[1]),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn power_of_two(self, values: Self::F32) -> Self::F32 {
+        cpu! {
+            let exponent = _mm256_castsi256_ps(_mm256_set1_epi32(EXPONENT as i32));
+            [_mm256_and_ps(values[0], exponent), _mm256_and_ps(values[1], exponent)]
+        }
+    }
+    #[inline(always)]
+    fn look_up_at(self, indices: Self::U32, table: &[f32; 16]) -> Self::F32 {
+        cpu! {
+            let low = _mm256_loadu_ps(table.as_ptr());
+            let high = _mm256_loadu_ps(table[8..].as_ptr());
+            [self.look_up8(indices[0], low, high), self.look_up8(indices[1], low, high)]
+        }
+    }
+    #[inline(always)]
+    fn look_up_eight(self, indices: Self::U32, table: &[f32; 8]) -> Self::F32 {
+        cpu! {
+            let table = _mm256_loadu_ps(table.as_ptr());
+            [
+                _mm256_permutevar8x32_ps(table, indices[0]),
+                _mm256_permutevar8x32_ps(table, indices[1]),
+            ]
+        }
     }
     #[inline(always)]
     fn round(self, values: Self::F32) -> (Self::U32, Self::F32) {

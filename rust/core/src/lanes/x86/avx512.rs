@@ -3,7 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::totals::totals_of_fours;
-use crate::lanes::vector::{BELOW_HALF, HIGH_HALF, LANES, LINE, Lanes};
+use crate::lanes::vector::{BELOW_HALF, EXPONENT, HIGH_HALF, LANES, LINE, Lanes};
+
+/// To the nearest, of two the even one, without a flag of inexactness.
+const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 /// Stands for a CPU with AVX2, FMA, F16C and AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +100,29 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         cpu! { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn splat_pair(self, [low, high]: &[f32; 2]) -> __m512 {
+        cpu! { _mm512_mask_mov_ps(_mm512_set1_ps(*low), 0xff00, _mm512_set1_ps(*high)) }
+    }
+    #[inline(always)]
+    fn nearest_integer(self, values: __m512) -> __m512 {
+        cpu! { _mm512_roundscale_ps::<NEAREST>(values) }
+    }
+    #[inline(always)]
+    fn power_of_two(self, values: __m512) -> __m512 {
+        cpu! { _mm512_and_ps(values, _mm512_castsi512_ps(_mm512_set1_epi32(EXPONENT as i32))) }
+    }
+    #[inline(always)]
+    fn look_up_at(self, indices: __m512i, table: &[f32; 16]) -> __m512 {
+        cpu! { _mm512_permutexvar_ps(indices, _mm512_loadu_ps(table.as_ptr())) }
+    }
+    #[inline(always)]
+    fn look_up_eight(self, indices: __m512i, table: &[f32; 8]) -> __m512 {
+        cpu! {
+            let table = _mm512_castps256_ps512(_mm256_loadu_ps(table.as_ptr()));
+            _mm512_permutexvar_ps(indices, table)
+        }
     }
     #[inline(always)]
     fn round(self, values: __m512) -> (__m512i, __m512) {

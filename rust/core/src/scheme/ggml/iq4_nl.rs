@@ -8,7 +8,7 @@ use super::small::{
     HALF, SMALL, half, inverse, join, nearest, outermost, put_half, searched, split,
 };
 use crate::kernel::block::Block;
-use crate::kernel::search::{Numbers, Searching};
+use crate::kernel::search::{EIGHT, Rising, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -22,33 +22,13 @@ const NUMBERS: [f32; 16] = [
     -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0,
     89.0, 113.0,
 ];
-/// Between them.
-pub(super) const MIDDLES: [f32; 15] = {
-    let (mut middles, mut at) = ([0.0; 15], 0);
-    while at < 15 {
-        middles[at] = f32::midpoint(NUMBERS[at], NUMBERS[at + 1]);
-        at += 1;
-    }
-    middles
-};
+/// As [`super::small::REACHES`]: the table has other numbers below zero than above.
+pub(super) const REACHES: [f32; EIGHT - 1] = [0.88, 0.96, 1.08, 1.16, -0.88, -0.92, -1.0];
 /// The code that stands for the largest magnitude.
 pub(super) const LOWEST: f32 = NUMBERS[0];
 
-/// The numbers of the table.
-pub(super) struct Table;
-
-impl Numbers for Table {
-    #[inline(always)]
-    fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
-        let mut counts = lanes.zero_u32();
-        for middle in MIDDLES {
-            counts = lanes.count_above(counts, x, lanes.splat(middle));
-        }
-        let mut codes = [0; LANES];
-        lanes.store_u8(lanes.low_bytes(counts, 0), &mut codes);
-        lanes.look_up(&codes, &NUMBERS)
-    }
-}
+/// The same by their places.
+pub(super) const TABLE: Rising = Rising::new(NUMBERS);
 
 impl Block for Iq4Nl {
     const ELEMENTS: usize = SMALL;
@@ -64,9 +44,11 @@ impl Block for Iq4Nl {
         searching: Option<Searching<'_>>,
     ) {
         let usual = outermost(values, bounds[0]) / LOWEST;
-        let d = put_half(block, 0, searched(lanes, (values, bounds), usual, &Table, searching));
+        let numbers = (&TABLE, &REACHES);
+        let found = searched(lanes, (values, bounds), usual, numbers, searching);
+        let d = put_half(block, 0, found);
         let mut codes = [0; SMALL];
-        nearest(lanes, values, inverse(d), &MIDDLES, &mut codes);
+        nearest(lanes, values, inverse(d), &TABLE, &mut codes);
         join::<HALF>(&codes, &mut block[2..]);
     }
 

@@ -6,7 +6,7 @@
 //! in `q4_0`. Source: `block_iq4_xs`, `dequantize_row_iq4_xs`.
 
 use super::blocked::Blocked;
-use super::iq4_nl::{LOWEST, MIDDLES, Table, look_up};
+use super::iq4_nl::{LOWEST, REACHES, TABLE, look_up};
 use super::levels::{LARGE, Symmetric};
 use super::small::{HALF, SMALL, half, inverse, join, nearest, split};
 use crate::kernel::block::Block;
@@ -40,7 +40,7 @@ impl Block for Iq4Xs {
         let levels = Symmetric::<PARTS>::fit(
             lanes,
             (values, bounds),
-            (&Table, [LOWEST, -32.0]),
+            (&TABLE, &REACHES, [LOWEST, -32.0]),
             (0, block),
             searching,
         );
@@ -53,7 +53,7 @@ impl Block for Iq4Xs {
         let each = values.chunks_exact(SMALL).zip(block[CODES..].chunks_exact_mut(HALF));
         for (part, (values, out)) in each.enumerate() {
             let mut codes = [0; SMALL];
-            nearest(lanes, values, inverse(levels.scale(part)), &MIDDLES, &mut codes);
+            nearest(lanes, values, inverse(levels.scale(part)), &TABLE, &mut codes);
             join::<HALF>(&codes, out);
         }
     }

@@ -1,43 +1,23 @@
 //! Blocks of 256 whose parts have scales of few bits, multiples of the block's own.
 
-use super::small::{self, beside, inverse, outermost, put_half};
+use super::small::{self, inverse, outermost, put_half};
 use crate::kernel::convert::{f16_from_f32, f16_to_f32};
-use crate::kernel::search::line::{Line, StoredLine, fit, line, residual_of_line, sum};
+use crate::kernel::search::line::{Line, best_line};
 use crate::kernel::search::{
-    Moments, Numbers, REFITS, Searching, Stored, Unit, residual_of_scale, scale,
+    EIGHT, Eight, Integers, Numbers, Searching, Totals, Unit, beside, first_largest, totals_of,
+    weights_at,
 };
 use crate::kernel::tile::Bounds;
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 
 /// Weights of a large block.
 pub(super) const LARGE: usize = 256;
 
-/// Any scale: what it is a multiple of is not known yet.
-struct Any;
-
-impl Stored for Any {
-    #[inline(always)]
-    fn stored(&self, scale: f64, _: f64) -> Option<f64> {
-        (scale != 0.0 && scale.is_finite()).then_some(scale)
-    }
-}
-
-/// Any rising line from zero or below.
-struct Down;
-
-impl StoredLine for Down {
-    #[inline(always)]
-    fn stored(&self, line: Line, _: f64) -> Option<Line> {
-        (line.scale > 0.0).then_some(Line { offset: line.offset.min(0.0), ..line })
-    }
-}
-
-/// A part of a block.
-#[inline(always)]
-fn part<'a, L: Lanes, const PARTS: usize>(lanes: L, unit: &Unit<'a>, at: usize) -> Unit<'a> {
-    let count = LARGE / PARTS;
-    unit.part(lanes, at * count, count)
-}
+/// Refits of `d` and `dmin`.
+const REFITS: usize = 2;
+/// Steps from a part's scale and minimum to others that are tried.
+const UP: [f32; EIGHT] = [0.0, 1.0, -1.0, 0.0, 0.0, 1.0, -1.0, 1.0];
+const DOWN: [f32; EIGHT] = [0.0, 0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 2.0];
 
 /// A number rounded to float16.
 #[inline(always)]
@@ -105,35 +85,80 @@ impl<const PARTS: usize> Affine<PARTS> {
         bounds: &[Bounds],
         [top, top_scale]: [f32; 2],
     ) -> Self {
-        let (mut spans, mut depths, mut sums) = ([0.0; PARTS], [0.0; PARTS], [0.0; PARTS]);
+        let (mut spans, mut depths) = ([0.0; PARTS], [0.0; PARTS]);
+        let mut known = [Totals::default(); PARTS];
         for (part, bounds) in bounds.iter().enumerate() {
-            let own = self::part::<L, PARTS>(lanes, unit, part);
-            sums[part] = sum(lanes, &own, 0.0);
-            let over = |number: f32| f64::from(number) / unit.power;
-            let ends = [over(bounds.lo), over(bounds.hi)];
+            let own = unit.part(part * (LARGE / PARTS), LARGE / PARTS);
+            let ends = [unit.over(bounds.lo), unit.over(bounds.hi)];
             let scale = (ends[1] - ends[0]) / f64::from(top);
+            known[part] = own.totals(lanes, 0.0);
             if scale > 0.0 {
-                let first = Line { scale, offset: ends[0] };
-                let found = line(lanes, &own, top, ends, (first, f64::INFINITY), &Down);
-                let found = found.unwrap_or(first);
-                spans[part] = (found.scale * unit.power) as f32;
-                depths[part] = (-found.offset * unit.power) as f32;
+                let usual = Line { scale, offset: ends[0] };
+                let Totals { sum, mass } = known[part];
+                // Less the lower end.
+                let sums = Totals { sum: sum - f64::from(ends[0] as f32) * mass, mass };
+                let found = best_line(lanes, &own, top, ends, usual, sums);
+                let found = found.filter(|line| line.scale > 0.0).unwrap_or(usual);
+                spans[part] = unit.times(found.scale);
+                depths[part] = unit.times(-found.offset).max(0.0);
             }
         }
-        let mut best = (self.refit(lanes, unit, &sums, top).0, self);
+        let mut best = (self.refit(lanes, unit, &known, top).0, self);
         if best.0 == 0.0 {
             return best.1;
         }
         let mut next = Self::of(spans, depths, top_scale);
-        for _ in 0..=REFITS {
-            let (left, refitted) = next.refit(lanes, unit, &sums, top);
+        for refit in 0..=REFITS {
+            let (left, refitted) = next.refit(lanes, unit, &known, top);
             if left < best.0 {
                 best = (left, Self { ..next });
             }
             let Some(refitted) = refitted else { break };
-            next = refitted;
+            next = match refit {
+                0 => refitted.moved(lanes, unit, &known, [top, top_scale]),
+                _ => refitted,
+            };
         }
         best.1
+    }
+
+    /// With each part's scale and minimum, or those next to them, that leave the least.
+    #[inline(always)]
+    fn moved<L: Lanes>(
+        mut self,
+        lanes: L,
+        unit: &Unit<'_>,
+        known: &[Totals; PARTS],
+        [top, top_scale]: [f32; 2],
+    ) -> Self {
+        let (d, dmin) = (unit.over(self.d) as f32, unit.over(self.dmin) as f32);
+        for (part, known) in known.iter().enumerate() {
+            let (mut levels, mut minima) = ([0.0; EIGHT], [0.0; EIGHT]);
+            let (mut inverses, mut shifts) = ([0.0; EIGHT], [0.0; EIGHT]);
+            let own = [self.scales[part], self.minima[part]].map(f32::from);
+            for at in 0..EIGHT {
+                levels[at] = (own[0] + UP[at]).max(0.0).min(top_scale);
+                minima[at] = (own[1] + DOWN[at]).max(0.0).min(top_scale);
+                let inverse = 1.0 / (d * levels[at]);
+                // Of a scale of zero all codes are.
+                inverses[at] = if levels[at] == 0.0 { 0.0 } else { inverse };
+                shifts[at] = dmin * minima[at] * inverses[at];
+            }
+            let own = unit.part(part * (LARGE / PARTS), LARGE / PARTS);
+            let found = Eight::of_lines(lanes, &own, (inverses, shifts, 0.0), top);
+            let (sum, mass) = (known.sum as f32, known.mass as f32);
+            let mut gains = [0.0; EIGHT];
+            for at in 0..EIGHT {
+                // Σv² less Σ(v − (scale·c − less))²
+                let (scale, less) = (d * levels[at], dmin * minima[at]);
+                let twice = scale * found.cv[at] - less * sum;
+                let squares = scale * (scale * found.cc[at] - 2.0 * less * found.c[at]);
+                gains[at] = 2.0 * twice - squares - less * less * mass;
+            }
+            let best = first_largest(&gains);
+            (self.scales[part], self.minima[part]) = (levels[best] as u8, minima[best] as u8);
+        }
+        self
     }
 
     /// What these levels leave, and those with the best `d` and `dmin` for their codes.
@@ -142,23 +167,18 @@ impl<const PARTS: usize> Affine<PARTS> {
         &self,
         lanes: L,
         unit: &Unit<'_>,
-        sums: &[f64; PARTS],
+        known: &[Totals; PARTS],
         top: f32,
     ) -> (f64, Option<Self>) {
-        let (d, dmin) = (f64::from(self.d) / unit.power, f64::from(self.dmin) / unit.power);
-        let mut left = 0.0;
-        let (mut dd, mut dm, mut mm, mut dv, mut mv) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for (part, sum) in sums.iter().enumerate() {
-            let own = self::part::<L, PARTS>(lanes, unit, part);
-            let (s, m) = (f64::from(self.scales[part]), f64::from(self.minima[part]));
-            let found = Line { scale: d * s, offset: -dmin * m };
-            let fit = fit(lanes, &own, found, top, (*sum, 0.0));
-            left += residual_of_line(lanes, &own, found, top);
-            dd += s * s * fit.moments.cc;
-            dm += s * m * fit.moments.c;
-            mm += m * m * own.mass;
-            dv += s * fit.moments.cv;
-            mv += m * *sum;
+        let [left, dd, dm, dv] = match unit.weights.is_empty() {
+            true => self.sums::<L, false>(lanes, unit, top),
+            false => self.sums::<L, true>(lanes, unit, top),
+        };
+        let (mut mm, mut mv) = (0.0, 0.0);
+        for (minimum, known) in self.minima.iter().zip(known) {
+            let m = f64::from(*minimum);
+            mm += m * m * known.mass;
+            mv += m * known.sum;
         }
         // v ≈ d·s·c − dmin·m
         let determinant = dd * mm - dm * dm;
@@ -167,9 +187,50 @@ impl<const PARTS: usize> Affine<PARTS> {
         } else {
             (if dd > 0.0 { dv / dd } else { 0.0 }, 0.0)
         };
-        let (d, dmin) = (to_half((d * unit.power) as f32), to_half((dmin * unit.power) as f32));
+        let (d, dmin) = (to_half(unit.times(d)), to_half(unit.times(dmin)));
         let fits = d > 0.0 && d.is_finite() && dmin >= 0.0 && dmin.is_finite();
         (left, fits.then_some(Self { d, dmin, ..*self }))
+    }
+
+    /// What the codes `c` leave of values `v`; `Σ(sc)²`, `Σmsc` and `Σscv` of parts with `s` and `m`.
+    #[inline(always)]
+    fn sums<L: Lanes, const WEIGHED: bool>(&self, lanes: L, unit: &Unit<'_>, top: f32) -> [f64; 4] {
+        let (d, dmin) = (unit.over(self.d) as f32, unit.over(self.dmin) as f32);
+        let (mut scales, mut inverses, mut less) = ([0.0; PARTS], [0.0; PARTS], [0.0; PARTS]);
+        for part in 0..PARTS {
+            scales[part] = d * f32::from(self.scales[part]);
+            less[part] = dmin * f32::from(self.minima[part]);
+            let inverse = 1.0 / scales[part];
+            inverses[part] = if scales[part] == 0.0 { 0.0 } else { inverse };
+        }
+        let (numbers, zero) = (Integers { low: 0.0, high: top }, lanes.splat(0.0));
+        let (mut left, mut dd, mut dm, mut dv) = (zero, zero, zero, zero);
+        let vectors = unit.values.as_chunks::<LANES>().0;
+        for part in 0..PARTS {
+            let (inverse, scale) = (lanes.splat(inverses[part]), lanes.splat(scales[part]));
+            let (shift, less) = (lanes.splat(less[part] * inverses[part]), lanes.splat(less[part]));
+            let s = lanes.splat(f32::from(self.scales[part]));
+            let m = lanes.splat(f32::from(self.minima[part]));
+            let each = LARGE / PARTS / LANES;
+            for (at, values) in vectors.iter().enumerate().skip(part * each).take(each) {
+                let values = lanes.load(values);
+                let scaled = lanes.add(lanes.mul(values, inverse), shift);
+                let code = numbers.nearest(lanes, scaled);
+                let error = lanes.sub(values, lanes.sub(lanes.mul(code, scale), less));
+                let number = lanes.mul(code, s);
+                let weight = weights_at::<L, WEIGHED>(lanes, unit, at);
+                let (weighed, weighed_error) = if WEIGHED {
+                    (lanes.mul(number, weight), lanes.mul(error, weight))
+                } else {
+                    (number, error)
+                };
+                left = lanes.add(left, lanes.mul(weighed_error, error));
+                dd = lanes.add(dd, lanes.mul(weighed, number));
+                dm = lanes.add(dm, lanes.mul(weighed, m));
+                dv = lanes.add(dv, lanes.mul(weighed, values));
+            }
+        }
+        totals_of(lanes, [left, dd, dm, dv])
     }
 
     /// The codes of all values.
@@ -199,7 +260,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     pub(super) fn fit<L: Lanes>(
         lanes: L,
         (values, bounds): (&[f32], &[Bounds]),
-        (numbers, [lowest, lowest_scale]): (&impl Numbers, [f32; 2]),
+        (numbers, reaches, [lowest, lowest_scale]): (&impl Numbers, &[f32; EIGHT - 1], [f32; 2]),
         (at, block): (usize, &mut [u8]),
         searching: Option<Searching<'_>>,
     ) -> Self {
@@ -212,7 +273,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
         let unit = searching.and_then(|with| Unit::new(lanes, values, absmax, with));
         let levels = match unit {
-            Some(unit) => usual.searched(lanes, &unit, spans, numbers, lowest_scale),
+            Some(unit) => usual.searched(lanes, &unit, spans, (numbers, reaches), lowest_scale),
             None => usual,
         };
         put_half(block, at, levels.d);
@@ -244,16 +305,17 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         lanes: L,
         unit: &Unit<'_>,
         mut spans: [f32; PARTS],
-        numbers: &impl Numbers,
+        (numbers, reaches): (&impl Numbers, &[f32; EIGHT - 1]),
         lowest_scale: f32,
     ) -> Self {
         for (part, span) in spans.iter_mut().enumerate() {
             if *span != 0.0 {
-                let own = self::part::<L, PARTS>(lanes, unit, part);
-                let first = f64::from(*span) / unit.power;
-                let found =
-                    scale(lanes, &own, (first, f64::INFINITY), beside(first), &Any, numbers);
-                *span = (found.unwrap_or(first) * unit.power) as f32;
+                let own = unit.part(part * (LARGE / PARTS), LARGE / PARTS);
+                let candidates = beside(unit.over(*span), reaches);
+                let best = Eight::of_inverses(lanes, &own, candidates, numbers).best_scale();
+                if best != 0.0 {
+                    *span = unit.times(best);
+                }
             }
         }
         let mut best = (self.refit(lanes, unit, numbers).0, self);
@@ -277,20 +339,52 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     /// What these levels leave, and the best `d` for their codes.
     #[inline(always)]
     fn refit<L: Lanes>(&self, lanes: L, unit: &Unit<'_>, numbers: &impl Numbers) -> (f64, f32) {
-        let (mut left, mut ss, mut sv) = (0.0, 0.0, 0.0);
-        for (part, multiple) in self.scales.iter().enumerate() {
-            let s = f64::from(*multiple);
-            let scale = f64::from(self.d) / unit.power * s;
-            let own = self::part::<L, PARTS>(lanes, unit, part);
-            left += residual_of_scale(lanes, &own, scale, numbers);
-            if scale != 0.0 {
-                let moments = Moments::scaled(lanes, &own, scale, numbers);
-                ss += s * s * moments.cc;
-                sv += s * moments.cv;
+        let [left, ss, sv, _] = match unit.weights.is_empty() {
+            true => self.sums::<L, _, false>(lanes, unit, numbers),
+            false => self.sums::<L, _, true>(lanes, unit, numbers),
+        };
+        (left, to_half(if ss > 0.0 { unit.times(sv / ss) } else { 0.0 }))
+    }
+
+    /// What the codes as numbers `c` leave of values `v`; `Σ(sc)²` and `Σscv` of parts with `s`.
+    #[inline(always)]
+    fn sums<L: Lanes, N: Numbers, const WEIGHED: bool>(
+        &self,
+        lanes: L,
+        unit: &Unit<'_>,
+        numbers: &N,
+    ) -> [f64; 4] {
+        let d = unit.over(self.d) as f32;
+        let (mut scales, mut inverses) = ([0.0; PARTS], [0.0; PARTS]);
+        for part in 0..PARTS {
+            scales[part] = d * f32::from(self.scales[part]);
+            let inverse = 1.0 / scales[part];
+            inverses[part] = if scales[part] == 0.0 { 0.0 } else { inverse };
+        }
+        let zero = lanes.splat(0.0);
+        let (mut left, mut ss, mut sv) = (zero, zero, zero);
+        let vectors = unit.values.as_chunks::<LANES>().0;
+        for part in 0..PARTS {
+            let (inverse, scale) = (lanes.splat(inverses[part]), lanes.splat(scales[part]));
+            let s = lanes.splat(f32::from(self.scales[part]));
+            let each = LARGE / PARTS / LANES;
+            for (at, values) in vectors.iter().enumerate().skip(part * each).take(each) {
+                let values = lanes.load(values);
+                let code = numbers.nearest(lanes, lanes.mul(values, inverse));
+                let error = lanes.sub(values, lanes.mul(code, scale));
+                let number = lanes.mul(code, s);
+                let weight = weights_at::<L, WEIGHED>(lanes, unit, at);
+                let (weighed, weighed_error) = if WEIGHED {
+                    (lanes.mul(number, weight), lanes.mul(error, weight))
+                } else {
+                    (number, error)
+                };
+                left = lanes.add(left, lanes.mul(weighed_error, error));
+                ss = lanes.add(ss, lanes.mul(weighed, number));
+                sv = lanes.add(sv, lanes.mul(weighed, values));
             }
         }
-        let d = if ss > 0.0 { sv / ss * unit.power } else { 0.0 };
-        (left, to_half(d as f32))
+        totals_of(lanes, [left, ss, sv, zero])
     }
 
     /// The scale of a part.

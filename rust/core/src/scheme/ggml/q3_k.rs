@@ -10,7 +10,7 @@ use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric, join_bits, join_pairs, split_bits, split_pairs};
 use super::small::{HALF, Line, decode, half, inverse};
 use crate::kernel::block::Block;
-use crate::kernel::search::{Integers, Searching};
+use crate::kernel::search::{EIGHT, Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -25,6 +25,8 @@ const SCALES: usize = CODES + LARGE / 4;
 const D: usize = SCALES + 12;
 
 const NUMBERS: Integers = Integers { low: -4.0, high: 3.0 };
+/// As [`super::small::REACHES`], of three bits.
+const REACHES: [f32; EIGHT - 1] = [0.8, 0.92, 1.08, 1.16, 1.4, 1.8, -1.12];
 
 impl Block for Q3K {
     const ELEMENTS: usize = LARGE;
@@ -43,7 +45,7 @@ impl Block for Q3K {
         let levels = Symmetric::<PARTS>::fit(
             lanes,
             (values, bounds),
-            (&NUMBERS, [-4.0, -32.0]),
+            (&NUMBERS, &REACHES, [-4.0, -32.0]),
             (D, block),
             searching,
         );

@@ -6,7 +6,7 @@
 
 use super::blocked::Blocked;
 use super::small::{
-    HALF, Line, SMALL, decode, half, inverse, join, outermost, put_half, searched, split,
+    HALF, Line, REACHES, SMALL, decode, half, inverse, join, outermost, put_half, searched, split,
 };
 use crate::kernel::block::Block;
 use crate::kernel::search::{Integers, Searching};
@@ -34,7 +34,7 @@ impl Block for Q40 {
         searching: Option<Searching<'_>>,
     ) {
         let usual = outermost(values, bounds[0]) / -8.0;
-        let d = searched(lanes, (values, bounds), usual, &NUMBERS, searching);
+        let d = searched(lanes, (values, bounds), usual, (&NUMBERS, &REACHES), searching);
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 8.5, top: 15.0 };
         let mut codes = [0; SMALL];

@@ -6,7 +6,7 @@
 
 use super::blocked::Blocked;
 use super::small::{
-    HALF, Line, SMALL, add_fifth_bits, decode, fifth_bits, half, inverse, join, outermost,
+    HALF, Line, REACHES, SMALL, add_fifth_bits, decode, fifth_bits, half, inverse, join, outermost,
     put_half, searched, split,
 };
 use crate::kernel::block::Block;
@@ -35,7 +35,7 @@ impl Block for Q50 {
         searching: Option<Searching<'_>>,
     ) {
         let usual = outermost(values, bounds[0]) / -16.0;
-        let d = searched(lanes, (values, bounds), usual, &NUMBERS, searching);
+        let d = searched(lanes, (values, bounds), usual, (&NUMBERS, &REACHES), searching);
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 16.5, top: 31.0 };
         let mut codes = [0; SMALL];

@@ -7,7 +7,7 @@
 
 use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric, join_pairs, split_pairs};
-use super::small::{HALF, Line, decode, half, inverse, join, split};
+use super::small::{HALF, Line, REACHES, decode, half, inverse, join, split};
 use crate::kernel::block::Block;
 use crate::kernel::search::{Integers, Searching};
 use crate::kernel::tile::Bounds;
@@ -44,7 +44,7 @@ impl Block for Q6K {
         let levels = Symmetric::<PARTS>::fit(
             lanes,
             (values, bounds),
-            (&NUMBERS, [-32.0, -128.0]),
+            (&NUMBERS, &REACHES, [-32.0, -128.0]),
             (D, block),
             searching,
         );

@@ -5,7 +5,7 @@
 use super::blocked::Blocked;
 use super::small::{half, inverse, put_half, searched};
 use crate::kernel::block::Block;
-use crate::kernel::search::{Integers, Searching};
+use crate::kernel::search::{EIGHT, Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -15,6 +15,9 @@ pub(in crate::scheme) static Q8_0: Blocked<Q80> = Blocked::new("q8_0");
 pub(in crate::scheme) struct Q80;
 
 const NUMBERS: Integers = Integers { low: -127.0, high: 127.0 };
+
+/// As [`super::small::REACHES`], of eight bits: a value that is cut off costs more.
+const REACHES: [f32; EIGHT - 1] = [0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 1.005];
 
 impl Block for Q80 {
     const ELEMENTS: usize = 32;
@@ -30,7 +33,7 @@ impl Block for Q80 {
         searching: Option<Searching<'_>>,
     ) {
         let usual = bounds[0].absmax() / 127.0;
-        let d = searched(lanes, (values, bounds), usual, &NUMBERS, searching);
+        let d = searched(lanes, (values, bounds), usual, (&NUMBERS, &REACHES), searching);
         let inverse = lanes.splat(inverse(d));
         let (low, high) = (lanes.splat(NUMBERS.low), lanes.splat(NUMBERS.high));
         put_half(block, 0, d);

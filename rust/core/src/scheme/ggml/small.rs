@@ -2,7 +2,7 @@
 
 use crate::kernel::convert::{f16_from_f32, f16_to_f32};
 use crate::kernel::search::line::StoredLine;
-use crate::kernel::search::{self, Integers, Numbers, Searching, Stored, Unit};
+use crate::kernel::search::{self, EIGHT, Numbers, Rising, Searching, Steps, Stored, Unit};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -41,52 +41,37 @@ pub(super) fn outermost(values: &[f32], Bounds { lo, hi }: Bounds) -> f32 {
     values.iter().copied().find(|value| value.abs() == hi).unwrap_or(0.0)
 }
 
-/// What the outermost value becomes, over what it becomes at the usual scale: above 1 it is cut off.
-const REACHES: [f64; 5] = [0.92, 1.04, 1.1, 1.18, 1.3];
-/// The same where it becomes the outermost number of the other sign.
-const OTHERS: [f64; 2] = [0.88, 1.0];
+/// What the outermost value becomes, over what it becomes at the usual scale: above 1 it is cut off; below
+/// zero it becomes the outermost number of the other sign.
+pub(super) const REACHES: [f32; EIGHT - 1] = [0.88, 0.96, 1.04, 1.08, 1.12, 1.2, 1.36];
 
 /// Scales of float16, of any sign.
 struct Half;
 
 impl Half {
     #[inline(always)]
-    fn number(x: f64, power: f64) -> f64 {
-        f64::from(f16_to_f32(f16_from_f32((x * power) as f32))) / power
+    fn number(x: f64, unit: &Unit<'_>) -> f64 {
+        unit.over(f16_to_f32(f16_from_f32(unit.times(x))))
     }
 }
 
 impl Stored for Half {
     #[inline(always)]
-    fn stored(&self, scale: f64, power: f64) -> Option<f64> {
-        let rounded = Self::number(scale, power);
+    fn stored(&self, scale: f64, unit: &Unit<'_>) -> Option<f64> {
+        let rounded = Self::number(scale, unit);
         (rounded != 0.0 && rounded.is_finite()).then_some(rounded)
     }
 }
 
 impl StoredLine for Half {
     #[inline(always)]
-    fn stored(&self, line: search::line::Line, power: f64) -> Option<search::line::Line> {
+    fn stored(&self, line: search::line::Line, unit: &Unit<'_>) -> Option<search::line::Line> {
         let line = search::line::Line {
-            scale: Self::number(line.scale, power),
-            offset: Self::number(line.offset, power),
+            scale: Self::number(line.scale, unit),
+            offset: Self::number(line.offset, unit),
         };
         (line.scale > 0.0 && line.scale.is_finite() && line.offset.is_finite()).then_some(line)
     }
-}
-
-/// Candidates beside a scale that maps the outermost value to the outermost number.
-#[inline(always)]
-pub(super) fn beside(usual: f64) -> [f64; REACHES.len() + OTHERS.len()] {
-    let mut candidates = [0.0; REACHES.len() + OTHERS.len()];
-    let (own, others) = candidates.split_at_mut(REACHES.len());
-    for (candidate, reach) in own.iter_mut().zip(REACHES) {
-        *candidate = usual / reach;
-    }
-    for (candidate, reach) in others.iter_mut().zip(OTHERS) {
-        *candidate = -usual / reach;
-    }
-    candidates
 }
 
 /// The scale of a block, given the usual one; itself where there is nothing to search with.
@@ -95,19 +80,18 @@ pub(super) fn searched<L: Lanes>(
     lanes: L,
     (values, bounds): (&[f32], &[Bounds]),
     usual: f32,
-    numbers: &impl Numbers,
+    (numbers, reaches): (&impl Numbers, &[f32; EIGHT - 1]),
     searching: Option<Searching<'_>>,
 ) -> f32 {
     let Some(searching) = searching else { return usual };
     let Some(unit) = Unit::new(lanes, values, bounds[0].absmax(), searching) else { return usual };
-    let Some(first) = Stored::stored(&Half, f64::from(usual) / unit.power, unit.power) else {
-        return usual;
-    };
+    let exact = unit.over(usual);
+    let Some(first) = Stored::stored(&Half, exact, &unit) else { return usual };
     // Codes are found with the scale before it is rounded.
-    let inverse = (unit.power / f64::from(usual)) as f32;
-    let least = search::residual(lanes, &unit, [inverse, 0.0], [first as f32, 0.0], numbers);
-    let found = search::scale(lanes, &unit, (first, least), beside(first), &Half, numbers);
-    found.map_or(usual, |scale| (scale * unit.power) as f32)
+    let steps = Steps { inverse: (1.0 / exact) as f32, ..Steps::of_scale(first) };
+    let candidates = search::beside(first, reaches);
+    let found = search::scale(lanes, &unit, steps, candidates, &Half, numbers);
+    found.map_or(usual, |scale| unit.times(scale))
 }
 
 /// The scale and the offset of a block with these ends, for codes up to `top`.
@@ -122,18 +106,13 @@ pub(super) fn searched_line<L: Lanes>(
     let usual = ((hi - lo) / top, lo);
     let Some(searching) = searching else { return usual };
     let Some(unit) = Unit::new(lanes, values, hi.max(-lo), searching) else { return usual };
-    let over = |number: f32| f64::from(number) / unit.power;
-    let exact = search::line::Line { scale: over(usual.0), offset: over(lo) };
-    let Some(first) = StoredLine::stored(&Half, exact, unit.power) else { return usual };
+    let exact = search::line::Line { scale: unit.over(usual.0), offset: unit.over(lo) };
+    let Some(first) = StoredLine::stored(&Half, exact, &unit) else { return usual };
     // Codes are found with both before they are rounded.
-    let to_codes = [(1.0 / exact.scale) as f32, (-exact.offset / exact.scale) as f32];
-    let decoded = [first.scale as f32, first.offset as f32];
-    let numbers = Integers { low: 0.0, high: top };
-    let least = search::residual(lanes, &unit, to_codes, decoded, &numbers);
-    let ends = [over(lo), over(hi)];
-    let found = search::line::line(lanes, &unit, top, ends, (first, least), &Half);
-    let powered = |number: f64| (number * unit.power) as f32;
-    found.map_or(usual, |line| (powered(line.scale), powered(line.offset)))
+    let steps = Steps { scale: first.scale as f32, offset: first.offset as f32, ..exact.steps() };
+    let ends = [unit.over(lo), unit.over(hi)];
+    let found = search::line::line(lanes, &unit, top, ends, (first, steps), &Half);
+    found.map_or(usual, |line| (unit.times(line.scale), unit.times(line.offset)))
 }
 
 /// How values become codes: `(w + shift)·inverse + half`, without the fraction, from 0 to `top`.
@@ -217,23 +196,18 @@ pub(super) fn add_fifth_bits(bits: u32, codes: &mut [u8; SMALL]) {
     }
 }
 
-/// The code of each value in a table of sixteen rising numbers, given the fifteen middles between them:
-/// how many of these are below it.
+/// The code of each value over a scale in a table of sixteen rising numbers.
 #[inline(always)]
 pub(super) fn nearest<L: Lanes>(
     lanes: L,
     values: &[f32],
     inverse: f32,
-    middles: &[f32; 15],
+    table: &Rising,
     codes: &mut [u8],
 ) {
     let inverse = lanes.splat(inverse);
     for (values, codes) in values.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut().0) {
-        let scaled = lanes.mul(lanes.load(values), inverse);
-        let mut counts = lanes.zero_u32();
-        for middle in middles {
-            counts = lanes.count_above(counts, scaled, lanes.splat(*middle));
-        }
-        lanes.store_u8(lanes.low_bytes(counts, 0), codes);
+        let places = table.places(lanes, lanes.mul(lanes.load(values), inverse));
+        lanes.store_u8(lanes.low_bytes(places, 0), codes);
     }
 }
