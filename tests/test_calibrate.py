@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 import arrowquant as aq
 from conftest import run
+from test_importance import payload
 
 torch = pytest.importorskip("torch", reason="of the extra 'calibrate'")
 transformers = pytest.importorskip("transformers", reason="of the extra 'calibrate'")
 pytest.importorskip("accelerate", reason="of the extra 'calibrate'")
+safetensors = pytest.importorskip("safetensors.torch")
 
 Array = np.ndarray[Any, Any]
 SIZES: dict[str, Any] = {
@@ -138,10 +141,147 @@ def test_what_it_is_not_known_for(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "unheard_of"}')
     with pytest.raises(ValueError, match=r"can.t make the model: .*\. Quantize the model without"):
         aq.importance(folder)
-    experts = transformers.MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=2)
-    folder = save(transformers.MixtralForCausalLM(experts), tmp_path / "x")
+    folder = save(made("LlamaForCausalLM"), tmp_path / "x")
+    tensors = safetensors.load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.other.weight"] = tensors.pop("model.layers.0.mlp.up_proj.weight")
+    safetensors.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="the architecture stores it otherwise"):
         aq.importance(folder)
+    transposed = transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=300)
+    folder = save(transformers.GPT2LMHeadModel(transposed), tmp_path / "t")
+    with pytest.raises(ValueError, match="have no linear layers"):
+        aq.importance(folder, tokens=32)
+
+
+EXPERTS: dict[str, dict[str, Any]] = {
+    "MixtralForCausalLM": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "Qwen3MoeForCausalLM": {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 96,
+        "decoder_sparse_step": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_experts_have_what_their_tokens_bring(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, kind).config_class(
+        **SIZES, num_key_value_heads=2, **EXPERTS[kind]
+    )
+    model = getattr(transformers, kind)(config).eval()
+    folder = save(model, tmp_path)
+    found = aq.importance(folder, tokens=256)
+    scanned = set(aq.scan(folder).layer_names)
+    assert set(rows(found)) <= scanned
+    matrices = {name for name in scanned if ".experts." in name}
+    assert matrices <= set(rows(found))
+
+    # The same from what goes into the first block's experts.
+    heard: list[Any] = []
+    block = model.model.layers[0].mlp
+    block.experts.register_forward_pre_hook(lambda _, inputs: heard.extend(inputs))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model(input_ids=torch.randint(300, (256,), generator=generator)[None])
+    hidden, chosen, _ = heard
+    up, down = ("w1", "w2") if kind == "MixtralForCausalLM" else ("gate_proj", "down_proj")
+    by_name = {row["layer_name"]: row for row in found.to_pylist()}
+    seen = [int((chosen == expert).any(-1).sum()) for expert in range(8)]
+    for expert in range(8):
+        own = hidden[(chosen == expert).any(-1)]
+        gate, lift = (own @ block.experts.gate_up_proj[expert].T).chunk(2, -1)
+        inner = torch.nn.functional.silu(gate) * lift
+        for name, values in ((up, own), (down, inner)):
+            row = next(
+                row
+                for name_, row in by_name.items()
+                if "layers.0." in name_ and f"experts.{expert}.{name}." in name_
+            )
+            assert row["tokens"] == seen[expert]
+            if seen[expert] >= 32:
+                assert row["source"] == "random tokens"
+                wanted = values.double().square().mean(0).detach().numpy()
+                np.testing.assert_allclose(row["importance"], wanted, rtol=1e-4)
+            else:
+                assert row["source"] == "random tokens, the mean of its stack"
+    assert any(number >= 32 for number in seen)
+
+
+def test_an_expert_that_saw_little_has_its_stack_s_mean(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    more = EXPERTS["MixtralForCausalLM"]
+    config = transformers.MixtralConfig(**SIZES, num_key_value_heads=2, **more)
+    folder = save(transformers.MixtralForCausalLM(config), tmp_path)
+    experts = [
+        row
+        for row in aq.importance(folder, tokens=24).to_pylist()
+        if ".experts." in row["layer_name"]
+    ]
+    assert len(experts) == 3 * 8 * 3
+    assert {row["source"] for row in experts} == {"random tokens, the mean of its stack"}
+    assert {row["tokens"] for row in experts} > {0}
+    first = [
+        row["importance"]
+        for row in experts
+        if "layers.0." in row["layer_name"] and "w1" in row["layer_name"]
+    ]
+    assert all(values == first[0] for values in first)
+    assert (
+        sum(
+            row["tokens"]
+            for row in experts
+            if "layers.0." in row["layer_name"] and "w1" in row["layer_name"]
+        )
+        == 48
+    )
+
+
+def test_auto_makes_the_table_first(tmp_path: Path) -> None:
+    folder = save(made("LlamaForCausalLM"), tmp_path / "m", torch.bfloat16)
+    out = tmp_path / "d"
+    said = ("quantize", folder, "-o", out, "--scheme", "nf4", "--importance", "auto")
+    done = run(*said)
+    assert "importance: found for 21 layers, from 1024 tokens of random tokens." in done.stderr
+    wanted = aq.quantize_checkpoint(
+        folder, tmp_path / "w", scheme="nf4", importance=aq.importance(folder)
+    )
+    searches = {row["search"] for row in wanted.outline().to_pylist() if row["scheme"] == "nf4"}
+    assert searches == {"weighted"}
+    assert payload(aq.scan(out)) == payload(wanted)
+    assert payload(
+        aq.quantize_checkpoint(folder, tmp_path / "p", scheme="nf4", importance="auto")
+    ) == payload(wanted)
+    # What is there already is not found again.
+    assert "importance" not in run(*said).stderr
+    run("quantize", folder, "-o", tmp_path / "f.parquet", *said[4:])
+    assert payload(pq.read_table(tmp_path / "f.parquet")) == payload(wanted)
+    run("quantize", folder, "-o", tmp_path / "x", "--for", "mlx", "--importance", "auto")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert config["quantization"]["bits"] == 4
+    done = run("quantize", folder, "-o", tmp_path / "n", "--scheme", "nf4", "--importance", "none")
+    assert "importance" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "m",
+        "d",
+        "w",
+        "p",
+        "f.parquet",
+        "f.failed.parquet",
+        "x",
+        "n",
+    }
+
+
+def test_auto_goes_on_where_no_table_can_be_made(tmp_path: Path) -> None:
+    folder = save(made("LlamaForCausalLM"), tmp_path / "m")
+    (folder / "config.json").write_text('{"model_type": "unheard_of"}')
+    said = ("quantize", folder, "-o", tmp_path / "d", "--scheme", "nf4", "--importance", "auto")
+    done = run(*said)
+    assert "importance: none was found, so layers are weighed by what their weights" in done.stderr
+    wanted = aq.quantize_checkpoint(folder, tmp_path / "w", scheme="nf4", search="weighted")
+    assert payload(aq.scan(tmp_path / "d")) == payload(wanted)
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
@@ -149,7 +289,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "i.parquet"
     done = run("importance", folder, "-o", out, "--tokens", 256)
     assert f"{out}: 21 layers, of 256 tokens of random tokens" in done.stdout
-    assert f"Next: arrowquant quantize {folder} -o OUT --search weighted" in done.stdout
+    assert f"Next: arrowquant quantize {folder} -o OUT --importance {out}" in done.stdout
     assert rows(pq.read_table(out)).keys() == rows(aq.importance(folder, tokens=256)).keys()
     run("importance", folder, "-o", out, status=2)
     said = ("--scheme", "mlx4", "--search", "weighted", "--importance", out)

@@ -183,9 +183,9 @@ def test_what_is_no_importance_of_the_model(
     with pytest.raises(ValueError, match=r"has none of the model's layers. It has 'other\.model"):
         aq.quantize_checkpoint(model, tmp_path / "d", importance=other, **options)
     assert not (tmp_path / "d").exists()
-    with pytest.raises(ValueError, match=r"is for a weighted search\. Say search='weighted'"):
+    with pytest.raises(ValueError, match="is for a weighted search, and search is 'mse'"):
         aq.quantize_checkpoint(
-            model, tmp_path / "d", scheme="int4", importance=table_of(importance)
+            model, tmp_path / "d", scheme="int4", search="mse", importance=table_of(importance)
         )
     for table, error, why in [
         (tmp_path / "none.parquet", FileNotFoundError, "no such file"),

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
 from arrowquant._facts import facts
-from arrowquant._importance import Importance, check_used
+from arrowquant._importance import Importance, searching
 from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
 from arrowquant._inputs.arrow import is_path
 from arrowquant._options import Options, Scheme, Settings
@@ -55,7 +55,8 @@ def quantize(
         importance: How much the columns of layers matter to `search="weighted"`: a table
             `layer_name, importance`, a list of floats for each layer, in anything that speaks Arrow
             or in a .parquet file; or an importance matrix of llama.cpp. A row's own column
-            `importance` comes first.
+            `importance` comes first. Where neither `search` nor `plan` is given, the search is
+            `weighted`.
         continue_on_error: Whether failed rows are returned rather than raised.
         threads: None: ARROWQUANT_NUM_THREADS, else OMP_NUM_THREADS, else all cores. The result
             does not depend on it.
@@ -86,8 +87,8 @@ def quantize(
         0
     """
     known = Importance.read(importance)
-    check_used(known, settings, plan)
-    options = Options(scheme, settings, threads, continue_on_error, importance=known)
+    said = searching(known, settings, plan)
+    options = Options(scheme, said, threads, continue_on_error, importance=known)
     planned = read_plan(plan)
     weights = scanned(answered(weights, planned))
     options = with_facts(weights, planned, options)
@@ -158,8 +159,8 @@ def quantize_stream(
         TypeError, ValueError: The call is wrong.
     """
     known = Importance.read(importance)
-    check_used(known, settings, plan)
-    options = Options(scheme, settings, threads, continue_on_error, importance=known)
+    said = searching(known, settings, plan)
+    options = Options(scheme, said, threads, continue_on_error, importance=known)
     planned = read_plan(plan)
     weights = scanned(answered(weights, planned))
     options = with_facts(weights, planned, options)

@@ -24,6 +24,7 @@ import ray.data
 
 from arrowquant._checkpoint import records
 from arrowquant._checkpoint.dataset import Dataset
+from arrowquant._checkpoint.importance import with_table
 from arrowquant._checkpoint.job import Job
 from arrowquant._checkpoint.place import known_setup
 from arrowquant._checkpoint.quantize import run
@@ -130,6 +131,7 @@ def quantize_checkpoint(
         ) -> None:
             _distribute(work, tasks, parts, progress, num_cpus)
 
+    request, _ = with_table(request, origin.path, destination, progress)
     with listener(progress) as callback:
         run(origin, destination, request, callback, RayJob)
     return Dataset(destination)

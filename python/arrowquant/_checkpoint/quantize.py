@@ -9,6 +9,7 @@ from typing import Any, Unpack, overload
 
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import Dataset
+from arrowquant._checkpoint.importance import with_table
 from arrowquant._checkpoint.job import Job
 from arrowquant._checkpoint.place import (
     known_setup,
@@ -126,7 +127,8 @@ def quantize_checkpoint(
         fallback: Schemes for layers whose shape does not fit, as for `aq.plan`.
         importance: How much the columns of layers matter, as for `aq.quantize`. It is kept beside
             the dataset's manifest, so that failed layers can be done again with it. Names of
-            Hugging Face and of llama.cpp are taken for each other (package gguf).
+            Hugging Face and of llama.cpp are taken for each other (package gguf). `"auto"`:
+            `aq.importance` makes it first, where it can (extra `calibrate`).
         continue_on_error: Whether a failed row is written to `failed/` rather than raised. A layer
             in parts fails as one: its good parts get the error `incomplete_layer`.
         retry_failed: Do what failed before, and only that. Where options or a plan are given, they
@@ -196,6 +198,7 @@ def quantize_checkpoint(
         source = scan(source, **setup)
     if isinstance(source, Dataset):
         raise ValueError(f"{source.path}: is quantized already. Name the checkpoint it came from.")
+    request, _ = with_table(request, source.path, place, progress)
     with listener(progress) as callback:
         run(source, place, request, callback)
     return Dataset(place)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant._importance import Importance, check_used
+from arrowquant._importance import AUTO, Importance, searching
 from arrowquant._options import Options, check_settings
 from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve, with_fallbacks
 from arrowquant._scan.tied import follow_table
@@ -37,7 +37,8 @@ class Request:
     overwrite: bool = False
     threads: int | None = None
     importance: Any = None
-    """How much the columns of layers matter: a table in a file or in anything that speaks Arrow."""
+    """How much the columns of layers matter: a table in a file or in anything that speaks Arrow; or
+    `auto`, until `_checkpoint.importance` has made one."""
     tensor_absmax: float | None = None
     """The largest magnitude that every layer is told, where a runtime has no tensor scales."""
     fallbacks: Mapping[str, str] = field(default_factory=dict)
@@ -48,8 +49,11 @@ class Request:
         if self.retry_failed and self.overwrite:
             raise ValueError("retry_failed and overwrite contradict each other. Give one of them.")
         if self.importance is not None:
-            object.__setattr__(self, "importance", Importance.read(self.importance))
-            check_used(self.importance, self.settings, self.plan, is_retry=self.retry_failed)
+            if self.importance != AUTO:
+                object.__setattr__(self, "importance", Importance.read(self.importance))
+            if not self.retry_failed:
+                settings = searching(self.importance, self.settings, self.plan)
+                object.__setattr__(self, "settings", settings)
         check_patterns("keep", self.keep)
         check_patterns("include", self.include)
         self.options()
@@ -69,7 +73,7 @@ class Request:
             self.settings,
             self.threads,
             self.continue_on_error,
-            importance=self.importance,
+            importance=None if self.importance == AUTO else self.importance,
             fallback=self.fallback,
         )
 

@@ -129,13 +129,14 @@ PlanFile = Annotated[
         "that matches a layer says what is done with it.",
     ),
 ]
-ImportanceFile = Annotated[
-    Path | None,
+ImportanceOf = Annotated[
+    str | None,
     typer.Option(
         "--importance",
-        metavar="FILE",
-        help="How much each column matters to --search weighted: Parquet with layer_name and "
-        "importance, a list of floats; or an imatrix of llama.cpp.",
+        metavar="FILE|auto|none",
+        help="How much each column matters, for a weighted search: Parquet with layer_name and "
+        "importance, a list of floats; or an imatrix of llama.cpp. auto: it is found first, where "
+        "it can be; see the importance command.",
     ),
 ]
 For = Annotated[

@@ -30,7 +30,7 @@ def importance(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> int:
-    """Find how much the columns of a model's layers matter, for --search weighted.
+    """Find how much the columns of a model's layers matter, for quantize --importance.
 
     The model reads some text, block by block. It takes torch, transformers and accelerate: pip
     install 'arrowquantize[calibrate]'. After a stop, the same command goes on.
@@ -60,6 +60,6 @@ def importance(
         seen = table["tokens"][0].as_py() if table.num_rows else 0
         source = table["source"][0].as_py() if table.num_rows else "nothing"
         typer.echo(f"{output}: {table.num_rows} layers, of {seen} tokens of {source}")
-        said = f"--search weighted --importance {output}"
+        said = f"--importance {output}"
         typer.echo(f"Next: arrowquant quantize {model} -o OUT {said}")
     return OK

@@ -16,7 +16,7 @@ from arrowquant._cli.common import (
     Bits,
     Fallback,
     For,
-    ImportanceFile,
+    ImportanceOf,
     Include,
     Keep,
     Mmap,
@@ -77,7 +77,7 @@ def quantize(
     include: Include = None,
     fallback: Fallback = None,
     rules: PlanFile = None,
-    importance: ImportanceFile = None,
+    importance: ImportanceOf = None,
     everything: All = False,
     continue_on_error: Annotated[
         bool,
@@ -134,7 +134,7 @@ def quantize(
         keep=keep or (),
         include=include or (),
         fallback=fallback,
-        importance=importance,
+        importance=None if importance == "none" else importance,
         everything=everything,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
@@ -175,6 +175,7 @@ def quantize(
     shows = not (as_json or quiet)
     is_file = output.suffix.lower() == ".parquet" and not output.is_dir()
     try:
+        request = _found(model, output, request, progress=shows, quiet=quiet)
         if is_file:
             summary = _to_file(model, source, output, request, progress=shows)
         else:
@@ -212,6 +213,7 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
             raise ValueError(f"{job.destination}: --for {job.runtime.name} writes a directory.")
     before = 0 if begun is None or job.request.retry_failed else begun.finished_layers
     try:
+        job.find_importance(shows)
         source = job.source()
         prepared = job.prepare(source)
         _tell([*job.notes, *prepared.notes], quiet=quiet)
@@ -244,6 +246,15 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
 def _tell(notes: list[str], *, quiet: bool) -> None:
     for note in [] if quiet else notes:
         typer.echo(note, err=True)
+
+
+def _found(model: Path, place: Path, request: Request, *, progress: bool, quiet: bool) -> Request:
+    """The request with the table of importance that it asks for."""
+    from arrowquant._checkpoint.importance import with_table
+
+    request, notes = with_table(request, model, place, progress)
+    _tell(notes, quiet=quiet)
+    return request
 
 
 def _to_file(

@@ -30,6 +30,8 @@ SCHEMA = pa.schema(
         "source": pa.string(),
     }
 )
+AUTO = "auto"
+"""What asks for a table that is made first."""
 _SHOWN = 3
 
 
@@ -181,19 +183,22 @@ def _other_names(source: Scan, known: list[str], layers: dict[str, Any]) -> dict
     return {}
 
 
-def check_used(
-    importance: Importance | None, settings: Mapping[str, Any], plan: Any, *, is_retry: bool = False
-) -> None:
-    """Refuse a table that nothing would use.
+def searching(
+    importance: Importance | str | None, settings: Mapping[str, Any], plan: Any
+) -> Mapping[str, Any]:
+    """The settings with the search that uses a table, where nothing is said of one.
 
     Raises:
-        ValueError: No search is weighted.
+        ValueError: Another search is said, which would not use it.
     """
-    is_weighted = settings.get("search") == "weighted"
-    if importance is not None and not is_weighted and plan is None and not is_retry:
+    if importance is None or plan is not None:
+        return settings
+    if settings.get("search") in {"none", "mse"}:
         raise ValueError(
-            "importance is for a weighted search. Say search='weighted' (--search weighted), too."
+            f"importance is for a weighted search, and search is '{settings['search']}'. Leave one "
+            "of them out."
         )
+    return {**settings, "search": "weighted"}
 
 
 def read_table(given: Any) -> pa.Table:

@@ -11,9 +11,14 @@ at once, and are let go after it, so that never more than a block is in memory.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib
+import importlib.util
 import io
+import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -26,7 +31,7 @@ import pyarrow as pa
 from arrowquant import _core
 from arrowquant._files import replacing, user_path
 from arrowquant._importance import SCHEMA
-from arrowquant._importance.imatrix import needed
+from arrowquant._importance.imatrix import matrix, needed
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan, scan
 
@@ -37,6 +42,39 @@ _SEED = 0
 _WHAT = "finding importance"
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "merges.txt", "spiece.model", "*.tiktoken")
 _EXTRA = "'arrowquantize[calibrate]'"
+_MAPPING = "transformers.conversion_mapping"
+"""Where transformers that have experts in stacks say how these are stored."""
+_STACK = 3
+"""Dimensions of a stack of matrices."""
+_FEW = 32
+"""Tokens of which an expert sees fewer than can say what its columns take."""
+_EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)|(?<=\[)\d+(?=\]$)")
+"""The number of an expert in the name of its matrix."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came into a layer."""
+
+    sums: Array
+    """Of the squares of each column's inputs, float64."""
+    tokens: int
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(self.sums + other.sums, self.tokens + other.tokens)
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """A parameter `[experts, outputs, inputs]` of which the checkpoint has each matrix by itself.
+
+    Those of `parts[0]`, by expert, come first along the outputs, then those of `parts[1]`.
+    """
+
+    parts: tuple[tuple[str, ...], ...]
+
+    def of(self, expert: int) -> list[str]:
+        return [part[expert] for part in self.parts]
 
 
 def importance(
@@ -66,7 +104,9 @@ def importance(
 
     Returns:
         `layer_name`; `importance`, the mean square of each input, a list of float32; `tokens`, how
-        many it is of; `source`, the text. Layers of blocks that are `torch.nn.Linear` have a row.
+        many it is of; `source`, the text. Each matrix of the blocks that multiplies an input has a
+        row. An expert that saw fewer than 32 tokens has what all experts of its stack saw, and
+        `source` says so.
 
     Raises:
         ImportError: torch, transformers or accelerate is not installed.
@@ -90,13 +130,25 @@ def importance(
             found = run.all(report)
     finally:
         torch.set_num_threads(before)
-    names = sorted(found)
-    columns = [
-        pa.array(names, pa.string()),
-        pa.array([found[name] for name in names], SCHEMA.field("importance").type),
-        pa.array([ids.numel()] * len(names), pa.int64()),
-        pa.array([source] * len(names), pa.string()),
-    ]
+    return _table(found, source)
+
+
+def _table(found: dict[str, Seen], source: str) -> pa.Table:
+    """The means, sorted by name; of experts that saw little, those of their stacks."""
+    stacks: dict[str, Seen] = {}
+    for name, seen in found.items():
+        stack = _EXPERT.sub("*", name)
+        stacks[stack] = seen + stacks[stack] if stack in stacks else seen
+    rows = []
+    for name, seen in sorted(found.items()):
+        stack = _EXPERT.sub("*", name)
+        has_own = stack == name or seen.tokens >= _FEW
+        used = seen if has_own else stacks[stack]
+        if used.tokens:
+            mean = (used.sums / used.tokens).astype(np.float32)
+            text = source if has_own else f"{source}, the mean of its stack"
+            rows.append((name, mean, seen.tokens, text))
+    columns = [pa.array([row[at] for row in rows], field.type) for at, field in enumerate(SCHEMA)]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
@@ -168,7 +220,7 @@ class _Skeleton:
     model: Any
     """Without its head."""
     blocks: Any
-    names: dict[str, str]
+    names: dict[str, str | _Experts]
     """What the checkpoint calls each of its parameters and kept buffers."""
     weights: Scan
 
@@ -184,26 +236,29 @@ class _Skeleton:
 
         try:
             config = transformers.AutoConfig.from_pretrained(folder)
+            # Each expert by itself, so that its tokens are seen.
+            has_stacks = importlib.util.find_spec(_MAPPING) is not None
+            eager = {"experts_implementation": "eager"} if has_stacks else {}
             name = (getattr(config, "architectures", None) or [""])[0]
             kind = getattr(transformers, name, None)
             with empty(include_buffers=False):
                 whole = (
-                    kind._from_config(config)
+                    kind._from_config(config, **eager)
                     if kind
-                    else transformers.AutoModel.from_config(config)
+                    else transformers.AutoModel.from_config(config, **eager)
                 )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             raise ValueError(
                 f"{folder}: transformers {transformers.__version__} can't make the model: "
-                f"{_first_line(error)} {_WITHOUT}"
+                f"{_first_line(error)} {WITHOUT}"
             ) from error
         model = whole.base_model.eval()
         lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
         sizes = [sum(p.numel() for p in blocks.parameters()) for blocks in lists]
         if not lists:
-            raise ValueError(f"{folder}: {type(model).__name__} has no blocks. {_WITHOUT}")
+            raise ValueError(f"{folder}: {type(model).__name__} has no blocks. {WITHOUT}")
         weights = scan(folder)
-        names = _names(folder, whole, model, set(weights.layer_names))
+        names = _names(folder, config, whole, model, weights.layer_names)
         return _Skeleton(config, model, lists[int(np.argmax(sizes))], names, weights)
 
     def fill(self, module: Any, prefix: str, *, but: str | None = None) -> None:
@@ -213,19 +268,27 @@ class _Skeleton:
             full = f"{prefix}{name}"
             if but is not None and full.startswith(but):
                 continue
-            array = np.asarray(self.weights[self.names[full]])
-            values = torch.from_numpy(np.array(array, np.float32))
+            values = torch.from_numpy(self._read(self.names[full]))
             owner, leaf = slot
             wanted = getattr(owner, leaf).shape
             if values.shape != wanted:
                 raise ValueError(
                     f"layer '{self.names[full]}' has shape {list(values.shape)}, and transformers "
-                    f"wants {list(wanted)}. {_WITHOUT}"
+                    f"wants {list(wanted)}. {WITHOUT}"
                 )
             if leaf in owner._parameters:
                 owner._parameters[leaf] = torch.nn.Parameter(values, requires_grad=False)
             else:
                 owner._buffers[leaf] = values
+
+    def _read(self, names: str | _Experts) -> Array:
+        if isinstance(names, str):
+            return np.array(self.weights[names], np.float32)
+        stacks = [
+            np.stack([np.asarray(self.weights[name], np.float32) for name in part])
+            for part in names.parts
+        ]
+        return np.concatenate(stacks, axis=1)
 
     @staticmethod
     def drop(module: Any) -> None:
@@ -237,7 +300,7 @@ class _Skeleton:
                 owner._parameters[leaf] = torch.nn.Parameter(empty, requires_grad=False)
 
 
-_WITHOUT = "Quantize the model without importance."
+WITHOUT = "Quantize the model without importance."
 
 
 def _slots(module: Any) -> Iterator[tuple[str, tuple[Any, str]]]:
@@ -250,26 +313,107 @@ def _slots(module: Any) -> Iterator[tuple[str, tuple[Any, str]]]:
                 yield dot + leaf, (owner, leaf)
 
 
-def _names(folder: Path, whole: Any, model: Any, stored: set[str]) -> dict[str, str]:
+def _names(
+    folder: Path, config: Any, whole: Any, model: Any, stored: Sequence[str]
+) -> dict[str, str | _Experts]:
     """The checkpoint's names of the parameters, with the model's own prefix or without."""
     prefix = next((f"{path}." for path, m in whole.named_modules() if m is model and path), "")
     usual = f"{whole.base_model_prefix}." if whole.base_model_prefix else ""
     found, lacking = {}, []
+    known = _known(config, stored)
     for name, _ in _slots(model):
         likely = [prefix + name, usual + name, name]
-        known = next((candidate for candidate in likely if candidate in stored), None)
-        if known is None:
+        own = next((known[candidate] for candidate in likely if candidate in known), None)
+        if own is None:
             lacking.append(name)
         else:
-            found[name] = known
+            found[name] = own
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise ValueError(
             f"{folder}: transformers' {type(model).__name__} has '{lacking[0]}'{more}, and the "
             "checkpoint has no tensor of that name: the architecture stores it otherwise. "
-            f"{_WITHOUT}"
+            f"{WITHOUT}"
         )
     return found
+
+
+def _known(config: Any, stored: Sequence[str]) -> dict[str, str | _Experts]:
+    """What is stored, by the names of transformers' parameters, and by its own ones."""
+    found: dict[str, str | _Experts] = {}
+    stacks: dict[str, dict[int, dict[int, str]]] = {}
+    for name in stored:
+        stem, index = matrix(name)
+        if stem != name:
+            stacks.setdefault(stem, {}).setdefault(0, {})[index] = name
+            continue
+        renamed, place = _renamed(name, _conversions(config))
+        if place is None:
+            found[renamed] = name
+        else:
+            stacks.setdefault(renamed, {}).setdefault(place[0], {})[place[1]] = name
+    for name, parts in stacks.items():
+        ordered = [[one for _, one in sorted(part.items())] for _, part in sorted(parts.items())]
+        found[name] = _Experts(tuple(map(tuple, ordered)))
+    # Its own names come first.
+    return found | {name: name for name in stored}
+
+
+@functools.cache
+def _mapping(kind: str) -> tuple[Any, ...]:
+    """How transformers' names and stacks of experts are made of a checkpoint's tensors."""
+    try:
+        mapping = importlib.import_module(_MAPPING)
+    except ImportError:
+        return ()
+    return tuple(mapping.get_checkpoint_conversion_mapping(kind) or ())
+
+
+def _conversions(config: Any) -> tuple[Any, ...]:
+    kinds = dict.fromkeys([config.model_type, config.get_text_config().model_type])
+    return tuple(one for kind in kinds for one in _mapping(kind))
+
+
+def _renamed(name: str, conversions: Sequence[Any]) -> tuple[str, tuple[int, int] | None]:
+    """The parameter that a tensor belongs to; with its part and expert, if it is one of a stack."""
+    for one in conversions:
+        operations = [type(each).__name__ for each in getattr(one, "operations", ())]
+        target = one.target_patterns[0]
+        for at, pattern in enumerate(one.source_patterns):
+            if not operations:
+                name = name.replace(pattern, target)
+                continue
+            numbered = re.escape(pattern).replace(r"\*", r"(\d+)")
+            found = re.search(f"{numbered}$", name)
+            is_stack = operations in (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
+            if found and found.groups() and is_stack:
+                return name[: found.start()] + target, (at, int(found[1]))
+    return name, None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A matrix, or a stack of such, that is in memory."""
+
+    names: list[list[str]]
+    """What the checkpoint calls it, for each expert: several where it has them apart."""
+    stride: int
+    """Elements from one matrix of a stack to the next."""
+
+
+def _noting(note: Any) -> Any:
+    """While it is entered, `note` hears of each input and weight that are multiplied."""
+    torch, overrides = (needed(name, _WHAT) for name in ("torch", "torch.overrides"))
+
+    class Noting(overrides.TorchFunctionMode):  # type: ignore[misc, name-defined]
+        def __torch_function__(
+            self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.nn.functional.linear:
+                note(args[0], args[1])
+            return func(*args, **(kwargs or {}))
+
+    return Noting()
 
 
 @dataclass
@@ -279,36 +423,39 @@ class _Run:
     skeleton: _Skeleton
     ids: Any
     state: Path | None
-    found: dict[str, Array] = field(default_factory=dict)
+    found: dict[str, Seen] = field(default_factory=dict)
     done: int = 0
     """Blocks that are done."""
     hidden: Any = None
     """What came out of the last of these."""
     is_tuple: bool = False
     """Whether blocks hand out tuples."""
+    _places: dict[int, _Place] = field(default_factory=dict)
+    _last: tuple[Any, Any] = (None, None)
+    """The last input, and what was seen of it."""
 
-    def all(self, report: Any) -> dict[str, Array]:
+    def all(self, report: Any) -> dict[str, Seen]:
         """Run all blocks."""
-        torch = needed("torch", _WHAT)
         skeleton, model = self.skeleton, self.skeleton.model
         path = next(name for name, m in model.named_modules() if m is skeleton.blocks)
         self._resume()
         skeleton.fill(model, "", but=f"{path}.")
-        count, hooks = len(skeleton.blocks), []
+        count, hooks, noting = len(skeleton.blocks), [], _noting(self._note)
         for at, block in enumerate(skeleton.blocks):
             if at < self.done:
                 block.forward = self._again(at)
                 continue
             hooks += self._watch(at, block, f"{path}.{at}.", count, report)
-        if not any(isinstance(m, torch.nn.Linear) for m in skeleton.blocks.modules()):
-            raise ValueError(
-                f"the blocks of {type(model).__name__} have no linear layers. {_WITHOUT}"
-            )
         try:
-            model(input_ids=self.ids, **({"use_cache": False} if self._has_cache() else {}))
+            with noting:
+                model(input_ids=self.ids, **({"use_cache": False} if self._has_cache() else {}))
         finally:
             for hook in hooks:
                 hook.remove()
+        if not any(seen.tokens for seen in self.found.values()):
+            raise ValueError(
+                f"the blocks of {type(model).__name__} have no linear layers. {WITHOUT}"
+            )
         if self.state is not None:
             self.state.unlink(missing_ok=True)
         return self.found
@@ -318,36 +465,50 @@ class _Run:
 
     def _watch(self, at: int, block: Any, prefix: str, count: int, report: Any) -> list[Any]:
         """Have a block read its weights, its layers note their inputs, and all be let go."""
-        torch = needed("torch", _WHAT)
-        names = self.skeleton.names
-        last: list[Any] = [None, None]
 
         def begin(_module: Any, _inputs: Any) -> None:
             self.skeleton.fill(block, prefix)
-
-        def note(name: str) -> Any:
-            def noted(_module: Any, inputs: Any) -> None:
-                # Layers that share an input share its numbers.
-                if last[0] is not inputs[0]:
-                    values = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double()
-                    last[:] = [inputs[0], values.square_().mean(0).numpy().astype(np.float32)]
-                self.found[names[f"{prefix}{name}.weight"]] = last[1]
-
-            return noted
+            self._places = dict(self._matrices(block, prefix))
 
         def end(_module: Any, _inputs: Any, output: Any) -> None:
-            last[:] = [None, None]
+            self._last, self._places = (None, None), {}
             self.skeleton.drop(block)
             self.done = at + 1
             self._save(output)
             if report is not None:
                 report(True, prefix.rstrip("."), (at + 1) / count, at + 1)
 
-        hooks = [block.register_forward_pre_hook(begin)]
-        for name, module in block.named_modules():
-            if isinstance(module, torch.nn.Linear):
-                hooks.append(module.register_forward_pre_hook(note(name)))
-        return [*hooks, block.register_forward_hook(end)]
+        return [block.register_forward_pre_hook(begin), block.register_forward_hook(end)]
+
+    def _matrices(self, block: Any, prefix: str) -> Iterator[tuple[int, _Place]]:
+        """A block's matrices and stacks of such, by where they lie in memory."""
+        for path, owner in block.named_modules():
+            dot = f"{prefix}{path}." if path else prefix
+            for leaf, values in owner._parameters.items():
+                if values is None or values.dim() not in {_STACK - 1, _STACK}:
+                    continue
+                names = self.skeleton.names[dot + leaf]
+                experts = range(values.shape[0]) if values.dim() == _STACK else range(1)
+                own = [[names] if isinstance(names, str) else names.of(at) for at in experts]
+                yield values.data_ptr(), _Place(own, values.stride(0))
+                nothing = Seen(np.zeros(values.shape[-1]), 0)
+                for name in itertools.chain.from_iterable(own):
+                    if _EXPERT.search(name):
+                        self.found.setdefault(name, nothing)
+
+    def _note(self, values: Any, weight: Any) -> None:
+        """Add up the squares of what a matrix is multiplied with."""
+        place = self._places.get(weight.untyped_storage().data_ptr())
+        if place is None or not values.numel():
+            return
+        # Layers that share an input share its numbers.
+        if self._last[0] is not values:
+            rows = values.detach().reshape(-1, values.shape[-1]).double()
+            self._last = (values, Seen(rows.square_().sum(0).numpy(), len(rows)))
+        seen = self._last[1]
+        for name in place.names[weight.storage_offset() // place.stride % len(place.names)]:
+            before = self.found.get(name)
+            self.found[name] = seen if before is None or not before.tokens else before + seen
 
     def _again(self, at: int) -> Any:
         """What stands for a block that is done: the last one says what came out."""
@@ -369,7 +530,9 @@ class _Run:
         is_tuple = isinstance(output, tuple)
         hidden = (output[0] if is_tuple else output).numpy()
         said = np.array([self._digest, str(self.done), str(int(is_tuple))])
-        values: dict[str, Any] = {f"layer:{name}": array for name, array in self.found.items()}
+        values: dict[str, Any] = {
+            f"layer:{name}": np.append(seen.sums, seen.tokens) for name, seen in self.found.items()
+        }
         memory = io.BytesIO()
         np.savez(memory, said=said, hidden=hidden, **values)
         with replacing(self.state) as temporary:
@@ -387,7 +550,10 @@ class _Run:
                     return
                 self.hidden = torch.from_numpy(saved["hidden"])
                 layers = [name for name in saved.files if name.startswith("layer:")]
-                self.found = {name.removeprefix("layer:"): saved[name] for name in layers}
+                self.found = {
+                    name.removeprefix("layer:"): Seen(saved[name][:-1], int(saved[name][-1]))
+                    for name in layers
+                }
                 self.done, self.is_tuple = int(done), is_tuple == "1"
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(

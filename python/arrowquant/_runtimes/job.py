@@ -9,6 +9,7 @@ from typing import cast
 
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.dataset import Dataset
+from arrowquant._checkpoint.importance import with_table
 from arrowquant._checkpoint.place import known_setup
 from arrowquant._checkpoint.quantize import run
 from arrowquant._checkpoint.request import Request
@@ -62,6 +63,11 @@ class RuntimeJob:
     def size(self) -> int:
         """The size in bits a weight."""
         return BITS if self.bits is None else self.bits
+
+    def find_importance(self, progress: bool | ProgressCallback) -> None:
+        """Make the table of importance, where the request asks for one."""
+        self.request, notes = with_table(self.request, self.model, self.place, progress)
+        self.notes += notes
 
     def start(self) -> Dataset | None:
         """Check what is there already; the dataset of an earlier run, if there is one.
@@ -180,6 +186,7 @@ def quantize_for(job: RuntimeJob, progress: bool | ProgressCallback) -> Path:
         CheckpointStoppedError, OSError, ValueError: As `aq.quantize_checkpoint` and `aq.export`.
     """
     job.start()
+    job.find_importance(progress)
     source = job.source()
     prepared = job.prepare(source)
     job.quantize(source, replace(prepared.request, threads=job.request.threads), progress)
