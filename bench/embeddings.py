@@ -24,6 +24,18 @@ import arrowquant as aq
 Weights = dict[str, Any]
 _LENGTH = 32
 _NEIGHBOURS = 10
+_CASES: list[tuple[Any, dict[str, Any]]] = [
+    ("int8", {"group_size": 128}),
+    ("int4", {"group_size": 32}),
+    ("int4", {"group_size": 128, "symmetric": True}),
+    ("int2", {"group_size": 32}),
+    ("mlx4", {}),
+    ("mlx3", {}),
+    ("nf4", {}),
+    ("nvfp4", {}),
+    ("q4_0", {}),
+    ("iq4_nl", {}),
+]
 
 
 def run(*, quick: bool) -> list[Figure]:
@@ -47,24 +59,55 @@ def run(*, quick: bool) -> list[Figure]:
     config = json.loads((folder / "config.json").read_text())
     scan = aq.scan(folder / "model.safetensors")
     original = _embed(aq.to_numpy(scan), config, ids, mask)
-    figures = []
-    for scheme, group_size in (("int8", 128), ("int4", 32), ("int4", 128), ("int2", 32)):
-        options: Any = {"scheme": scheme, "group_size": group_size}
-        quantized = aq.quantize(scan, plan=aq.plan(scan, **options))
-        weights = aq.to_numpy(aq.dequantize(quantized))
-        embedded = _embed(weights, config, ids, mask)
-        rows = quantized.quantized.select(["scheme", "snr_db"]).to_pylist()
-        figures.append(
-            {
-                "model": "all-MiniLM-L6-v2",
-                "scheme": scheme,
-                "group_size": group_size,
-                "lowest_snr_db": min(row["snr_db"] for row in rows if row["snr_db"] is not None),
-                "mean_cosine": float(np.mean(np.sum(original * embedded, axis=1))),
-                "neighbours_kept": _kept(original, embedded),
-            }
-        )
+    table = _importance(folder)
+    figures: list[Figure] = []
+    for scheme, options in _CASES:
+        ways: list[tuple[str, Any, Any]] = [
+            ("rounding", "none", None),
+            ("mse", "mse", None),
+            ("weighted", "weighted", None),
+            ("weighted, built-in text", "weighted", table),
+        ]
+        for column, search, known in ways:
+            if column.endswith("text") and table is None:
+                continue
+            plan = aq.plan(scan, scheme=scheme, search=search, **options)
+            quantized = aq.quantize(scan, plan=plan, importance=known)
+            weights = aq.to_numpy(aq.dequantize(quantized))
+            embedded = _embed(weights, config, ids, mask)
+            rows = quantized.quantized.select(["scheme", "snr_db"]).to_pylist()
+            cosines = np.sum(original * embedded, axis=1)
+            figures.append(
+                {
+                    "model": "all-MiniLM-L6-v2",
+                    "scheme": scheme,
+                    "group_size": options.get("group_size", ""),
+                    "search": column,
+                    "lowest_snr_db": min(
+                        row["snr_db"] for row in rows if row["snr_db"] is not None
+                    ),
+                    "one_less_cosine": _with_interval(1 - cosines),
+                    "neighbours_kept": _kept(original, embedded),
+                }
+            )
     return figures
+
+
+def _importance(folder: Path) -> Any:
+    """The table of the model, of the text that comes with arrowquant; None without torch."""
+    try:
+        return aq.importance(folder)
+    except ImportError as error:
+        print(f"embeddings are searched without importance: {error}", file=sys.stderr)
+        return None
+
+
+def _with_interval(values: Any) -> str:
+    """The mean, and its 95 % interval over sentences, times a thousand."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(0, len(values), (1000, len(values)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return f"{1e3 * values.mean():.1f} [{1e3 * low:.1f}, {1e3 * high:.1f}] / 1000"
 
 
 def _sentences(count: int) -> list[str]:

@@ -113,7 +113,7 @@ def _gguf(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
         yield f"gguf {kind.name}", kind.name.lower(), None, blocks
 
 
-_GGML = {
+GGML = {
     "q8_0": 8,
     "q6_k": 14,
     "q5_k": 13,
@@ -132,6 +132,24 @@ _GGML = {
 
 def _ggml(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
     """What llama-quantize runs, in C; it searches the scales of most types."""
+    quantize = ggml()
+    out = np.empty(array.nbytes, np.uint8)
+    for scheme, kind in GGML.items():
+
+        def blocks(kind: int = kind) -> None:
+            written = quantize(kind, array.ctypes.data, out.ctypes.data, 0, ROWS, COLUMNS, None)
+            if not written:
+                raise RuntimeError(f"ggml wrote nothing for type {kind}")
+
+        yield f"ggml {scheme}", scheme, None, blocks
+
+
+def ggml() -> Any:
+    """ggml's `ggml_quantize_chunk`.
+
+    Raises:
+        ImportError: The package that has it is not installed.
+    """
     spec = importlib.util.find_spec("ik_llama_cpp")
     if spec is None or spec.origin is None:
         raise ImportError("ik_llama_cpp has no libggml")
@@ -140,15 +158,7 @@ def _ggml(array: Any) -> Iterator[tuple[str, str, int | None, Work]]:
     quantize.restype = ctypes.c_size_t
     quantize.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3]
     quantize.argtypes += [ctypes.c_void_p]
-    out = np.empty(array.nbytes, np.uint8)
-    for scheme, kind in _GGML.items():
-
-        def blocks(kind: int = kind) -> None:
-            written = quantize(kind, array.ctypes.data, out.ctypes.data, 0, ROWS, COLUMNS, None)
-            if not written:
-                raise RuntimeError(f"ggml wrote nothing for type {kind}")
-
-        yield f"ggml {scheme}", scheme, None, blocks
+    return quantize
 
 
 PEERS = {

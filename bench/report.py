@@ -64,14 +64,19 @@ SECTIONS = {
     ),
     "scaling": ("Scaling", "Two threads."),
     "startup": ("Start-up", "Median of several processes."),
-    "quality": (
+    "distortion": (
         "Rate and distortion",
         "Over all matrices of a set, where the scheme fits all of them; scales are float32.",
+    ),
+    "frontier": (
+        "What a lower error costs",
+        "Normal weights, one thread, taking turns: the SNR of what each tool's own decoder gives, "
+        "and how far it is below what the format can do.",
     ),
     "search": (
         "What a search for scales gains",
         "SNR in dB of rounding (none) and of searching for the least squared error (mse), one "
-        "thread; the search's time, and that over the time of rounding.",
+        "thread, beside the target; the search's time, and that over the time of rounding.",
     ),
     "divergence": (
         "What a search and importance are worth to a model",
@@ -87,6 +92,19 @@ SECTIONS = {
 }
 
 
+QUALITY = ("search", "frontier", "divergence", "embeddings")
+"""The sections of `python bench/run.py quality`."""
+
+
+def tables(figures: dict[str, list[Figure]]) -> str:
+    """The tables of some sections."""
+    text = []
+    for key, (title, note) in SECTIONS.items():
+        if figures.get(key):
+            text += [f"## {title}", note, _table(figures[key])]
+    return "\n\n".join(text)
+
+
 def write(results: Results, folder: Path) -> None:
     """Write the tables, and the chart where matplotlib is installed."""
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
@@ -97,24 +115,69 @@ def write(results: Results, folder: Path) -> None:
     ]
     if _chart(results, folder / "results.svg"):
         text.append("![Speed beside the limit, and SNR over bits](results.svg)")
-    for key, (title, note) in SECTIONS.items():
-        if results["figures"].get(key):
-            text += [f"## {title}", note, _table(results["figures"][key])]
+    if draw_frontier(results["figures"].get("frontier", []), folder / "search.svg"):
+        text.append("![Time a weight, and error beside what is possible](search.svg)")
+    text.append(tables(results["figures"]))
     (folder / "RESULTS.md").write_text("\n\n".join(text) + "\n")
 
 
-def _chart(results: Results, path: Path) -> bool:
+_MARKS = {
+    "arrowquant, none": "o",
+    "arrowquant, mse": "*",
+    "ggml": "s",
+    "bitsandbytes": "D",
+    "MLX": "^",
+    "torchao": "P",
+    "HQQ": "X",
+}
+
+
+def draw_frontier(figures: list[Figure], path: Path) -> bool:
+    """Draw time against error: a colour for a format, a mark for a tool."""
+    plt = _pyplot()
+    if plt is None or not figures:
+        return False
+    drawing, axes = plt.subplots(figsize=(9, 4.6), layout="constrained")
+    formats = dict.fromkeys(figure["format"] for figure in figures)
+    colours = {name: plt.cm.tab20(at / len(formats)) for at, name in enumerate(formats)}
+    for figure in figures:
+        tool, colour = figure["tool"], colours[figure["format"]]
+        place = (figure["ns_a_weight"], figure["db_below_possible"])
+        axes.scatter(*place, marker=_MARKS[tool], s=90 if "mse" in tool else 45, color=colour)
+    for tool, mark in _MARKS.items():
+        axes.scatter([], [], marker=mark, color="0.4", label=tool)
+    for name, colour in colours.items():
+        axes.plot([], [], color=colour, lw=4, label=name)
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_xlabel("nanoseconds a weight, one thread")
+    axes.set_ylabel("dB below what the format can do")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    drawing.savefig(path, metadata={"Date": None})
+    plt.close(drawing)
+    return True
+
+
+def _pyplot() -> Any:
+    """matplotlib, to draw the same SVG each time; None where it is not installed."""
     try:
         import matplotlib as mpl
     except ImportError:
-        return False
+        return None
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "arrowquant"
     from matplotlib import pyplot as plt
 
+    return plt
+
+
+def _chart(results: Results, path: Path) -> bool:
+    plt = _pyplot()
+    if plt is None:
+        return False
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     _bars(left, results["figures"].get("core", []))
-    _curves(right, results["figures"].get("quality", []))
+    _curves(right, results["figures"].get("distortion", []))
     figure.savefig(path, metadata={"Date": None})
     return True
 

@@ -1,7 +1,7 @@
-"""Every figure that arrowquant claims: `python bench/run.py [--quick]`.
+"""Every figure that arrowquant claims: `python bench/run.py [quality] [--quick]`.
 
 Writes `bench/results.json`, `bench/RESULTS.md` and `bench/results.svg`. Needs what
-`pip install '.[bench]'` brings; heavy peers (torch, mlx, bitsandbytes,
+`pip install '.[bench]'` brings; heavy peers (torch, mlx, bitsandbytes, hqq, torchao,
 ik-llama-cpp-python for ggml's own code) are measured where they are installed.
 """
 
@@ -22,13 +22,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import checkpoint
 import core
+import distortion
 import distribute
 import divergence
 import embeddings
 import exports
 import files
+import frontier
 import peers
-import quality
 import report
 import scaling
 import search
@@ -47,6 +48,13 @@ def _cpu() -> str:
 def main() -> None:
     """Measure, and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["all", "quality"],
+        default="all",
+        help="quality: what searches and importance are worth, printed as tables",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
     parser.add_argument("--only", choices=report.SECTIONS, help="one section, printed as JSON")
     parser.add_argument("--models", type=Path, default=BENCH / "models", help="made checkpoints")
@@ -62,18 +70,25 @@ def main() -> None:
         "distribute": lambda: distribute.run(options.models, quick=quick),
         "scaling": lambda: scaling.run(quick=quick),
         "startup": lambda: startup.run(quick=quick),
-        "quality": lambda: quality.run(quick=quick),
+        "distortion": lambda: distortion.run(quick=quick),
+        "frontier": lambda: frontier.run(quick=quick),
         "search": lambda: search.run(quick=quick),
         "divergence": lambda: divergence.run(options.models, quick=quick),
         "embeddings": lambda: embeddings.run(quick=quick),
     }
+    wanted = list(report.SECTIONS) if options.what == "all" else list(report.QUALITY)
+    wanted = wanted if options.only is None else [options.only]
     figures: dict[str, list[Figure]] = {}
     for name, section in sections.items():
-        if options.only in {None, name}:
+        if name in wanted:
             print(f"{name} ...", file=sys.stderr)
             figures[name] = section()
     if options.only:
         print(json.dumps(figures[options.only], indent=2))
+        return
+    if options.what == "quality":
+        report.draw_frontier(figures["frontier"], BENCH / "search.svg")
+        print(report.tables(figures))
         return
     machine = {
         "CPU": _cpu(),
