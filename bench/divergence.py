@@ -14,6 +14,7 @@ import argparse
 import importlib
 import importlib.util
 import inspect
+import os
 import random
 import subprocess
 import sys
@@ -141,6 +142,8 @@ class _Judge:
 
     def __init__(self, model: Path, chunks: int, *, on_grid: bool) -> None:
         torch, transformers = (importlib.import_module(x) for x in ("torch", "transformers"))
+        # Nothing is timed here.
+        torch.set_num_threads(os.cpu_count() or 1)
         self._torch: Any = torch
         self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             model, dtype=torch.float32

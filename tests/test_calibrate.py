@@ -279,9 +279,37 @@ def test_auto_goes_on_where_no_table_can_be_made(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "unheard_of"}')
     said = ("quantize", folder, "-o", tmp_path / "d", "--scheme", "nf4", "--importance", "auto")
     done = run(*said)
-    assert "importance: none was found, so layers are weighed by what their weights" in done.stderr
+    assert "warning: no importance was found, so layers are weighed by what their" in done.stderr
     wanted = aq.quantize_checkpoint(folder, tmp_path / "w", scheme="nf4", search="weighted")
     assert payload(aq.scan(tmp_path / "d")) == payload(wanted)
+    # So do models that have no layers to find it for, or do not run on text.
+    others = {
+        "g": transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=300)
+        ),
+        "v": transformers.ViTModel(
+            transformers.ViTConfig(
+                hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96
+            )
+        ),
+    }
+    for name, other in others.items():
+        folder = save(other, tmp_path / name)
+        with pytest.warns(aq.QuantizationWarning, match="no importance was found"):
+            aq.quantize_checkpoint(folder, tmp_path / f"{name}.d", importance="auto")
+        assert not list(tmp_path.glob(".*"))
+
+
+def test_a_job_that_fails_early_does_not_find_importance_first(tmp_path: Path) -> None:
+    folder = save(made("LlamaForCausalLM"), tmp_path / "m")
+    (tmp_path / "f.parquet").write_bytes(b"there")
+    for said in (
+        ("-o", tmp_path / "f.parquet"),
+        ("-o", tmp_path / "none", "--retry-failed"),
+        ("-o", tmp_path / "x", "--for", "vllm", "--bits", "8"),
+    ):
+        done = run("quantize", folder, *said, "--importance", "auto", status=2)
+        assert "found for" not in done.stderr
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -129,6 +130,10 @@ def test_layers_that_the_table_lacks_are_named(
     assert (tmp_path / "d" / "importance.parquet").exists()
     aq.quantize_checkpoint(model, tmp_path / "d", scheme="int8", overwrite=True)
     assert not (tmp_path / "d" / "importance.parquet").exists()
+    pq.write_table(some, tmp_path / "some.parquet")
+    said = ("--scheme", "int4", "--importance", tmp_path / "some.parquet")
+    done = run("quantize", model, "-o", tmp_path / "f.parquet", *said)
+    assert f"warning: {tmp_path / 'some.parquet'}: lacks 1 of 6 layers" in done.stderr
 
 
 def test_parts_of_layers_know_their_columns(
@@ -200,6 +205,33 @@ def test_what_is_no_importance_of_the_model(
     ]:
         with pytest.raises(error, match=why):
             aq.quantize_checkpoint(model, tmp_path / "d", importance=table, **options)
+
+
+def test_a_frame_is_a_table(model: Path, importance: dict[str, Array], tmp_path: Path) -> None:
+    table = table_of(importance)
+    wanted = payload(aq.quantize_checkpoint(model, tmp_path / "w", importance=table))
+    for name, frame in {"pandas": table.to_pandas(), "polars": pl.from_arrow(table)}.items():
+        found = aq.quantize_checkpoint(model, tmp_path / name, importance=frame)
+        assert payload(found) == wanted
+
+
+def test_a_table_that_nothing_would_use_is_refused(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    table = table_of(importance)
+    for scheme in ("fp8_e4m3", "nf4_dq", "none"):
+        with pytest.raises(ValueError, match=f"weighted search, which '{scheme}' does not have"):
+            aq.quantize_checkpoint(model, tmp_path / "d", scheme=scheme, importance="auto")
+        with pytest.raises(ValueError, match=f"weighted search, which '{scheme}' does not have"):
+            aq.quantize({"a": np.ones((2, 64), np.float32)}, scheme=scheme, importance=table)
+    rules = pa.table({"layer_name": ["*norm*", "*"], "scheme": ["none", "int4"]})
+    with pytest.raises(ValueError, match="and the plan names none"):
+        aq.quantize_checkpoint(model, tmp_path / "d", plan=rules, importance=table)
+    rules = rules.append_column("search", pa.array([None, "weighted"]))
+    found = aq.quantize_checkpoint(model, tmp_path / "d", plan=rules, importance=table)
+    assert payload(found) == payload(
+        aq.quantize_checkpoint(model, tmp_path / "w", scheme="int4", importance=table)
+    )
 
 
 def test_on_the_command_line(model: Path, importance: dict[str, Array], tmp_path: Path) -> None:

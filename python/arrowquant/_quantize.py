@@ -87,7 +87,7 @@ def quantize(
         0
     """
     known = Importance.read(importance)
-    said = searching(known, settings, plan)
+    said = searching(known, scheme, settings, plan)
     options = Options(scheme, said, threads, continue_on_error, importance=known)
     planned = read_plan(plan)
     weights = scanned(answered(weights, planned))
@@ -159,7 +159,7 @@ def quantize_stream(
         TypeError, ValueError: The call is wrong.
     """
     known = Importance.read(importance)
-    said = searching(known, settings, plan)
+    said = searching(known, scheme, settings, plan)
     options = Options(scheme, said, threads, continue_on_error, importance=known)
     planned = read_plan(plan)
     weights = scanned(answered(weights, planned))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.request import Request
-from arrowquant._importance import AUTO, Importance
+from arrowquant._errors import QuantizationWarning
+from arrowquant._importance import Importance, is_auto
 from arrowquant._progress import ProgressCallback
 
 
@@ -17,29 +19,45 @@ def with_table(
     """The request with the table that it asks for, and what to tell of it.
 
     A dataset at `place` that has begun keeps its own. Where none can be made, layers are weighed by
-    what their weights suggest.
+    what their weights suggest, and a warning says why.
 
     Raises:
         OSError, ValueError: The dataset's own can't be read.
+
+    Warns:
+        QuantizationWarning: None can be made.
     """
-    if request.importance != AUTO:
+    if not is_auto(request.importance):
         return request, []
+    if request.retry_failed:
+        return replace(request, importance=None), []
     if manifests.exists(place) and not request.overwrite:
-        if request.retry_failed:
-            return replace(request, importance=None), []
-        known = manifests.load_importance(place, manifests.load(place))
-        return _with(request, known), []
+        return _with(request, manifests.load_importance(place, manifests.load(place))), []
     from arrowquant._importance.calibrate import WITHOUT, importance
 
-    state = place.with_name(f".{place.name}.importance")
+    state = state_of(place)
     try:
         table = importance(model, state=state, threads=request.threads, progress=progress)
     except (ImportError, NotADirectoryError, ValueError) as error:
-        note = "importance: none was found, so layers are weighed by what their weights suggest."
-        return _with(request, None), [f"{note} {error}".removesuffix(WITHOUT).rstrip()]
-    tokens, source = (table[name][0].as_py() for name in ("tokens", "source"))
-    note = f"importance: found for {table.num_rows} layers, from {tokens} tokens of {source}."
+        state.unlink(missing_ok=True)
+        why = str(error).removesuffix(WITHOUT).rstrip()
+        text = (
+            f"no importance was found, so layers are weighed by what their weights suggest: {why}"
+        )
+        warnings.warn(QuantizationWarning(text), stacklevel=3)
+        return _with(request, None), []
+    most = max(table.to_pylist(), key=lambda row: row["tokens"])
+    source = most["source"].partition(",")[0]
+    note = (
+        f"importance: found for {table.num_rows} layers, from {most['tokens']} tokens of {source}."
+    )
     return _with(request, Importance.read(table)), [note]
+
+
+def state_of(place: Path) -> Path:
+    """Where what is found of importance is kept until all is."""
+    place = place.absolute()
+    return place.with_name(f".{place.name}.importance")
 
 
 def _with(request: Request, table: Importance | None) -> Request:

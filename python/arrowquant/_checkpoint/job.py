@@ -258,10 +258,11 @@ class Job:
             self._request.to_json(),
         )
         manifest.attempts.append(attempt)
+        if not self._request.retry_failed:
+            # First, since the manifest says that it is there.
+            manifests.save_importance(self._destination, self._request.importance)
         manifests.save(self._destination, manifest)
         manifests.save_metadata(self._destination, self._source.metadata)
-        if not self._request.retry_failed:
-            manifests.save_importance(self._destination, self._request.importance)
         manifests.clean(self._destination, manifest)
         return attempt
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from arrowquant._importance import AUTO, Importance, searching
+from arrowquant._importance import Importance, is_auto, searching
 from arrowquant._options import Options, check_settings
 from arrowquant._plan import RULE_COLUMNS, check_patterns, read_plan, resolve, with_fallbacks
 from arrowquant._scan.tied import follow_table
@@ -49,10 +49,10 @@ class Request:
         if self.retry_failed and self.overwrite:
             raise ValueError("retry_failed and overwrite contradict each other. Give one of them.")
         if self.importance is not None:
-            if self.importance != AUTO:
+            if not is_auto(self.importance):
                 object.__setattr__(self, "importance", Importance.read(self.importance))
             if not self.retry_failed:
-                settings = searching(self.importance, self.settings, self.plan)
+                settings = searching(self.importance, self.scheme, self.settings, self.plan)
                 object.__setattr__(self, "settings", settings)
         check_patterns("keep", self.keep)
         check_patterns("include", self.include)
@@ -73,7 +73,7 @@ class Request:
             self.settings,
             self.threads,
             self.continue_on_error,
-            importance=None if self.importance == AUTO else self.importance,
+            importance=None if is_auto(self.importance) else self.importance,
             fallback=self.fallback,
         )
 

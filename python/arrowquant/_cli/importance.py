@@ -57,9 +57,9 @@ def importance(
     with replacing(output, overwrite=overwrite) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     if not quiet:
-        seen = table["tokens"][0].as_py() if table.num_rows else 0
-        source = table["source"][0].as_py() if table.num_rows else "nothing"
-        typer.echo(f"{output}: {table.num_rows} layers, of {seen} tokens of {source}")
+        most = max(table.to_pylist(), key=lambda row: row["tokens"])
+        source = most["source"].partition(",")[0]
+        typer.echo(f"{output}: {table.num_rows} layers, of {most['tokens']} tokens of {source}")
         said = f"--importance {output}"
         typer.echo(f"Next: arrowquant quantize {model} -o OUT {said}")
     return OK

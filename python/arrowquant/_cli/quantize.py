@@ -118,6 +118,7 @@ def quantize(
     command resumes a dataset.
     """
     from arrowquant import _report, _runtimes
+    from arrowquant._checkpoint.importance import state_of
     from arrowquant._checkpoint.place import known_setup
     from arrowquant._checkpoint.request import Request
     from arrowquant._runtimes.job import RuntimeJob, Setup
@@ -175,13 +176,15 @@ def quantize(
     shows = not (as_json or quiet)
     is_file = output.suffix.lower() == ".parquet" and not output.is_dir()
     try:
-        request = _found(model, output, request, progress=shows, quiet=quiet)
         if is_file:
             summary = _to_file(model, source, output, request, progress=shows)
         else:
+            request = _found(model, output, request, progress=shows)
             summary = _to_dataset(source, output, request, progress=shows)
     except KeyboardInterrupt:
         what = "nothing was written." if is_file else _report.finished(output)
+        if state_of(output).exists():
+            what += " The importance of the blocks that are done is kept: run it again."
         typer.echo(f"interrupted: {what}", err=True)
         return INTERRUPTED
     if not quiet:
@@ -248,12 +251,12 @@ def _tell(notes: list[str], *, quiet: bool) -> None:
         typer.echo(note, err=True)
 
 
-def _found(model: Path, place: Path, request: Request, *, progress: bool, quiet: bool) -> Request:
+def _found(model: Path, place: Path, request: Request, *, progress: bool) -> Request:
     """The request with the table of importance that it asks for."""
     from arrowquant._checkpoint.importance import with_table
 
     request, notes = with_table(request, model, place, progress)
-    _tell(notes, quiet=quiet)
+    _tell(notes, quiet=not progress)
     return request
 
 
@@ -278,9 +281,12 @@ def _to_file(
     not_the_source(model, output, failed_path(output))
     for path in (output, failed_path(output)):
         check_output(path, SUFFIXES, overwrite=request.overwrite)
+    request = _found(model, output, request, progress=progress)
     options, plan = request.options(), planned(source, request)
     if options.importance is not None:
-        options = replace(options, importance=options.importance.of_model(source))
+        known = options.importance.of_model(source)
+        known.say_missing(plan.to_pylist())
+        options = replace(options, importance=known)
     return quantize_file(
         source,
         output,

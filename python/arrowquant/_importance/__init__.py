@@ -183,22 +183,43 @@ def _other_names(source: Scan, known: list[str], layers: dict[str, Any]) -> dict
     return {}
 
 
+def is_auto(given: Any) -> bool:
+    """Whether a table is to be made first."""
+    return isinstance(given, str) and given == AUTO
+
+
 def searching(
-    importance: Importance | str | None, settings: Mapping[str, Any], plan: Any
+    importance: Importance | str | None, scheme: str | None, settings: Mapping[str, Any], plan: Any
 ) -> Mapping[str, Any]:
     """The settings with the search that uses a table, where nothing is said of one.
 
     Raises:
-        ValueError: Another search is said, which would not use it.
+        ValueError: Nothing would use it.
     """
-    if importance is None or plan is not None:
+    if importance is None:
         return settings
-    if settings.get("search") in {"none", "mse"}:
+    search = settings.get("search")
+    if search in {"none", "mse"}:
         raise ValueError(
-            f"importance is for a weighted search, and search is '{settings['search']}'. Leave one "
-            "of them out."
+            f"importance is for a weighted search, and search is '{search}'. Leave one of them out."
         )
-    return {**settings, "search": "weighted"}
+    if plan is None:
+        if scheme in _core.schemes() and "weighted" not in _core.searches(str(scheme)):
+            raise ValueError(
+                f"importance is for a weighted search, which '{scheme}' does not have. Leave "
+                "importance (--importance) out."
+            )
+        return {**settings, "search": "weighted"}
+    from arrowquant._plan import read_plan
+
+    rules = read_plan(plan)
+    named = rules["search"].to_pylist() if "search" in rules.schema.names else []
+    if search is None and "weighted" not in named:
+        raise ValueError(
+            "importance is for a weighted search, and the plan names none. Say "
+            "search='weighted' (--search weighted), or say it in the plan's column search."
+        )
+    return settings
 
 
 def read_table(given: Any) -> pa.Table:

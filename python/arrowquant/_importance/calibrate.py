@@ -124,13 +124,33 @@ def importance(
     torch.set_num_threads(_core.thread_count(threads))
     try:
         skeleton = _Skeleton.of(folder)
-        ids, source = _tokens(folder, skeleton.config, text, tokens)
+        with _refusing(folder):
+            ids, source = _tokens(folder, skeleton.config, text, tokens)
         run = _Run(skeleton, ids, None if state is None else user_path(state))
         with listener(progress, unit="layers") as report, torch.inference_mode():
-            found = run.all(report)
+            found = run.all(report, folder)
     finally:
         torch.set_num_threads(before)
     return _table(found, source)
+
+
+@contextlib.contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Say that a model is none of those that can be run, where it fails for what it is."""
+    try:
+        yield
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+    ) as error:
+        kind = type(error).__name__
+        raise ValueError(
+            f"{folder}: the model does not run on text: {kind}: {_first_line(error)} {WITHOUT}"
+        ) from error
 
 
 def _table(found: dict[str, Seen], source: str) -> pa.Table:
@@ -434,7 +454,7 @@ class _Run:
     _last: tuple[Any, Any] = (None, None)
     """The last input, and what was seen of it."""
 
-    def all(self, report: Any) -> dict[str, Seen]:
+    def all(self, report: Any, folder: Path) -> dict[str, Seen]:
         """Run all blocks."""
         skeleton, model = self.skeleton, self.skeleton.model
         path = next(name for name, m in model.named_modules() if m is skeleton.blocks)
@@ -447,7 +467,7 @@ class _Run:
                 continue
             hooks += self._watch(at, block, f"{path}.{at}.", count, report)
         try:
-            with noting:
+            with noting, _refusing(folder):
                 model(input_ids=self.ids, **({"use_cache": False} if self._has_cache() else {}))
         finally:
             for hook in hooks:
@@ -522,7 +542,7 @@ class _Run:
     @property
     def _digest(self) -> str:
         files = "".join(f"{file}" for file in self.skeleton.weights.files())
-        return hashlib.sha256(files.encode() + self.ids.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(files.encode() + b"sums" + self.ids.numpy().tobytes()).hexdigest()
 
     def _save(self, output: Any) -> None:
         if self.state is None:

@@ -21,7 +21,7 @@ from arrowquant._export.place import check_apart
 from arrowquant._options import Target
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._runtimes import Runtime, convert
-from arrowquant._runtimes.planning import BITS, Prepared, check_source, prepare
+from arrowquant._runtimes.planning import BITS, Prepared, check_search, check_source, prepare
 from arrowquant._scan import Scan, scan
 
 
@@ -65,7 +65,13 @@ class RuntimeJob:
         return BITS if self.bits is None else self.bits
 
     def find_importance(self, progress: bool | ProgressCallback) -> None:
-        """Make the table of importance, where the request asks for one."""
+        """Make the table of importance, where the request asks for one.
+
+        Raises:
+            ValueError: Nothing would use it.
+        """
+        if self.request.scheme is None and not self.request.retry_failed:
+            check_search(self.runtime, self.runtime.way(self.size).scheme, self.request.settings)
         self.request, notes = with_table(self.request, self.model, self.place, progress)
         self.notes += notes
 

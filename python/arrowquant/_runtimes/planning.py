@@ -60,7 +60,7 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
         form = runtime.format(way.scheme, BITS if bits is None else bits)
         if way.warning is not None:
             notes.append(way.warning)
-        _check_search(runtime, way.scheme, said)
+        check_search(runtime, way.scheme, said)
         for name, value in said.items():
             if way.settings.get(name, value) != value:
                 notes.append(f"{name} {value} is taken, not {way.settings[name]}.")
@@ -99,7 +99,7 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
     return Prepared(form, base, notes, planned)
 
 
-def _check_search(runtime: Runtime, scheme: str, said: Mapping[str, Any]) -> None:
+def check_search(runtime: Runtime, scheme: str, said: Mapping[str, Any]) -> None:
     """Refuse a search that the runtime's scheme does not have, before anything is done.
 
     Raises:
@@ -109,7 +109,8 @@ def _check_search(runtime: Runtime, scheme: str, said: Mapping[str, Any]) -> Non
     if search is not None and search not in _core.searches(scheme):
         raise ValueError(
             f"{runtime.name} takes {scheme}, whose scales are not searched for. Leave search "
-            f"{search} out (--search), or name a scheme that has it (--scheme), such as int4."
+            f"{search} and importance out (--search, --importance), or name a scheme that has it "
+            "(--scheme), such as int4."
         )
 
 

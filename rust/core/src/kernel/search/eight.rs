@@ -9,7 +9,7 @@ use crate::lanes::{LANES, Lanes};
 /// Candidates that are tried together.
 pub(crate) const EIGHT: usize = LANES / 2;
 
-/// For each candidate, what is known of a group's codes as numbers `c`, and its values `v` less an origin.
+/// For each candidate, what is known of a group's codes as numbers `c`, and its values `v`.
 /// Each is weighed by how much its value matters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Eight {
@@ -30,7 +30,7 @@ impl Eight {
         inverses: [f32; EIGHT],
         numbers: &N,
     ) -> Self {
-        let lines = (inverses, [0.0; EIGHT], 0.0);
+        let lines = (inverses, [0.0; EIGHT]);
         match unit.weights.is_empty() {
             true => Self::sum::<L, N, false, false>(lanes, unit, lines, numbers),
             false => Self::sum::<L, N, true, false>(lanes, unit, lines, numbers),
@@ -42,7 +42,7 @@ impl Eight {
     pub(crate) fn of_lines<L: Lanes>(
         lanes: L,
         unit: &Unit<'_>,
-        lines: ([f32; EIGHT], [f32; EIGHT], f32),
+        lines: ([f32; EIGHT], [f32; EIGHT]),
         top: f32,
     ) -> Self {
         let numbers = Integers { low: 0.0, high: top };
@@ -56,11 +56,10 @@ impl Eight {
     fn sum<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool>(
         lanes: L,
         unit: &Unit<'_>,
-        (inverses, shifts, origin): ([f32; EIGHT], [f32; EIGHT], f32),
+        (inverses, shifts): ([f32; EIGHT], [f32; EIGHT]),
         numbers: &N,
     ) -> Self {
         let (inverses, shifts) = (twice(lanes, &inverses), twice(lanes, &shifts));
-        let origin = lanes.splat(origin);
         let none = [0.0; EIGHT];
         let mut found = Self { c: none, cc: none, cv: none };
         let mut weights = unit.weights.as_chunks::<2>().0.iter();
@@ -80,7 +79,6 @@ impl Eight {
                     c = lanes.add(c, weighed);
                 }
                 cc = lanes.add(cc, lanes.mul(weighed, number));
-                let values = if SHIFTED { lanes.sub(values, origin) } else { values };
                 cv = lanes.add(cv, lanes.mul(weighed, values));
             }
             if SHIFTED {

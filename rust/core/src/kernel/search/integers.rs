@@ -85,8 +85,8 @@ pub(crate) fn asymmetric<L: Lanes>(
             (scales[place], zeros[place]) = (scale, (exact + side as f32).clamp(0.0, top));
         }
     }
-    let found = Eight::of_lines(lanes, unit, (inverses(&scales), zeros, 0.0), top);
-    let Totals { sum, mass } = unit.totals(lanes, 0.0);
+    let found = Eight::of_lines(lanes, unit, (inverses(&scales), zeros), top);
+    let Totals { sum, mass } = unit.totals(lanes);
     let (own_sum, own_mass) = (sum as f32, mass as f32);
     let mut gains = [0.0; EIGHT];
     for (at, gain) in gains.iter_mut().enumerate() {

@@ -5,11 +5,11 @@ use super::unit::{Unit, runs, weigh};
 use crate::lanes::Lanes;
 
 /// How codes are found, and what they decode to: `v ≈ scale·c + offset`, where `c` is the number nearest to
-/// `v·inverse + shift`.
+/// `(v − origin)·inverse`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Steps {
     pub(crate) inverse: f32,
-    pub(crate) shift: f32,
+    pub(crate) origin: f32,
     pub(crate) scale: f32,
     pub(crate) offset: f32,
 }
@@ -19,7 +19,7 @@ impl Steps {
     #[inline(always)]
     pub(crate) fn of_scale(scale: f64) -> Self {
         let inverse = if scale == 0.0 { 0.0 } else { (1.0 / scale) as f32 };
-        Self { inverse, shift: 0.0, scale: scale as f32, offset: 0.0 }
+        Self { inverse, origin: 0.0, scale: scale as f32, offset: 0.0 }
     }
 }
 
@@ -51,8 +51,8 @@ fn squares<L: Lanes, N: Numbers, const K: usize, const WEIGHED: bool>(
         for (at, values) in values.iter().enumerate() {
             let values = lanes.load(values);
             for (squares, steps) in squares.iter_mut().zip(steps) {
-                let scaled = lanes.mul(values, lanes.splat(steps.inverse));
-                let number = numbers.nearest(lanes, lanes.add(scaled, lanes.splat(steps.shift)));
+                let above = lanes.sub(values, lanes.splat(steps.origin));
+                let number = numbers.nearest(lanes, lanes.mul(above, lanes.splat(steps.inverse)));
                 let decoded = lanes.mul(number, lanes.splat(steps.scale));
                 let error = lanes.sub(values, lanes.add(decoded, lanes.splat(steps.offset)));
                 let weighed = weigh::<L, WEIGHED>(lanes, error, weights, at);

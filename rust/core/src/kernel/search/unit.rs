@@ -103,13 +103,13 @@ impl<'a> Unit<'a> {
         (number * self.power) as f32
     }
 
-    /// The sums of what is left of values less `origin`, and of their weights; the number of values where
-    /// all matter alike. Those behind the last count, too.
+    /// The sums of values and of their weights; the number of values where all matter alike. Those behind
+    /// the last count, too.
     #[inline(always)]
-    pub(crate) fn totals<L: Lanes>(&self, lanes: L, origin: f32) -> Totals {
+    pub(crate) fn totals<L: Lanes>(&self, lanes: L) -> Totals {
         match self.weights.is_empty() {
-            true => totals::<L, false>(lanes, self, origin),
-            false => totals::<L, true>(lanes, self, origin),
+            true => totals::<L, false>(lanes, self),
+            false => totals::<L, true>(lanes, self),
         }
     }
 }
@@ -139,21 +139,20 @@ pub(crate) fn totals_of<L: Lanes>(lanes: L, [a, b, c, d]: [L::F32; 4]) -> [f64; 
 /// Sums of a unit's values.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
-    /// `Σ(v − origin)`
+    /// `Σv`
     pub(crate) sum: f64,
     /// `Σ1`
     pub(crate) mass: f64,
 }
 
 #[inline(always)]
-fn totals<L: Lanes, const WEIGHED: bool>(lanes: L, unit: &Unit<'_>, origin: f32) -> Totals {
-    let origin = lanes.splat(origin);
+fn totals<L: Lanes, const WEIGHED: bool>(lanes: L, unit: &Unit<'_>) -> Totals {
     let (mut sums, mut masses) = (lanes.zero_f64(), lanes.zero_f64());
     for (values, weights) in runs::<WEIGHED>(unit) {
         let (mut sum, mut mass) = (lanes.splat(0.0), lanes.splat(0.0));
         for (at, values) in values.iter().enumerate() {
             let weight = weigh::<L, WEIGHED>(lanes, lanes.splat(1.0), weights, at);
-            sum = lanes.add(sum, lanes.mul(weight, lanes.sub(lanes.load(values), origin)));
+            sum = lanes.add(sum, lanes.mul(weight, lanes.load(values)));
             mass = lanes.add(mass, weight);
         }
         (sums, masses) = (lanes.add_wide(sums, sum), lanes.add_wide(masses, mass));
@@ -162,7 +161,7 @@ fn totals<L: Lanes, const WEIGHED: bool>(lanes: L, unit: &Unit<'_>, origin: f32)
     Totals { sum, mass }
 }
 
-/// Vectors after which sums go on in float64.
+/// Vectors that are summed up before their sum joins those before it.
 pub(super) const SETTLE: usize = 64;
 
 /// A unit's vectors with their weights, as many as are summed up in float32.

@@ -91,16 +91,16 @@ impl<const PARTS: usize> Affine<PARTS> {
             let own = unit.part(part * (LARGE / PARTS), LARGE / PARTS);
             let ends = [unit.over(bounds.lo), unit.over(bounds.hi)];
             let scale = (ends[1] - ends[0]) / f64::from(top);
-            known[part] = own.totals(lanes, 0.0);
-            if scale > 0.0 {
+            // Else all of it is alike, beside the rest of the block.
+            if (1.0 / scale as f32).is_normal() {
                 let usual = Line { scale, offset: ends[0] };
-                let Totals { sum, mass } = known[part];
-                // Less the lower end.
-                let sums = Totals { sum: sum - f64::from(ends[0] as f32) * mass, mass };
-                let found = best_line(lanes, &own, top, ends, usual, sums);
+                let (found, sums) = best_line(lanes, &own, top, ends, None);
+                known[part] = sums;
                 let found = found.filter(|line| line.scale > 0.0).unwrap_or(usual);
                 spans[part] = unit.times(found.scale);
                 depths[part] = unit.times(-found.offset).max(0.0);
+            } else {
+                known[part] = own.totals(lanes);
             }
         }
         let mut best = (self.refit(lanes, unit, &known, top).0, self);
@@ -145,7 +145,7 @@ impl<const PARTS: usize> Affine<PARTS> {
                 shifts[at] = dmin * minima[at] * inverses[at];
             }
             let own = unit.part(part * (LARGE / PARTS), LARGE / PARTS);
-            let found = Eight::of_lines(lanes, &own, (inverses, shifts, 0.0), top);
+            let found = Eight::of_lines(lanes, &own, (inverses, shifts), top);
             let (sum, mass) = (known.sum as f32, known.mass as f32);
             let mut gains = [0.0; EIGHT];
             for at in 0..EIGHT {
@@ -208,13 +208,13 @@ impl<const PARTS: usize> Affine<PARTS> {
         let vectors = unit.values.as_chunks::<LANES>().0;
         for part in 0..PARTS {
             let (inverse, scale) = (lanes.splat(inverses[part]), lanes.splat(scales[part]));
-            let (shift, less) = (lanes.splat(less[part] * inverses[part]), lanes.splat(less[part]));
+            let less = lanes.splat(less[part]);
             let s = lanes.splat(f32::from(self.scales[part]));
             let m = lanes.splat(f32::from(self.minima[part]));
             let each = LARGE / PARTS / LANES;
             for (at, values) in vectors.iter().enumerate().skip(part * each).take(each) {
                 let values = lanes.load(values);
-                let scaled = lanes.add(lanes.mul(values, inverse), shift);
+                let scaled = lanes.mul(lanes.add(values, less), inverse);
                 let code = numbers.nearest(lanes, scaled);
                 let error = lanes.sub(values, lanes.sub(lanes.mul(code, scale), less));
                 let number = lanes.mul(code, s);
