@@ -67,7 +67,8 @@ class Importance:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{path}: {error}" if path else str(error)) from error
         kind = pa.schema([SCHEMA.field("layer_name"), SCHEMA.field("importance")])
-        table = table.filter(pc.is_valid(table["importance"])).cast(kind)
+        table = table.cast(kind)
+        table = table.filter(pc.is_valid(table["importance"]))
         return Importance(table.sort_by("layer_name").combine_chunks(), path)
 
     @cached_property
@@ -213,7 +214,9 @@ def searching(
     from arrowquant._plan import read_plan
 
     rules = read_plan(plan)
-    named = rules["search"].to_pylist() if "search" in rules.schema.names else []
+    named: list[str | None] = []
+    if rules is not None and "search" in rules.schema.names:
+        named = rules["search"].to_pylist()
     if search is None and "weighted" not in named:
         raise ValueError(
             "importance is for a weighted search, and the plan names none. Say "
