@@ -78,7 +78,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
             try:
                 for column, weights in _ways(judge, scheme, options, tables):
                     mean, low, high = judge.divergence(weights)
-                    figure[column] = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+                    figure[column] = f"{mean:.3g} [{low:.3g}, {high:.3g}]"
             except aq.QuantizationError as error:
                 print(f"{name}, {what}: {error}", file=sys.stderr)
                 continue

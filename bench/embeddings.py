@@ -53,7 +53,7 @@ def run(*, quick: bool) -> list[Figure]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(_LENGTH)
     tokenizer.enable_padding(length=_LENGTH)
-    encoded = tokenizer.encode_batch(_sentences(64 if quick else 256))
+    encoded = tokenizer.encode_batch(_sentences(64 if quick else 128))
     ids = np.array([one.ids for one in encoded])
     mask = np.array([one.attention_mask for one in encoded], bool)
     config = json.loads((folder / "config.json").read_text())
