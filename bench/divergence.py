@@ -2,10 +2,10 @@
 
 Two models. SmolLM2-135M, made by `make_smollm2.py`: its weights lie on Q4_1's grid, so each is
 moved at random within its cell, and that model is the reference. And a small model of bytes, which
-`make_bytes.py` trains; nothing was tuned on it. Both need torch. Importance is of 1,024 tokens of
-the text that comes with arrowquant, and of 1,024 of the standard library's source. The judge reads
-docstrings of the standard library. ggml's own code quantizes beside, where it is installed; without
-importance it weighs by magnitudes.
+`make_bytes.py` trains; nothing was tuned on it. Both need torch. Importance is of the weights
+alone, of 1,024 tokens of the text that comes with arrowquant, and of 1,024 of the standard
+library's source. The judge reads docstrings of the standard library. ggml's own code quantizes
+beside, where it is installed; without importance it weighs by magnitudes.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
             subprocess.run([sys.executable, script, str(model)], check=True)
         judge = _Judge(model, 4 if quick else 16, on_grid=name == "smollm2")
         tables = {
+            "weights alone": aq.importance(model, tokens=0),
             "built-in text": aq.importance(model),
             "source text": aq.importance(model, inspect.getsource(argparse)),
         }

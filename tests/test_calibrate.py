@@ -134,8 +134,8 @@ def test_what_it_is_not_known_for(tmp_path: Path) -> None:
     folder = save(made("LlamaForCausalLM"), tmp_path / "m")
     with pytest.raises(NotADirectoryError, match="takes a Hugging Face directory"):
         aq.importance(folder / "model.safetensors")
-    with pytest.raises(ValueError, match="tokens must be at least 1"):
-        aq.importance(folder, tokens=0)
+    with pytest.raises(ValueError, match="tokens must be at least 0"):
+        aq.importance(folder, tokens=-1)
     with pytest.raises(ValueError, match="has no tokenizer for the text"):
         aq.importance(folder, "Hello")
     (folder / "config.json").write_text('{"model_type": "unheard_of"}')

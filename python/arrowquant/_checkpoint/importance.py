@@ -18,8 +18,9 @@ def with_table(
 ) -> tuple[Request, list[str]]:
     """The request with the table that it asks for, and what to tell of it.
 
-    A dataset at `place` that has begun keeps its own. Where none can be made, layers are weighed by
-    what their weights suggest, and a warning says why.
+    A dataset at `place` that has begun keeps its own. Where the model can't be run, its weights
+    alone say how much columns matter, if it is of a kind that is known; else each layer is weighed
+    by what its own weights suggest, and a warning says why.
 
     Raises:
         OSError, ValueError: The dataset's own can't be read.
@@ -34,6 +35,7 @@ def with_table(
     if manifests.exists(place) and not request.overwrite:
         return _with(request, manifests.load_importance(place, manifests.load(place))), []
     from arrowquant._importance.calibrate import WITHOUT, importance
+    from arrowquant._importance.propagated import propagated
 
     state = state_of(place)
     try:
@@ -41,6 +43,9 @@ def with_table(
     except (ImportError, NotADirectoryError, ValueError) as error:
         state.unlink(missing_ok=True)
         why = str(error).removesuffix(WITHOUT).rstrip()
+        if (known := propagated(model)) is not None:
+            note = f"importance: found for {known.num_rows} layers from the weights alone: {why}"
+            return _with(request, Importance.read(known)), [note]
         text = (
             f"no importance was found, so layers are weighed by what their weights suggest: {why}"
         )

@@ -25,7 +25,15 @@ def importance(
             help="A text for the model to read. Default: one that comes with arrowquant.",
         ),
     ] = None,
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="How much it reads.")] = 1024,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="How much it reads. 0: nothing, without torch; the weights of a model like Llama "
+            "say it alone, less well.",
+        ),
+    ] = 1024,
     overwrite: Overwrite = False,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -59,7 +67,8 @@ def importance(
     if not quiet:
         most = max(table.to_pylist(), key=lambda row: row["tokens"])
         source = most["source"].partition(",")[0]
-        typer.echo(f"{output}: {table.num_rows} layers, of {most['tokens']} tokens of {source}")
+        of = f"{most['tokens']} tokens of {source}" if most["tokens"] else source
+        typer.echo(f"{output}: {table.num_rows} layers, of {of}")
         said = f"--importance {output}"
         typer.echo(f"Next: arrowquant quantize {model} -o OUT {said}")
     return OK

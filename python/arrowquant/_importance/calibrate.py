@@ -32,6 +32,7 @@ from arrowquant import _core
 from arrowquant._files import replacing, user_path
 from arrowquant._importance import SCHEMA
 from arrowquant._importance.imatrix import matrix, needed
+from arrowquant._importance.propagated import KINDS, propagated
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._scan import Scan, scan
 
@@ -97,6 +98,8 @@ def importance(
         text: What it reads: a text, or several. None: one that comes with arrowquant. A model
             without a tokenizer reads random tokens.
         tokens: How many, in chunks of 256 that do not see each other. A shorter text gives fewer.
+            0: none is read, and torch is not needed; the weights alone say it, for models like
+            Llama. That is better than no table, and less good than one of a text.
         state: A file for what is done, block by block: a call that is stopped goes on from there.
         threads: As for `aq.quantize`. Sums of floats in torch may differ in their last digits with
             the number of threads.
@@ -117,8 +120,15 @@ def importance(
     folder = user_path(model)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder}: importance takes a Hugging Face directory.")
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-        raise ValueError(f"tokens must be at least 1, got {tokens!r}.")
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise ValueError(f"tokens must be at least 0, got {tokens!r}.")
+    if tokens == 0:
+        if (found_alone := propagated(folder)) is not None:
+            return found_alone
+        raise ValueError(
+            f"{folder}: of this model the weights alone say nothing; that is known for "
+            f"{', '.join(sorted(KINDS))}. Give tokens. {WITHOUT}"
+        )
     torch, *_ = (needed(name, _WHAT, _EXTRA) for name in ("torch", "transformers", "accelerate"))
     before = torch.get_num_threads()
     torch.set_num_threads(_core.thread_count(threads))
