@@ -25,6 +25,70 @@ fn to_half(x: f32) -> f32 {
     f16_to_f32(f16_from_f32(x))
 }
 
+/// What is left of values `v` by the numbers `c` nearest to them, which decode to `d·s·c − dmin·m`; and
+/// `Σ(sc)²`, `Σmsc` and `Σscv`. Each part has its `s` and, where `OFFSET`, its `m`.
+#[inline(always)]
+fn sums<L: Lanes, N: Numbers, const PARTS: usize, const OFFSET: bool>(
+    lanes: L,
+    unit: &Unit<'_>,
+    multiples: [&[f32; PARTS]; 2],
+    units: [f32; 2],
+    numbers: &N,
+) -> [f64; 4] {
+    match unit.weights.is_empty() {
+        true => summed::<L, N, PARTS, OFFSET, false>(lanes, unit, multiples, units, numbers),
+        false => summed::<L, N, PARTS, OFFSET, true>(lanes, unit, multiples, units, numbers),
+    }
+}
+
+#[inline(always)]
+fn summed<L: Lanes, N: Numbers, const PARTS: usize, const OFFSET: bool, const WEIGHED: bool>(
+    lanes: L,
+    unit: &Unit<'_>,
+    [s, m]: [&[f32; PARTS]; 2],
+    [d, dmin]: [f32; 2],
+    numbers: &N,
+) -> [f64; 4] {
+    let (mut scales, mut inverses, mut less) = ([0.0; PARTS], [0.0; PARTS], [0.0; PARTS]);
+    for part in 0..PARTS {
+        scales[part] = d * s[part];
+        less[part] = dmin * m[part];
+        let inverse = 1.0 / scales[part];
+        inverses[part] = if scales[part] == 0.0 { 0.0 } else { inverse };
+    }
+    let zero = lanes.splat(0.0);
+    let (mut left, mut ss, mut sm, mut sv) = (zero, zero, zero, zero);
+    let vectors = unit.values.as_chunks::<LANES>().0;
+    for part in 0..PARTS {
+        let [inverse, scale, less] =
+            [inverses[part], scales[part], less[part]].map(|number| lanes.splat(number));
+        let (s, m) = (lanes.splat(s[part]), lanes.splat(m[part]));
+        let each = LARGE / PARTS / LANES;
+        for (at, values) in vectors.iter().enumerate().skip(part * each).take(each) {
+            let values = lanes.load(values);
+            let above = if OFFSET { lanes.add(values, less) } else { values };
+            let code = numbers.nearest(lanes, lanes.mul(above, inverse));
+            let decoded = lanes.mul(code, scale);
+            let decoded = if OFFSET { lanes.sub(decoded, less) } else { decoded };
+            let error = lanes.sub(values, decoded);
+            let number = lanes.mul(code, s);
+            let weight = weights_at::<L, WEIGHED>(lanes, unit, at);
+            let (weighed, weighed_error) = if WEIGHED {
+                (lanes.mul(number, weight), lanes.mul(error, weight))
+            } else {
+                (number, error)
+            };
+            left = lanes.add(left, lanes.mul(weighed_error, error));
+            ss = lanes.add(ss, lanes.mul(weighed, number));
+            if OFFSET {
+                sm = lanes.add(sm, lanes.mul(weighed, m));
+            }
+            sv = lanes.add(sv, lanes.mul(weighed, values));
+        }
+    }
+    totals_of(lanes, [left, ss, sm, sv])
+}
+
 /// The two levels of an affine block: each part's scale and minimum are whole multiples, up to `TOP`,
 /// of `d` and `dmin`. Minima are zero or below.
 pub(super) struct Affine<const PARTS: usize> {
@@ -170,10 +234,10 @@ impl<const PARTS: usize> Affine<PARTS> {
         known: &[Totals; PARTS],
         top: f32,
     ) -> (f64, Option<Self>) {
-        let [left, dd, dm, dv] = match unit.weights.is_empty() {
-            true => self.sums::<L, false>(lanes, unit, top),
-            false => self.sums::<L, true>(lanes, unit, top),
-        };
+        let [s, m] = [&self.scales, &self.minima].map(|of| of.map(f32::from));
+        let units = [unit.over(self.d) as f32, unit.over(self.dmin) as f32];
+        let numbers = Integers { low: 0.0, high: top };
+        let [left, dd, dm, dv] = sums::<L, _, PARTS, true>(lanes, unit, [&s, &m], units, &numbers);
         let (mut mm, mut mv) = (0.0, 0.0);
         for (minimum, known) in self.minima.iter().zip(known) {
             let m = f64::from(*minimum);
@@ -190,47 +254,6 @@ impl<const PARTS: usize> Affine<PARTS> {
         let (d, dmin) = (to_half(unit.times(d)), to_half(unit.times(dmin)));
         let fits = d > 0.0 && d.is_finite() && dmin >= 0.0 && dmin.is_finite();
         (left, fits.then_some(Self { d, dmin, ..*self }))
-    }
-
-    /// What the codes `c` leave of values `v`; `Σ(sc)²`, `Σmsc` and `Σscv` of parts with `s` and `m`.
-    #[inline(always)]
-    fn sums<L: Lanes, const WEIGHED: bool>(&self, lanes: L, unit: &Unit<'_>, top: f32) -> [f64; 4] {
-        let (d, dmin) = (unit.over(self.d) as f32, unit.over(self.dmin) as f32);
-        let (mut scales, mut inverses, mut less) = ([0.0; PARTS], [0.0; PARTS], [0.0; PARTS]);
-        for part in 0..PARTS {
-            scales[part] = d * f32::from(self.scales[part]);
-            less[part] = dmin * f32::from(self.minima[part]);
-            let inverse = 1.0 / scales[part];
-            inverses[part] = if scales[part] == 0.0 { 0.0 } else { inverse };
-        }
-        let (numbers, zero) = (Integers { low: 0.0, high: top }, lanes.splat(0.0));
-        let (mut left, mut dd, mut dm, mut dv) = (zero, zero, zero, zero);
-        let vectors = unit.values.as_chunks::<LANES>().0;
-        for part in 0..PARTS {
-            let (inverse, scale) = (lanes.splat(inverses[part]), lanes.splat(scales[part]));
-            let less = lanes.splat(less[part]);
-            let s = lanes.splat(f32::from(self.scales[part]));
-            let m = lanes.splat(f32::from(self.minima[part]));
-            let each = LARGE / PARTS / LANES;
-            for (at, values) in vectors.iter().enumerate().skip(part * each).take(each) {
-                let values = lanes.load(values);
-                let scaled = lanes.mul(lanes.add(values, less), inverse);
-                let code = numbers.nearest(lanes, scaled);
-                let error = lanes.sub(values, lanes.sub(lanes.mul(code, scale), less));
-                let number = lanes.mul(code, s);
-                let weight = weights_at::<L, WEIGHED>(lanes, unit, at);
-                let (weighed, weighed_error) = if WEIGHED {
-                    (lanes.mul(number, weight), lanes.mul(error, weight))
-                } else {
-                    (number, error)
-                };
-                left = lanes.add(left, lanes.mul(weighed_error, error));
-                dd = lanes.add(dd, lanes.mul(weighed, number));
-                dm = lanes.add(dm, lanes.mul(weighed, m));
-                dv = lanes.add(dv, lanes.mul(weighed, values));
-            }
-        }
-        totals_of(lanes, [left, dd, dm, dv])
     }
 
     /// The codes of all values.
@@ -339,52 +362,11 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     /// What these levels leave, and the best `d` for their codes.
     #[inline(always)]
     fn refit<L: Lanes>(&self, lanes: L, unit: &Unit<'_>, numbers: &impl Numbers) -> (f64, f32) {
-        let [left, ss, sv, _] = match unit.weights.is_empty() {
-            true => self.sums::<L, _, false>(lanes, unit, numbers),
-            false => self.sums::<L, _, true>(lanes, unit, numbers),
-        };
+        let (s, d) = (self.scales.map(f32::from), unit.over(self.d) as f32);
+        let none = [0.0; PARTS];
+        let [left, ss, _, sv] =
+            sums::<L, _, PARTS, false>(lanes, unit, [&s, &none], [d, 0.0], numbers);
         (left, to_half(if ss > 0.0 { unit.times(sv / ss) } else { 0.0 }))
-    }
-
-    /// What the codes as numbers `c` leave of values `v`; `Σ(sc)²` and `Σscv` of parts with `s`.
-    #[inline(always)]
-    fn sums<L: Lanes, N: Numbers, const WEIGHED: bool>(
-        &self,
-        lanes: L,
-        unit: &Unit<'_>,
-        numbers: &N,
-    ) -> [f64; 4] {
-        let d = unit.over(self.d) as f32;
-        let (mut scales, mut inverses) = ([0.0; PARTS], [0.0; PARTS]);
-        for part in 0..PARTS {
-            scales[part] = d * f32::from(self.scales[part]);
-            let inverse = 1.0 / scales[part];
-            inverses[part] = if scales[part] == 0.0 { 0.0 } else { inverse };
-        }
-        let zero = lanes.splat(0.0);
-        let (mut left, mut ss, mut sv) = (zero, zero, zero);
-        let vectors = unit.values.as_chunks::<LANES>().0;
-        for part in 0..PARTS {
-            let (inverse, scale) = (lanes.splat(inverses[part]), lanes.splat(scales[part]));
-            let s = lanes.splat(f32::from(self.scales[part]));
-            let each = LARGE / PARTS / LANES;
-            for (at, values) in vectors.iter().enumerate().skip(part * each).take(each) {
-                let values = lanes.load(values);
-                let code = numbers.nearest(lanes, lanes.mul(values, inverse));
-                let error = lanes.sub(values, lanes.mul(code, scale));
-                let number = lanes.mul(code, s);
-                let weight = weights_at::<L, WEIGHED>(lanes, unit, at);
-                let (weighed, weighed_error) = if WEIGHED {
-                    (lanes.mul(number, weight), lanes.mul(error, weight))
-                } else {
-                    (number, error)
-                };
-                left = lanes.add(left, lanes.mul(weighed_error, error));
-                ss = lanes.add(ss, lanes.mul(weighed, number));
-                sv = lanes.add(sv, lanes.mul(weighed, values));
-            }
-        }
-        totals_of(lanes, [left, ss, sv, zero])
     }
 
     /// The scale of a part.
@@ -392,70 +374,4 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     pub(super) fn scale(&self, part: usize) -> f32 {
         self.d * f32::from(self.scales[part])
     }
-}
-
-/// Codes of two bits, four in a byte: of 128 codes, byte `j` has those at `j`, `j + 32`, `j + 64` and
-/// `j + 96`, the first the lowest.
-#[inline(always)]
-pub(super) fn join_pairs(codes: &[u8; LARGE], shift: u32, out: &mut [u8]) {
-    for (codes, out) in codes.as_chunks::<128>().0.iter().zip(out.as_chunks_mut::<32>().0) {
-        for (at, out) in out.iter_mut().enumerate() {
-            let pair = |quarter: usize| (codes[at + 32 * quarter] >> shift) & 3;
-            *out = pair(0) | (pair(1) << 2) | (pair(2) << 4) | (pair(3) << 6);
-        }
-    }
-}
-
-/// The codes that [`join_pairs`] put together, `shift` bits up and above what is there.
-#[inline(always)]
-pub(super) fn split_pairs(bytes: &[u8], shift: u32, codes: &mut [u8; LARGE]) {
-    for (codes, bytes) in codes.as_chunks_mut::<128>().0.iter_mut().zip(bytes.as_chunks::<32>().0) {
-        for (quarter, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            for (code, byte) in codes.iter_mut().zip(bytes) {
-                *code |= ((byte >> (2 * quarter)) & 3) << shift;
-            }
-        }
-    }
-}
-
-/// One bit of each code: byte `j` has those of codes `j`, `j + 32` and so on, the first the lowest.
-#[inline(always)]
-pub(super) fn join_bits(codes: &[u8; LARGE], shift: u32, out: &mut [u8]) {
-    let (lines, _) = codes.as_chunks::<32>();
-    for (at, out) in out[..32].iter_mut().enumerate() {
-        let bit = |line: usize| ((lines[line][at] >> shift) & 1) << line;
-        *out = (0..8).fold(0, |bits, line| bits | bit(line));
-    }
-}
-
-/// The bits that [`join_bits`] put together, `shift` bits up and above what is there.
-#[inline(always)]
-pub(super) fn split_bits(bytes: &[u8], shift: u32, codes: &mut [u8; LARGE]) {
-    for (line, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for (code, byte) in codes.iter_mut().zip(bytes) {
-            *code |= ((byte >> line) & 1) << shift;
-        }
-    }
-}
-
-/// Eight scales and minima of six bits in twelve bytes. Source: `get_scale_min_k4`.
-#[inline(always)]
-pub(super) fn join_six_bits(scales: &[u8; 8], minima: &[u8; 8], out: &mut [u8]) {
-    for at in 0..4 {
-        out[at] = scales[at] | ((scales[at + 4] >> 4) << 6);
-        out[at + 4] = minima[at] | ((minima[at + 4] >> 4) << 6);
-        out[at + 8] = (scales[at + 4] & 15) | (minima[at + 4] << 4);
-    }
-}
-
-/// The scales and minima that [`join_six_bits`] put together.
-#[inline(always)]
-pub(super) fn split_six_bits(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
-    let (mut scales, mut minima) = ([0; 8], [0; 8]);
-    for at in 0..4 {
-        (scales[at], minima[at]) = (bytes[at] & 63, bytes[at + 4] & 63);
-        scales[at + 4] = (bytes[at + 8] & 15) | ((bytes[at] >> 6) << 4);
-        minima[at + 4] = (bytes[at + 8] >> 4) | ((bytes[at + 4] >> 6) << 4);
-    }
-    (scales, minima)
 }

@@ -5,6 +5,7 @@
 //! them in `ggml-quants.c` beside it. Decoding is `dequantize_row_*`, in float32. Encoding rounds to
 //! the extremes of each block; of the small blocks it is `quantize_row_*_ref`.
 
+mod bits;
 mod blocked;
 mod iq4_nl;
 mod iq4_xs;

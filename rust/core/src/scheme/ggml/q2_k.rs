@@ -5,8 +5,9 @@
 //! bytes of codes: of each 128, 32 bytes, of which byte `j` has the codes `j`, `j + 32`, `j + 64` and
 //! `j + 96`; `d`, `dmin` (2 bytes each). Source: `block_q2_K`, `dequantize_row_q2_K`.
 
+use super::bits::{join_pairs, split_pairs};
 use super::blocked::Blocked;
-use super::levels::{Affine, LARGE, join_pairs, split_pairs};
+use super::levels::{Affine, LARGE};
 use super::small::{HALF, decode, half};
 use crate::kernel::block::Block;
 use crate::kernel::search::Searching;

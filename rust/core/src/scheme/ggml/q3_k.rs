@@ -6,8 +6,9 @@
 //! `j` and those of scale `j + 8` in its high half; then the upper two bits of scales `j`, `j + 4`, `j + 8`
 //! and `j + 12` in byte `j + 8`), `d` (2 bytes). Source: `block_q3_K`, `dequantize_row_q3_K`.
 
+use super::bits::{join_bits, join_pairs, split_bits, split_pairs};
 use super::blocked::Blocked;
-use super::levels::{LARGE, Symmetric, join_bits, join_pairs, split_bits, split_pairs};
+use super::levels::{LARGE, Symmetric};
 use super::small::{HALF, Line, decode, half, inverse};
 use crate::kernel::block::Block;
 use crate::kernel::search::{EIGHT, Integers, Searching};

@@ -5,8 +5,9 @@
 //! bytes with code `j` in the low half and code `j + 32` in the high half. Source: `block_q4_K`,
 //! `dequantize_row_q4_K`.
 
+use super::bits::{join_six_bits, split_six_bits};
 use super::blocked::Blocked;
-use super::levels::{Affine, LARGE, join_six_bits, split_six_bits};
+use super::levels::{Affine, LARGE};
 use super::small::{SMALL, decode, half, join, split};
 use crate::kernel::block::Block;
 use crate::kernel::search::Searching;

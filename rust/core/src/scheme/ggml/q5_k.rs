@@ -4,8 +4,9 @@
 //! bit `i` of byte `j` is code `32·i + j`'s), 128 bytes with the rest as in `q4_k`. Source: `block_q5_K`,
 //! `dequantize_row_q5_K`.
 
+use super::bits::{join_bits, join_six_bits, split_bits, split_six_bits};
 use super::blocked::Blocked;
-use super::levels::{Affine, LARGE, join_bits, join_six_bits, split_bits, split_six_bits};
+use super::levels::{Affine, LARGE};
 use super::small::{SMALL, decode, half, join, split};
 use crate::kernel::block::Block;
 use crate::kernel::search::Searching;

@@ -5,8 +5,9 @@
 //! half and code `j + 64` in the high half), their upper two bits (64 bytes, as codes of `q2_k`), the
 //! scales (16 int8), `d` (2 bytes). Source: `block_q6_K`, `dequantize_row_q6_K`.
 
+use super::bits::{join_pairs, split_pairs};
 use super::blocked::Blocked;
-use super::levels::{LARGE, Symmetric, join_pairs, split_pairs};
+use super::levels::{LARGE, Symmetric};
 use super::small::{HALF, Line, REACHES, decode, half, inverse, join, split};
 use crate::kernel::block::Block;
 use crate::kernel::search::{Integers, Searching};
