@@ -161,13 +161,7 @@ def run(*, quick: bool) -> list[Figure]:
     """Return time and error of each tool and format, by format."""
     array = np.random.default_rng(1).standard_normal((_ROWS, _COLUMNS), np.float32)
     cases = list(_ours(array))
-    for package, cases_of in _TOOLS.items():
-        try:
-            importlib.import_module(package)
-            found = list(cases_of(array))
-        except ImportError as error:
-            print(f"{package} is left out: {error}", file=sys.stderr)
-            continue
+    for _, found in peers.installed(_TOOLS, array):
         cases += found
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,18 +172,26 @@ PEERS = {
 }
 
 
-def run(*, quick: bool) -> list[Figure]:
-    """Return a figure for each peer that is installed."""
-    array = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
-    figures = []
-    distributions = importlib.metadata.packages_distributions()
-    for package, cases in PEERS.items():
+def installed(
+    tools: Mapping[str, Callable[[Any], Iterator[Any]]], array: Any
+) -> Iterator[tuple[str, list[Any]]]:
+    """The cases of each package that is installed."""
+    for package, cases in tools.items():
         try:
             importlib.import_module(package)
             found = list(cases(array))
         except ImportError as error:
             print(f"{package} is left out: {error}", file=sys.stderr)
             continue
+        yield package, found
+
+
+def run(*, quick: bool) -> list[Figure]:
+    """Return a figure for each peer that is installed."""
+    array = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), np.float32)
+    figures = []
+    distributions = importlib.metadata.packages_distributions()
+    for package, found in installed(PEERS, array):
         for name, scheme, group_size, theirs in found:
 
             def ours(scheme: Any = scheme, group_size: int | None = group_size) -> Any:

@@ -243,7 +243,7 @@ def test_auto_makes_the_table_first(tmp_path: Path) -> None:
     out = tmp_path / "d"
     said = ("quantize", folder, "-o", out, "--scheme", "nf4", "--importance", "auto")
     done = run(*said)
-    assert "importance: found for 21 layers, from 1024 tokens of random tokens." in done.stderr
+    assert "importance: found for 21 layers, of 1024 tokens of random tokens." in done.stderr
     wanted = aq.quantize_checkpoint(
         folder, tmp_path / "w", scheme="nf4", importance=aq.importance(folder)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import arrowquant as aq
 from conftest import run
@@ -231,6 +232,40 @@ def test_a_table_that_nothing_would_use_is_refused(
     found = aq.quantize_checkpoint(model, tmp_path / "d", plan=rules, importance=table)
     assert payload(found) == payload(
         aq.quantize_checkpoint(model, tmp_path / "w", scheme="int4", importance=table)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*changed since the job began")
+def test_a_retry_uses_the_table_that_it_is_given(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    path, table = model / "model.safetensors", table_of(importance)
+    tensors = load_file(path)
+    first = next(iter(importance))
+    tensors[first][0, 0] = np.nan
+    save_file(tensors, path)
+    out = tmp_path / "d"
+    aq.quantize_checkpoint(model, out, scheme="int4", continue_on_error=True)
+    tensors[first][0, 0] = 1
+    save_file(tensors, path)
+    found = aq.quantize_checkpoint(model, out, importance=table, retry_failed=True)
+    wanted = aq.quantize_checkpoint(model, tmp_path / "w", scheme="int4", importance=table)
+    assert payload(found)[first] == payload(wanted)[first]
+    assert payload(found)[first]["search"] == "weighted"
+    with pytest.raises(ValueError, match="is for a weighted search, which 'nf4_dq' does not have"):
+        aq.quantize_checkpoint(model, out, scheme="nf4_dq", importance=table, retry_failed=True)
+
+
+def test_a_job_that_was_killed_as_it_began_begins_again(
+    model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    table = table_of(importance)
+    wanted = aq.quantize_checkpoint(model, tmp_path / "w", importance=table)
+    # Its table is written before its manifest.
+    (tmp_path / "d").mkdir()
+    shutil.copy(tmp_path / "w" / "importance.parquet", tmp_path / "d")
+    assert payload(aq.quantize_checkpoint(model, tmp_path / "d", importance=table)) == payload(
+        wanted
     )
 
 

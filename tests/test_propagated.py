@@ -113,7 +113,7 @@ def test_no_tokens_are_the_weights_alone(tensors: dict[str, Array], tmp_path: Pa
     folder = save(tmp_path / "m", tensors)
     assert aq.importance(folder, tokens=0).equals(propagated(folder))
     done = run("importance", folder, "-o", tmp_path / "i.parquet", "--tokens", 0)
-    assert "i.parquet: 14 layers, of weights alone" in done.stdout
+    assert "i.parquet: 14 layers, of the weights alone" in done.stdout
     other = save(tmp_path / "o", tensors, model_type="gpt2")
     with pytest.raises(ValueError, match="of this model the weights alone say nothing; that is"):
         aq.importance(other, tokens=0)

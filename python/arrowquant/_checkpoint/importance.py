@@ -9,7 +9,7 @@ from pathlib import Path
 from arrowquant._checkpoint import manifest as manifests
 from arrowquant._checkpoint.request import Request
 from arrowquant._errors import QuantizationWarning
-from arrowquant._importance import Importance, is_auto
+from arrowquant._importance import Importance, is_auto, told
 from arrowquant._progress import ProgressCallback
 
 
@@ -34,8 +34,9 @@ def with_table(
         return replace(request, importance=None), []
     if manifests.exists(place) and not request.overwrite:
         return _with(request, manifests.load_importance(place, manifests.load(place))), []
-    from arrowquant._importance.calibrate import WITHOUT, importance
+    from arrowquant._importance.calibrate import importance
     from arrowquant._importance.propagated import propagated
+    from arrowquant._importance.skeleton import WITHOUT
 
     state = state_of(place)
     try:
@@ -44,19 +45,14 @@ def with_table(
         state.unlink(missing_ok=True)
         why = str(error).removesuffix(WITHOUT).rstrip()
         if (known := propagated(model)) is not None:
-            note = f"importance: found for {known.num_rows} layers from the weights alone: {why}"
+            note = f"importance: found for {told(known)}. The model was not run: {why}"
             return _with(request, Importance.read(known)), [note]
         text = (
             f"no importance was found, so layers are weighed by what their weights suggest: {why}"
         )
         warnings.warn(QuantizationWarning(text), stacklevel=3)
         return _with(request, None), []
-    most = max(table.to_pylist(), key=lambda row: row["tokens"])
-    source = most["source"].partition(",")[0]
-    note = (
-        f"importance: found for {table.num_rows} layers, from {most['tokens']} tokens of {source}."
-    )
-    return _with(request, Importance.read(table)), [note]
+    return _with(request, Importance.read(table)), [f"importance: found for {told(table)}."]
 
 
 def state_of(place: Path) -> Path:

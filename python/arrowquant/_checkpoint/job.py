@@ -226,11 +226,17 @@ class Job:
 
         Layers that were to be kept stay so, unless a rule of the request names them.
         """
-        if not self._request.asks_anew:
+        if not self._request.asks_anew and self._request.importance is None:
             return plans.table(manifest.plan)
         planned = {row["layer_name"]: row for row in manifest.plan}
         failed = _failed_names(self._destination, manifest)
         failed |= plans.names_in(manifest, units, self._outline)
+        if not self._request.asks_anew:
+            # A table alone changes the search, and nothing else.
+            for name in failed:
+                if "weighted" in _core.searches(planned[name]["scheme"]):
+                    planned[name] = {**planned[name], "search": "weighted"}
+            return plans.table([planned[row["layer_name"]] for row in manifest.plan])
         names = self._outline["layer_name"].cast(pa.string())
         wanted = pc.is_in(names, pa.array(sorted(failed), pa.string()))
         # What is asked now is stronger than plan columns of the source.

@@ -205,7 +205,7 @@ def strangers(directory: Path) -> list[str]:
         if ours:
             inside = [file for file in path.iterdir() if not _OURS.fullmatch(file.name)]
             found += [f"{path.name}/{file.name}" for file in inside]
-        elif not path.name.startswith("."):
+        elif not path.name.startswith(".") and path.name != _IMPORTANCE:
             found.append(path.name)
     return found
 

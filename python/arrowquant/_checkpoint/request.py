@@ -107,8 +107,14 @@ class Request:
         scheme = original.scheme if self.scheme is None else self.scheme
         said = check_settings(self.settings)
         # Another scheme may lack what was set for the one before.
-        settings = said if self.scheme is not None else {**original.settings, **said}
-        importance = original.importance if self.importance is None else self.importance
+        before = {} if self.scheme is not None else dict(original.settings)
+        importance = original.importance
+        if self.importance is not None:
+            # A table that is given now is for a search of now.
+            before.pop("search", None)
+            said = dict(searching(self.importance, scheme, said, self.plan))
+            importance = self.importance
+        settings = {**before, **said}
         return replace(
             self, scheme=scheme, settings=settings, importance=importance, everything=True
         )

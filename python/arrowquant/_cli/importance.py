@@ -47,6 +47,7 @@ def importance(
 
     import arrowquant as aq
     from arrowquant._files import check_output, replacing
+    from arrowquant._importance import told
 
     check_output(output, (".parquet",), overwrite=overwrite)
     state = output.with_name(f".{output.name}.state")
@@ -65,10 +66,7 @@ def importance(
     with replacing(output, overwrite=overwrite) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     if not quiet:
-        most = max(table.to_pylist(), key=lambda row: row["tokens"])
-        source = most["source"].partition(",")[0]
-        of = f"{most['tokens']} tokens of {source}" if most["tokens"] else source
-        typer.echo(f"{output}: {table.num_rows} layers, of {of}")
+        typer.echo(f"{output}: {told(table)}")
         said = f"--importance {output}"
         typer.echo(f"Next: arrowquant quantize {model} -o OUT {said}")
     return OK

@@ -118,7 +118,6 @@ def quantize(
     command resumes a dataset.
     """
     from arrowquant import _report, _runtimes
-    from arrowquant._checkpoint.importance import state_of
     from arrowquant._checkpoint.place import known_setup
     from arrowquant._checkpoint.request import Request
     from arrowquant._runtimes.job import RuntimeJob, Setup
@@ -183,10 +182,7 @@ def quantize(
             summary = _to_dataset(source, output, request, progress=shows)
     except KeyboardInterrupt:
         what = "nothing was written." if is_file else _report.finished(output)
-        if state_of(output).exists():
-            what += " The importance of the blocks that are done is kept: run it again."
-        typer.echo(f"interrupted: {what}", err=True)
-        return INTERRUPTED
+        return _interrupted(output, what)
     if not quiet:
         _report.summary(summary, model, as_json=as_json)
     return FAILED if summary.failed else OK
@@ -224,8 +220,7 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
             _tell(_report.sums(prepared.plan.to_pylist()), quiet=False)
         dataset = job.quantize(source, prepared.request, shows)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted: {_report.finished(job.place)}", err=True)
-        return INTERRUPTED
+        return _interrupted(job.place, _report.finished(job.place))
     seconds = time.monotonic() - started
     found = summary(dataset, finished_before=before, seconds=seconds)
     if found.failed or found.unfinished:
@@ -235,8 +230,7 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
     try:
         written, notes = job.export(shows)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted: {_report.finished(job.place)}", err=True)
-        return INTERRUPTED
+        return _interrupted(job.place, _report.finished(job.place))
     _tell(notes, quiet=quiet)
     if not quiet:
         _report.summary(found, job.model, as_json=as_json, written=written)
@@ -244,6 +238,15 @@ def _for_runtime(job: RuntimeJob, *, as_json: bool, quiet: bool) -> int:
             load = formats.find(prepared.format.name).load_command(written)
             _report.exported(written, load, as_json=False)
     return OK
+
+
+def _interrupted(place: Path, what: str) -> int:
+    from arrowquant._checkpoint.importance import state_of
+
+    if state_of(place).exists():
+        what += " The importance of the blocks that are done is kept: run it again."
+    typer.echo(f"interrupted: {what}", err=True)
+    return INTERRUPTED
 
 
 def _tell(notes: list[str], *, quiet: bool) -> None:

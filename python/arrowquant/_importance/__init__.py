@@ -80,9 +80,9 @@ class Importance:
     def digest(self) -> str:
         """SHA-256 of names and numbers."""
         found = hashlib.sha256()
-        for row in self.table.to_pylist():
-            numbers = pa.array(row["importance"], pa.float32())
-            found.update(f"{row['layer_name']}\0{len(numbers)}\0".encode())
+        for name, row in zip(*self.table.columns, strict=True):
+            numbers = row.values
+            found.update(f"{name.as_py()}\0{len(numbers)}\0".encode())
             found.update(numbers.fill_null(float("nan")).to_numpy().astype("<f4").tobytes())
         return found.hexdigest()
 
@@ -182,6 +182,16 @@ def _other_names(source: Scan, known: list[str], layers: dict[str, Any]) -> dict
         folder = source.path if source.path.is_dir() else source.path.parent
         return names.to_gguf(list(layers), read_config(folder).model_types)
     return {}
+
+
+def told(table: pa.Table) -> str:
+    """What a table that `aq.importance` has made is of."""
+    # An expert has seen fewer tokens than other layers.
+    rows = table.select(["tokens", "source"]).to_pylist()
+    most = max(rows, key=lambda row: row["tokens"])
+    source = most["source"].partition(",")[0]
+    of = f"{most['tokens']} tokens of {source}" if most["tokens"] else f"the {source}"
+    return f"{len(rows)} layers, of {of}"
 
 
 def is_auto(given: Any) -> bool:

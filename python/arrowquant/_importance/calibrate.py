@@ -11,10 +11,7 @@ at once, and are let go after it, so that never more than a block is in memory.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import importlib
-import importlib.util
 import io
 import itertools
 import os
@@ -31,20 +28,17 @@ import pyarrow as pa
 from arrowquant import _core
 from arrowquant._files import replacing, user_path
 from arrowquant._importance import SCHEMA
-from arrowquant._importance.imatrix import matrix, needed
+from arrowquant._importance.imatrix import needed
 from arrowquant._importance.propagated import KINDS, propagated
+from arrowquant._importance.skeleton import WHAT, WITHOUT, Skeleton, first_line
 from arrowquant._progress import ProgressCallback, listener
-from arrowquant._scan import Scan, scan
 
 Array = np.ndarray[Any, Any]
 CHUNK = 256
 """Tokens that see each other."""
 _SEED = 0
-_WHAT = "finding importance"
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "merges.txt", "spiece.model", "*.tiktoken")
 _EXTRA = "'arrowquantize[calibrate]'"
-_MAPPING = "transformers.conversion_mapping"
-"""Where transformers that have experts in stacks say how these are stored."""
 _STACK = 3
 """Dimensions of a stack of matrices."""
 _FEW = 32
@@ -63,19 +57,6 @@ class Seen:
 
     def __add__(self, other: Seen) -> Seen:
         return Seen(self.sums + other.sums, self.tokens + other.tokens)
-
-
-@dataclass(frozen=True)
-class _Experts:
-    """A parameter `[experts, outputs, inputs]` of which the checkpoint has each matrix by itself.
-
-    Those of `parts[0]`, by expert, come first along the outputs, then those of `parts[1]`.
-    """
-
-    parts: tuple[tuple[str, ...], ...]
-
-    def of(self, expert: int) -> list[str]:
-        return [part[expert] for part in self.parts]
 
 
 def importance(
@@ -129,11 +110,11 @@ def importance(
             f"{folder}: of this model the weights alone say nothing; that is known for "
             f"{', '.join(sorted(KINDS))}. Give tokens. {WITHOUT}"
         )
-    torch, *_ = (needed(name, _WHAT, _EXTRA) for name in ("torch", "transformers", "accelerate"))
+    torch, *_ = (needed(name, WHAT, _EXTRA) for name in ("torch", "transformers", "accelerate"))
     before = torch.get_num_threads()
     torch.set_num_threads(_core.thread_count(threads))
     try:
-        skeleton = _Skeleton.of(folder)
+        skeleton = Skeleton.of(folder)
         with _refusing(folder):
             ids, source = _tokens(folder, skeleton.config, text, tokens)
         run = _Run(skeleton, ids, None if state is None else user_path(state))
@@ -159,7 +140,7 @@ def _refusing(folder: Path) -> Iterator[None]:
     ) as error:
         kind = type(error).__name__
         raise ValueError(
-            f"{folder}: the model does not run on text: {kind}: {_first_line(error)} {WITHOUT}"
+            f"{folder}: the model does not run on text: {kind}: {first_line(error)} {WITHOUT}"
         ) from error
 
 
@@ -184,7 +165,7 @@ def _table(found: dict[str, Seen], source: str) -> pa.Table:
 
 def _tokens(folder: Path, config: Any, text: Any, count: int) -> tuple[Any, str]:
     """Token ids, `[chunks, tokens of a chunk]`, and what they are of."""
-    torch, transformers = (needed(name, _WHAT) for name in ("torch", "transformers"))
+    torch, transformers = (needed(name, WHAT) for name in ("torch", "transformers"))
     # Without files, transformers makes one up.
     if not any(list(folder.glob(pattern)) for pattern in _TOKENIZERS):
         if text is not None:
@@ -227,7 +208,7 @@ def _chunks(ids: Any, config: Any) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what transformers prints of progress and of texts that are long."""
-    logging = needed("transformers.utils.logging", _WHAT)
+    logging = needed("transformers.utils.logging", WHAT)
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -235,190 +216,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).partition("\n")[0].strip()
-    return text if text.endswith(".") else f"{text}."
-
-
-@dataclass
-class _Skeleton:
-    """A model of transformers without weights, and where its weights are."""
-
-    config: Any
-    model: Any
-    """Without its head."""
-    blocks: Any
-    names: dict[str, str | _Experts]
-    """What the checkpoint calls each of its parameters and kept buffers."""
-    weights: Scan
-
-    @staticmethod
-    def of(folder: Path) -> _Skeleton:
-        """Make it.
-
-        Raises:
-            ValueError: It can't be made, or lacks weights.
-        """
-        torch, transformers = (needed(name, _WHAT) for name in ("torch", "transformers"))
-        empty = needed("accelerate", _WHAT).init_empty_weights
-
-        try:
-            config = transformers.AutoConfig.from_pretrained(folder)
-            # Each expert by itself, so that its tokens are seen.
-            has_stacks = importlib.util.find_spec(_MAPPING) is not None
-            eager = {"experts_implementation": "eager"} if has_stacks else {}
-            name = (getattr(config, "architectures", None) or [""])[0]
-            kind = getattr(transformers, name, None)
-            with empty(include_buffers=False):
-                whole = (
-                    kind._from_config(config, **eager)
-                    if kind
-                    else transformers.AutoModel.from_config(config, **eager)
-                )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise ValueError(
-                f"{folder}: transformers {transformers.__version__} can't make the model: "
-                f"{_first_line(error)} {WITHOUT}"
-            ) from error
-        model = whole.base_model.eval()
-        lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-        sizes = [sum(p.numel() for p in blocks.parameters()) for blocks in lists]
-        if not lists:
-            raise ValueError(f"{folder}: {type(model).__name__} has no blocks. {WITHOUT}")
-        weights = scan(folder)
-        names = _names(folder, config, whole, model, weights.layer_names)
-        return _Skeleton(config, model, lists[int(np.argmax(sizes))], names, weights)
-
-    def fill(self, module: Any, prefix: str, *, but: str | None = None) -> None:
-        """Read the parameters of a module; `but` not those of modules of that prefix."""
-        torch = needed("torch", _WHAT)
-        for name, slot in _slots(module):
-            full = f"{prefix}{name}"
-            if but is not None and full.startswith(but):
-                continue
-            values = torch.from_numpy(self._read(self.names[full]))
-            owner, leaf = slot
-            wanted = getattr(owner, leaf).shape
-            if values.shape != wanted:
-                raise ValueError(
-                    f"layer '{self.names[full]}' has shape {list(values.shape)}, and transformers "
-                    f"wants {list(wanted)}. {WITHOUT}"
-                )
-            if leaf in owner._parameters:
-                owner._parameters[leaf] = torch.nn.Parameter(values, requires_grad=False)
-            else:
-                owner._buffers[leaf] = values
-
-    def _read(self, names: str | _Experts) -> Array:
-        if isinstance(names, str):
-            return np.array(self.weights[names], np.float32)
-        stacks = [
-            np.stack([np.asarray(self.weights[name], np.float32) for name in part])
-            for part in names.parts
-        ]
-        return np.concatenate(stacks, axis=1)
-
-    @staticmethod
-    def drop(module: Any) -> None:
-        """Let the parameters of a module go."""
-        torch = needed("torch", _WHAT)
-        for _, (owner, leaf) in _slots(module):
-            if leaf in owner._parameters:
-                empty = owner._parameters[leaf].to("meta")
-                owner._parameters[leaf] = torch.nn.Parameter(empty, requires_grad=False)
-
-
-WITHOUT = "Quantize the model without importance."
-
-
-def _slots(module: Any) -> Iterator[tuple[str, tuple[Any, str]]]:
-    """The parameters and kept buffers of a module, with the modules that hold them."""
-    for path, owner in module.named_modules():
-        dot = f"{path}." if path else ""
-        kept = [name for name in owner._buffers if name not in owner._non_persistent_buffers_set]
-        for leaf in [*owner._parameters, *kept]:
-            if getattr(owner, leaf) is not None:
-                yield dot + leaf, (owner, leaf)
-
-
-def _names(
-    folder: Path, config: Any, whole: Any, model: Any, stored: Sequence[str]
-) -> dict[str, str | _Experts]:
-    """The checkpoint's names of the parameters, with the model's own prefix or without."""
-    prefix = next((f"{path}." for path, m in whole.named_modules() if m is model and path), "")
-    usual = f"{whole.base_model_prefix}." if whole.base_model_prefix else ""
-    found, lacking = {}, []
-    known = _known(config, stored)
-    for name, _ in _slots(model):
-        likely = [prefix + name, usual + name, name]
-        own = next((known[candidate] for candidate in likely if candidate in known), None)
-        if own is None:
-            lacking.append(name)
-        else:
-            found[name] = own
-    if lacking:
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise ValueError(
-            f"{folder}: transformers' {type(model).__name__} has '{lacking[0]}'{more}, and the "
-            "checkpoint has no tensor of that name: the architecture stores it otherwise. "
-            f"{WITHOUT}"
-        )
-    return found
-
-
-def _known(config: Any, stored: Sequence[str]) -> dict[str, str | _Experts]:
-    """What is stored, by the names of transformers' parameters, and by its own ones."""
-    found: dict[str, str | _Experts] = {}
-    stacks: dict[str, dict[int, dict[int, str]]] = {}
-    for name in stored:
-        stem, index = matrix(name)
-        if stem != name:
-            stacks.setdefault(stem, {}).setdefault(0, {})[index] = name
-            continue
-        renamed, place = _renamed(name, _conversions(config))
-        if place is None:
-            found[renamed] = name
-        else:
-            stacks.setdefault(renamed, {}).setdefault(place[0], {})[place[1]] = name
-    for name, parts in stacks.items():
-        ordered = [[one for _, one in sorted(part.items())] for _, part in sorted(parts.items())]
-        found[name] = _Experts(tuple(map(tuple, ordered)))
-    # Its own names come first.
-    return found | {name: name for name in stored}
-
-
-@functools.cache
-def _mapping(kind: str) -> tuple[Any, ...]:
-    """How transformers' names and stacks of experts are made of a checkpoint's tensors."""
-    try:
-        mapping = importlib.import_module(_MAPPING)
-    except ImportError:
-        return ()
-    return tuple(mapping.get_checkpoint_conversion_mapping(kind) or ())
-
-
-def _conversions(config: Any) -> tuple[Any, ...]:
-    kinds = dict.fromkeys([config.model_type, config.get_text_config().model_type])
-    return tuple(one for kind in kinds for one in _mapping(kind))
-
-
-def _renamed(name: str, conversions: Sequence[Any]) -> tuple[str, tuple[int, int] | None]:
-    """The parameter that a tensor belongs to; with its part and expert, if it is one of a stack."""
-    for one in conversions:
-        operations = [type(each).__name__ for each in getattr(one, "operations", ())]
-        target = one.target_patterns[0]
-        for at, pattern in enumerate(one.source_patterns):
-            if not operations:
-                name = name.replace(pattern, target)
-                continue
-            numbered = re.escape(pattern).replace(r"\*", r"(\d+)")
-            found = re.search(f"{numbered}$", name)
-            is_stack = operations in (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
-            if found and found.groups() and is_stack:
-                return name[: found.start()] + target, (at, int(found[1]))
-    return name, None
 
 
 @dataclass(frozen=True)
@@ -433,7 +230,7 @@ class _Place:
 
 def _noting(note: Any) -> Any:
     """While it is entered, `note` hears of each input and weight that are multiplied."""
-    torch, overrides = (needed(name, _WHAT) for name in ("torch", "torch.overrides"))
+    torch, overrides = (needed(name, WHAT) for name in ("torch", "torch.overrides"))
 
     class Noting(overrides.TorchFunctionMode):  # type: ignore[misc, name-defined]
         def __torch_function__(
@@ -450,7 +247,7 @@ def _noting(note: Any) -> Any:
 class _Run:
     """A pass over the blocks."""
 
-    skeleton: _Skeleton
+    skeleton: Skeleton
     ids: Any
     state: Path | None
     found: dict[str, Seen] = field(default_factory=dict)
@@ -570,7 +367,7 @@ class _Run:
 
     def _resume(self) -> None:
         """Take over what an earlier call did, if it was of the same model and text."""
-        torch = needed("torch", _WHAT)
+        torch = needed("torch", WHAT)
         if self.state is None or not self.state.exists():
             return
         try:
