@@ -53,7 +53,7 @@ _CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "q2_k": ("q2_k", {}),
 }
 """Those of rows of 256 are left out where a model's rows are no multiple of it."""
-_MODELS = ("smollm2", "bytes")
+MODELS = ("smollm2", "bytes")
 
 
 def run(folder: Path, *, quick: bool) -> list[Figure]:
@@ -63,12 +63,9 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
         print(f"divergence is left out without {', '.join(missing)}", file=sys.stderr)
         return []
     figures = []
-    for name in _MODELS:
-        model = folder / name
-        if not (model / "config.json").exists():
-            script = str(Path(__file__).with_name(f"make_{name}.py"))
-            subprocess.run([sys.executable, script, str(model)], check=True)
-        judge = _Judge(model, 4 if quick else 16, on_grid=name == "smollm2")
+    for name in MODELS:
+        model = made(folder, name)
+        judge = Judge(model, 4 if quick else 16, on_grid=name == "smollm2")
         tables = {
             "weights alone": aq.importance(model, tokens=0),
             "built-in text": aq.importance(model),
@@ -88,8 +85,17 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     return figures
 
 
+def made(folder: Path, name: str) -> Path:
+    """One of the models, which is made where it is not there."""
+    model = folder / name
+    if not (model / "config.json").exists():
+        script = str(Path(__file__).with_name(f"make_{name}.py"))
+        subprocess.run([sys.executable, script, str(model)], check=True)
+    return model
+
+
 def _ways(
-    judge: _Judge, scheme: str, options: dict[str, Any], tables: dict[str, Any]
+    judge: Judge, scheme: str, options: dict[str, Any], tables: dict[str, Any]
 ) -> Iterator[tuple[str, Any]]:
     """What the weights become in each way."""
     ways: list[tuple[str, Any, Any]] = [("rounding", "none", None), ("mse", "mse", None)]
@@ -138,7 +144,7 @@ def _text() -> str:
     return "\n\n".join(texts)
 
 
-class _Judge:
+class Judge:
     """The model whose layers are replaced, and what it said of a text before."""
 
     def __init__(self, model: Path, chunks: int, *, on_grid: bool) -> None:
@@ -171,15 +177,19 @@ class _Judge:
         with self._torch.inference_mode():
             return self._model(chunk[None]).logits[0].log_softmax(-1)
 
-    def divergence(self, weights: Any) -> tuple[float, float, float]:
-        """The mean over tokens, and its 95 % interval over chunks."""
+    def of_chunks(self, weights: Any) -> Any:
+        """The mean over the tokens of each chunk."""
         self._put(weights)
-        found = np.array(
+        return np.array(
             [
                 float((said.exp() * (said - self._said(chunk))).sum(-1).mean())
                 for chunk, said in zip(self._chunks, self._reference, strict=True)
             ]
         )
+
+    def divergence(self, weights: Any) -> tuple[float, float, float]:
+        """The mean over tokens, and its 95 % interval over chunks."""
+        found = self.of_chunks(weights)
         rng = np.random.default_rng(0)
         means = found[rng.integers(0, len(found), (1000, len(found)))].mean(1)
         low, high = np.percentile(means, [2.5, 97.5])

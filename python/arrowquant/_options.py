@@ -85,6 +85,8 @@ class Options:
     """The largest magnitudes of whole layers, by layer, where they are known."""
     importance: Importance | None = None
     """How much the columns of layers matter, where it is known."""
+    suggested: Importance | None = None
+    """How much the weights of whole layers suggest that, for layers in parts."""
     fallback: Sequence[str] | None = None
     """What plans take for shapes that the scheme does not; None: the scheme's own."""
 
@@ -92,6 +94,11 @@ class Options:
     def known_importance(self) -> _core.Importance | None:
         """The same as the core reads it."""
         return None if self.importance is None else self.importance.core
+
+    @property
+    def suggested_importance(self) -> _core.Importance | None:
+        """What is suggested as the core reads it."""
+        return None if self.suggested is None else self.suggested.core
 
     def __post_init__(self) -> None:
         """Check types: a bool is an int in Python, and would pass for a group size of 1."""

@@ -112,8 +112,7 @@ def with_facts(weights: Any, plan: Any, options: Options) -> Options:
         return options
     if options.importance is not None:
         options = replace(options, importance=options.importance.of_model(weights))
-    known = facts(weights, plan, options)
-    return replace(options, absmax=known) if known else options
+    return facts(weights, plan, options)
 
 
 def say_requantized(weights: Any, scheme: str | None) -> None:

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
 import arrowquant as aq
-from arrowquant._facts import add, groups_of, may_need, shared
+from arrowquant._facts import add, may_need, needs_of, shared
 from arrowquant._options import Options
 from arrowquant._plan import read_plan
 
@@ -90,10 +90,10 @@ def _with_facts(frame: DataFrame, options: dict[str, Any]) -> DataFrame:
     settings = {name: value for name, value in options.items() if name not in {*names, "plan"}}
     asked = Options(options.get("scheme"), settings)
     plan = read_plan(options.get("plan"))
-    if plan is None and "scheme" not in frame.columns and not may_need(asked):
+    if plan is None and "scheme" not in frame.columns and not may_need(asked).absmax:
         return frame
     outline = frame.select([name for name in _OUTLINE if name in frame.columns]).toArrow()
-    groups = groups_of(outline, plan, asked)
+    groups = needs_of(outline, plan, asked).absmax
     wanted = pa.array(sorted({name for names in groups.values() for name in names}), pa.string())
     if not len(wanted):
         return frame

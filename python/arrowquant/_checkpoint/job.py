@@ -38,7 +38,7 @@ from arrowquant._errors import (
     QuantizationError,
     QuantizationWarning,
 )
-from arrowquant._facts import absmax_of, groups_of, shared
+from arrowquant._facts import absmax_of, needs_of, shared, with_columns
 from arrowquant._model import axis_rules, rules_of
 from arrowquant._options import Options
 from arrowquant._plan import fallbacks_of
@@ -78,9 +78,8 @@ class Job:
         manifest.parts = [part for part in manifest.parts if part.unit in done]
         attempt = self._attempt(manifest)
         plan, options = plans.table(manifest.plan), self._request.options()
-        self._learn(manifest, plan, options)
-        work = self._work(plan, replace(options, absmax=manifest.absmax))
         todo = [unit for unit in manifest.units if unit.index not in done]
+        work = self._work(plan, self._learned(manifest, plan, options, todo))
         self._each(manifest, attempt, work, todo)
 
     def retry(self) -> None:
@@ -102,33 +101,50 @@ class Job:
         request = self._request.over(original)
         plan = self._retry_plan(manifest, request, late - done.keys())
         options = request.options()
-        self._learn(manifest, plan, options, again=_failed_names(self._destination, manifest))
-        work = self._work(plan, replace(options, absmax=manifest.absmax))
+        failed = _failed_names(self._destination, manifest)
+        work = self._work(plan, self._learned(manifest, plan, options, todo, again=failed))
         self._each(manifest, attempt, work, todo)
 
-    def _learn(
+    def _learned(
         self,
         manifest: Manifest,
         plan: pa.Table,
         options: Options,
+        units: Collection[Unit],
         again: Collection[str] = (),
-    ) -> None:
+    ) -> Options:
         """Find out what layers need to know of their parts and siblings, once for all units.
 
         Args:
-            manifest: Where it is kept.
+            manifest: Where the largest magnitudes are kept.
             plan: What is asked of each layer.
             options: Of the job.
+            units: What is to be done.
             again: Layers that failed before, whose values may be others now.
+
+        Returns:
+            The options with it.
 
         Raises:
             ValueError: A layer has larger values now than those that share its scale were given.
         """
+        needs = needs_of(self._outline, plan, options)
+        names = plans.names_in(manifest, {unit.index for unit in units}, self._outline)
+        options = with_columns(self._source, needs.columns & names, options)
+        self._learn_absmax(manifest, needs.absmax, options.threads, again)
+        return replace(options, absmax=manifest.absmax)
+
+    def _learn_absmax(
+        self,
+        manifest: Manifest,
+        groups: dict[str, list[str]],
+        threads: int | None,
+        again: Collection[str],
+    ) -> None:
         told = manifest.request.get("tensor_absmax")
         if told is not None:  # The runtime has no tensor scales, whatever the values are.
             manifest.absmax = {row["layer_name"]: told for row in manifest.plan}
             return
-        groups = groups_of(self._outline, plan, options)
         failed = set(again)
         new = {
             key: members
@@ -138,7 +154,7 @@ class Job:
         names = {name for members in new.values() for name in members}
         if not names:
             return
-        found = shared(new, absmax_of(self._source, names, options.threads))
+        found = shared(new, absmax_of(self._source, names, threads))
         for members in new.values():
             siblings = [name for name in members if name not in failed]
             known = [manifest.absmax[name] for name in siblings if name in manifest.absmax]

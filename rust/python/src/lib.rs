@@ -61,7 +61,9 @@ mod _core {
     #[pymodule_export]
     use crate::plan::{check_plan, plan};
     #[pymodule_export]
-    use crate::quantize::{PyQuantizer, absmax, quantize, quantize_stream, whole_scales};
+    use crate::quantize::{
+        ColumnMoments, PyQuantizer, absmax, quantize, quantize_stream, whole_facts,
+    };
     #[pymodule_export]
     use crate::stream::{Iterated, Stream};
     #[pymodule_export]

@@ -27,6 +27,9 @@ pub(crate) struct CallOptions {
     /// How much the columns of layers matter, where that is known.
     #[pyo3(attribute("known_importance"))]
     importance: Option<Py<Importance>>,
+    /// How much the weights of whole layers suggest that.
+    #[pyo3(attribute("suggested_importance"))]
+    suggested: Option<Py<Importance>>,
     /// Schemes for matrices that the scheme does not take.
     fallback: Option<Vec<String>>,
 }
@@ -47,10 +50,16 @@ impl CallOptions {
         if let Some(fallback) = &self.fallback {
             options = options.with_fallback(fallback)?;
         }
-        let absmax = Arc::new(self.absmax.clone());
-        let importance = self.importance.as_ref().map(|known| known.get().0.clone());
-        let importance = importance.unwrap_or_default();
-        Ok(arrowquant::Options { is_said: self.scheme.is_some(), absmax, importance, ..options })
+        let known = |table: &Option<Py<Importance>>| {
+            table.as_ref().map(|known| known.get().0.clone()).unwrap_or_default()
+        };
+        Ok(arrowquant::Options {
+            is_said: self.scheme.is_some(),
+            absmax: Arc::new(self.absmax.clone()),
+            importance: known(&self.importance),
+            suggested: known(&self.suggested),
+            ..options
+        })
     }
 
     pub(crate) fn says_scheme(&self) -> bool {

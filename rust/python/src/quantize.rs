@@ -1,10 +1,11 @@
 //! `quantize` and `quantize_stream`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
-use arrowquant::quantize::whole::{self, Need};
+use arrowquant::quantize::whole::{self, Moments, Need};
 use arrowquant::relation::side_by_side;
 use arrowquant::{Monitor, Quantizer, pool};
 use pyo3::exceptions::PyRuntimeError;
@@ -184,15 +185,16 @@ pub(crate) fn quantize_stream(
     Ok(Stream::new(weights.into_reader(), one, failed, Box::new(step)))
 }
 
-/// What each row needs to know of more than its own values: `layer`, the largest magnitude of all of its
-/// layer; `siblings`, that of all layers that a runtime puts together; or nothing.
+/// What each row needs to know of more than its own values. A largest magnitude: `layer`, that of all of its
+/// layer; `siblings`, that of all layers that a runtime puts together; or none. And whether it needs to know
+/// how much columns matter by the weights of all of its layer.
 #[pyfunction]
-pub(crate) fn whole_scales(
+pub(crate) fn whole_facts(
     py: Python<'_>,
     batch: PyRecordBatch,
     plan: Option<GivenPlan<'_>>,
     options: CallOptions,
-) -> PyResult<Vec<Option<&'static str>>> {
+) -> PyResult<Vec<(Option<&'static str>, bool)>> {
     let (core, plan) = (options.core().map_err(errors::call)?, options::plan(py, plan)?);
     let needs = py.detach(|| whole::needs(batch.as_ref(), &plan, &core));
     let needs = needs.map_err(|error| errors::raise(py, error))?;
@@ -200,7 +202,7 @@ pub(crate) fn whole_scales(
         Need::Layer => "layer",
         Need::Siblings => "siblings",
     };
-    Ok(needs.into_iter().map(|need| need.map(named)).collect())
+    Ok(needs.into_iter().map(|need| (need.absmax.map(named), need.columns)).collect())
 }
 
 /// The largest magnitude of each row's finite values; none where it has no floats.
@@ -213,4 +215,35 @@ pub(crate) fn absmax(
     let pool = pool::with_threads(pool::thread_count(threads).map_err(errors::call)?);
     let (batch, pool) = (batch.into_inner(), pool.map_err(errors::call)?);
     run(py, None, move |monitor, _| whole::absmax(&batch, &pool, monitor))
+}
+
+/// How much columns matter by the weights of layers that come in parts.
+#[pyclass(module = "arrowquant._core", frozen)]
+#[derive(Default)]
+pub(crate) struct ColumnMoments(Arc<Mutex<BTreeMap<String, Moments>>>);
+
+#[pymethods]
+impl ColumnMoments {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Add the rows of a batch; those that have no floats say nothing.
+    fn add(&self, py: Python<'_>, batch: PyRecordBatch, threads: Option<i64>) -> PyResult<()> {
+        let pool = pool::with_threads(pool::thread_count(threads).map_err(errors::call)?);
+        let (batch, pool, known) =
+            (batch.into_inner(), pool.map_err(errors::call)?, self.0.clone());
+        run(py, None, move |monitor, _| {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            whole::add_moments(&mut known, &batch, &pool, monitor)
+        })
+    }
+
+    /// A table of importance: a list for each layer, null where the weights say nothing.
+    fn table(&self, py: Python<'_>) -> PyResult<PyRecordBatch> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = whole::suggest(&known).map_err(|error| errors::raise(py, error))?;
+        Ok(PyRecordBatch::new(table))
+    }
 }

@@ -26,6 +26,9 @@ pub struct Options {
     pub absmax: Arc<HashMap<String, f64>>,
     /// How much the columns of layers matter, likewise.
     pub importance: Importance,
+    /// How much the weights of whole layers suggest that, for layers in parts, of which nothing else is
+    /// known.
+    pub suggested: Importance,
 }
 
 /// A matrix that every scheme takes: what can't be had for it can't be had at all.
@@ -49,8 +52,15 @@ impl Options {
         {
             return Err(error.into());
         }
-        let (absmax, importance) = (Arc::default(), Importance::default());
-        Ok(Self { scheme, is_said: true, settings, fallback: None, absmax, importance })
+        Ok(Self {
+            scheme,
+            is_said: true,
+            settings,
+            fallback: None,
+            absmax: Arc::default(),
+            importance: Importance::default(),
+            suggested: Importance::default(),
+        })
     }
 
     /// The same with schemes for matrices that do not fit.
@@ -65,6 +75,11 @@ impl Options {
     /// How much a layer's columns matter, where it is known.
     pub(crate) fn known_importance(&self, layer: &str) -> Option<&[f32]> {
         self.importance.get(layer).map(Vec::as_slice)
+    }
+
+    /// How much a whole layer's weights suggest that, where it is known.
+    pub(crate) fn suggested_importance(&self, layer: &str) -> Option<&[f32]> {
+        self.suggested.get(layer).map(Vec::as_slice)
     }
 
     /// The largest magnitude of a whole layer, where it is known.

@@ -64,7 +64,7 @@ pub(super) fn importances<'a>(
         let told = check_importance(rows.importance(row), width).ok().flatten();
         let columns = match told {
             Some(columns) => Columns { columns: Cow::Borrowed(columns), rows: Vec::new(), first },
-            None => suggested(weights, row, &job, (width, first), (pool, level, monitor)),
+            None => suggested(weights, row, &job, rows.suggested(row), (pool, level, monitor)),
         };
         found.insert(row, columns);
     }
@@ -73,7 +73,8 @@ pub(super) fn importances<'a>(
 
 /// What the weights suggest, where nothing is known of the layer's inputs: a column matters by the
 /// reciprocal of its variance, since models balance large inputs with small weights, and a weight by
-/// `√(2σ² + w²)`, σ² being its row's mean square. A part of a layer knows its own weights only.
+/// `√(2σ² + w²)`, σ² being its row's mean square. A part of a layer knows its own weights only, unless what
+/// the whole layer suggests of columns is `known`.
 ///
 /// Source: llama.cpp weighs by the latter without an importance matrix (`quantize_row_q4_K_impl` in
 /// <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c>); column scales mirror
@@ -82,64 +83,108 @@ fn suggested<'a>(
     weights: &Weights,
     row: usize,
     job: &Job,
-    (width, first): (usize, usize),
-    (pool, level, monitor): (&ThreadPool, Level, &Monitor),
+    known: Option<&'a [f32]>,
+    context: (&ThreadPool, Level, &Monitor),
 ) -> Columns<'a> {
-    let tiling = job.tiling();
-    let input = Input::of(weights, row, job);
-    let end = first + job.elements();
-    let (mut sums, mut squares) = (vec![0.0; width], vec![0.0; width]);
-    let mut rows = vec![0.0; end.div_ceil(width)];
-    for start in (0..tiling.len()).step_by(AT_ONCE) {
-        let some = start..(start + AT_ONCE).min(tiling.len());
-        let tiles: Vec<_> = pool.install(|| {
-            some.into_par_iter()
-                .map_init(<(Room, Vec<f32>)>::default, |(room, values), tile| {
-                    let place = tiling.place(tile);
-                    (!monitor.is_cancelled()).then(|| {
-                        let values = input.floats(level, &place, room, values);
-                        Tally::of(level, values, first + place.elements.start, width)
-                    })
-                })
-                .flatten()
-                .collect()
-        });
-        for tally in tiles {
-            for (at, (sum, square)) in tally.sums.iter().zip(&tally.squares).enumerate() {
-                let column = (tally.first + at) % width;
-                sums[column] += sum;
-                squares[column] += square;
-            }
-            for (own, row) in tally.rows.iter().zip(&mut rows[tally.first / width..]) {
-                *row += own;
-            }
-        }
-    }
-    let variance = |column: usize| {
-        // Rows that reach it, but for a first one that begins behind it.
-        let count = (end - column.min(end)).div_ceil(width) - usize::from(column < first);
-        let (count, mean) = (count.max(1) as f64, sums[column] / count.max(1) as f64);
-        (squares[column] / count - mean * mean).max(0.0)
-    };
-    let variances: Vec<f64> = (0..width).map(variance).collect();
-    let mean = variances.iter().sum::<f64>() / width as f64;
-    if !mean.is_normal() {
+    let (width, first) = width(weights, row);
+    let (moments, rows) = Moments::of_row(weights, row, job, context);
+    let known = known.filter(|known| known.len() == width).map(Cow::Borrowed);
+    let Some(columns) = known.or_else(|| moments.suggest().map(Cow::Owned)) else {
         return Columns { columns: Cow::Borrowed(&[]), rows: Vec::new(), first };
-    }
-    // Of a column of equal weights nothing can be said.
-    let suggest = |&variance: &f64| match variance == 0.0 {
-        true => 1.0,
-        false => (mean / variance.max(LEAST * mean)) as f32,
     };
+    let end = first + job.elements();
     let spread = |(row, squares): (usize, &f64)| {
         let elements = (row * width).max(first)..((row + 1) * width).min(end);
         (2.0 * squares / elements.len().max(1) as f64) as f32
     };
-    Columns {
-        columns: variances.iter().map(suggest).collect(),
-        rows: rows.iter().enumerate().map(spread).collect(),
-        first,
+    Columns { columns, rows: rows.iter().enumerate().map(spread).collect(), first }
+}
+
+/// Sums of a layer's columns, or of those of its parts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moments {
+    sums: Vec<f64>,
+    squares: Vec<f64>,
+    /// Elements of each column.
+    counts: Vec<u64>,
+}
+
+impl Moments {
+    /// Of a row, and the sum of squares of each row of the matrix that it touches.
+    pub(super) fn of_row(
+        weights: &Weights,
+        row: usize,
+        job: &Job,
+        (pool, level, monitor): (&ThreadPool, Level, &Monitor),
+    ) -> (Self, Vec<f64>) {
+        let (width, first) = width(weights, row);
+        let (tiling, input) = (job.tiling(), Input::of(weights, row, job));
+        let end = first + job.elements();
+        let (mut sums, mut squares) = (vec![0.0; width], vec![0.0; width]);
+        let mut rows = vec![0.0; end.div_ceil(width)];
+        for start in (0..tiling.len()).step_by(AT_ONCE) {
+            let some = start..(start + AT_ONCE).min(tiling.len());
+            let tiles: Vec<_> = pool.install(|| {
+                some.into_par_iter()
+                    .map_init(<(Room, Vec<f32>)>::default, |(room, values), tile| {
+                        let place = tiling.place(tile);
+                        (!monitor.is_cancelled()).then(|| {
+                            let values = input.floats(level, &place, room, values);
+                            Tally::of(level, values, first + place.elements.start, width)
+                        })
+                    })
+                    .flatten()
+                    .collect()
+            });
+            for tally in tiles {
+                for (at, (sum, square)) in tally.sums.iter().zip(&tally.squares).enumerate() {
+                    let column = (tally.first + at) % width;
+                    sums[column] += sum;
+                    squares[column] += square;
+                }
+                for (own, row) in tally.rows.iter().zip(&mut rows[tally.first / width..]) {
+                    *row += own;
+                }
+            }
+        }
+        // Rows that reach a column, but for a first one that begins behind it.
+        let reach = |column: usize| (end - column.min(end)).div_ceil(width);
+        let count = |column: usize| (reach(column) - usize::from(column < first)) as u64;
+        (Self { sums, squares, counts: (0..width).map(count).collect() }, rows)
     }
+
+    /// Add those of another part of the layer, which has as many columns.
+    pub fn add(&mut self, other: &Self) {
+        if self.sums.is_empty() {
+            return self.clone_from(other);
+        }
+        let sums = self.sums.iter_mut().zip(&other.sums);
+        sums.chain(self.squares.iter_mut().zip(&other.squares)).for_each(|(a, b)| *a += b);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
+    }
+
+    /// How much each column matters by them; nothing where they do not say.
+    pub fn suggest(&self) -> Option<Vec<f32>> {
+        let columns = self.sums.iter().zip(&self.squares).zip(&self.counts);
+        let variance = |((sum, square), &count): ((&f64, &f64), &u64)| {
+            let (count, mean) = (count.max(1) as f64, sum / count.max(1) as f64);
+            (square / count - mean * mean).max(0.0)
+        };
+        let variances: Vec<f64> = columns.map(variance).collect();
+        let mean = variances.iter().sum::<f64>() / variances.len() as f64;
+        // Of a column of equal weights nothing can be said.
+        let suggest = |&variance: &f64| match variance == 0.0 {
+            true => 1.0,
+            false => coarse((mean / variance.max(LEAST * mean)) as f32),
+        };
+        mean.is_normal().then(|| variances.iter().map(suggest).collect())
+    }
+}
+
+/// A number with eight bits of fraction: sums differ in their last bits where a layer is cut elsewhere.
+fn coarse(number: f32) -> f32 {
+    const BELOW: u32 = f32::MANTISSA_DIGITS - 1 - 8;
+    f32::from_bits(((number.to_bits() + (1 << (BELOW - 1))) >> BELOW) << BELOW)
 }
 
 /// Sums over a tile.

@@ -4,7 +4,7 @@ use crate::dtype::{self, Float};
 use crate::error::RowError;
 use crate::plan::Asked;
 use crate::relation::bytes::Element;
-use crate::relation::described::{Described, check_shape};
+use crate::relation::described::{Described, check_shape, element_product};
 use crate::relation::weights::{Importance, Part, Weights};
 use crate::scheme::{self, Bound, Choice, Geometry, Layout, NESTED_RUN, Scheme, Search};
 use crate::tile::{Place, Tiling, least_common_multiple};
@@ -33,8 +33,10 @@ pub(crate) struct Job {
     pub(crate) packed: Option<Bound>,
     /// The largest magnitude of all of its layer, where it is a part that needs to know it.
     pub(crate) tensor_absmax: Option<f32>,
-    /// How its parameters are chosen.
+    /// How its parameters are chosen, as it is asked.
     pub(crate) search: &'static str,
+    /// Whether anything says that its values matter differently.
+    is_weighed: bool,
 }
 
 impl Layer {
@@ -86,7 +88,10 @@ impl Job {
 
     /// How its parameters are chosen.
     pub(crate) fn search(&self) -> Search {
-        Search::of(self.search)
+        match Search::of(self.search) {
+            Search::Weighted if !self.is_weighed => Search::Mse,
+            search => search,
+        }
     }
 
     /// The tiles that it is encoded in.
@@ -154,11 +159,14 @@ pub(crate) fn check(
     let tensor_absmax =
         check_fact(weights.tensor_absmax(row).or(known_absmax), part.as_ref(), &bound.layout)?;
     let source = if packed.is_some() { Float::F32 } else { source };
-    let search = asked.settings().search();
-    if Search::of(search) == Search::Weighted {
-        check_importance(importance, width(weights, row).0)?;
-    }
-    Ok(Layer::Encode(Job { bound, source, packed, tensor_absmax, search }))
+    let search = asked.search(scheme);
+    let is_weighed = Search::of(search) == Search::Weighted && {
+        let (width, _) = width(weights, row);
+        // One row of weights says nothing of its columns.
+        let elements = part.as_ref().and_then(|part| element_product(part.layer_shape).ok());
+        check_importance(importance, width)?.is_some() || elements.unwrap_or(count) > width
+    };
+    Ok(Layer::Encode(Job { bound, source, packed, tensor_absmax, search, is_weighed }))
 }
 
 /// Elements of a row of the layer of which row `row` is, and where in one it begins.

@@ -125,6 +125,11 @@ impl<'a> Rows<'a> {
         self.weights.importance(row).or_else(of_layer)
     }
 
+    /// How much the columns matter by what the weights of all of a row's layer suggest, where that is known.
+    pub(super) fn suggested(&self, row: usize) -> Option<&'a [f32]> {
+        self.weights.name(row).and_then(|name| self.options.suggested_importance(name))
+    }
+
     fn failure(
         &self,
         row: usize,
