@@ -20,8 +20,8 @@ from test_schemes import KINDS
 
 
 def quantized(source: Any, scheme: str, **settings: Any) -> tuple[dict[str, Any], Any]:
-    """The one row, and what it decodes to."""
-    result = aq.quantize({"w": source}, scheme=scheme, **settings).quantized
+    """The one row, and what it decodes to; scales are those of the extremes."""
+    result = aq.quantize({"w": source}, scheme=scheme, **({"search": "none"} | settings)).quantized
     (row,) = pa.table(result).to_pylist()
     return row, aq.to_numpy(aq.dequantize(result, dtype="F32"))["w"]
 
@@ -80,16 +80,18 @@ def test_bitsandbytes_decodes_its_blocks(kind: str, search: str, checkpoint: Pat
     ragged = np.random.default_rng(0).normal(size=(7, 96)).astype(np.float32)
     for source in (*sources(checkpoint).values(), ragged):
         row, decoded = quantized(source, "nf4" if kind == "nf4" else "bnb_fp4", search=search)
+        # As one row: with AVX-512, bitsandbytes 0.50 mistakes blocks that go on in the next one.
         state = functional.QuantState(
             absmax=torch.tensor(row["scales"]),
-            shape=torch.Size(source.shape),
+            shape=torch.Size([source.size]),
             code=functional.get_4bit_type(kind, device="cpu"),
             blocksize=64,
             quant_type=kind,
             dtype=torch.float32,
         )
         codes = torch.from_numpy(np.frombuffer(row["data"], np.uint8).copy()).reshape(-1, 1)
-        assert np.array_equal(functional.dequantize_4bit(codes, state).numpy(), decoded)
+        found = functional.dequantize_4bit(codes, state).numpy()
+        assert np.array_equal(found.reshape(source.shape), decoded)
 
 
 @pytest.mark.parametrize("search", ["none", "mse"])
