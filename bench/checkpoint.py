@@ -8,7 +8,7 @@ from pathlib import Path
 from measure import Figure, make_model, watched
 
 _STEPS = {
-    "quantize": "aq.quantize_checkpoint(source, dataset, threads=2)",
+    "quantize": "aq.quantize_checkpoint(source, dataset, search='none', threads=2)",
     "verify": "aq.verify(dataset, source, threads=2)",
     "export": "aq.export(dataset, exported, threads=2)",
 }

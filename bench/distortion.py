@@ -58,7 +58,9 @@ def run(*, quick: bool) -> list[Figure]:
         power = sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays.values())
         count = sum(array.size for array in arrays.values())
         for scheme, options in _cases(quick=quick):
-            result = aq.quantize(arrays, scheme=scheme, continue_on_error=True, **options)
+            result = aq.quantize(
+                arrays, scheme=scheme, search="none", continue_on_error=True, **options
+            )
             if codes := set(result.failed["error_code"].to_pylist()):
                 if codes != {"unsupported_shape"}:
                     raise ValueError(f"{scheme}: {codes}")

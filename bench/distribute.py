@@ -18,9 +18,9 @@ if how == "ray":
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    quantize = lambda: aq.ray.quantize_checkpoint(source, output)
+    quantize = lambda: aq.ray.quantize_checkpoint(source, output, search="none")
 else:
-    quantize = lambda: aq.quantize_checkpoint(source, output, threads=2)
+    quantize = lambda: aq.quantize_checkpoint(source, output, search="none", threads=2)
 start, times = time.perf_counter() - started, []
 for _ in range(int(rounds)):
     shutil.rmtree(output, ignore_errors=True)

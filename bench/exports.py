@@ -35,7 +35,13 @@ for path in (Path(out),):
 started = time.perf_counter()
 peak = peak_of(
     lambda: aq.quantize_checkpoint(
-        source, out, target=target, scheme=scheme, include=["role:embedding"], threads=2
+        source,
+        out,
+        target=target,
+        scheme=scheme,
+        search="none",
+        include=["role:embedding"],
+        threads=2,
     )
 )
 print(json.dumps({"seconds": time.perf_counter() - started, "peak_mb": peak}))

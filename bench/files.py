@@ -13,7 +13,7 @@ _PEAK = """
 import arrowquant as aq
 source, output = sys.argv[1:]
 scan = aq.scan(source)
-plan = aq.plan(scan)
+plan = aq.plan(scan, search="none")
 stream = aq.quantize_stream(scan, plan=plan, threads=2)
 peak = peak_of(lambda: aq.write_parquet(stream, output, overwrite=True))
 import pyarrow.parquet as pq
@@ -27,7 +27,7 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
     """Return the time for 0.273 GB of BF16, and peak memory beyond the mapping for each size."""
     output, plain = folder / "out.parquet", folder / "plain.bin"
     source = make_model(folder, 0.273)
-    plan = aq.plan(aq.scan(source))
+    plan = aq.plan(aq.scan(source), search="none")
 
     def ours() -> None:
         stream = aq.quantize_stream(aq.scan(source), plan=plan, threads=2)

@@ -195,7 +195,13 @@ def run(*, quick: bool) -> list[Figure]:
         for name, scheme, group_size, theirs in found:
 
             def ours(scheme: Any = scheme, group_size: int | None = group_size) -> Any:
-                return aq.quantize({"w": array}, scheme=scheme, group_size=group_size, threads=1)
+                return aq.quantize(
+                    {"w": array},
+                    scheme=scheme,
+                    search="none",
+                    group_size=group_size,
+                    threads=1,
+                )
 
             own, other = side_by_side([ours, theirs], 3 if quick else 9)
             figures.append(

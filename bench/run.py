@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import checkpoint
 import core
+import defaults
 import distortion
 import distribute
 import divergence
@@ -73,6 +74,7 @@ def main() -> None:
         "distortion": lambda: distortion.run(quick=quick),
         "frontier": lambda: frontier.run(quick=quick),
         "search": lambda: search.run(quick=quick),
+        "defaults": lambda: defaults.run(options.models, quick=quick),
         "divergence": lambda: divergence.run(options.models, quick=quick),
         "embeddings": lambda: embeddings.run(quick=quick),
     }

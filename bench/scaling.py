@@ -21,7 +21,7 @@ def run(*, quick: bool) -> list[Figure]:
     parts = [largest[: factor * 8192] for factor in sizes]
 
     def layer(array: Any) -> Callable[[], Any]:
-        return lambda: aq.quantize({"w": array}, threads=2)
+        return lambda: aq.quantize({"w": array}, search="none", threads=2)
 
     times = side_by_side([layer(part) for part in parts], rounds)
     figures: list[Figure] = [
@@ -36,7 +36,7 @@ def run(*, quick: bool) -> list[Figure]:
         table = aq.quantize(named, scheme="none").quantized.select(
             ["layer_name", "dtype", "shape", "data"]
         )
-        return lambda: aq.quantize(table, threads=2)
+        return lambda: aq.quantize(table, search="none", threads=2)
 
     times = side_by_side([layers(count) for count in counts], rounds)
     return figures + [

@@ -1,4 +1,4 @@
-"""What a search for scales gains over rounding, and what it costs: SNR and time, side by side.
+"""What searches for scales gain over rounding, and what they cost: SNR and time, side by side.
 
 The weights are those of the targets: Gaussian, Student-t of 5 degrees of freedom, and the second
 feed-forward matrix of MiniLM's first block. The last targets are of other matrices of MiniLM.
@@ -57,7 +57,7 @@ def _cases() -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def run(*, quick: bool) -> list[Figure]:
-    """Return the SNR of both on each set of weights, and how much longer a search takes."""
+    """Return the SNR on each set of weights, and how much longer searches take."""
     weights = _weights()
     return [_figure(*case, weights, rounds=2 if quick else 5) for case in _cases()]
 
@@ -75,12 +75,17 @@ def _figure(
         snr(weights["Gaussian"], search)
         return time.perf_counter() - started
 
-    pairs = [(seconds("none"), seconds("mse")) for _ in range(rounds)]
-    usual, searched = (min(pair[at] for pair in pairs) for at in (0, 1))
+    times = [[seconds(search) for search in ("none", "mse", "weighted")] for _ in range(rounds)]
+    usual, searched, weighted = map(min, zip(*times, strict=True))
     figure: Figure = {"scheme": what}
     for name, array in weights.items():
         for search in ("none", "mse"):
             figure[f"{name}, {search}"] = round(snr(array, search), 2)
     figure["targets"] = ", ".join(map(str, _TARGETS.get(what, ()))) or None
     nanoseconds = 1e9 / (_ROWS * _COLUMNS)
-    return figure | {"ns_a_weight": searched * nanoseconds, "times_as_long": searched / usual}
+    return figure | {
+        "ns_a_weight": searched * nanoseconds,
+        "times_as_long": searched / usual,
+        "weighted_ns_a_weight": weighted * nanoseconds,
+        "weighted_times_as_long": weighted / usual,
+    }

@@ -244,9 +244,14 @@ def test_a_table_that_nothing_would_use_is_refused(
             aq.quantize_checkpoint(model, tmp_path / "d", scheme=scheme, importance="auto")
         with pytest.raises(ValueError, match=f"weighted search, which '{scheme}' does not have"):
             aq.quantize({"a": np.ones((2, 64), np.float32)}, scheme=scheme, importance=table)
+    mlx4 = pa.table({"layer_name": ["*norm*", "*"], "scheme": ["none", "mlx4"]})
+    off = mlx4.append_column("search", pa.array([None, "mse"]))
     rules = pa.table({"layer_name": ["*norm*", "*"], "scheme": ["none", "int4"]})
-    with pytest.raises(ValueError, match="and the plan names none"):
-        aq.quantize_checkpoint(model, tmp_path / "d", plan=rules, importance=table)
+    for unused in (rules, off):
+        with pytest.raises(ValueError, match="and the plan names none"):
+            aq.quantize_checkpoint(model, tmp_path / "d", plan=unused, importance=table)
+    # Its default is to weigh errors.
+    aq.quantize_checkpoint(model, tmp_path / "mlx4", plan=mlx4, importance=table)
     rules = rules.append_column("search", pa.array([None, "weighted"]))
     found = aq.quantize_checkpoint(model, tmp_path / "d", plan=rules, importance=table)
     assert payload(found) == payload(

@@ -44,7 +44,7 @@ def test_metrics_are_those_of_exact_sums(
     table = binary_weights(
         [{"layer_name": "w", "data": weights.tobytes(), "dtype": "F32", "shape": list(SHAPE)}]
     )
-    result = aq.quantize(table, scheme=scheme, group_size=group_size)
+    result = aq.quantize(table, scheme=scheme, group_size=group_size, search="none")
     (row,) = result.quantized.to_pylist()
     decoded = aq.to_numpy(aq.dequantize(result))["w"].astype(np.float64).reshape(-1)
     wide = weights.astype(np.float64).reshape(-1)

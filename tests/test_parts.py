@@ -72,7 +72,8 @@ def test_a_scan_cuts_on_rows(model: Path, tensors: dict[str, Any]) -> None:
 def test_parts_quantize_as_the_whole_does(model: Path) -> None:
     names = ["experts", "flat", "matrix", "small", "wide"]
     whole, parts = (
-        pa.table(aq.quantize(literal(model, size), continue_on_error=True).succeeded)
+        # Rows of a table know their own columns only, where a search weighs them.
+        pa.table(aq.quantize(literal(model, size), search="none", continue_on_error=True).succeeded)
         for size in (1 << 30, 4096)
     )
     for column in ("data", "scales", "zero_points"):
@@ -125,7 +126,8 @@ def test_a_plan_has_a_row_a_layer(model: Path) -> None:
 
 def test_there_and_back(model: Path, tensors: dict[str, Any], tmp_path: Path) -> None:
     scan = aq.scan(model, part_bytes=4096)
-    plan = aq.plan(scan)
+    # A piece of a row does not know all of it, by whose size a search weighs.
+    plan = aq.plan(scan, search="none")
     whole = aq.to_numpy(aq.dequantize(aq.quantize(aq.scan(model), plan=plan)))
     restored = aq.dequantize(aq.quantize(scan, plan=plan))
     arrays = aq.to_numpy(restored)
@@ -196,8 +198,8 @@ def test_tables_are_cut_as_files_are(model: Path, tmp_path: Path, kind: str) -> 
     expected = pa.table(direct)
     expected = expected.filter(pa.compute.is_in(expected["layer_name"], pa.array(names)))
     assert pa.table(scan).select(columns).to_pylist() == expected.select(columns).to_pylist()
-    got = aq.quantize(scan).quantized
-    want = aq.quantize(expected).quantized
+    got = aq.quantize(scan, search="none").quantized
+    want = aq.quantize(expected, search="none").quantized
     assert got["data"].to_pylist() == want["data"].to_pylist()
     pieces = scan.pieces()
     assert sum(piece.rows for piece in pieces) == expected.num_rows

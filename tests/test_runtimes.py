@@ -157,6 +157,20 @@ def test_vllm_takes_the_largest_groups_that_divide_rows(model: Path, tmp_path: P
     assert "lm_head" in quantization(out)["ignore"]
 
 
+@pytest.mark.parametrize("runtime", ["vllm", "mlx"])
+def test_searches_are_the_default_where_models_gain_by_them(
+    runtime: RuntimeName, model: Path, tmp_path: Path
+) -> None:
+    def made(name: str, **options: Any) -> dict[str, bytes]:
+        out = aq.quantize_checkpoint(model, tmp_path / name, target=runtime, **options)
+        tensors = load_file(out / "model.safetensors")
+        return {key: array.tobytes() for key, array in tensors.items()}
+
+    usual = made("usual")
+    assert usual == made("weighted", search="weighted")
+    assert usual != made("none", search="none")
+
+
 def test_transformers_keeps_what_no_blocks_cover(model: Path, tmp_path: Path) -> None:
     out = aq.quantize_checkpoint(model, tmp_path / "out", target="transformers", bits=8)
     said = quantization(out)

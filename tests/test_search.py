@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ def test_a_plan_says_it_layer_by_layer(weights: dict[str, Array]) -> None:
     plan = pa.table({"layer_name": ["Gaussian"], "search": ["mse"]})
     result = aq.quantize(weights, scheme="mlx4", plan=plan)
     found = {row["layer_name"]: row["search"] for row in result.quantized.to_pylist()}
-    assert found == {"Gaussian": "mse", "Student": "none"}
+    assert found == {"Gaussian": "mse", "Student": "weighted"}
 
 
 def test_on_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
@@ -381,7 +382,8 @@ def test_values_far_from_zero_lose_no_more_than_by_rounding(
         return (error * matter).reshape(-1, size).sum(1)
 
     def usual() -> Array:
-        decoded = aq.to_numpy(aq.dequantize(aq.quantize({"a": array}, scheme=scheme)))["a"]
+        rounded = aq.quantize({"a": array}, scheme=scheme, search="none")
+        decoded = aq.to_numpy(aq.dequantize(rounded))["a"]
         error = np.square(decoded.astype(np.float64) - array)
         matter = columns if search == "weighted" else np.ones(512)
         return (error * matter).reshape(-1, size).sum(1)
@@ -406,3 +408,19 @@ def test_weights_of_any_shape_weigh_themselves(
         # It has none where nothing is lost.
         found = one.quantized["snr_db"][0].as_py()
         assert found is None or found > usual["snr_db"] - 3
+
+
+def test_the_default_of_each_scheme_is_what_docs_say() -> None:
+    weights = {"a": np.random.default_rng(0).standard_normal((32, 256)).astype(np.float32)}
+    found: dict[str, list[str]] = {}
+    for scheme in aq.schemes():
+        if scheme != "none":
+            (row,) = aq.quantize(weights, scheme=scheme).quantized.to_pylist()
+            found.setdefault(row["search"], []).append(scheme)
+            same = aq.quantize(weights, scheme=scheme, search=row["search"]).quantized
+            assert same.to_pylist() == [row]
+    page = (Path(__file__).parents[1] / "docs" / "quality.md").read_text()
+    said = re.search(r"The default is `weighted`, but for ([^.]*)\.", page)
+    assert said is not None
+    assert sorted(found["none"]) == sorted(re.findall(r"`(\w+)`", said[1]))
+    assert set(found) == {"none", "weighted"}

@@ -171,7 +171,10 @@ def _quantize(
     *,
     continue_on_error: bool = True,
 ) -> QuantizationResult:
-    settings: Settings = {} if bits is None else {"group_size": 128, "symmetric": False}
+    settings: Settings = {}
+    if bits is not None:
+        # The bytes that this interface has always given.
+        settings = {"group_size": 128, "symmetric": False, "search": "none"}
     return quantize(
         table,
         scheme=scheme if bits is None else _SCHEMES[bits],

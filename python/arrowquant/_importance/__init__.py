@@ -30,6 +30,8 @@ SCHEMA = pa.schema(
         "source": pa.string(),
     }
 )
+DEFAULT = "int4"
+"""What layers become where nobody says anything."""
 AUTO = "auto"
 """What asks for a table that is made first."""
 _SHOWN = 3
@@ -224,15 +226,22 @@ def searching(
     from arrowquant._plan import read_plan
 
     rules = read_plan(plan)
-    named: list[str | None] = []
-    if rules is not None and "search" in rules.schema.names:
-        named = rules["search"].to_pylist()
-    if search is None and "weighted" not in named:
+    if search is None and rules is not None and not _weighs(rules, scheme):
         raise ValueError(
             "importance is for a weighted search, and the plan names none. Say "
             "search='weighted' (--search weighted), or say it in the plan's column search."
         )
     return settings
+
+
+def _weighs(rules: pa.Table, scheme: str | None) -> bool:
+    """Whether a plan has weighted searches, by what it says or by its schemes' defaults."""
+    nothing = pa.nulls(len(rules), pa.string())
+    columns = (rules[n] if n in rules.schema.names else nothing for n in ("scheme", "search"))
+    said = zip(*(column.to_pylist() for column in columns), strict=True)
+    rows = [(named or scheme or DEFAULT, search) for named, search in said]
+    rows += [(scheme, None)] if scheme is not None else []
+    return any((search or _core.default_search(named)) == "weighted" for named, search in rows)
 
 
 def read_table(given: Any) -> pa.Table:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from arrowquant._runtimes.base import Asked, Row, Runtime, Way, rule
 
 _HEAD = ("role:head",)
-_SETTINGS = {"group_size": 32, "symmetric": True}
+_SETTINGS = {"group_size": 32, "symmetric": True, "search": "weighted"}
 _FOUR = 4
 
 

@@ -11,6 +11,8 @@ from arrowquant._runtimes.base import Asked, Row, Runtime, Way
 
 _SIZES = (128, 64, 32)
 """Group sizes that its kernels take, the largest first."""
+_SETTINGS = {"symmetric": True, "group_size": _SIZES[0], "search": "weighted"}
+"""Symmetric integers gain by a search, which others of these do not everywhere."""
 
 
 class Vllm(Runtime):
@@ -19,7 +21,7 @@ class Vllm(Runtime):
     name = "vllm"
     ways: ClassVar[Mapping[int, Way]] = {
         8: Way("fp8_e4m3", "compressed-tensors"),
-        4: Way("int4", "compressed-tensors", {"symmetric": True, "group_size": 128}),
+        4: Way("int4", "compressed-tensors", _SETTINGS),
     }
     refusals: ClassVar[Mapping[int, str]] = {
         3: "its kernels for 3 bits were not seen to run.",

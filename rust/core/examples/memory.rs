@@ -18,7 +18,7 @@ use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field};
 use arrowquant::dequantize::Target;
 use arrowquant::scheme;
-use arrowquant::settings::{self, GROUP_SIZE, SYMMETRIC, Settings};
+use arrowquant::settings::{self, GROUP_SIZE, SEARCH, SYMMETRIC, Settings};
 use arrowquant::{Dequantizer, Monitor, Options, Plan, Quantizer, pool};
 use serde_json::{Value, json};
 
@@ -177,6 +177,7 @@ fn options(case: &Case) -> Options {
     let mut said = Settings::default();
     said.set(GROUP_SIZE, case.group_size.map(settings::Value::Integer));
     said.set(SYMMETRIC, case.symmetric.map(settings::Value::Flag));
+    said.set(SEARCH, Some(settings::Value::Choice("none")));
     Options::try_new(case.scheme, said).unwrap()
 }
 

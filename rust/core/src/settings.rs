@@ -77,7 +77,7 @@ pub static ALL: [Setting; 5] = [
         name: "search",
         column: "search",
         kind: Kind::Choice(&["none", "mse", "weighted"]),
-        default: "none",
+        default: "the scheme's",
         help: "How scales are chosen; none: from each group's extremes; mse: for the least squared error; \
                weighted: the same, each error weighed by how much its column matters.",
     },

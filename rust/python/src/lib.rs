@@ -71,9 +71,9 @@ mod _core {
 
     #[pymodule_export]
     use super::{
-        dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata, payload_columns,
-        quantized_columns, rows_where, schemes, searches, select, settings, thread_count,
-        weight_bytes,
+        default_search, dtype_bytes, dtype_elements, dtype_name, error_codes, format_metadata,
+        payload_columns, quantized_columns, rows_where, schemes, searches, select, settings,
+        thread_count, weight_bytes,
     };
 
     #[pymodule_init]
@@ -94,6 +94,15 @@ fn searches(scheme: &str) -> Vec<&'static str> {
     match scheme::find(scheme) {
         Ok(scheme::Choice::Encode(found)) => found.searches().to_vec(),
         _ => Vec::new(),
+    }
+}
+
+/// How a scheme chooses parameters where nobody says it.
+#[pyfunction]
+fn default_search(scheme: &str) -> &'static str {
+    match scheme::find(scheme) {
+        Ok(scheme::Choice::Encode(found)) => found.defaults().search(),
+        _ => "none",
     }
 }
 

@@ -76,18 +76,13 @@ impl Asked {
         Ok(choice)
     }
 
-    /// How the scheme's parameters are chosen.
-    pub(crate) fn search(&self, scheme: &dyn Scheme) -> &'static str {
-        self.settings().or(&scheme.defaults()).search()
-    }
-
     /// The scheme's layout of a matrix.
     pub(crate) fn bind(
         &self,
         scheme: &'static dyn Scheme,
         geometry: &Geometry,
     ) -> Result<Bound, RowError> {
-        let search = self.search(scheme);
+        let search = self.settings().search();
         if !scheme.searches().contains(&search) {
             return Err(RowError::InvalidSetting(InvalidSetting::lacks_search(
                 scheme.name(),

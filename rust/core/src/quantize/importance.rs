@@ -21,6 +21,8 @@ use crate::tile::Place;
 const AT_ONCE: usize = 32;
 /// A column's variance is taken for at least so much of the mean one.
 const LEAST: f64 = 1e-3;
+/// Columns of few elements say little: so many more are taken to have the mean variance.
+const PRIOR: f64 = 4.0;
 
 /// How much the columns of rows matter, by row.
 pub(super) type Importances<'a> = HashMap<usize, Columns<'a>>;
@@ -74,7 +76,7 @@ pub(super) fn importances<'a>(
 /// What the weights suggest, where nothing is known of the layer's inputs: a column matters by the
 /// reciprocal of its variance, since models balance large inputs with small weights, and a weight by
 /// `√(2σ² + w²)`, σ² being its row's mean square. A part of a layer knows its own weights only, unless what
-/// the whole layer suggests of columns is `known`.
+/// the whole layer suggests of columns is `known`; a piece of a row, its own mean square.
 ///
 /// Source: llama.cpp weighs by the latter without an importance matrix (`quantize_row_q4_K_impl` in
 /// <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c>); column scales mirror
@@ -173,11 +175,11 @@ impl Moments {
         let variances: Vec<f64> = columns.map(variance).collect();
         let mean = variances.iter().sum::<f64>() / variances.len() as f64;
         // Of a column of equal weights nothing can be said.
-        let suggest = |&variance: &f64| match variance == 0.0 {
-            true => 1.0,
-            false => coarse((mean / variance.max(LEAST * mean)) as f32),
+        let suggest = |(&variance, &count): (&f64, &u64)| {
+            let shrunk = (count as f64 * variance + PRIOR * mean) / (count as f64 + PRIOR);
+            if variance == 0.0 { 1.0 } else { coarse((mean / shrunk.max(LEAST * mean)) as f32) }
         };
-        mean.is_normal().then(|| variances.iter().map(suggest).collect())
+        mean.is_normal().then(|| variances.iter().zip(&self.counts).map(suggest).collect())
     }
 }
 

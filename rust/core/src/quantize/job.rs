@@ -159,7 +159,7 @@ pub(crate) fn check(
     let tensor_absmax =
         check_fact(weights.tensor_absmax(row).or(known_absmax), part.as_ref(), &bound.layout)?;
     let source = if packed.is_some() { Float::F32 } else { source };
-    let search = asked.search(scheme);
+    let search = asked.settings().search();
     let is_weighed = Search::of(search) == Search::Weighted && {
         let (width, _) = width(weights, row);
         // One row of weights says nothing of its columns.

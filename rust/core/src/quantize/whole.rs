@@ -51,7 +51,7 @@ pub fn needs(batch: &RecordBatch, plan: &Plan, options: &Options) -> Result<Vec<
     let weights = WeightsSchema::without_data(&batch.schema())?.bind(batch)?;
     let need = |row: usize| {
         let asked = plan::resolve(&weights, row, plan, options);
-        let Some(Bound { scheme, layout, .. }) = plan::bound(&weights, row, &asked) else {
+        let Some(Bound { layout, .. }) = plan::bound(&weights, row, &asked) else {
             return Needs::default();
         };
         let absmax = match (layout.has_tensor_scale, layout.has_one_scale()) {
@@ -60,7 +60,7 @@ pub fn needs(batch: &RecordBatch, plan: &Plan, options: &Options) -> Result<Vec<
             (false, false) => None,
         };
         let is_told = || weights.name(row).is_some_and(|x| options.known_importance(x).is_some());
-        let is_weighed = Search::of(asked.search(scheme)) == Search::Weighted;
+        let is_weighed = Search::of(asked.settings().search()) == Search::Weighted;
         Needs { absmax, columns: is_weighed && !is_told() }
     };
     Ok((0..weights.len).map(need).collect())

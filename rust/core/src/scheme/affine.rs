@@ -14,11 +14,16 @@ pub(super) struct Affine {
     name: &'static str,
     bits: u32,
     symmetric: bool,
+    /// How scales are chosen where nobody says it.
+    search: Search,
 }
 
-pub(super) static INT8: Affine = Affine { name: "int8", bits: 8, symmetric: true };
-pub(super) static INT4: Affine = Affine { name: "int4", bits: 4, symmetric: false };
-pub(super) static INT2: Affine = Affine { name: "int2", bits: 2, symmetric: false };
+pub(super) static INT8: Affine =
+    Affine { name: "int8", bits: 8, symmetric: true, search: Search::USUAL };
+pub(super) static INT4: Affine =
+    Affine { name: "int4", bits: 4, symmetric: false, search: Search::None };
+pub(super) static INT2: Affine =
+    Affine { name: "int2", bits: 2, symmetric: false, search: Search::USUAL };
 
 impl Scheme for Affine {
     fn name(&self) -> &'static str {
@@ -30,7 +35,7 @@ impl Scheme for Affine {
             .with(GROUP_SIZE, Value::Integer(128))
             .with(SYMMETRIC, Value::Flag(self.symmetric))
             .with(SCALE_DTYPE, Value::Choice("source"))
-            .with(SEARCH, Value::Choice("none"))
+            .with(SEARCH, Value::Choice(self.search.word()))
     }
 
     fn searches(&self) -> &'static [&'static str] {

@@ -33,12 +33,20 @@ const OF_SYMMETRIC: [f32; EIGHT - 1] = [0.92, 1.04, 1.08, 1.16, 1.2, 1.28, 1.48]
 pub(super) struct Bnb<F> {
     name: &'static str,
     codec: OfGroups<F>,
+    /// How scales are chosen where nobody says it.
+    search: Search,
 }
 
-pub(super) static NF4: Bnb<Nf4> = Bnb { name: "nf4", codec: OfGroups::new() };
-pub(super) static BNB_FP4: Bnb<Fp4> = Bnb { name: "bnb_fp4", codec: OfGroups::new() };
-pub(super) static NF4_DQ: Bnb<Nested<Nf4>> = Bnb { name: "nf4_dq", codec: OfGroups::new() };
-pub(super) static BNB_FP4_DQ: Bnb<Nested<Fp4>> = Bnb { name: "bnb_fp4_dq", codec: OfGroups::new() };
+impl<F> Bnb<F> {
+    const fn new(name: &'static str, search: Search) -> Self {
+        Self { name, codec: OfGroups::new(), search }
+    }
+}
+
+pub(super) static NF4: Bnb<Nf4> = Bnb::new("nf4", Search::USUAL);
+pub(super) static BNB_FP4: Bnb<Fp4> = Bnb::new("bnb_fp4", Search::None);
+pub(super) static NF4_DQ: Bnb<Nested<Nf4>> = Bnb::new("nf4_dq", Search::None);
+pub(super) static BNB_FP4_DQ: Bnb<Nested<Fp4>> = Bnb::new("bnb_fp4_dq", Search::None);
 
 impl<F: Table> Scheme for Bnb<F> {
     fn name(&self) -> &'static str {
@@ -46,7 +54,7 @@ impl<F: Table> Scheme for Bnb<F> {
     }
 
     fn defaults(&self) -> Settings {
-        Settings::default().with(SEARCH, Value::Choice("none"))
+        Settings::default().with(SEARCH, Value::Choice(self.search.word()))
     }
 
     fn searches(&self) -> &'static [&'static str] {

@@ -44,14 +44,11 @@ fn cases() -> Vec<(&'static dyn Scheme, Settings)> {
         }
         let geometry = Geometry { rows: 1, columns: COLUMNS, source: Float::F32 };
         all.retain(|settings| scheme.bind(&geometry, settings).is_ok());
-        if scheme.searches().contains(&"mse") {
-            let searches = |settings: &Settings| {
-                let settings = *settings;
-                ["mse", "weighted"].map(|search| settings.with(SEARCH, Value::Choice(search)))
-            };
-            let more: Vec<Settings> = all.iter().flat_map(searches).collect();
-            all.extend(more);
-        }
+        let searches = |settings: &Settings| {
+            let settings = *settings;
+            scheme.searches().iter().map(move |search| settings.with(SEARCH, Value::Choice(search)))
+        };
+        let all: Vec<Settings> = all.iter().flat_map(searches).collect();
         cases.extend(all.into_iter().map(|settings| (scheme, settings)));
     }
     cases

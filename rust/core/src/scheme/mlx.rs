@@ -52,7 +52,7 @@ impl<const BITS: usize> Scheme for Mlx<BITS> {
         Settings::default()
             .with(GROUP_SIZE, Value::Integer(64))
             .with(SCALE_DTYPE, Value::Choice("source"))
-            .with(SEARCH, Value::Choice("none"))
+            .with(SEARCH, Value::Choice(Search::USUAL.word()))
     }
 
     fn searches(&self) -> &'static [&'static str] {

@@ -26,10 +26,14 @@ const LARGEST: f64 = (1u128 << 100) as f64;
 pub(super) struct Mx<F> {
     name: &'static str,
     codec: OfGroups<F>,
+    /// How scales are chosen where nobody says it.
+    search: Search,
 }
 
-pub(super) static MXFP4: Mx<Fp4> = Mx { name: "mxfp4", codec: OfGroups::new() };
-pub(super) static MXFP8: Mx<Fp8> = Mx { name: "mxfp8", codec: OfGroups::new() };
+pub(super) static MXFP4: Mx<Fp4> =
+    Mx { name: "mxfp4", codec: OfGroups::new(), search: Search::USUAL };
+pub(super) static MXFP8: Mx<Fp8> =
+    Mx { name: "mxfp8", codec: OfGroups::new(), search: Search::None };
 
 impl<F: Grouped> Scheme for Mx<F> {
     fn name(&self) -> &'static str {
@@ -37,7 +41,7 @@ impl<F: Grouped> Scheme for Mx<F> {
     }
 
     fn defaults(&self) -> Settings {
-        Settings::default().with(SEARCH, Value::Choice("none"))
+        Settings::default().with(SEARCH, Value::Choice(self.search.word()))
     }
 
     fn searches(&self) -> &'static [&'static str] {

@@ -45,7 +45,7 @@ impl Scheme for Nvfp4 {
     }
 
     fn defaults(&self) -> Settings {
-        Settings::default().with(SEARCH, Value::Choice("none"))
+        Settings::default().with(SEARCH, Value::Choice(Search::USUAL.word()))
     }
 
     fn searches(&self) -> &'static [&'static str] {

@@ -20,6 +20,9 @@ impl Scheme for Undecodable {
     fn defaults(&self) -> Settings {
         INT8.defaults()
     }
+    fn searches(&self) -> &'static [&'static str] {
+        INT8.searches()
+    }
     fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
         let bound = INT8.bind(geometry, settings)?;
         Ok(Bound { scheme: self, codec: self, ..bound })

@@ -38,8 +38,21 @@ pub enum Search {
 }
 
 impl Search {
+    /// How a scheme chooses parameters where nobody says it, unless models lose nothing by rounding:
+    /// `bench/defaults.py` compares them.
+    pub(crate) const USUAL: Self = Self::Weighted;
+
     /// The words for the setting, of schemes that search.
     pub(crate) const WORDS: &'static [&'static str] = &["none", "mse", "weighted"];
+
+    /// The word for it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Mse => "mse",
+            Self::Weighted => "weighted",
+        }
+    }
 
     /// What such a word says.
     pub fn of(word: &str) -> Self {

@@ -28,8 +28,8 @@ impl<B> Blocked<B> {
     ///
     /// Source of these: `tensor_type_fallback` in
     /// <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp>.
-    pub(super) const fn falling_back(name: &'static str, fallback: &'static str) -> Self {
-        Self { name, fallback: Some(fallback), format: PhantomData }
+    pub(super) const fn falling_back(self, fallback: &'static str) -> Self {
+        Self { fallback: Some(fallback), ..self }
     }
 }
 
@@ -47,7 +47,7 @@ impl<B: Block> Scheme for Blocked<B> {
     }
 
     fn defaults(&self) -> Settings {
-        Settings::default().with(SEARCH, Value::Choice("none"))
+        Settings::default().with(SEARCH, Value::Choice(Search::USUAL.word()))
     }
 
     fn bind(&'static self, geometry: &Geometry, _: &Settings) -> Result<Bound, Unfit> {

@@ -14,7 +14,7 @@ use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
-pub(in crate::scheme) static IQ4_XS: Blocked<Iq4Xs> = Blocked::falling_back("iq4_xs", "iq4_nl");
+pub(in crate::scheme) static IQ4_XS: Blocked<Iq4Xs> = Blocked::new("iq4_xs").falling_back("iq4_nl");
 
 #[derive(Debug)]
 pub(in crate::scheme) struct Iq4Xs;

@@ -14,7 +14,7 @@ use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
-pub(in crate::scheme) static Q2_K: Blocked<Q2K> = Blocked::falling_back("q2_k", "q4_0");
+pub(in crate::scheme) static Q2_K: Blocked<Q2K> = Blocked::new("q2_k").falling_back("q4_0");
 
 #[derive(Debug)]
 pub(in crate::scheme) struct Q2K;

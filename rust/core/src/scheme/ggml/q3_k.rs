@@ -15,7 +15,7 @@ use crate::kernel::search::{EIGHT, Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
-pub(in crate::scheme) static Q3_K: Blocked<Q3K> = Blocked::falling_back("q3_k", "q4_0");
+pub(in crate::scheme) static Q3_K: Blocked<Q3K> = Blocked::new("q3_k").falling_back("q4_0");
 
 #[derive(Debug)]
 pub(in crate::scheme) struct Q3K;

@@ -14,7 +14,7 @@ use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
-pub(in crate::scheme) static Q4_K: Blocked<Q4K> = Blocked::falling_back("q4_k", "q5_0");
+pub(in crate::scheme) static Q4_K: Blocked<Q4K> = Blocked::new("q4_k").falling_back("q5_0");
 
 #[derive(Debug)]
 pub(in crate::scheme) struct Q4K;

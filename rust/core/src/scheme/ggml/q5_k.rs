@@ -13,7 +13,7 @@ use crate::kernel::search::Searching;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
-pub(in crate::scheme) static Q5_K: Blocked<Q5K> = Blocked::falling_back("q5_k", "q5_1");
+pub(in crate::scheme) static Q5_K: Blocked<Q5K> = Blocked::new("q5_k").falling_back("q5_1");
 
 #[derive(Debug)]
 pub(in crate::scheme) struct Q5K;

@@ -14,7 +14,7 @@ use crate::kernel::search::{Integers, Searching};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
-pub(in crate::scheme) static Q6_K: Blocked<Q6K> = Blocked::falling_back("q6_k", "q8_0");
+pub(in crate::scheme) static Q6_K: Blocked<Q6K> = Blocked::new("q6_k").falling_back("q8_0");
 
 #[derive(Debug)]
 pub(in crate::scheme) struct Q6K;
