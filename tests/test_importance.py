@@ -169,6 +169,23 @@ def test_parts_are_weighed_as_their_whole_layer(
     assert any(not np.array_equal(alone[name], array) for name, array in whole.items())
 
 
+def test_pieces_of_rows_are_not_taken_for_columns() -> None:
+    """Whatever their layer is said to be: no room is made for columns that nobody has."""
+    rows = {
+        "layer_name": ["a", "b"],
+        "data": [np.ones(64, np.float32).tobytes()] * 2,
+        "dtype": ["F32"] * 2,
+        "shape": [[1, 64]] * 2,
+        "part_index": pa.array([0, 0], pa.int32()),
+        "part_count": pa.array([2, 2], pa.int32()),
+        "part_offset": [0, 0],
+        "layer_shape": [[2, 128], [2, 1 << 50]],
+    }
+    result = aq.quantize(pa.table(rows), scheme="mlx4", search="weighted", continue_on_error=True)
+    assert result.quantized["search"].to_pylist() == ["weighted"] * 2
+    assert result.failed.num_rows == 0
+
+
 def test_what_failed_is_done_again_with_what_the_job_had(
     model: Path, importance: dict[str, Array], tmp_path: Path
 ) -> None:

@@ -146,9 +146,17 @@ def may_need(options: Options) -> Needs:
 
 def facts(source: Scan, plan: Any, options: Options) -> Options:
     """The options with what the layers of a scan need to know."""
-    if plan is None and "scheme" not in source.schema.names and may_need(options) == Needs():
-        return options
-    needs = needs_of(source.outline(), plan, options)
+    outline = None
+    if plan is None and "scheme" not in source.schema.names:
+        needs = may_need(options)
+        if needs == Needs():
+            return options
+        if not needs.absmax:
+            # Of vectors there may be millions, and none is in parts.
+            outline = source.outline()
+            if "part_count" in outline.schema.names:
+                outline = outline.filter(pc.greater(outline["part_count"], 1))
+    needs = needs_of(source.outline() if outline is None else outline, plan, options)
     names = {name for members in needs.absmax.values() for name in members}
     if names:
         own = absmax_of(source, names, options.threads)

@@ -148,8 +148,9 @@ def quantize_stream(
 ) -> QuantizationStream:
     """Quantize weights batch by batch, as the stream that is returned is read.
 
-    Nothing is read or computed before the first batch is asked for, and no more than one batch is
-    held; tiny ones are put together. Arguments are those of `aq.quantize`.
+    Nothing is read or computed before the first batch is asked for, but for what layers in parts
+    need to know of all of them; and no more than one batch is held. Tiny ones are put together.
+    Arguments are those of `aq.quantize`.
 
     Returns:
         A stream of the one relation, which can be read once.

@@ -76,7 +76,7 @@ pub(super) fn importances<'a>(
 /// What the weights suggest, where nothing is known of the layer's inputs: a column matters by the
 /// reciprocal of its variance, since models balance large inputs with small weights, and a weight by
 /// `√(2σ² + w²)`, σ² being its row's mean square. A part of a layer knows its own weights only, unless what
-/// the whole layer suggests of columns is `known`; a piece of a row, its own mean square.
+/// the whole layer suggests of columns is `known`; a piece of a row knows nothing.
 ///
 /// Source: llama.cpp weighs by the latter without an importance matrix (`quantize_row_q4_K_impl` in
 /// <https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c>); column scales mirror
@@ -89,10 +89,13 @@ fn suggested<'a>(
     context: (&ThreadPool, Level, &Monitor),
 ) -> Columns<'a> {
     let (width, first) = width(weights, row);
-    let (moments, rows) = Moments::of_row(weights, row, job, context);
+    let nothing = Columns { columns: Cow::Borrowed(&[]), rows: Vec::new(), first };
+    let Some((moments, rows)) = Moments::of_row(weights, row, job, context) else {
+        return nothing;
+    };
     let known = known.filter(|known| known.len() == width).map(Cow::Borrowed);
     let Some(columns) = known.or_else(|| moments.suggest().map(Cow::Owned)) else {
-        return Columns { columns: Cow::Borrowed(&[]), rows: Vec::new(), first };
+        return nothing;
     };
     let end = first + job.elements();
     let spread = |(row, squares): (usize, &f64)| {
@@ -112,14 +115,18 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Of a row, and the sum of squares of each row of the matrix that it touches.
+    /// Of a row, and the sum of squares of each row of the matrix that it touches; nothing of a piece of a
+    /// row, whose layer may be said to have any number of columns.
     pub(super) fn of_row(
         weights: &Weights,
         row: usize,
         job: &Job,
         (pool, level, monitor): (&ThreadPool, Level, &Monitor),
-    ) -> (Self, Vec<f64>) {
+    ) -> Option<(Self, Vec<f64>)> {
         let (width, first) = width(weights, row);
+        if job.elements() < width {
+            return None;
+        }
         let (tiling, input) = (job.tiling(), Input::of(weights, row, job));
         let end = first + job.elements();
         let (mut sums, mut squares) = (vec![0.0; width], vec![0.0; width]);
@@ -152,7 +159,7 @@ impl Moments {
         // Rows that reach a column, but for a first one that begins behind it.
         let reach = |column: usize| (end - column.min(end)).div_ceil(width);
         let count = |column: usize| (reach(column) - usize::from(column < first)) as u64;
-        (Self { sums, squares, counts: (0..width).map(count).collect() }, rows)
+        Some((Self { sums, squares, counts: (0..width).map(count).collect() }, rows))
     }
 
     /// Add those of another part of the layer, which has as many columns.

@@ -67,7 +67,7 @@ pub fn needs(batch: &RecordBatch, plan: &Plan, options: &Options) -> Result<Vec<
 }
 
 /// Add the sums of the columns of each row's layer to those of its other parts, by layer. Rows that have no
-/// floats say nothing.
+/// floats, and pieces of a row of the layer, say nothing.
 ///
 /// # Errors
 /// The batch can't be read as weights; [`Error::Cancelled`].
@@ -78,7 +78,7 @@ pub fn add_moments(
     monitor: &Monitor,
 ) -> Result<(), Error> {
     let found = each(batch, monitor, |weights, row, job| {
-        let (moments, _) = Moments::of_row(weights, row, job, (pool, Level::best(), monitor));
+        let (moments, _) = Moments::of_row(weights, row, job, (pool, Level::best(), monitor))?;
         Some((weights.name(row)?.to_owned(), moments))
     })?;
     for (name, moments) in found.into_iter().flatten() {
