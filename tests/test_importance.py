@@ -132,6 +132,13 @@ def test_layers_that_the_table_lacks_are_named(
     aq.quantize_checkpoint(model, tmp_path / "d", scheme="int8", overwrite=True)
     assert not (tmp_path / "d" / "importance.parquet").exists()
     pq.write_table(some, tmp_path / "some.parquet")
+    # So does a call, at its own line; a column of the weights themselves is not looked through.
+    for call in (aq.quantize, aq.quantize_stream):
+        with pytest.warns(
+            aq.QuantizationWarning, match=rf"lacks 1 of 6 layers.*: '{first}'\.$"
+        ) as told:
+            call(model, scheme="int4", importance=some)
+        assert [warning.filename for warning in told] == [__file__]
     said = ("--scheme", "int4", "--importance", tmp_path / "some.parquet")
     done = run("quantize", model, "-o", tmp_path / "f.parquet", *said)
     assert f"warning: {tmp_path / 'some.parquet'}: lacks 1 of 6 layers" in done.stderr

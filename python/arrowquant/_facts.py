@@ -40,14 +40,7 @@ def needs_of(outline: pa.Table, plan: Any, options: Options) -> Needs:
         plan: What is asked of single layers; None: nothing.
         options: What is asked of all.
     """
-    if not outline.num_rows:
-        return Needs()
-    if "snr_db" in outline.schema.names:
-        # A quantized relation: what its layers are, not what they were quantized to.
-        told = ("layer_name", "dtype", "shape", "part_count")
-        outline = outline.select([name for name in told if name in outline.schema.names])
-    batch = outline.combine_chunks().to_batches()[0]
-    needs = _core.whole_facts(batch, plan, options)
+    needs = _needs_of_rows(outline, plan, options)
     names = outline["layer_name"].to_pylist()
     counts = outline["part_count"].to_pylist() if "part_count" in outline.schema.names else []
     in_parts = {name for name, count in zip(names, counts, strict=False) if (count or 1) > 1}
@@ -68,6 +61,25 @@ def needs_of(outline: pa.Table, plan: Any, options: Options) -> Needs:
         if len(members) > 1 or not in_parts.isdisjoint(members)
     }
     return Needs(groups, frozenset(columns))
+
+
+def _needs_of_rows(outline: pa.Table, plan: Any, options: Options) -> list[tuple[str | None, bool]]:
+    if not outline.num_rows:
+        return []
+    if "snr_db" in outline.schema.names:
+        # A quantized relation: what its layers are, not what they were quantized to.
+        told = ("layer_name", "dtype", "shape", "part_count")
+        outline = outline.select([name for name in told if name in outline.schema.names])
+    return _core.whole_facts(outline.combine_chunks().to_batches()[0], plan, options)
+
+
+def weighed_of(source: Scan, plan: Any, options: Options) -> list[str]:
+    """The layers of a scan that are searched with weights, once each."""
+    outline = source.outline()
+    needs = _needs_of_rows(outline, plan, replace(options, importance=None))
+    pairs = zip(outline["layer_name"].to_pylist(), needs, strict=True)
+    names = (name for name, (_, is_weighed) in pairs if is_weighed and name is not None)
+    return list(dict.fromkeys(names))
 
 
 def shared(groups: dict[str, list[str]], own: dict[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from arrowquant import _core
 from arrowquant._errors import QuantizationWarning
-from arrowquant._facts import facts
+from arrowquant._facts import facts, weighed_of
 from arrowquant._importance import Importance, searching
 from arrowquant._inputs import Weights, as_weights, is_batch, is_sized
 from arrowquant._inputs.arrow import is_path
@@ -111,7 +111,10 @@ def with_facts(weights: Any, plan: Any, options: Options) -> Options:
     if not isinstance(weights, Scan):
         return options
     if options.importance is not None:
-        options = replace(options, importance=options.importance.of_model(weights))
+        importance = options.importance.of_model(weights)
+        options = replace(options, importance=importance)
+        if "importance" not in weights.schema.names:
+            importance.say_missing(weighed_of(weights, plan, options), stacklevel=3)
     return facts(weights, plan, options)
 
 

@@ -39,6 +39,7 @@ from arrowquant._errors import (
     QuantizationWarning,
 )
 from arrowquant._facts import absmax_of, needs_of, shared, with_columns
+from arrowquant._importance import weighed
 from arrowquant._model import axis_rules, rules_of
 from arrowquant._options import Options
 from arrowquant._plan import fallbacks_of
@@ -176,7 +177,7 @@ class Job:
         resolved = request.resolve(self._outline, source)
         plan = plans.rows(resolved)
         if request.importance is not None:
-            request.importance.say_missing(plan)
+            request.importance.say_missing(weighed(plan), stacklevel=5)
         schema = plans.without_columns(source.schema)
         quantizer = _core.Quantizer(schema, plans.table(plan), request.options(), 0)
         _core.check_storable(quantizer.schemas[0])

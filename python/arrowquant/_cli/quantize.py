@@ -269,6 +269,7 @@ def _to_file(
     from dataclasses import replace
 
     from arrowquant._files import check_output
+    from arrowquant._importance import weighed
     from arrowquant._job import quantize_file
     from arrowquant._parquet import SUFFIXES, failed_path
     from arrowquant._plan import answered, read_plan
@@ -288,7 +289,7 @@ def _to_file(
     options, plan = request.options(), planned(source, request)
     if options.importance is not None:
         known = options.importance.of_model(source)
-        known.say_missing(plan.to_pylist())
+        known.say_missing(weighed(plan.to_pylist()), stacklevel=4)
         options = replace(options, importance=known)
     return quantize_file(
         source,

@@ -127,15 +127,18 @@ class Importance:
         ]
         return Importance(pa.Table.from_arrays(columns, schema=self.table.schema), self.path)
 
-    def say_missing(self, plan: Sequence[Mapping[str, Any]]) -> None:
+    def say_missing(self, wanted: Sequence[str], stacklevel: int) -> None:
         """Warn of layers that are searched with weights and that the table does not have.
+
+        Args:
+            wanted: The layers that are searched so.
+            stacklevel: How many calls up the line is that the warning names; 1: this one's caller.
 
         Warns:
             QuantizationWarning: There are some.
         """
         known = set(self.table["layer_name"].to_pylist())
-        wanted = [row for row in plan if row["search"] == "weighted" and row["scheme"] != "none"]
-        missing = [row["layer_name"] for row in wanted if row["layer_name"] not in known]
+        missing = [name for name in wanted if name not in known]
         if missing:
             shown = ", ".join(map(repr, missing[:_SHOWN]))
             more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -143,7 +146,7 @@ class Importance:
                 f"{self.path or 'importance'}: lacks {len(missing)} of {len(wanted)} layers, whose "
                 f"errors are weighed by what their own weights suggest: {shown}{more}."
             )
-            warnings.warn(QuantizationWarning(message), stacklevel=6)
+            warnings.warn(QuantizationWarning(message), stacklevel=stacklevel + 1)
 
     def save(self, path: Path) -> None:
         """Write the table beside what was done with it."""
@@ -184,6 +187,12 @@ def _other_names(source: Scan, known: list[str], layers: dict[str, Any]) -> dict
         folder = source.path if source.path.is_dir() else source.path.parent
         return names.to_gguf(list(layers), read_config(folder).model_types)
     return {}
+
+
+def weighed(plan: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The layers of a plan that are searched with weights."""
+    searched = (row for row in plan if row["search"] == "weighted" and row["scheme"] != "none")
+    return [row["layer_name"] for row in searched]
 
 
 def told(table: pa.Table) -> str:
