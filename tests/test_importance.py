@@ -189,8 +189,62 @@ def test_pieces_of_rows_are_not_taken_for_columns() -> None:
         "layer_shape": [[2, 128], [2, 1 << 50]],
     }
     result = aq.quantize(pa.table(rows), scheme="mlx4", search="weighted", continue_on_error=True)
-    assert result.quantized["search"].to_pylist() == ["weighted"] * 2
+    alike = aq.quantize(pa.table(rows), scheme="mlx4", search="mse")
+    assert result.quantized["data"].to_pylist() == alike.quantized["data"].to_pylist()
     assert result.failed.num_rows == 0
+
+
+def test_a_table_with_names_of_files_and_counts_of_its_own(model: Path, tmp_path: Path) -> None:
+    """Columns that say something else are carried like any other."""
+    rows = pa.table(aq.scan(model)).select(["layer_name", "dtype", "shape", "data"])
+    options: dict[str, Any] = {"scheme": "mlx4", "search": "weighted"}
+    whole = aq.to_numpy(aq.dequantize(aq.quantize(rows, **options)))
+    own = rows.append_column("source_file", pa.array([f"{n}.bin" for n in range(len(rows))]))
+    pq.write_table(own, tmp_path / "own.parquet")
+    dataset = aq.quantize_checkpoint(
+        tmp_path / "own.parquet", tmp_path / "d", part_bytes=16 << 10, **options
+    )
+    for name, array in whole.items():
+        np.testing.assert_array_equal(aq.to_numpy(aq.dequantize(dataset))[name], array, name)
+    pq.write_table(
+        rows.append_column("part_count", pa.array(["two"] * len(rows))), tmp_path / "t.parquet"
+    )
+    for scheme in ("mlx4", "nvfp4"):
+        found = aq.quantize(tmp_path / "t.parquet", scheme=scheme)
+        assert found.quantized["part_count"].to_pylist() == ["two"] * len(rows)
+
+
+def test_layers_of_one_name_do_not_weigh_each_other(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    arrays = [rng.lognormal(size=(512, 128)) * rng.standard_normal((512, 128)) for _ in range(2)]
+    rows = {
+        "layer_name": ["a", "a"],
+        "dtype": ["F32", "F32"],
+        "shape": [[512, 128]] * 2,
+        "data": [array.astype(np.float32).tobytes() for array in arrays],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "twice.parquet")
+    parts = aq.scan(tmp_path / "twice.parquet", part_bytes=128 << 10)
+    found = aq.quantize(parts, scheme="mlx4").quantized["data"].to_pylist()
+    alone = aq.quantize(pa.table(parts), scheme="mlx4").quantized["data"].to_pylist()
+    assert len(found) > 2
+    assert found == alone
+
+
+@pytest.mark.parametrize("rows", [1000, 4099])
+def test_columns_of_equal_weights_say_nothing_however_they_are_cut(
+    rows: int, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    array = rng.standard_normal((rows, 64)).astype(np.float32)
+    array[:, ::2] = rng.standard_normal(32).astype(np.float32)
+    save_file({"a.weight": array}, tmp_path / "m.safetensors")
+    whole = aq.quantize(tmp_path / "m.safetensors", scheme="mlx4")
+    joined = b"".join(whole.quantized["data"].to_pylist())
+    for part_bytes in (32 << 10, 96 << 10, 640 << 10):
+        source = aq.scan(tmp_path / "m.safetensors", part_bytes=part_bytes)
+        parts = aq.quantize(source, scheme="mlx4").quantized["data"].to_pylist()
+        assert b"".join(parts) == joined
 
 
 def test_what_failed_is_done_again_with_what_the_job_had(

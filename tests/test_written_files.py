@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,35 @@ def test_a_manifest_of_an_earlier_version_is_read(model: Path, tmp_path: Path) -
     path.write_text(json.dumps(manifest))
     assert aq.verify(tmp_path / "out", model).ok
     assert aq.quantize_checkpoint(model, tmp_path / "out").finished_layers == 2
+
+
+def test_a_dataset_goes_on_with_the_searches_that_it_began_with(
+    model: Path, tmp_path: Path
+) -> None:
+    """Whatever the default has become since: nothing was said of a search, then or now."""
+    bad = GOOD.copy()
+    bad[0, 0] = np.nan
+    save_file({"a": GOOD, "b": bad}, model)
+    options: dict[str, Any] = {"scheme": "mlx4", "continue_on_error": True}
+    aq.quantize_checkpoint(model, tmp_path / "out", **options)
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for row in manifest["plan"]:
+        assert row["search"] == "weighted"
+        row["search"] = "none"
+    path.write_text(json.dumps(manifest))
+    assert aq.quantize_checkpoint(model, tmp_path / "out", **options).failed.num_rows == 1
+    # A search that is said is another call.
+    with pytest.raises(ValueError, match=r"search none there, .*search mse here"):
+        aq.quantize_checkpoint(model, tmp_path / "out", search="mse", **options)
+    save_file({"a": GOOD, "b": 2 * GOOD}, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", aq.QuantizationWarning)  # The file is another one.
+        done = aq.quantize_checkpoint(model, tmp_path / "out", retry_failed=True)
+    searches = dict(
+        zip(*(pa.table(done)[n].to_pylist() for n in ("layer_name", "search")), strict=True)
+    )
+    assert searches == {"a": "weighted", "b": "none"}
 
 
 def test_a_home_directory_in_the_command_line(

@@ -8,6 +8,7 @@ once more for the layers that need it, batch by batch, and for no others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,8 +43,8 @@ def needs_of(outline: pa.Table, plan: Any, options: Options) -> Needs:
     """
     needs = _needs_of_rows(outline, plan, options)
     names = outline["layer_name"].to_pylist()
-    counts = outline["part_count"].to_pylist() if "part_count" in outline.schema.names else []
-    in_parts = {name for name, count in zip(names, counts, strict=False) if (count or 1) > 1}
+    is_part = _is_part(outline).to_pylist()
+    in_parts = {name for name, part in zip(names, is_part, strict=True) if part}
     groups: dict[str, list[str]] = {}
     columns = set()
     for name, (absmax, is_weighed) in zip(names, needs, strict=True):
@@ -60,7 +61,26 @@ def needs_of(outline: pa.Table, plan: Any, options: Options) -> Needs:
         for key, members in groups.items()
         if len(members) > 1 or not in_parts.isdisjoint(members)
     }
-    return Needs(groups, frozenset(columns))
+    return Needs(groups, frozenset(columns - _ambiguous(outline, columns)))
+
+
+def _is_part(outline: pa.Table) -> Any:
+    """Whether each row is a part of its layer; a column of that name may be of something else."""
+    names = outline.schema.names
+    if "part_count" not in names or not pa.types.is_integer(
+        outline.schema.field("part_count").type
+    ):
+        return pa.chunked_array([pa.repeat(False, outline.num_rows)])
+    return pc.fill_null(pc.greater(outline["part_count"], 1), False)
+
+
+def _ambiguous(outline: pa.Table, names: Collection[str]) -> set[str]:
+    """Those of some names that several layers have."""
+    if not names or "part_index" not in outline.schema.names:
+        return set()
+    is_first = pc.equal(pc.fill_null(outline["part_index"], 0), 0)
+    counts = Counter(outline.filter(is_first)["layer_name"].to_pylist())
+    return {name for name in names if counts[name] > 1}
 
 
 def _needs_of_rows(outline: pa.Table, plan: Any, options: Options) -> list[tuple[str | None, bool]]:
@@ -94,7 +114,7 @@ def shared(groups: dict[str, list[str]], own: dict[str, float]) -> dict[str, flo
 def absmax_of(source: Scan, names: Collection[str], threads: int | None) -> dict[str, float]:
     """The largest magnitude of these layers of a scan, read piece by piece."""
     found: dict[str, float] = {}
-    for batches in _stretches(source, names):
+    for _, batches in _stretches(source, names):
         add(found, batches, _array(names), threads)
     return found
 
@@ -103,26 +123,29 @@ def suggested_of(source: Scan, names: Collection[str], threads: int | None) -> I
     """How much the columns of these layers of a scan matter by their weights."""
     if not names:
         return None
-    found = _core.ColumnMoments()
-    for batches in _stretches(source, names):
+    found, unread = _core.ColumnMoments(), set[str]()
+    for own, batches in _stretches(source, names):
         try:
             for batch in batches:
                 some = batch.filter(pc.is_in(batch["layer_name"].cast(pa.string()), _array(names)))
                 if some.num_rows:
                     found.add(some, threads)
         except (OSError, pa.ArrowException):
-            continue  # The rows themselves will say it.
-    return Importance.read(pa.table(pa.record_batch(found.table())))
+            unread |= own  # The rows themselves will say it. What is known is not of all of them.
+    table = pa.table(pa.record_batch(found.table()))
+    return Importance.read(table.filter(pc.invert(pc.is_in(table["layer_name"], _array(unread)))))
 
 
-def _stretches(source: Scan, names: Collection[str]) -> Iterator[Iterable[pa.RecordBatch]]:
-    """The pieces of a scan that have rows of these layers."""
-    column = source.outline()["layer_name"].cast(pa.string())
-    is_wanted = pc.is_in(column, _array(names)).to_pylist()
-    row = 0
+def _stretches(
+    source: Scan, names: Collection[str]
+) -> Iterator[tuple[set[str], Iterable[pa.RecordBatch]]]:
+    """The pieces of a scan that have rows of these layers, and which they have."""
+    column = source.outline()["layer_name"].to_pylist()
+    row, wanted = 0, set(names)
     for piece in source.pieces():
-        if any(is_wanted[row : row + piece.rows]):
-            yield source.stretch(piece.file, piece.position, 1)
+        own = wanted.intersection(column[row : row + piece.rows])
+        if own:
+            yield own, source.stretch(piece.file, piece.position, 1)
         row += piece.rows
 
 
@@ -166,8 +189,7 @@ def facts(source: Scan, plan: Any, options: Options) -> Options:
         if not needs.absmax:
             # Of vectors there may be millions, and none is in parts.
             outline = source.outline()
-            if "part_count" in outline.schema.names:
-                outline = outline.filter(pc.greater(outline["part_count"], 1))
+            outline = outline.filter(_is_part(outline))
     needs = needs_of(source.outline() if outline is None else outline, plan, options)
     names = {name for members in needs.absmax.values() for name in members}
     if names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -71,7 +71,7 @@ class Job:
 
     def resume(self) -> None:
         """Do the units that are not done."""
-        manifest = fresh = self._fresh(self._request)
+        manifest = fresh = self._fresh(self._request, self._begun)
         if self._begun is not None:
             manifest = self._begun
             self._check_compatible(manifest, fresh)
@@ -89,7 +89,7 @@ class Job:
         importance = manifests.load_importance(self._destination, manifest)
         original = self._request.with_original(manifest.request, importance)
         with warnings.catch_warnings(action="ignore", category=QuantizationWarning):
-            fresh = self._fresh(original)  # It was warned of them when it began.
+            fresh = self._fresh(original, manifest)  # It was warned of them when it began.
         self._check_compatible(manifest, fresh)
         late = set(manifest.late_units)
         attempt = self._attempt(manifest)
@@ -130,10 +130,19 @@ class Job:
             ValueError: A layer has larger values now than those that share its scale were given.
         """
         needs = needs_of(self._outline, plan, options)
-        names = plans.names_in(manifest, {unit.index for unit in units}, self._outline)
+        names = self._names_in(units) if needs.columns else set()
         options = with_columns(self._source, needs.columns & names, options)
         self._learn_absmax(manifest, needs.absmax, options.threads, again)
         return replace(options, absmax=manifest.absmax)
+
+    def _names_in(self, units: Iterable[Unit]) -> set[str]:
+        """The layers of some units."""
+        offsets = self._offsets()
+        starts = [(offsets.get((unit.file, unit.position)), unit.rows) for unit in units]
+        stretches = [
+            self._outline.slice(start, rows) for start, rows in starts if start is not None
+        ]
+        return {name for rows in stretches for name in rows["layer_name"].to_pylist() if name}
 
     def _learn_absmax(
         self,
@@ -171,11 +180,19 @@ class Job:
         manifest.absmax |= found
         manifests.save(self._destination, manifest)
 
-    def _fresh(self, request: Request) -> Manifest:
-        """The manifest of a job that begins now; what can't be done is found here."""
+    def _fresh(self, request: Request, before: Manifest | None) -> Manifest:
+        """The manifest of a job that begins now; what can't be done is found here.
+
+        Args:
+            request: What is asked.
+            before: What began before. Scales are chosen as it did, where neither says how: defaults
+                may have changed since.
+        """
         source = self._source
         resolved = request.resolve(self._outline, source)
         plan = plans.rows(resolved)
+        if before is not None and not _says_search(request, before):
+            plan = plans.with_searches(plan, before.plan)
         if request.importance is not None:
             request.importance.say_missing(weighed(plan), stacklevel=5)
         schema = plans.without_columns(source.schema)
@@ -265,12 +282,15 @@ class Job:
         return plans.table([planned[row["layer_name"]] for row in manifest.plan])
 
     def _work(self, plan: pa.Table, options: Options) -> Work:
+        return Work(self._source, self._files, self._outline, self._offsets(), plan, options)
+
+    def _offsets(self) -> dict[tuple[str, int], int]:
+        """Where in the outline each piece of the source begins."""
         ends = accumulate(piece.rows for piece in self._pieces)
-        offsets = {
+        return {
             (piece.file, piece.position): end - piece.rows
             for piece, end in zip(self._pieces, ends, strict=True)
         }
-        return Work(self._source, self._files, self._outline, offsets, plan, options)
 
     def _attempt(self, manifest: Manifest) -> Attempt:
         """Begin: everything is checked by now, and this is the first that is written."""
@@ -371,6 +391,13 @@ class Job:
         disturbed = type(error)(text)
         disturbed.errno = error.errno
         return disturbed
+
+
+def _says_search(request: Request, before: Manifest) -> bool:
+    """Whether a request, or the one before it, says how scales are chosen."""
+    began = request.with_original(before.request, None)
+    told = before.request.get("importance") is not None
+    return told or request.says_search or began.says_search
 
 
 def _settle(pending: Future[Part] | None, parts: dict[int, Part]) -> None:

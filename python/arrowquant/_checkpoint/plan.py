@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +35,13 @@ def rows(plan: pa.Table) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> pa.Table:
     """The plan of such rows."""
     return pa.Table.from_pylist(rows, _SCHEMA)
+
+
+def with_searches(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A plan with the searches that another one has for the same layers in the same schemes."""
+    known = {(row["layer_name"], row["scheme"]): row["search"] for row in before}
+    key = itemgetter("layer_name", "scheme")
+    return [row | {"search": known.get(key(row), row["search"])} for row in rows]
 
 
 _OWN = set(_SCHEMA.names) - {"layer_name"}

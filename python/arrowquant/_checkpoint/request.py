@@ -97,6 +97,13 @@ class Request:
         return [name for name in names if name is not None]
 
     @property
+    def says_search(self) -> bool:
+        """Whether anything is said of how scales are chosen."""
+        rules = read_plan(self.plan)
+        named = rules is not None and "search" in rules.schema.names
+        return named or self.importance is not None or self.settings.get("search") is not None
+
+    @property
     def asks_anew(self) -> bool:
         """Whether anything is said of how layers are quantized."""
         said = (check_settings(self.settings), self.keep, self.include)

@@ -21,6 +21,8 @@ use crate::tile::Place;
 const AT_ONCE: usize = 32;
 /// A column's variance is taken for at least so much of the mean one.
 const LEAST: f64 = 1e-3;
+/// A variance below so much of the mean square is rounding.
+const LOST: f64 = 1e-12;
 /// Columns of few elements say little: so many more are taken to have the mean variance.
 const PRIOR: f64 = 4.0;
 
@@ -146,10 +148,11 @@ impl Moments {
                     .collect()
             });
             for tally in tiles {
-                for (at, (sum, square)) in tally.sums.iter().zip(&tally.squares).enumerate() {
-                    let column = (tally.first + at) % width;
-                    sums[column] += sum;
-                    squares[column] += square;
+                let (start, count) = (tally.first % width, tally.sums.len());
+                let behind = count.min(width - start);
+                for (all, own) in [(&mut sums, &tally.sums), (&mut squares, &tally.squares)] {
+                    add(&mut all[start..], &own[..behind]);
+                    add(all, &own[behind..]);
                 }
                 for (own, row) in tally.rows.iter().zip(&mut rows[tally.first / width..]) {
                     *row += own;
@@ -167,8 +170,8 @@ impl Moments {
         if self.sums.is_empty() {
             return self.clone_from(other);
         }
-        let sums = self.sums.iter_mut().zip(&other.sums);
-        sums.chain(self.squares.iter_mut().zip(&other.squares)).for_each(|(a, b)| *a += b);
+        add(&mut self.sums, &other.sums);
+        add(&mut self.squares, &other.squares);
         self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
     }
 
@@ -177,7 +180,9 @@ impl Moments {
         let columns = self.sums.iter().zip(&self.squares).zip(&self.counts);
         let variance = |((sum, square), &count): ((&f64, &f64), &u64)| {
             let (count, mean) = (count.max(1) as f64, sum / count.max(1) as f64);
-            (square / count - mean * mean).max(0.0)
+            let (square, variance) = (square / count, square / count - mean * mean);
+            // What sums have lost is no variance.
+            if variance > LOST * square { variance } else { 0.0 }
         };
         let variances: Vec<f64> = columns.map(variance).collect();
         let mean = variances.iter().sum::<f64>() / variances.len() as f64;
@@ -188,6 +193,11 @@ impl Moments {
         };
         mean.is_normal().then(|| variances.iter().zip(&self.counts).map(suggest).collect())
     }
+}
+
+/// Add numbers to the first of others.
+fn add(all: &mut [f64], own: &[f64]) {
+    all.iter_mut().zip(own).for_each(|(all, own)| *all += own);
 }
 
 /// A number with eight bits of fraction: sums differ in their last bits where a layer is cut elsewhere.

@@ -77,14 +77,12 @@ pub fn add_moments(
     pool: &ThreadPool,
     monitor: &Monitor,
 ) -> Result<(), Error> {
-    let found = each(batch, monitor, |weights, row, job| {
+    let added = each(batch, monitor, |weights, row, job| {
         let (moments, _) = Moments::of_row(weights, row, job, (pool, Level::best(), monitor))?;
-        Some((weights.name(row)?.to_owned(), moments))
-    })?;
-    for (name, moments) in found.into_iter().flatten() {
-        known.entry(name).or_default().add(&moments);
-    }
-    Ok(())
+        known.entry(weights.name(row)?.to_owned()).or_default().add(&moments);
+        Some(())
+    });
+    added.map(drop)
 }
 
 /// A table of importance from such sums: a list for each layer, null where the weights say nothing.
@@ -131,7 +129,7 @@ pub fn absmax(
 fn each<T>(
     batch: &RecordBatch,
     monitor: &Monitor,
-    find: impl Fn(&Weights, usize, &Job) -> Option<T>,
+    mut find: impl FnMut(&Weights, usize, &Job) -> Option<T>,
 ) -> Result<Vec<Option<T>>, Error> {
     let packed = match Requantized::is_quantized(&batch.schema()) {
         true => Some(Requantized::try_new(&batch.schema())?.batch(batch)?),
