@@ -557,3 +557,22 @@ def test_a_stack_s_numbers_are_its_matrices(tmp_path: Path, rng: np.random.Gener
     for at, name in enumerate(names):
         alone = aq.quantize({name: array[at]}, importance=table_of({name: values[at]}), **options)
         assert payload(alone.quantized)[name] == rows[name]
+
+
+def test_a_whole_layer_is_not_weighed_as_one_in_parts_of_its_name(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    large = (rng.lognormal(size=128) * rng.standard_normal((512, 128))).astype(np.float32)
+    small = (rng.lognormal(size=128) * rng.standard_normal((64, 128))).astype(np.float32)
+    rows = {
+        "layer_name": ["a", "a"],
+        "dtype": ["F32", "F32"],
+        "shape": [[512, 128], [64, 128]],
+        "data": [large.tobytes(), small.tobytes()],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "twice.parquet")
+    source = aq.scan(tmp_path / "twice.parquet", part_bytes=64 << 10)
+    found = aq.quantize(source, scheme="mlx4").quantized["data"].to_pylist()
+    (alone,) = aq.quantize({"a": small}, scheme="mlx4").quantized["data"].to_pylist()
+    assert len(found) > 2
+    assert found[-1] == alone

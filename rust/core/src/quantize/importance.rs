@@ -5,15 +5,15 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use rayon::ThreadPool;
-use rayon::prelude::*;
 
-use super::input::{Input, Room};
+use super::input::Input;
 use super::job::{Job, check_importance, width};
 use super::rows::Rows;
 use crate::kernel::dispatch::add_moments;
 use crate::kernel::tile::{Importance, Search};
 use crate::lanes::Level;
 use crate::monitor::Monitor;
+use crate::relation::described::element_product;
 use crate::relation::weights::Weights;
 use crate::tile::Place;
 
@@ -95,7 +95,10 @@ fn suggested<'a>(
     let Some((moments, rows)) = Moments::of_row(weights, row, job, context) else {
         return nothing;
     };
-    let known = known.filter(|known| known.len() == width).map(Cow::Borrowed);
+    let of_layer = weights.part(row).and_then(|part| element_product(part.layer_shape).ok());
+    // Another layer of that name may be whole.
+    let is_part = of_layer.is_some_and(|elements| elements > job.elements());
+    let known = known.filter(|known| is_part && known.len() == width).map(Cow::Borrowed);
     let Some(columns) = known.or_else(|| moments.suggest().map(Cow::Owned)) else {
         return nothing;
     };
@@ -133,32 +136,20 @@ impl Moments {
         let end = first + job.elements();
         let (mut sums, mut squares) = (vec![0.0; width], vec![0.0; width]);
         let mut rows = vec![0.0; end.div_ceil(width)];
-        for start in (0..tiling.len()).step_by(AT_ONCE) {
-            let some = start..(start + AT_ONCE).min(tiling.len());
-            let tiles: Vec<_> = pool.install(|| {
-                some.into_par_iter()
-                    .map_init(<(Room, Vec<f32>)>::default, |(room, values), tile| {
-                        let place = tiling.place(tile);
-                        (!monitor.is_cancelled()).then(|| {
-                            let values = input.floats(level, &place, room, values);
-                            Tally::of(level, values, first + place.elements.start, width)
-                        })
-                    })
-                    .flatten()
-                    .collect()
-            });
-            for tally in tiles {
-                let (start, count) = (tally.first % width, tally.sums.len());
-                let behind = count.min(width - start);
-                for (all, own) in [(&mut sums, &tally.sums), (&mut squares, &tally.squares)] {
-                    add(&mut all[start..], &own[..behind]);
-                    add(all, &own[behind..]);
-                }
-                for (own, row) in tally.rows.iter().zip(&mut rows[tally.first / width..]) {
-                    *row += own;
-                }
+        let find = |place: &Place, values: &[f32]| {
+            Tally::of(level, values, first + place.elements.start, width)
+        };
+        input.in_tiles((&tiling, AT_ONCE), (pool, level, monitor), find, |_, tally| {
+            let (start, count) = (tally.first % width, tally.sums.len());
+            let behind = count.min(width - start);
+            for (all, own) in [(&mut sums, &tally.sums), (&mut squares, &tally.squares)] {
+                add(&mut all[start..], &own[..behind]);
+                add(all, &own[behind..]);
             }
-        }
+            for (own, row) in tally.rows.iter().zip(&mut rows[tally.first / width..]) {
+                *row += own;
+            }
+        });
         // Rows that reach a column, but for a first one that begins behind it.
         let reach = |column: usize| (end - column.min(end)).div_ceil(width);
         let count = |column: usize| (reach(column) - usize::from(column < first)) as u64;

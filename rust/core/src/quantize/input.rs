@@ -1,14 +1,18 @@
 //! The numbers of a row: its bytes, or what its codes decode to.
 
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
 use super::job::Job;
 use crate::dtype::Float;
 use crate::kernel::dispatch;
 use crate::lanes::Level;
+use crate::monitor::Monitor;
 use crate::relation::quantized::read::Encodings;
 pub(super) use crate::relation::quantized::read::Room;
 use crate::relation::weights::Weights;
 use crate::scheme::Bound;
-use crate::tile::Place;
+use crate::tile::{Place, Tiling};
 
 /// Where a row's numbers come from.
 #[derive(Clone, Copy)]
@@ -56,6 +60,31 @@ impl<'a> Input<'a> {
         'a: 'r,
     {
         float_values(level, self.source, self.bytes(level, place, room), buffer)
+    }
+
+    /// What is found in each of the tiles, one after the other. So many at once are looked at by the pool's
+    /// threads, and held in memory; after a cancellation, none.
+    pub(super) fn in_tiles<T: Send>(
+        &self,
+        (tiling, at_once): (&Tiling, usize),
+        (pool, level, monitor): (&ThreadPool, Level, &Monitor),
+        find: impl Fn(&Place, &[f32]) -> T + Sync,
+        mut take: impl FnMut(Place, T),
+    ) {
+        for start in (0..tiling.len()).step_by(at_once) {
+            let some = start..(start + at_once).min(tiling.len());
+            let look = |(room, values): &mut (Room, Vec<f32>), tile: usize| {
+                let place = tiling.place(tile);
+                (!monitor.is_cancelled()).then(|| {
+                    let found = find(&place, self.floats(level, &place, room, values));
+                    (place, found)
+                })
+            };
+            let tiles =
+                || some.into_par_iter().map_init(Default::default, look).flatten().collect();
+            let found: Vec<_> = pool.install(tiles);
+            found.into_iter().for_each(|(place, found)| take(place, found));
+        }
     }
 }
 

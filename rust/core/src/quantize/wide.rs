@@ -2,9 +2,8 @@
 //! scales, where several rows share one.
 
 use rayon::ThreadPool;
-use rayon::prelude::*;
 
-use super::input::{Input, Room};
+use super::input::Input;
 use super::item::{Known, Wide};
 use super::job::Job;
 use super::rows::Rows;
@@ -38,27 +37,13 @@ pub(super) fn wide_ranges(
         let input = Input::of(rows.weights, row, &job);
         let count = layout.scale_rows() * layout.grouping.groups();
         let mut bounds = vec![Bounds::ZERO; count];
-        for first in (0..tiling.len()).step_by(AT_ONCE) {
-            let some = first..(first + AT_ONCE).min(tiling.len());
-            let tiles: Vec<_> = pool.install(|| {
-                some.into_par_iter()
-                    .map_init(<(Room, Vec<f32>)>::default, |(room, values), tile| {
-                        let place = tiling.place(tile);
-                        (!monitor.is_cancelled()).then(|| {
-                            let values = input.floats(level, &place, room, values);
-                            (tile_bounds(level, &job, &place, values), place)
-                        })
-                    })
-                    .flatten()
-                    .collect()
-            });
-            for (tile, place) in tiles {
-                let groups = place.parameters(layout).flatten();
-                for (at, part) in groups.zip(tile) {
-                    bounds[at] = bounds[at].union(part);
-                }
+        let find = |place: &Place, values: &[f32]| tile_bounds(level, &job, place, values);
+        input.in_tiles((&tiling, AT_ONCE), (pool, level, monitor), find, |place, tile| {
+            let groups = place.parameters(layout).flatten();
+            for (at, part) in groups.zip(tile) {
+                bounds[at] = bounds[at].union(part);
             }
-        }
+        });
         let own = bounds.iter().fold(0.0f32, |own, bounds| own.max(bounds.absmax()));
         // What is not finite is found when it is encoded.
         let false_fact = job.tensor_absmax.filter(|&told| told < own && own.is_finite());
