@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,8 +43,8 @@ def needs_of(outline: pa.Table, plan: Any, options: Options) -> Needs:
     """
     needs = _needs_of_rows(outline, plan, options)
     names = outline["layer_name"].to_pylist()
-    is_part = _is_part(outline).to_pylist()
-    in_parts = {name for name, part in zip(names, is_part, strict=True) if part}
+    flags = is_part(outline).to_pylist()
+    in_parts = {name for name, is_one in zip(names, flags, strict=True) if is_one}
     groups: dict[str, list[str]] = {}
     columns = set()
     for name, (absmax, is_weighed) in zip(names, needs, strict=True):
@@ -64,7 +64,7 @@ def needs_of(outline: pa.Table, plan: Any, options: Options) -> Needs:
     return Needs(groups, frozenset(columns - _ambiguous(outline, columns)))
 
 
-def _is_part(outline: pa.Table) -> Any:
+def is_part(outline: pa.Table) -> Any:
     """Whether each row is a part of its layer; a column of that name may be of something else."""
     names = outline.schema.names
     if "part_count" not in names or not pa.types.is_integer(
@@ -119,26 +119,33 @@ def absmax_of(source: Scan, names: Collection[str], threads: int | None) -> dict
     return found
 
 
-def suggested_of(source: Scan, names: Collection[str], threads: int | None) -> Importance | None:
-    """How much the columns of these layers of a scan matter by their weights."""
+def with_columns(
+    options: Options, names: Collection[str], stretches: Iterable[_Stretch]
+) -> Options:
+    """The options with how much the columns of these layers matter by their weights."""
     if not names:
-        return None
+        return options
     found, unread = _core.ColumnMoments(), set[str]()
-    for own, batches in _stretches(source, names):
+    for own, batches in stretches:
         try:
             for batch in batches:
                 some = batch.filter(pc.is_in(batch["layer_name"].cast(pa.string()), _array(names)))
                 if some.num_rows:
-                    found.add(some, threads)
+                    found.add(some, options.threads)
         except (OSError, pa.ArrowException):
-            unread |= own  # The rows themselves will say it. What is known is not of all of them.
+            unread.update(
+                own
+            )  # The rows themselves will say it. What is known is not of all of them.
     table = pa.table(pa.record_batch(found.table()))
-    return Importance.read(table.filter(pc.invert(pc.is_in(table["layer_name"], _array(unread)))))
+    table = table.filter(pc.invert(pc.is_in(table["layer_name"], _array(unread))))
+    return replace(options, suggested=Importance.read(table))
 
 
-def _stretches(
-    source: Scan, names: Collection[str]
-) -> Iterator[tuple[set[str], Iterable[pa.RecordBatch]]]:
+_Stretch: TypeAlias = tuple[Collection[str], Iterable[pa.RecordBatch]]
+"""Batches, and which of some layers they have."""
+
+
+def _stretches(source: Scan, names: Collection[str]) -> Iterator[_Stretch]:
     """The pieces of a scan that have rows of these layers, and which they have."""
     column = source.outline()["layer_name"].to_pylist()
     row, wanted = 0, set(names)
@@ -181,23 +188,17 @@ def may_need(options: Options) -> Needs:
 
 def facts(source: Scan, plan: Any, options: Options) -> Options:
     """The options with what the layers of a scan need to know."""
-    outline = None
-    if plan is None and "scheme" not in source.schema.names:
-        needs = may_need(options)
-        if needs == Needs():
-            return options
-        if not needs.absmax:
-            # Of vectors there may be millions, and none is in parts.
-            outline = source.outline()
-            outline = outline.filter(_is_part(outline))
-    needs = needs_of(source.outline() if outline is None else outline, plan, options)
+    has_own = plan is not None or "scheme" in source.schema.names
+    may = None if has_own else may_need(options)
+    if may == Needs():
+        return options
+    outline = source.outline()
+    if may is not None and not may.absmax:
+        # Of vectors there may be millions, and none is in parts.
+        outline = outline.filter(is_part(outline))
+    needs = needs_of(outline, plan, options)
     names = {name for members in needs.absmax.values() for name in members}
     if names:
         own = absmax_of(source, names, options.threads)
         options = replace(options, absmax=shared(needs.absmax, own))
-    return with_columns(source, needs.columns, options)
-
-
-def with_columns(source: Scan, names: Collection[str], options: Options) -> Options:
-    """The options with how much the columns of these layers matter by their weights."""
-    return replace(options, suggested=suggested_of(source, names, options.threads))
+    return with_columns(options, needs.columns, _stretches(source, needs.columns))

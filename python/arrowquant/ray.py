@@ -1,7 +1,6 @@
 """A checkpoint's job on a Ray cluster, with Ray Data.
 
-What travels is a unit, never tensor bytes (what layers in parts need to know of all of them, the
-driver finds first): workers map the source, quantize, and write parts into
+What travels is a unit, never tensor bytes: workers map the source, quantize, and write parts into
 the dataset by rename, as one machine does; back come outcomes. Source and destination must be paths
 that every worker sees.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ from arrowquant._errors import (
     QuantizationError,
     QuantizationWarning,
 )
-from arrowquant._facts import absmax_of, needs_of, shared, with_columns
+from arrowquant._facts import absmax_of, needs_of, shared
 from arrowquant._importance import weighed
 from arrowquant._model import axis_rules, rules_of
 from arrowquant._options import Options
@@ -79,8 +79,9 @@ class Job:
         manifest.parts = [part for part in manifest.parts if part.unit in done]
         attempt = self._attempt(manifest)
         plan, options = plans.table(manifest.plan), self._request.options()
+        self._learn(manifest, plan, options)
+        work = self._work(plan, replace(options, absmax=manifest.absmax))
         todo = [unit for unit in manifest.units if unit.index not in done]
-        work = self._work(plan, self._learned(manifest, plan, options, todo))
         self._each(manifest, attempt, work, todo)
 
     def retry(self) -> None:
@@ -102,59 +103,33 @@ class Job:
         request = self._request.over(original)
         plan = self._retry_plan(manifest, request, late - done.keys())
         options = request.options()
-        failed = _failed_names(self._destination, manifest)
-        work = self._work(plan, self._learned(manifest, plan, options, todo, again=failed))
+        self._learn(manifest, plan, options, again=_failed_names(self._destination, manifest))
+        work = self._work(plan, replace(options, absmax=manifest.absmax))
         self._each(manifest, attempt, work, todo)
 
-    def _learned(
+    def _learn(
         self,
         manifest: Manifest,
         plan: pa.Table,
         options: Options,
-        units: Collection[Unit],
         again: Collection[str] = (),
-    ) -> Options:
+    ) -> None:
         """Find out what layers need to know of their parts and siblings, once for all units.
 
         Args:
-            manifest: Where the largest magnitudes are kept.
+            manifest: Where it is kept.
             plan: What is asked of each layer.
             options: Of the job.
-            units: What is to be done.
             again: Layers that failed before, whose values may be others now.
-
-        Returns:
-            The options with it.
 
         Raises:
             ValueError: A layer has larger values now than those that share its scale were given.
         """
-        needs = needs_of(self._outline, plan, options)
-        names = self._names_in(units) if needs.columns else set()
-        options = with_columns(self._source, needs.columns & names, options)
-        self._learn_absmax(manifest, needs.absmax, options.threads, again)
-        return replace(options, absmax=manifest.absmax)
-
-    def _names_in(self, units: Iterable[Unit]) -> set[str]:
-        """The layers of some units."""
-        offsets = self._offsets()
-        starts = [(offsets.get((unit.file, unit.position)), unit.rows) for unit in units]
-        stretches = [
-            self._outline.slice(start, rows) for start, rows in starts if start is not None
-        ]
-        return {name for rows in stretches for name in rows["layer_name"].to_pylist() if name}
-
-    def _learn_absmax(
-        self,
-        manifest: Manifest,
-        groups: dict[str, list[str]],
-        threads: int | None,
-        again: Collection[str],
-    ) -> None:
         told = manifest.request.get("tensor_absmax")
         if told is not None:  # The runtime has no tensor scales, whatever the values are.
             manifest.absmax = {row["layer_name"]: told for row in manifest.plan}
             return
+        groups = needs_of(self._outline, plan, options).absmax
         failed = set(again)
         new = {
             key: members
@@ -164,7 +139,7 @@ class Job:
         names = {name for members in new.values() for name in members}
         if not names:
             return
-        found = shared(new, absmax_of(self._source, names, threads))
+        found = shared(new, absmax_of(self._source, names, options.threads))
         for members in new.values():
             siblings = [name for name in members if name not in failed]
             known = [manifest.absmax[name] for name in siblings if name in manifest.absmax]
@@ -282,15 +257,12 @@ class Job:
         return plans.table([planned[row["layer_name"]] for row in manifest.plan])
 
     def _work(self, plan: pa.Table, options: Options) -> Work:
-        return Work(self._source, self._files, self._outline, self._offsets(), plan, options)
-
-    def _offsets(self) -> dict[tuple[str, int], int]:
-        """Where in the outline each piece of the source begins."""
         ends = accumulate(piece.rows for piece in self._pieces)
-        return {
+        offsets = {
             (piece.file, piece.position): end - piece.rows
             for piece, end in zip(self._pieces, ends, strict=True)
         }
+        return Work(self._source, self._files, self._outline, offsets, plan, options)
 
     def _attempt(self, manifest: Manifest) -> Attempt:
         """Begin: everything is checked by now, and this is the first that is written."""

@@ -17,6 +17,7 @@ from arrowquant import _core
 from arrowquant._checkpoint import plan as plans
 from arrowquant._checkpoint.records import HASH_DIGITS, PartFile, Unit
 from arrowquant._checkpoint.rows import Counted, Layer, Report, incomplete, layers_of
+from arrowquant._facts import is_part, needs_of, with_columns
 from arrowquant._options import Options
 from arrowquant._parquet import AtomicParquet
 from arrowquant._scan import Files, Scan
@@ -40,6 +41,10 @@ class Work:
     def read_plan(self) -> _core.Plan:
         """The plan, read once for all units."""
         return _core.Plan(self.plan)
+
+    def rows_of(self, unit: Unit) -> pa.Table:
+        """A unit's rows without their data."""
+        return self.outline.slice(self.offsets.get((unit.file, unit.position), 0), unit.rows)
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: it reads the plan itself."""
@@ -104,15 +109,15 @@ def quantize_unit(
         QuantizationError: A row failed, and `continue_on_error` is off.
         OSError: A file can't be written.
     """
-    known = _Known()
+    known, options = _Known(), _with_columns(work, unit)
     while True:
-        attempt = _Attempt(work, unit, rows, known)
+        attempt = _Attempt(work, unit, rows, known, options)
         writer = AtomicParquet(*names, attempt.good_schema)
         try:
             attempt.run(writer, report)
         except _UnreadableError as error:
             _drop(writer)
-            attempt = _Attempt(work, unit, rows, known)
+            attempt = _Attempt(work, unit, rows, known, options)
             writer = AtomicParquet(*names, attempt.good_schema)
             try:
                 attempt.fail_all(str(error))
@@ -127,6 +132,14 @@ def quantize_unit(
             return Quantized(unit, writer, attempt.failed, attempt.written, attempt.hashes)
         _drop(writer)
         known = learned
+
+
+def _with_columns(work: Work, unit: Unit) -> Options:
+    """The options with how much the columns of the unit's layers in parts matter."""
+    outline = work.rows_of(unit)
+    needs = needs_of(outline.filter(is_part(outline)), work.read_plan, work.options)
+    stretch = work.scan.stretch(unit.file, unit.position, unit.pieces) if needs.columns else []
+    return with_columns(work.options, needs.columns, [(needs.columns, stretch)])
 
 
 def _drop(writer: AtomicParquet) -> None:
@@ -145,8 +158,11 @@ class _Known:
 
 
 class _Attempt:
-    def __init__(self, work: Work, unit: Unit, rows: pa.Array | None, known: _Known) -> None:
+    def __init__(
+        self, work: Work, unit: Unit, rows: pa.Array | None, known: _Known, options: Options
+    ) -> None:
         self._work, self._unit, self._rows, self._known = work, unit, rows, known
+        self._options = options
         self._doomed = set(known.doomed)
         self._schema = plans.without_columns(work.scan.schema)
         self._quantizers: dict[bool, Counted] = {}
@@ -160,7 +176,7 @@ class _Attempt:
 
     def _quantizer(self, *, wide: bool) -> Counted:
         if wide not in self._quantizers:
-            options, plan = self._work.options, self._work.read_plan
+            options, plan = self._options, self._work.read_plan
             if wide:
                 # What the plan says of all else holds for these layers, too.
                 options = replace(options, scheme="none", settings={"scale_dtype": "F32"})
@@ -198,8 +214,7 @@ class _Attempt:
     def fail_all(self, why: str) -> None:
         """All rows fail, since their source can't be read."""
         unit = self._unit
-        offset = self._work.offsets.get((unit.file, unit.position), 0)
-        outline = plans.without_table_columns(self._work.outline.slice(offset, unit.rows))
+        outline = plans.without_table_columns(self._work.rows_of(unit))
         indices = pa.array(range(unit.first_row, unit.first_row + outline.num_rows), pa.int64())
         if self._rows is not None:
             wanted = pc.is_in(indices, self._rows)

@@ -30,8 +30,6 @@ SCHEMA = pa.schema(
         "source": pa.string(),
     }
 )
-DEFAULT = "int4"
-"""What layers become where nobody says anything."""
 AUTO = "auto"
 """What asks for a table that is made first."""
 _SHOWN = 3
@@ -248,7 +246,7 @@ def _weighs(rules: pa.Table, scheme: str | None) -> bool:
     nothing = pa.nulls(len(rules), pa.string())
     columns = (rules[n] if n in rules.schema.names else nothing for n in ("scheme", "search"))
     said = zip(*(column.to_pylist() for column in columns), strict=True)
-    rows = [(named or scheme or DEFAULT, search) for named, search in said]
+    rows = [(named or scheme, search) for named, search in said]
     rows += [(scheme, None)] if scheme is not None else []
     return any((search or _core.default_search(named)) == "weighted" for named, search in rows)
 

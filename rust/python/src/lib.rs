@@ -97,10 +97,10 @@ fn searches(scheme: &str) -> Vec<&'static str> {
     }
 }
 
-/// How a scheme chooses parameters where nobody says it.
+/// How a scheme, or the default one, chooses parameters where nobody says it.
 #[pyfunction]
-fn default_search(scheme: &str) -> &'static str {
-    match scheme::find(scheme) {
+fn default_search(scheme: Option<&str>) -> &'static str {
+    match scheme::find(scheme.unwrap_or(options::DEFAULT)) {
         Ok(scheme::Choice::Encode(found)) => found.defaults().search(),
         _ => "none",
     }

@@ -13,7 +13,7 @@ use crate::errors;
 use crate::input::Relation;
 
 /// What layers become where nobody says anything.
-const DEFAULT: &str = "int4";
+pub(crate) const DEFAULT: &str = "int4";
 
 #[derive(FromPyObject)]
 pub(crate) struct CallOptions {
