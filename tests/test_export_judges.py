@@ -338,7 +338,31 @@ def test_gguf_becomes_what_mlx_loads(smollm2: Path, source: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]
     files = [folder / "model.safetensors" for folder in (own, out)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert judges.mlx_generate(out, PROMPT, 2).strip()
+    rounded = aq.quantize_checkpoint(
+        source, tmp_path / "rounded", target="mlx", bits=4, search="none"
+    )
+    assert "Paris" in judges.mlx_generate(rounded, PROMPT, 2)
+    # Of each word of a text, by what the model said before.
+    usual, by_rounding = (_mlx_divergence(smollm2, folder) for folder in (out, rounded))
+    assert usual < 0.8 * by_rounding
+
+
+def _mlx_divergence(model: Path, folder: Path) -> float:
+    """How far the next words of a text in MLX are from those of the model in float32, in nats."""
+    import mlx.core as mx
+    import mlx_lm
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    ids = tokenizer(f"{PROMPT} Paris. Water boils at one hundred degrees.")["input_ids"]
+    before = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.inference_mode():
+        said = before(torch.tensor([ids])).logits[0].log_softmax(-1)
+    mx.set_default_device(mx.cpu)
+    logits = mlx_lm.load(str(folder))[0](mx.array([ids]))[0].astype(mx.float32)
+    now = torch.from_numpy(np.array(logits)).log_softmax(-1)
+    return float((said.exp() * (said - now)).sum(-1).mean())
 
 
 def test_fp8_in_blocks_is_loaded_by_transformers(tmp_path: Path) -> None:
