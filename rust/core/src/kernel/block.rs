@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use super::convert;
 use super::measure::{Measure, in_full, is_usual};
 use super::metrics::Sums;
-use super::search::Searching;
+use super::search::{Rows, Units};
 use super::tile::{Bounds, Buffers, Search, Tile, Values};
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 
 /// A format of blocks. All that it says is how one block is written and read.
 pub(crate) trait Block: Debug + Send + Sync + 'static {
@@ -20,15 +20,19 @@ pub(crate) trait Block: Debug + Send + Sync + 'static {
     /// The largest magnitude whose scale it can hold.
     const LIMIT: f32;
 
-    /// Write the block of [`Block::ELEMENTS`] finite values; the bounds of each [`Block::PART`] of them
-    /// are known. Scales are chosen from these, or searched for where there is something to do so with.
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    );
+    /// What a block's codes are multiplied by, and what is added.
+    type Levels: Copy + Default;
+
+    /// The levels of a block of [`Block::ELEMENTS`] finite values from the bounds of each
+    /// [`Block::PART`] of them.
+    fn fit<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels;
+
+    /// Levels that leave smaller squared errors of some blocks, whose parts are side by side, than the usual
+    /// ones, which the bounds give.
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]);
+
+    /// Write the block of such values.
+    fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]);
 
     /// What a block decodes to, whatever its bytes.
     fn decode<L: Lanes>(lanes: L, block: &[u8], values: &mut [f32]);
@@ -63,16 +67,36 @@ pub(crate) fn encode<L: Lanes, B: Block>(
             let values = floats_of(lanes, tile.values, at, count, floats);
             let blocks = at / B::ELEMENTS..(at + count) / B::ELEMENTS;
             let bytes = &mut data[blocks.start * B::BYTES..blocks.end * B::BYTES];
-            let each = values.chunks_exact(B::ELEMENTS).zip(bytes.chunks_exact_mut(B::BYTES));
             let parts = B::ELEMENTS / B::PART;
-            let ranges = tile.ranges[blocks.start * parts..blocks.end * parts].chunks_exact(parts);
-            let starts = (at..).step_by(B::ELEMENTS);
-            for (((values, block), bounds), start) in each.zip(ranges).zip(starts) {
-                let searching = match tile.search {
-                    Search::None => None,
-                    _ => Some(Searching::new(lanes, &tile.importance, values, start, room)),
-                };
-                B::encode(lanes, values, bounds, block, searching);
+            let ranges = &tile.ranges[blocks.start * parts..blocks.end * parts];
+            let together = LANES / parts;
+            let runs = values
+                .chunks(together * B::ELEMENTS)
+                .zip(bytes.chunks_mut(together * B::BYTES))
+                .zip(ranges.chunks(LANES));
+            let starts = (at..).step_by(together * B::ELEMENTS);
+            for (((values, bytes), bounds), start) in runs.zip(starts) {
+                let count = values.len() / B::ELEMENTS;
+                let mut levels = [B::Levels::default(); LANES];
+                let levels = &mut levels[..count];
+                let blocks = values.chunks_exact(B::ELEMENTS).zip(bounds.chunks_exact(parts));
+                for (levels, (values, bounds)) in levels.iter_mut().zip(blocks) {
+                    *levels = B::fit(lanes, values, bounds);
+                }
+                if tile.search != Search::None {
+                    let mut absmax = [0.0f32; LANES];
+                    for (absmax, bounds) in absmax.iter_mut().zip(bounds.chunks_exact(parts)) {
+                        *absmax = bounds.iter().fold(0.0, |most, one| most.max(one.absmax()));
+                    }
+                    let (values, parts) = ((values, start), (B::PART, parts));
+                    let rows = Rows::of_blocks(values, parts, &absmax[..count]);
+                    let units = Units::new(lanes, &rows, &tile.importance, room);
+                    B::search(lanes, &units, levels);
+                }
+                let blocks = values.chunks_exact(B::ELEMENTS).zip(bytes.chunks_exact_mut(B::BYTES));
+                for ((values, block), levels) in blocks.zip(&*levels) {
+                    B::encode(lanes, values, *levels, block);
+                }
             }
             let decoded = &mut decoded[..count];
             decode::<L, B>(lanes, bytes, decoded);

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use super::measure::{Measure, in_full, is_usual};
 use super::metrics::Sums;
-use super::search::{Searching, Unit};
+use super::search::{Each, Rows, Units, lanes_of};
 use super::spans::{Spans, floats};
-use super::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Search, Tile};
+use super::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Room, Search, Tile};
 use crate::dtype::ScaleDtype;
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 
 /// What a group's codes are decoded with.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,14 @@ pub(crate) struct Parameters {
     /// Of formats that have one.
     pub(crate) bias: f32,
     /// Of the whole tensor; 1 for formats that have none.
+    pub(crate) tensor_scale: f32,
+}
+
+/// The parameters of groups side by side.
+#[derive(Clone, Copy)]
+pub(crate) struct ParametersOfEach<L: Lanes> {
+    pub(crate) scale: L::F32,
+    pub(crate) bias: L::F32,
     pub(crate) tensor_scale: f32,
 }
 
@@ -44,16 +52,15 @@ pub(crate) trait Grouped: Debug + Send + Sync + 'static {
     /// The parameters of a group whose values have these bounds; the tensor's scale is known.
     fn fit(values: &[f32], bounds: Bounds, dtype: ScaleDtype, tensor_scale: f32) -> Parameters;
 
-    /// Parameters of a smaller squared error than the `usual` ones, which the bounds give; of formats
+    /// Parameters of smaller squared errors than the `usual` ones, which the bounds give; of formats
     /// whose schemes have such a search.
     fn search<L: Lanes>(
         lanes: L,
-        unit: &Unit<'_>,
-        group: (&[f32], Bounds),
-        usual: Parameters,
+        units: &Units<'_, L>,
+        usual: ParametersOfEach<L>,
         dtype: ScaleDtype,
-    ) -> Parameters {
-        let _ = (lanes, unit, group, dtype);
+    ) -> ParametersOfEach<L> {
+        let _ = (lanes, units, dtype);
         usual
     }
 
@@ -66,7 +73,9 @@ pub(crate) trait Grouped: Debug + Send + Sync + 'static {
 
 /// Values that are encoded, decoded and measured while they are in the first-level cache, a multiple of
 /// what [`Measure`] settles.
-const RUN: usize = 1 << 10;
+const RUN: usize = 1 << 11;
+/// Groups of a run at most.
+const MOST: usize = RUN / LANES;
 
 /// The bytes of some elements from the start of a row on.
 #[inline(always)]
@@ -126,7 +135,7 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
             let mut each = spans.clone();
             let mut run = spans.next();
             let mut count = 1;
-            while group + count < end && run.len() + spans.peek() <= RUN {
+            while group + count < end && count < MOST && run.len() + spans.peek() <= RUN {
                 (run.end, count) = (spans.next().end, count + 1);
             }
             let values = floats(lanes, tile.values, run.clone(), buffer);
@@ -134,29 +143,29 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
             if !fitted {
                 // All before the first is needed: one division need not wait for another's.
                 let mut each = each.clone();
+                let mut places = [(0, 0); MOST];
                 for at in 0..count {
                     let (group, span) = (group + at, each.next());
-                    let values = &values[span.start - run.start..span.end - run.start];
+                    places[at] = (span.start - run.start, span.end - run.start);
+                    let values = &values[places[at].0..places[at].1];
                     let (dtype, bounds) = (tile.grouping.scale_dtype, tile.ranges[group]);
-                    let mut parameters = F::fit(values, bounds, dtype, tensor_scale);
-                    if tile.search != Search::None {
-                        let searching = Searching::new(
-                            lanes,
-                            &tile.importance,
-                            values,
-                            span.start,
-                            search_room,
-                        );
-                        let absmax = bounds.absmax();
-                        if let Some(unit) = Unit::new(lanes, values, absmax, searching) {
-                            let group = (values, bounds);
-                            parameters = F::search(lanes, &unit, group, parameters, dtype);
-                        }
-                    }
+                    let parameters = F::fit(values, bounds, dtype, tensor_scale);
                     scales[group] = parameters.scale;
                     if F::BIASED {
                         biases[group] = parameters.bias;
                     }
+                }
+                if tile.search != Search::None {
+                    let end = group + count;
+                    let biases = if F::BIASED { &mut biases[group..end] } else { &mut [][..] };
+                    search_run::<L, F>(
+                        lanes,
+                        tile,
+                        (values, run.start),
+                        (&places[..count], &tile.ranges[group..end]),
+                        (&mut scales[group..end], biases),
+                        search_room,
+                    );
                 }
             }
             for at in 0..count {
@@ -207,6 +216,46 @@ pub(crate) fn encode<L: Lanes, F: Grouped>(
             sums
         });
         first = end;
+    }
+}
+
+/// Search for the parameters of a run of groups, which begins at an element of the tile; the usual ones are
+/// known.
+#[inline(always)]
+fn search_run<L: Lanes, F: Grouped>(
+    lanes: L,
+    tile: &Tile<'_>,
+    values: (&[f32], usize),
+    (places, bounds): (&[(usize, usize)], &[Bounds]),
+    (scales, biases): (&mut [f32], &mut [f32]),
+    search_room: &mut Room,
+) {
+    const NONE: Each = [0.0; LANES];
+    let lanes_each = lanes_of(tile.grouping.group_size.min(tile.width));
+    let many = LANES / lanes_each;
+    for (at, places) in (0..).step_by(many).zip(places.chunks(many)) {
+        let (mut absmax, mut own_scales, mut own_biases) = ([0.0; LANES], NONE, NONE);
+        for group in 0..places.len() {
+            absmax[group] = bounds[at + group].absmax();
+            let own = group * lanes_each..(group + 1) * lanes_each;
+            own_scales[own.clone()].fill(scales[at + group]);
+            if F::BIASED {
+                own_biases[own].fill(biases[at + group]);
+            }
+        }
+        let rows = Rows::of_groups(values, places, &absmax, lanes_each);
+        let units = Units::new(lanes, &rows, &tile.importance, search_room);
+        let (scale, bias) = (lanes.load(&own_scales), lanes.load(&own_biases));
+        let usual = ParametersOfEach { scale, bias, tensor_scale: tile.tensor_scale };
+        let found = F::search(lanes, &units, usual, tile.grouping.scale_dtype);
+        lanes.store(found.scale, &mut own_scales);
+        lanes.store(found.bias, &mut own_biases);
+        for group in 0..places.len() {
+            scales[at + group] = own_scales[group * lanes_each];
+            if F::BIASED {
+                biases[at + group] = own_biases[group * lanes_each];
+            }
+        }
     }
 }
 

@@ -16,3 +16,35 @@ pub(crate) fn f16_to_f32(half: u16) -> f32 {
 pub(crate) fn bf16_to_f32(half: u16) -> f32 {
     f32::from_bits(u32::from(half) << 16)
 }
+
+/// The nearest binary16 number, of two the even one; of magnitudes up to the largest of these.
+///
+/// Normal numbers are rounded on their bits, where a carry moves into the exponent as it should. Subnormal
+/// ones are added to a number whose last bit has the weight of theirs, so that the addition itself rounds.
+#[inline(always)]
+pub(crate) fn nearest_f16(value: f32) -> f32 {
+    const BELOW: u32 = 13;
+    const SMALLEST_NORMAL: f32 = 1.0 / 16384.0;
+    let (magnitude, sign) = (value.to_bits() & 0x7fff_ffff, value.to_bits() & 0x8000_0000);
+    let odd = (magnitude >> BELOW) & 1;
+    let normal = ((magnitude + (1 << (BELOW - 1)) - 1 + odd) >> BELOW) << BELOW;
+    let exact = f32::from_bits(magnitude);
+    let subnormal = ((exact + 0.5) - 0.5).to_bits();
+    let rounded = if exact < SMALLEST_NORMAL { subnormal } else { normal };
+    f32::from_bits(rounded | sign)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::f16;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn rounding_agrees_with_the_half_crate(bits in 0u32..=65504f32.to_bits(), negative: bool) {
+            let value = f32::from_bits(bits | (u32::from(negative) << 31));
+            prop_assert_eq!(nearest_f16(value).to_bits(), f16::from_f32(value).to_f32().to_bits());
+        }
+    }
+}

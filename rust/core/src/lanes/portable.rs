@@ -19,20 +19,20 @@ fn each<A: Copy, B: Copy, C: Copy + Default>(
     out
 }
 
-/// `a² + b`, rounded once, also where there is no instruction for it.
+/// `a·b + c`, rounded once, also where there is no instruction for it.
 ///
-/// The square is exact in float64. Its sum with `b` is rounded to odd, so that rounding it again, to
+/// The product is exact in float64. Its sum with `c` is rounded to odd, so that rounding it again, to
 /// float32, is as rounding once: Boldo and Melquiond 2008, *Emulation of FMA and correctly rounded
 /// sums: proved algorithms using rounding to odd*.
 #[inline(always)]
-fn square_plus(a: f32, b: f32) -> f32 {
+fn product_plus(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
-        return a.mul_add(a, b);
+        return a.mul_add(b, c);
     }
-    let (square, b) = (f64::from(a) * f64::from(a), f64::from(b));
-    let sum = square + b;
-    let rest = sum - square;
-    let error = (square - (sum - rest)) + (b - rest);
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    let rest = sum - product;
+    let error = (product - (sum - rest)) + (c - rest);
     let inexact = u64::from(error != 0.0);
     let too_large = inexact & ((error.to_bits() ^ sum.to_bits()) >> 63);
     f64::from_bits(sum.to_bits().wrapping_sub(too_large) | inexact) as f32
@@ -55,6 +55,8 @@ impl Lanes for Portable {
     type F64 = [f64; LANES];
     type U8 = [u8; LANES];
     type Bytes = [u8; 2 * LANES];
+
+    const LOOKS_UP_MANY: bool = false;
 
     #[inline(always)]
     fn load(self, values: &[f32; LANES]) -> Self::F32 {
@@ -134,10 +136,14 @@ impl Lanes for Portable {
         [value; LANES]
     }
     #[inline(always)]
-    fn splat_pair(self, [low, high]: &[f32; 2]) -> Self::F32 {
-        let mut out = [*low; LANES];
-        out[LANES / 2..].fill(*high);
-        out
+    fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES] {
+        let mut columns = [[0.0; LANES]; LANES];
+        for (at, row) in rows.iter().enumerate() {
+            for (column, lane) in columns.iter_mut().zip(row) {
+                column[at] = *lane;
+            }
+        }
+        columns
     }
     #[inline(always)]
     fn nearest_integer(self, values: Self::F32) -> Self::F32 {
@@ -150,6 +156,10 @@ impl Lanes for Portable {
     #[inline(always)]
     fn look_up_at(self, indices: Self::U32, table: &[f32; 16]) -> Self::F32 {
         indices.map(|index| table[(index & 15) as usize])
+    }
+    #[inline(always)]
+    fn look_up_many(self, indices: Self::U32, table: &[f32; 32]) -> Self::F32 {
+        indices.map(|index| table[(index & 31) as usize])
     }
     #[inline(always)]
     fn look_up_eight(self, indices: Self::U32, table: &[f32; 8]) -> Self::F32 {
@@ -182,6 +192,22 @@ impl Lanes for Portable {
         each(a, b, |a, b| a * b)
     }
     #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        each(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn exchange<const BIT: usize>(self, a: Self::F32) -> Self::F32 {
+        let mut out = a;
+        for lane in 0..LANES {
+            out[lane] = a[lane ^ BIT];
+        }
+        out
+    }
+    #[inline(always)]
+    fn nearest_f16(self, values: Self::F32) -> Self::F32 {
+        values.map(super::halves::nearest_f16)
+    }
+    #[inline(always)]
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         each(a, b, |a, b| if a < b { a } else { b })
     }
@@ -194,6 +220,14 @@ impl Lanes for Portable {
         a.map(f32::abs)
     }
     #[inline(always)]
+    fn if_above(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32 {
+        let mut out = no;
+        for lane in 0..LANES {
+            out[lane] = if a[lane] > b[lane] { yes[lane] } else { no[lane] };
+        }
+        out
+    }
+    #[inline(always)]
     fn count_above(self, counts: Self::U32, a: Self::F32, b: Self::F32) -> Self::U32 {
         each(counts, each(a, b, |a, b| u32::from(a > b)), |count, above| count + above)
     }
@@ -203,7 +237,15 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        each(a, b, square_plus)
+        self.mul_add(a, a, b)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        let mut out = c;
+        for lane in 0..LANES {
+            out[lane] = product_plus(a[lane], b[lane], c[lane]);
+        }
+        out
     }
     #[inline(always)]
     fn sub_exact(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
@@ -284,6 +326,22 @@ impl Lanes for Portable {
         each(sums, values, |sum, value| sum + f64::from(value))
     }
     #[inline(always)]
+    fn add_squares_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64 {
+        each(sums, values, |sum, value| sum + f64::from(value) * f64::from(value))
+    }
+    #[inline(always)]
+    fn load_wide(self, values: &[f64; LANES]) -> Self::F64 {
+        *values
+    }
+    #[inline(always)]
+    fn store_wide(self, values: Self::F64, out: &mut [f64; LANES]) {
+        *out = values;
+    }
+    #[inline(always)]
+    fn difference(self, a: Self::F64, b: Self::F64) -> Self::F32 {
+        each(a, b, |a, b| (a - b) as f32)
+    }
+    #[inline(always)]
     fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2] {
         [a, b].map(|mut sums| {
             for half in [8, 4, 2, 1] {
@@ -323,13 +381,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn squares_are_added_with_one_rounding(
-            a in -2f32..2.0, exponent in -40i32..40, b in -4f32..4.0, digits in 0u32..24,
+        fn products_are_added_with_one_rounding(
+            a in -2f32..2.0, other in prop::option::of(-2f32..2.0), exponent in -40i32..40,
+            b in -4f32..4.0, digits in 0u32..24,
         ) {
+            let other = other.unwrap_or(a);
             // Some of them a hair beside the middle of two floats, where rounding twice would show.
             let b = f32::from_bits(b.to_bits() & (u32::MAX << digits)) * 2f32.powi(exponent);
-            for b in [b, b - a * a, a * a] {
-                prop_assert_eq!(square_plus(a, b).to_bits(), a.mul_add(a, b).to_bits());
+            for b in [b, b - a * other, a * other] {
+                let expected = a.mul_add(other, b);
+                prop_assert_eq!(product_plus(a, other, b).to_bits(), expected.to_bits());
             }
         }
     }

@@ -48,6 +48,10 @@ pub(crate) trait Lanes: Copy {
     fn look_up(self, codes: &[u8; LANES], table: &[f32; 16]) -> Self::F32;
     /// The number of a table that each index stands for; indices are below 16.
     fn look_up_at(self, indices: Self::U32, table: &[f32; 16]) -> Self::F32;
+    /// Whether one instruction looks up as many as [`Lanes::look_up_many`] does.
+    const LOOKS_UP_MANY: bool;
+    /// The same of thirty-two numbers, and indices below 32.
+    fn look_up_many(self, indices: Self::U32, table: &[f32; 32]) -> Self::F32;
     /// The same of eight numbers, and indices below 8.
     fn look_up_eight(self, indices: Self::U32, table: &[f32; 8]) -> Self::F32;
     /// The low bytes of `numbers + addend`.
@@ -68,8 +72,6 @@ pub(crate) trait Lanes: Copy {
     /// See [`Lanes::stream_u8`].
     fn stream_bytes(self, bytes: Self::Bytes, out: &mut [u8; 2 * LANES]);
     fn splat(self, value: f32) -> Self::F32;
-    /// The first in the lower half of the lanes, the second in the upper half.
-    fn splat_pair(self, pair: &[f32; 2]) -> Self::F32;
     /// The nearest integers, of two the even one, as int32 and as float32; of magnitudes below 2^22.
     fn round(self, values: Self::F32) -> (Self::U32, Self::F32);
 
@@ -83,19 +85,31 @@ pub(crate) trait Lanes: Copy {
     /// The nearest integers, of two the one farther from zero, as int32; of magnitudes below 2^22.
     fn round_away(self, values: Self::F32) -> Self::U32;
 
+    /// Each lane has that of the lane whose number differs in the bit `BIT`, a power of two.
+    fn exchange<const BIT: usize>(self, a: Self::F32) -> Self::F32;
+    /// The nearest binary16 numbers, of two the even one; of magnitudes up to the largest of these.
+    fn nearest_f16(self, values: Self::F32) -> Self::F32;
+    /// Rows become columns: lane `j` of vector `i` becomes lane `i` of vector `j`.
+    fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES];
+
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The smaller one; `b` where they compare equal.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The larger one; `b` where they compare equal.
     fn larger(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Without the sign.
     fn abs(self, a: Self::F32) -> Self::F32;
+    /// `yes` where `a` is above `b`, else `no`.
+    fn if_above(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32;
     /// `counts`, and one more in each lane where `a` is above `b`.
     fn count_above(self, counts: Self::U32, a: Self::F32, b: Self::F32) -> Self::U32;
     /// The lanes' highest bits, as the lowest.
     fn signs(self, a: Self::U32) -> Self::U32;
+    /// `a·b + c`, rounded once.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// `a² + b`, rounded once.
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a − b·c`, where the product is a float32 number: then it makes no difference whether it is
@@ -132,6 +146,12 @@ pub(crate) trait Lanes: Copy {
     fn zero_f64(self) -> Self::F64;
     /// `sums + values`, lane by lane, in float64.
     fn add_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64;
+    /// `sums + values²`, lane by lane, in float64, where a square is exact.
+    fn add_squares_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64;
+    fn load_wide(self, values: &[f64; LANES]) -> Self::F64;
+    fn store_wide(self, values: Self::F64, out: &mut [f64; LANES]);
+    /// `a − b`, lane by lane, rounded to float32.
+    fn difference(self, a: Self::F64, b: Self::F64) -> Self::F32;
     /// The sum of the lanes of each: halves are added until one lane is left.
     fn totals(self, a: Self::F64, b: Self::F64) -> [f64; 2];
 

@@ -15,8 +15,8 @@ use super::nested::{NESTED_MAP, NESTED_RUN, nested_code};
 use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
-use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::{EIGHT, Numbers, Rising, Steps, Stored, Unit, beside, scale};
+use crate::kernel::grouped::{Grouped, Parameters, ParametersOfEach};
+use crate::kernel::search::{EIGHT, Numbers, Rising, Steps, Stored, Units, beside, scale};
 use crate::kernel::tile::{Bounds, Grouping};
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
@@ -99,17 +99,17 @@ impl<T: Table> Grouped for T {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        unit: &Unit<'_>,
-        _: (&[f32], Bounds),
-        usual: Parameters,
+        units: &Units<'_, L>,
+        usual: ParametersOfEach<L>,
         dtype: ScaleDtype,
-    ) -> Parameters {
-        let first = unit.over(usual.scale);
-        let candidates = beside(first, if T::LOPSIDED { &REACHES } else { &OF_SYMMETRIC });
-        let (steps, numbers) = (Steps::of_scale(first), NumbersOf(PhantomData::<T>));
-        let found = scale(lanes, unit, steps, candidates, &Rounded(dtype), &numbers);
-        let scale = found.map_or(usual.scale, |scale| unit.times(scale));
-        Parameters { scale, ..usual }
+    ) -> ParametersOfEach<L> {
+        let first = units.over(usual.scale);
+        let reaches = if T::LOPSIDED { &REACHES } else { &OF_SYMMETRIC };
+        let candidates = beside(lanes, first, reaches);
+        let steps = (usual.scale, Steps::of_scales(lanes, first));
+        let (rounded, numbers) = (Rounded(dtype), NumbersOf(PhantomData::<T>));
+        let scale = scale(lanes, units, steps, candidates, &rounded, &numbers);
+        ParametersOfEach { scale, ..usual }
     }
 
     /// The largest magnitude is the scale.
@@ -147,12 +147,16 @@ struct Rounded(ScaleDtype);
 
 impl Stored for Rounded {
     #[inline(always)]
-    fn stored(&self, scale: f64, unit: &Unit<'_>) -> Option<f64> {
-        if scale == 0.0 {
-            return None;
+    fn stored<L: Lanes>(&self, lanes: L, scales: L::F32, units: &Units<'_, L>) -> L::F32 {
+        let (Self(dtype), mut found) = (self, [0.0; LANES]);
+        lanes.store(units.times(scales), &mut found);
+        for scale in &mut found {
+            if *scale != 0.0 {
+                let rounded = dtype.round(f64::from(scale.abs())).copysign(f64::from(*scale));
+                *scale = if rounded.is_finite() { rounded as f32 } else { 0.0 };
+            }
         }
-        let rounded = self.0.round((scale * unit.power).abs()).copysign(scale);
-        (rounded != 0.0 && rounded.is_finite()).then_some(rounded * unit.inverse)
+        units.over(lanes.load(&found))
     }
 }
 
@@ -162,7 +166,7 @@ struct NumbersOf<T>(PhantomData<T>);
 impl<T: Table> Numbers for NumbersOf<T> {
     #[inline(always)]
     fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
-        lanes.look_up_at(T::find(lanes, x), &T::NUMBERS)
+        T::nearest(lanes, x)
     }
 }
 
@@ -225,6 +229,12 @@ pub(super) trait Table: Debug + Send + Sync + 'static {
 
     /// The codes of the nearest ones.
     fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32;
+
+    /// The nearest ones themselves.
+    #[inline(always)]
+    fn nearest<L: Lanes>(lanes: L, scaled: L::F32) -> L::F32 {
+        lanes.look_up_at(Self::find(lanes, scaled), &Self::NUMBERS)
+    }
 }
 
 /// What codes stand for in a table, times a scale.
@@ -298,6 +308,11 @@ impl Table for Nf4 {
     #[inline(always)]
     fn find<L: Lanes>(lanes: L, scaled: L::F32) -> L::U32 {
         Self::RISING.places(lanes, scaled)
+    }
+
+    #[inline(always)]
+    fn nearest<L: Lanes>(lanes: L, scaled: L::F32) -> L::F32 {
+        Self::RISING.nearest(lanes, scaled)
     }
 }
 

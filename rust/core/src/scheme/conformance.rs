@@ -267,7 +267,8 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 64..200),
         kind in 0usize..5,
         rows in 1usize..5,
-        blocks in 1usize..9,
+        // Long groups are searched in several lanes.
+        blocks in prop_oneof![6 => 1usize..9, 1 => 17usize..80],
     ) {
         for (scheme, settings) in cases() {
             let columns = columns(scheme, &settings, 32 * blocks);
@@ -301,7 +302,8 @@ proptest! {
     fn a_search_is_never_worse_than_extremes(
         random in prop::collection::vec(any::<i32>(), 40..80),
         kind in 0usize..5,
-        blocks in 1usize..9,
+        // Long groups are searched in several lanes.
+        blocks in prop_oneof![6 => 1usize..9, 1 => 17usize..80],
     ) {
         for (scheme, settings) in cases() {
             if settings.search() == "none" {

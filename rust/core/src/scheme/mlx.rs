@@ -10,8 +10,8 @@ use super::{Bound, Codec, Geometry, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::{InvalidSetting, Unfit};
 use crate::kernel::extremes::ends;
-use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::Unit;
+use crate::kernel::grouped::{Grouped, Parameters, ParametersOfEach};
+use crate::kernel::search::Units;
 use crate::kernel::search::line::{Line, StoredLine, line};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes, Portable};
@@ -82,21 +82,24 @@ struct Rounded(ScaleDtype);
 
 impl Rounded {
     #[inline(always)]
-    fn number(&self, x: f64, unit: &Unit<'_>) -> f64 {
-        if x == 0.0 {
-            return 0.0;
+    fn numbers<L: Lanes>(&self, lanes: L, numbers: L::F32, units: &Units<'_, L>) -> L::F32 {
+        let (Self(dtype), mut found) = (self, [0.0; LANES]);
+        lanes.store(units.times(numbers), &mut found);
+        for number in &mut found {
+            if *number != 0.0 {
+                let rounded = dtype.round(f64::from(number.abs())).max(dtype.smallest());
+                *number = rounded.copysign(f64::from(*number)) as f32;
+            }
         }
-        let Self(dtype) = self;
-        dtype.round((x * unit.power).abs()).max(dtype.smallest()).copysign(x) * unit.inverse
+        units.over(lanes.load(&found))
     }
 }
 
 impl StoredLine for Rounded {
     #[inline(always)]
-    fn stored(&self, Line { scale, offset }: Line, unit: &Unit<'_>) -> Option<Line> {
-        let line = Line { scale: self.number(scale, unit), offset: self.number(offset, unit) };
-        let fits = line.scale.is_finite() && line.offset.is_finite() && line.scale != 0.0;
-        fits.then_some(line)
+    fn stored<L: Lanes>(&self, lanes: L, line: Line<L>, units: &Units<'_, L>) -> Line<L> {
+        let scale = self.numbers(lanes, line.scale, units);
+        Line { scale, offset: self.numbers(lanes, line.offset, units) }
     }
 }
 
@@ -171,23 +174,14 @@ impl<const BITS: usize> Grouped for Mlx<BITS> {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        unit: &Unit<'_>,
-        (values, bounds): (&[f32], Bounds),
-        usual: Parameters,
+        units: &Units<'_, L>,
+        usual: ParametersOfEach<L>,
         dtype: ScaleDtype,
-    ) -> Parameters {
-        let ends = ends(lanes, values, bounds);
-        if ends.0 == ends.1 {
-            return usual;
-        }
-        let first = Line { scale: unit.over(usual.scale), offset: unit.over(usual.bias) };
-        let ends = [unit.over(ends.0), unit.over(ends.1)];
-        let found = line(lanes, unit, Self::TOP, ends, (first, first.steps()), &Rounded(dtype));
-        found.map_or(usual, |Line { scale, offset }| Parameters {
-            scale: unit.times(scale),
-            bias: unit.times(offset),
-            ..usual
-        })
+    ) -> ParametersOfEach<L> {
+        let first = Line { scale: units.over(usual.scale), offset: units.over(usual.bias) };
+        let lines = (Line { scale: usual.scale, offset: usual.bias }, first, first.steps(lanes));
+        let found = line(lanes, units, Self::TOP, units.ends(), lines, &Rounded(dtype));
+        ParametersOfEach { scale: found.scale, bias: found.offset, ..usual }
     }
 
     #[inline(always)]

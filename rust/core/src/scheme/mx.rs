@@ -9,8 +9,8 @@ use super::{Bound, Codec, Geometry, Said, Scheme, Search, fp8};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::convert::F4_E2M1;
-use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::{Numbers, Steps, Unit, residuals};
+use crate::kernel::grouped::{Grouped, Parameters, ParametersOfEach};
+use crate::kernel::search::{Best, Numbers, Steps, Units, residuals};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
@@ -18,8 +18,8 @@ use crate::settings::{SEARCH, Settings, Value};
 /// Elements that share an exponent.
 const GROUP: usize = 32;
 /// Powers of two that are searched among.
-const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
-const LARGEST: f64 = (1u128 << 100) as f64;
+const SMALLEST: f32 = f32::MIN_POSITIVE;
+const LARGEST: f32 = (1u128 << 100) as f32;
 
 /// A microscaling format.
 #[derive(Debug)]
@@ -78,25 +78,29 @@ fn power(bounds: Bounds, largest: f32, tensor_scale: f32) -> Parameters {
     Parameters { scale, bias, tensor_scale }
 }
 
-/// The power of two that leaves the smaller error: the usual one or one of its neighbours.
+/// The powers of two that leave the smaller error: the usual ones or one of their neighbours.
 #[inline(always)]
-fn exponent<L: Lanes>(
+fn exponents<L: Lanes>(
     lanes: L,
-    unit: &Unit<'_>,
-    usual: Parameters,
+    units: &Units<'_, L>,
+    usual: ParametersOfEach<L>,
     numbers: &impl Numbers,
-) -> Parameters {
-    let first = f64::from(usual.scale);
-    let (less, more) = ((first / 2.0).max(SMALLEST), (first * 2.0).min(LARGEST.max(first)));
-    let scales = [first, less, more].map(|scale| scale * unit.inverse);
-    let left = residuals(lanes, unit, scales.map(Steps::of_scale), numbers);
-    let (mut best, mut least) = (scales[0], left[0]);
-    for (scale, left) in scales.into_iter().zip(left) {
-        if left < least {
-            (best, least) = (scale, left);
-        }
-    }
-    Parameters { scale: unit.times(best), ..usual }
+) -> ParametersOfEach<L> {
+    let first = usual.scale;
+    let less = lanes.larger(lanes.mul(first, lanes.splat(0.5)), lanes.splat(SMALLEST));
+    let most = lanes.larger(first, lanes.splat(LARGEST));
+    let more = lanes.min(lanes.add(first, first), most);
+    let steps = [
+        Steps::of_scales(lanes, units.over(first)),
+        Steps::of_scales(lanes, units.over(less)),
+        Steps::of_scales(lanes, units.over(more)),
+    ];
+    let [usually, if_less, if_more] = residuals(lanes, units, &steps, [numbers; 3]);
+    let mut best = Best::new(lanes, [first]);
+    best.add(lanes, lanes.difference(usually, if_less), [less]);
+    best.add(lanes, lanes.difference(usually, if_more), [more]);
+    let scale = units.choose(lanes.splat(1.0), best.of[0], usual.scale);
+    ParametersOfEach { scale, ..usual }
 }
 
 /// E2M1.
@@ -114,12 +118,11 @@ impl Grouped for Fp4 {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        unit: &Unit<'_>,
-        _: (&[f32], Bounds),
-        usual: Parameters,
+        units: &Units<'_, L>,
+        usual: ParametersOfEach<L>,
         _: ScaleDtype,
-    ) -> Parameters {
-        exponent(lanes, unit, usual, &E2M1)
+    ) -> ParametersOfEach<L> {
+        exponents(lanes, units, usual, &E2M1)
     }
 
     #[inline(always)]
@@ -153,12 +156,11 @@ impl Grouped for Fp8 {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        unit: &Unit<'_>,
-        _: (&[f32], Bounds),
-        usual: Parameters,
+        units: &Units<'_, L>,
+        usual: ParametersOfEach<L>,
         _: ScaleDtype,
-    ) -> Parameters {
-        exponent(lanes, unit, usual, &fp8::E4M3)
+    ) -> ParametersOfEach<L> {
+        exponents(lanes, units, usual, &fp8::E4M3)
     }
 
     #[inline(always)]

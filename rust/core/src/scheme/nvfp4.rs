@@ -13,8 +13,8 @@ use super::{Bound, Geometry, Layout, Said, Scheme, Search};
 use crate::dtype::ScaleDtype;
 use crate::error::Unfit;
 use crate::kernel::convert::{F4_E2M1, f8_e4m3_from_f32, f8_e4m3_to_f32};
-use crate::kernel::grouped::{Grouped, Parameters};
-use crate::kernel::search::{EIGHT, Unit, choose};
+use crate::kernel::grouped::{Grouped, Parameters, ParametersOfEach};
+use crate::kernel::search::{EIGHT, Units, choose};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 use crate::settings::{SEARCH, Settings, Value};
@@ -92,23 +92,30 @@ impl Grouped for Nvfp4 {
     #[inline(always)]
     fn search<L: Lanes>(
         lanes: L,
-        unit: &Unit<'_>,
-        _: (&[f32], Bounds),
-        usual: Parameters,
+        units: &Units<'_, L>,
+        usual: ParametersOfEach<L>,
         _: ScaleDtype,
-    ) -> Parameters {
-        let tensor_scale = f64::from(usual.tensor_scale);
-        let code = i32::from(f8_e4m3_from_f32(usual.scale));
-        let mut scales = [0.0; EIGHT];
-        for (scale, step) in scales.iter_mut().zip(STEPS) {
-            let number = f8_e4m3_to_f32((code + step).clamp(1, TOP_CODE) as u8);
-            // The largest code must decode to a float32.
-            let is_stored = (number * LARGEST * usual.tensor_scale).is_finite();
-            let number = f64::from(if is_stored { number } else { usual.scale });
-            *scale = number * tensor_scale * unit.inverse;
+    ) -> ParametersOfEach<L> {
+        let (mut first, mut tried) = ([0.0; LANES], [[0.0; LANES]; EIGHT]);
+        lanes.store(usual.scale, &mut first);
+        for (tried, step) in tried.iter_mut().zip(STEPS) {
+            for (scale, usual_scale) in tried.iter_mut().zip(first) {
+                let code = i32::from(f8_e4m3_from_f32(usual_scale)) + step;
+                let number = f8_e4m3_to_f32(code.clamp(1, TOP_CODE) as u8);
+                // The largest code must decode to a float32.
+                let is_stored = (number * LARGEST * usual.tensor_scale).is_finite();
+                *scale = if is_stored { number } else { usual_scale };
+            }
         }
-        let found = choose(lanes, unit, &scales, &E2M1);
-        Parameters { scale: (found * unit.power / tensor_scale) as f32, ..usual }
+        let tensor_scale = lanes.splat(usual.tensor_scale);
+        let (mut stored, mut scales) = ([usual.scale; EIGHT], [usual.scale; EIGHT]);
+        for at in 0..EIGHT {
+            stored[at] = lanes.load(&tried[at]);
+            scales[at] = units.over(lanes.mul(stored[at], tensor_scale));
+        }
+        stored[0] = usual.scale;
+        let scale = choose(lanes, units, &scales, &stored, &E2M1);
+        ParametersOfEach { scale, ..usual }
     }
 
     #[inline(always)]

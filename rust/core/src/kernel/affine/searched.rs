@@ -1,14 +1,13 @@
 //! Groups whose scale and zero point are searched for.
 
-use super::general;
 use super::parameters::{Parameters, parameters};
 use super::parts::recount;
 use crate::kernel::measure::{Measure, is_usual};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::kernel::search::{Searching, Unit, integers};
+use crate::kernel::search::{Rows, Units, integers, lanes_of};
 use crate::kernel::spans::{Spans, floats};
-use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Tile};
+use crate::kernel::tile::{Buffers, Codes, Encoded, Grouping, Room, Tile};
 use crate::lanes::{LANES, Lanes};
 
 /// See `Codec::encode`.
@@ -22,33 +21,49 @@ pub(crate) fn encode<L: Lanes>(
     sums: &mut [Sums],
 ) {
     let Encoded { data, scales, zero_points, .. } = out;
-    let Buffers { codes, values: buffer, decoded, room: search_room } = buffers;
+    let Buffers { codes, values: buffer, decoded, room } = buffers;
     let Tile { grouping, width, phase, .. } = *tile;
     codes.resize(tile.values.len(), 0);
     let absmax = tile.ranges.iter().fold(0.0f32, |absmax, range| absmax.max(range.absmax()));
+    let half = (1u32 << (bits - 1)) as f32;
+    let lanes_each = lanes_of(grouping.group_size.min(width));
     let mut spans = Spans::new(&grouping, width, phase);
     let part = (scales.len() / sums.len().max(1)).max(1);
     let mut faint = Vec::new();
     for (number, sums) in sums.iter_mut().enumerate() {
         let mut measure = Measure::new(lanes);
-        for at in number * part..(number + 1) * part {
-            let span = spans.next();
-            let values = floats(lanes, tile.values, span.clone(), buffer);
-            let searching =
-                Searching::new(lanes, &tile.importance, values, span.start, search_room);
-            let group = fit(lanes, bits, (values, tile.ranges[at]), &grouping, searching);
-            let codes = &mut codes[span];
-            general::encode(bits, &group, values, codes);
-            let room = values.len().next_multiple_of(LANES);
-            if decoded.len() < room {
-                decoded.resize(room, 0.0);
+        let (mut at, end) = (number * part, (number + 1) * part);
+        while at < end {
+            let count = (LANES / lanes_each).min(end - at);
+            let mut places = [(0, 0); LANES];
+            for place in &mut places[..count] {
+                let span = spans.next();
+                *place = (span.start, span.end);
             }
-            decode(lanes, &group, codes, decoded);
+            let run = places[0].0..places[count - 1].1;
+            for place in &mut places[..count] {
+                *place = (place.0 - run.start, place.1 - run.start);
+            }
+            let values = floats(lanes, tile.values, run.clone(), buffer);
+            let mut groups = [Parameters::of(1.0, half); LANES];
+            let groups = &mut groups[..count];
+            fit(lanes, bits, tile, (values, run.start), (&places[..count], at), groups, room);
+            let codes = &mut codes[run];
+            if decoded.len() < values.len() {
+                decoded.resize(values.len(), 0.0);
+            }
+            for (&(from, to), group) in places.iter().zip(&*groups) {
+                let (codes, decoded) = (&mut codes[from..to], &mut decoded[from..to]);
+                apply(lanes, bits, group, &values[from..to], codes, decoded);
+            }
             measure.add(values, &decoded[..values.len()]);
-            scales[at] = group.scale;
-            if !grouping.symmetric {
-                zero_points[at] = group.zero as u8;
+            for (at, group) in (at..).zip(&*groups) {
+                scales[at] = group.scale;
+                if !grouping.symmetric {
+                    zero_points[at] = group.zero as u8;
+                }
             }
+            at += count;
         }
         match measure.sums().filter(|_| is_usual(absmax)) {
             Some(found) => *sums += found,
@@ -73,39 +88,85 @@ pub(crate) fn encode<L: Lanes>(
     pack::pack_rows(codes, width, bits, data);
 }
 
-/// The parameters of a group.
+/// The parameters of some groups, of which the first is known by its number.
 #[inline(always)]
 fn fit<L: Lanes>(
     lanes: L,
     bits: u32,
-    (values, range): (&[f32], Bounds),
-    grouping: &Grouping,
-    searching: Searching<'_>,
-) -> Parameters {
-    let Grouping { symmetric, scale_dtype, .. } = *grouping;
-    let usual = parameters(bits, range, symmetric, scale_dtype);
-    let Some(unit) = Unit::new(lanes, values, range.absmax(), searching) else {
-        return usual;
-    };
-    let (scale, zero) = if symmetric {
-        (integers::symmetric(lanes, &unit, bits, usual.scale, scale_dtype), usual.zero)
+    tile: &Tile<'_>,
+    values: (&[f32], usize),
+    (places, first): (&[(usize, usize)], usize),
+    groups: &mut [Parameters],
+    room: &mut Room,
+) {
+    let Grouping { symmetric, scale_dtype, group_size, .. } = tile.grouping;
+    let lanes_each = lanes_of(group_size.min(tile.width));
+    let none = [0.0; LANES];
+    let (mut lo, mut hi, mut scales, mut zeros, mut absmax) = (none, none, none, none, none);
+    for (at, group) in groups.iter_mut().enumerate() {
+        let range = tile.ranges[first + at];
+        *group = parameters(bits, range, symmetric, scale_dtype);
+        absmax[at] = range.absmax();
+        for lane in at * lanes_each..(at + 1) * lanes_each {
+            (lo[lane], hi[lane]) = (range.lo, range.hi);
+            (scales[lane], zeros[lane]) = (group.scale, group.zero);
+        }
+    }
+    let rows = Rows::of_groups(values, places, &absmax, lanes_each);
+    let units = Units::new(lanes, &rows, &tile.importance, room);
+    let [scales, zeros] = if symmetric {
+        [integers::symmetric(lanes, &units, bits, &scales, scale_dtype), zeros]
     } else {
-        let (ends, usual) = ([range.lo, range.hi], (usual.scale, usual.zero));
-        integers::asymmetric(lanes, &unit, bits, ends, usual, scale_dtype)
+        let usual = [&scales, &zeros];
+        integers::asymmetric(lanes, &units, bits, [&lo, &hi], usual, scale_dtype)
     };
-    if scale == usual.scale && zero == usual.zero { usual } else { Parameters::of(scale, zero) }
+    for (at, group) in groups.iter_mut().enumerate() {
+        *group = Parameters::of(scales[at * lanes_each], zeros[at * lanes_each]);
+    }
 }
 
-/// What codes decode to, in the first of `values`, which has room for whole vectors.
+/// Write the codes of a group, a byte each, and what they decode to.
 #[inline(always)]
-fn decode<L: Lanes>(lanes: L, group: &Parameters, codes: &[u8], values: &mut [f32]) {
-    let (scale, zero) = (lanes.splat(group.scale), lanes.splat(group.zero));
-    let (whole, rest) = codes.as_chunks::<LANES>();
-    let mut padded = [0; LANES];
-    padded[..rest.len()].copy_from_slice(rest);
-    let last = (!rest.is_empty()).then_some(&padded);
-    let vectors = whole.iter().chain(last).zip(values.as_chunks_mut::<LANES>().0);
-    for (codes, values) in vectors {
-        lanes.store(lanes.mul(lanes.sub(lanes.load_u8(codes), zero), scale), values);
+fn apply<L: Lanes>(
+    lanes: L,
+    bits: u32,
+    group: &Parameters,
+    values: &[f32],
+    codes: &mut [u8],
+    decoded: &mut [f32],
+) {
+    let top = ((1u32 << bits) - 1) as f32;
+    let (prescale, inverse) = (lanes.splat(group.prescale), lanes.splat(group.inverse));
+    let (low, high) = (lanes.splat(-group.zero), lanes.splat(top - group.zero));
+    let (scale, zero) = (lanes.splat(group.scale), group.zero as u32);
+    let steps = [prescale, inverse, low, high, scale];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    let (whole_codes, rest_codes) = codes.as_chunks_mut::<LANES>();
+    let (whole_decoded, rest_decoded) = decoded.as_chunks_mut::<LANES>();
+    let vectors = whole.iter().zip(whole_codes.iter_mut().zip(whole_decoded));
+    for (values, (codes, decoded)) in vectors {
+        apply_vector(lanes, steps, zero, values, (codes, decoded));
     }
+    if !rest.is_empty() {
+        let (mut values, mut codes, mut decoded) = ([0.0; LANES], [0; LANES], [0.0; LANES]);
+        values[..rest.len()].copy_from_slice(rest);
+        apply_vector(lanes, steps, zero, &values, (&mut codes, &mut decoded));
+        rest_codes.copy_from_slice(&codes[..rest.len()]);
+        rest_decoded.copy_from_slice(&decoded[..rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn apply_vector<L: Lanes>(
+    lanes: L,
+    [prescale, inverse, low, high, scale]: [L::F32; 5],
+    zero: u32,
+    values: &[f32; LANES],
+    (codes, decoded): (&mut [u8; LANES], &mut [f32; LANES]),
+) {
+    let scaled = lanes.mul(lanes.mul(lanes.load(values), prescale), inverse);
+    // Ends are integers, so clamping before rounding is clamping after it.
+    let (numbers, rounded) = lanes.round(lanes.min(lanes.larger(scaled, low), high));
+    lanes.store_u8(lanes.low_bytes(numbers, zero), codes);
+    lanes.store(lanes.mul(rounded, scale), decoded);
 }

@@ -1,12 +1,12 @@
 //! Integers with a scale, and with a zero point that is an integer, too.
 
-use super::eight::{EIGHT, Eight, first_largest, inverses};
-use super::numbers::Integers;
-use super::residuals::{Steps, residuals};
+use super::candidates::{Best, EIGHT, Lines, Sums, of_lines};
+use super::numbers::{Integers, IntegersOfEach};
+use super::residuals::{Steps, gains, inverse};
 use super::scale::{Stored, beside, scale};
-use super::unit::{Totals, Unit};
+use super::units::{Each, Totals, Units};
 use crate::dtype::ScaleDtype;
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 
 /// What the largest magnitude becomes in codes, over the largest one that is rounded to nearest: above 1
 /// it is cut off.
@@ -14,100 +14,140 @@ const REACHES: [f32; EIGHT - 1] = [0.96, 1.04, 1.09, 1.15, 1.23, 1.36, 1.6];
 /// The same of two bits, which gain more by it.
 const REACHES_OF_TWO: [f32; EIGHT - 1] = [1.24, 1.44, 1.6, 1.8, 2.04, 2.4, 2.96];
 
-/// Positive scales of a type, whose outermost code decodes to a float32.
+/// Positive scales of a type, whose outermost codes decode to float32.
 struct Positive {
     dtype: ScaleDtype,
-    outermost: f32,
+    outermost: Each,
 }
 
 impl Stored for Positive {
     #[inline(always)]
-    fn stored(&self, scale: f64, unit: &Unit<'_>) -> Option<f64> {
-        if scale.is_nan() || scale <= 0.0 {
-            return None;
+    fn stored<L: Lanes>(&self, lanes: L, scales: L::F32, units: &Units<'_, L>) -> L::F32 {
+        let mut found = [0.0; LANES];
+        lanes.store(units.times(scales), &mut found);
+        for (scale, outermost) in found.iter_mut().zip(&self.outermost) {
+            if *scale > 0.0 {
+                let rounded = self.dtype.round(f64::from(*scale)).max(self.dtype.smallest());
+                let fits = rounded * f64::from(*outermost) <= f64::from(f32::MAX);
+                *scale = if fits { rounded as f32 } else { 0.0 };
+            } else {
+                *scale = 0.0;
+            }
         }
-        let rounded = self.dtype.round(scale * unit.power).max(self.dtype.smallest());
-        let fits = rounded * f64::from(self.outermost) <= f64::from(f32::MAX);
-        fits.then_some(rounded * unit.inverse)
+        units.over(lanes.load(&found))
     }
 }
 
-/// The scale of a symmetric group whose codes are from `-half` to `half - 1`, and which the extremes
-/// give the scale `usual`.
+/// The scales of symmetric groups whose codes are from `-half` to `half - 1`, and which the extremes
+/// give the scales `usual`.
 #[inline(always)]
 pub(crate) fn symmetric<L: Lanes>(
     lanes: L,
-    unit: &Unit<'_>,
+    units: &Units<'_, L>,
     bits: u32,
-    usual: f32,
+    usual: &Each,
     dtype: ScaleDtype,
-) -> f32 {
+) -> Each {
     let half = (1u32 << (bits - 1)) as f32;
     let reaches = if bits == 2 { &REACHES_OF_TWO } else { &REACHES };
     let numbers = Integers { low: -half, high: half - 1.0 };
-    let stored = Positive { dtype, outermost: half };
-    let first = unit.over(usual);
-    let candidates = beside(first, reaches);
-    let found = scale(lanes, unit, Steps::of_scale(first), candidates, &stored, &numbers);
-    found.map_or(usual, |scale| unit.times(scale))
+    let stored = Positive { dtype, outermost: [half; LANES] };
+    let usual = lanes.load(usual);
+    let first = units.over(usual);
+    let candidates = beside(lanes, first, reaches);
+    let usual = (usual, Steps::of_scales(lanes, first));
+    let mut found = [0.0; LANES];
+    lanes.store(scale(lanes, units, usual, candidates, &stored, &numbers), &mut found);
+    found
 }
 
 /// Steps that are cut off, in all.
-const CUTS: [f64; 3] = [0.7, 1.4, 2.4];
+const CUTS: [f32; 3] = [0.7, 1.4, 2.4];
 /// The same of codes of two bits.
-const CUTS_OF_TWO: [f64; 3] = [0.7, 1.4, 2.3];
+const CUTS_OF_TWO: [f32; 3] = [0.7, 1.4, 2.3];
 
-/// The scale and zero point of a group with these ends, zero among them, which the extremes give the
-/// scale and zero point `usual`.
+/// The scales and zero points of groups with these ends, zero among them, which the extremes give the
+/// `usual` ones.
 #[inline(always)]
 pub(crate) fn asymmetric<L: Lanes>(
     lanes: L,
-    unit: &Unit<'_>,
+    units: &Units<'_, L>,
     bits: u32,
-    [lo, hi]: [f32; 2],
-    usual: (f32, f32),
+    [lo, hi]: [&Each; 2],
+    usual: [&Each; 2],
     dtype: ScaleDtype,
-) -> (f32, f32) {
+) -> [Each; 2] {
     let top = ((1u32 << bits) - 1) as f32;
-    let (lo, hi) = (unit.over(lo), unit.over(hi));
-    let first = unit.over(usual.0);
+    let (lo, hi) = (units.over(lanes.load(lo)), units.over(lanes.load(hi)));
+    let (usual_scales, usual_zeros) = (lanes.load(usual[0]), lanes.load(usual[1]));
+    let first = units.over(usual_scales);
+    let (zero, one) = (lanes.splat(0.0), lanes.splat(1.0));
     let cuts = if bits == 2 { &CUTS_OF_TWO } else { &CUTS };
     // The usual ones, the zero point on the other side of where zero lies exactly, and two for each cut.
-    let exact = (-lo / first).floor() as f32;
-    let other = if usual.1 > exact { exact } else { exact + 1.0 };
-    let (mut scales, mut zeros) = ([first; EIGHT], [usual.1; EIGHT]);
-    zeros[1] = other.clamp(0.0, top);
+    let (mut scales, mut zeros) = ([first; EIGHT], [usual_zeros; EIGHT]);
+    let exact = floor(lanes, lanes.div(lanes.sub(zero, lo), first), top);
+    let other = lanes.if_above(usual_zeros, exact, exact, lanes.add(exact, one));
+    zeros[1] = inside(lanes, other, top);
     for (at, cut) in cuts.iter().enumerate() {
-        let scale = (hi - lo) * (1.0 / (f64::from(top) + cut));
-        let exact = (-lo / scale - cut / 2.0).floor() as f32;
-        for side in 0..2 {
-            let place = 2 + 2 * at + side;
-            (scales[place], zeros[place]) = (scale, (exact + side as f32).clamp(0.0, top));
-        }
+        let scale = lanes.mul(lanes.sub(hi, lo), lanes.splat(1.0 / (top + cut)));
+        let exact = lanes.sub(lanes.div(lanes.sub(zero, lo), scale), lanes.splat(cut / 2.0));
+        let exact = floor(lanes, exact, top);
+        (scales[2 + 2 * at], scales[3 + 2 * at]) = (scale, scale);
+        zeros[2 + 2 * at] = inside(lanes, exact, top);
+        zeros[3 + 2 * at] = inside(lanes, lanes.add(exact, one), top);
     }
-    let found = Eight::of_lines(lanes, unit, (inverses(&scales), zeros), top);
-    let Totals { sum, mass } = unit.totals(lanes);
-    let (own_sum, own_mass) = (sum as f32, mass as f32);
-    let mut gains = [0.0; EIGHT];
-    for (at, gain) in gains.iter_mut().enumerate() {
+    let mut lines = Lines { inverses: scales, shifts: zeros, origins: zero };
+    for scale in &mut lines.inverses {
+        *scale = inverse(lanes, *scale);
+    }
+    let found = of_lines(lanes, units, &lines, top);
+    let Totals { sum, mass } = units.totals(zero);
+    let mut best = Best::new(lanes, [zero, zero, usual_zeros]);
+    for (Sums { c, cc, cv }, zeros) in found.iter().zip(zeros) {
         // Codes less the zero point
-        let cc = found.cc[at] + zeros[at] * (zeros[at] * own_mass - 2.0 * found.c[at]);
-        let cv = found.cv[at] - zeros[at] * own_sum;
-        *gain = cv * cv / cc;
+        let twice = lanes.add(*c, *c);
+        let squares = lanes.mul(zeros, lanes.sub(lanes.mul(zeros, mass), twice));
+        let squares = lanes.add(*cc, squares);
+        let products = lanes.sub(*cv, lanes.mul(zeros, sum));
+        let gain = lanes.div(lanes.mul(products, products), squares);
+        best.add(lanes, gain, [products, squares, zeros]);
     }
-    let best = first_largest(&gains);
-    let zero = zeros[best];
-    let ([c, cc, cv], exact) = (found.at(best), f64::from(zero));
-    let fitted = (cv - exact * sum) / (cc + exact * (exact * mass - 2.0 * c));
-    let stored = Positive { dtype, outermost: zero.max(top - zero) };
-    let Some(scale) = stored.stored(fitted, unit) else { return usual };
-    let least = residuals(lanes, unit, [Steps::of_scale(first)], &of_zero(usual.1, top))[0];
-    let left = residuals(lanes, unit, [Steps::of_scale(scale)], &of_zero(zero, top))[0];
-    if left < least { (unit.times(scale), zero) } else { usual }
+    let [products, squares, zeros] = best.of;
+    let fitted = lanes.mul(products, inverse(lanes, squares));
+    let (mut outermost, others) = ([0.0; LANES], lanes.sub(lanes.splat(top), zeros));
+    lanes.store(lanes.larger(zeros, others), &mut outermost);
+    let stored = Positive { dtype, outermost }.stored(lanes, fitted, units);
+    let steps = [Steps::of_scales(lanes, first), Steps::of_scales(lanes, stored)];
+    let numbers = [&of_zeros(lanes, usual_zeros, top), &of_zeros(lanes, zeros, top)];
+    let gains = gains(lanes, units, steps, numbers);
+    // Nothing is gained where there is no scale.
+    let gains = lanes.if_above(stored, zero, gains, zero);
+    let mut chosen = [[0.0; LANES]; 2];
+    lanes.store(units.choose(gains, units.times(stored), usual_scales), &mut chosen[0]);
+    lanes.store(units.choose(gains, zeros, usual_zeros), &mut chosen[1]);
+    chosen
 }
 
-/// Codes from 0 to `top` less a zero point.
+/// The largest integers that are not above numbers, or one beyond the codes on either side.
 #[inline(always)]
-fn of_zero(zero: f32, top: f32) -> Integers {
-    Integers { low: -zero, high: top - zero }
+fn floor<L: Lanes>(lanes: L, numbers: L::F32, top: f32) -> L::F32 {
+    let least = lanes.larger(numbers, lanes.splat(-1.0));
+    let inside = lanes.min(least, lanes.splat(top + 1.0));
+    let nearest = lanes.nearest_integer(inside);
+    lanes.if_above(nearest, inside, lanes.sub(nearest, lanes.splat(1.0)), nearest)
+}
+
+/// Numbers from zero to `top`.
+#[inline(always)]
+fn inside<L: Lanes>(lanes: L, numbers: L::F32, top: f32) -> L::F32 {
+    lanes.min(lanes.larger(numbers, lanes.splat(0.0)), lanes.splat(top))
+}
+
+/// Codes from 0 to `top` less zero points.
+#[inline(always)]
+fn of_zeros<L: Lanes>(lanes: L, zeros: L::F32, top: f32) -> IntegersOfEach {
+    let mut numbers = IntegersOfEach { low: [0.0; LANES], high: [0.0; LANES] };
+    lanes.store(lanes.sub(lanes.splat(0.0), zeros), &mut numbers.low);
+    lanes.store(lanes.sub(lanes.splat(top), zeros), &mut numbers.high);
+    numbers
 }

@@ -1,9 +1,9 @@
 //! Integers from zero on, with a scale and an offset of any value: `v ≈ scale·c + offset`.
 
-use super::eight::{EIGHT, Eight, first_largest};
+use super::candidates::{Best, EIGHT, Lines, Sums, of_lines};
 use super::numbers::Integers;
-use super::residuals::{Steps, residuals};
-use super::unit::{Totals, Unit};
+use super::residuals::{Steps, gains_of_lines, inverse};
+use super::units::{Totals, Units};
 use crate::lanes::Lanes;
 
 /// Lines that are tried, of values from 0 to 1: how many steps these are, and how far they are shifted.
@@ -82,8 +82,6 @@ const OF_TWO_BITS: [Candidates; 2] = [
 ];
 /// Values of a short group at most.
 const SHORT: usize = 32;
-/// Values of a group at most.
-const LONGEST: usize = 256;
 
 /// The candidates for groups of so many values and codes up to `top`.
 #[inline(always)]
@@ -96,98 +94,92 @@ fn candidates(count: usize, top: f32) -> &'static Candidates {
     }
 }
 
-/// A scale and an offset.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Line {
-    pub(crate) scale: f64,
-    pub(crate) offset: f64,
+/// Scales and offsets.
+#[derive(Clone, Copy)]
+pub(crate) struct Line<L: Lanes> {
+    pub(crate) scale: L::F32,
+    pub(crate) offset: L::F32,
 }
 
-impl Line {
-    /// How its codes are found and decoded.
+impl<L: Lanes> Line<L> {
+    /// How their codes are found and decoded.
     #[inline(always)]
-    pub(crate) fn steps(self) -> Steps {
+    pub(crate) fn steps(self, lanes: L) -> Steps<L> {
         let Self { scale, offset } = self;
-        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        Steps {
-            inverse: inverse as f32,
-            origin: offset as f32,
-            scale: scale as f32,
-            offset: offset as f32,
-        }
+        Steps { inverse: inverse(lanes, scale), origin: offset, scale, offset }
     }
 }
 
 /// How a format stores lines.
 pub(crate) trait StoredLine {
-    /// A line over the unit's power as the format has it; nothing where it can't.
-    fn stored(&self, line: Line, unit: &Unit<'_>) -> Option<Line>;
+    /// Lines over the units' powers as the format has them; of scale zero where it can't.
+    fn stored<L: Lanes>(&self, lanes: L, line: Line<L>, units: &Units<'_, L>) -> Line<L>;
 }
 
-/// The least-squares line for the codes of the best candidate, up to `top`, of a group of at most
-/// [`LONGEST`] values with these ends: the `usual` line, or else the one from end to end, and others. Nothing
-/// where the ends are one, or all values have one code. With it come the sums of the values.
+/// The least-squares lines for the codes of the best candidates, up to `top`, of groups with these ends: the
+/// `usual` lines, or else those from end to end, and others. Of scale zero where the ends are one, or all
+/// values have one code. With them come the sums of the values.
 #[inline(always)]
 pub(crate) fn best_line<L: Lanes>(
     lanes: L,
-    unit: &Unit<'_>,
+    units: &Units<'_, L>,
     top: f32,
-    [lo, hi]: [f64; 2],
-    usual: Option<Line>,
-) -> (Option<Line>, Totals) {
-    let (low, span) = (lo as f32, (hi - lo) as f32);
-    // From 0 to 1, so that all groups have the same candidates.
-    let mut room = [0.0; LONGEST];
-    let over = &mut room[..unit.values.len()];
-    let (origin, inverse) = (lanes.splat(low), lanes.splat(1.0 / span));
-    for (values, over) in unit.values.as_chunks().0.iter().zip(over.as_chunks_mut().0) {
-        lanes.store(lanes.mul(lanes.sub(lanes.load(values), origin), inverse), over);
-    }
-    let own = Unit { values: over, ..*unit };
-    let Totals { sum, mass } = own.totals(lanes);
-    let (low, span) = (f64::from(low), f64::from(span));
-    let known = Totals { sum: sum * span + low * mass, mass };
-    let Candidates { cuts, shifts } = candidates(own.values.len(), top);
-    let (mut inverses, mut offsets) = ([0.0; EIGHT], [0.0; EIGHT]);
+    [lo, hi]: [L::F32; 2],
+    usual: Option<Line<L>>,
+) -> (Line<L>, Totals<L>) {
+    let zero = lanes.splat(0.0);
+    let over_span = inverse(lanes, lanes.sub(hi, lo));
+    let mut lines = Lines { inverses: [zero; EIGHT], shifts: [zero; EIGHT], origins: lo };
+    let Candidates { cuts, shifts } = candidates(units.values.len(), top);
     for at in 0..EIGHT {
-        (inverses[at], offsets[at]) = (top + cuts[at], -shifts[at]);
+        lines.inverses[at] = lanes.mul(lanes.splat(top + cuts[at]), over_span);
+        lines.shifts[at] = lanes.splat(-shifts[at]);
     }
     if let Some(Line { scale, offset }) = usual {
-        inverses[0] = (span / scale) as f32;
-        offsets[0] = ((low - offset) / scale) as f32;
+        lines.inverses[0] = inverse(lanes, scale);
+        lines.shifts[0] = lanes.mul(lanes.sub(lo, offset), lines.inverses[0]);
     }
-    let found = Eight::of_lines(lanes, &own, (inverses, offsets), top);
-    let over_mass = 1.0 / mass;
-    let (own_mean, own_over) = ((sum * over_mass) as f32, over_mass as f32);
-    let mut gains = [0.0; EIGHT];
-    for (at, gain) in gains.iter_mut().enumerate() {
-        let covariance = found.cv[at] - found.c[at] * own_mean;
-        let variance = found.cc[at] - found.c[at] * found.c[at] * own_over;
-        *gain = covariance * covariance / variance;
+    let Totals { sum, mass } = units.totals(lo);
+    let found = of_lines(lanes, units, &lines, top);
+    let over_mass = inverse(lanes, mass);
+    let mean = lanes.mul(sum, over_mass);
+    let mut best = Best::new(lanes, [zero, zero, zero]);
+    for Sums { c, cc, cv } in found {
+        let covariance = lanes.sub(cv, lanes.mul(c, mean));
+        let variance = lanes.sub(cc, lanes.mul(lanes.mul(c, c), over_mass));
+        let gain = lanes.div(lanes.mul(covariance, covariance), variance);
+        best.add(lanes, gain, [covariance, variance, c]);
     }
-    let [c, cc, cv] = found.at(first_largest(&gains));
-    let slope = (cv - c * sum * over_mass) / (cc - c * c * over_mass);
-    let scale = slope * span;
-    let offset = low + (sum - slope * c) * over_mass * span;
-    let fits = scale.is_finite() && scale != 0.0;
-    (fits.then_some(Line { scale, offset }), known)
+    let [covariance, variance, c] = best.of;
+    let scale = lanes.mul(covariance, inverse(lanes, variance));
+    let offset = lanes.mul(lanes.sub(sum, lanes.mul(scale, c)), over_mass);
+    let line = Line { scale, offset: lanes.add(lo, offset) };
+    // Of the values themselves
+    (line, Totals { sum: lanes.add(sum, lanes.mul(lo, mass)), mass })
 }
 
-/// A line that leaves less of a group of whole vectors with these ends than the usual one, which the ends
-/// give, and whose codes are found by the steps; nothing where none of those that are tried does. All are
-/// over the unit's power.
+/// Lines that leave less of groups of whole vectors with these ends than the usual ones, which the ends
+/// give, and whose codes are found by the steps; these where none of those that are tried does. All are
+/// over the units' powers, but for what comes out.
 #[inline(always)]
 pub(crate) fn line<L: Lanes>(
     lanes: L,
-    unit: &Unit<'_>,
+    units: &Units<'_, L>,
     top: f32,
-    ends: [f64; 2],
-    (usual, steps): (Line, Steps),
+    ends: [L::F32; 2],
+    (usual, first, steps): (Line<L>, Line<L>, Steps<L>),
     stored: &impl StoredLine,
-) -> Option<Line> {
-    let best = best_line(lanes, unit, top, ends, Some(usual)).0?;
-    let refitted = stored.stored(best, unit)?;
+) -> Line<L> {
+    let best = best_line(lanes, units, top, ends, Some(first)).0;
+    let refitted = stored.stored(lanes, best, units);
     let numbers = Integers { low: 0.0, high: top };
-    let [least, left] = residuals(lanes, unit, [steps, refitted.steps()], &numbers);
-    (left < least).then_some(refitted)
+    let steps = [steps, refitted.steps(lanes)];
+    let gains = gains_of_lines(lanes, units, steps, &numbers);
+    let zero = lanes.splat(0.0);
+    // Nothing is gained where there is no scale.
+    let gains = lanes.if_above(lanes.abs(refitted.scale), zero, gains, zero);
+    Line {
+        scale: units.choose(gains, units.times(refitted.scale), usual.scale),
+        offset: units.choose(gains, units.times(refitted.offset), usual.offset),
+    }
 }

@@ -6,24 +6,25 @@
 //! leaves, and what the extremes leave, is then computed as decoding does; the extremes stay unless the
 //! other is smaller.
 //!
-//! Sums are in sixteen lanes and a fixed order, so that bytes are the same on any CPU.
+//! Sixteen groups are searched side by side, a lane for each, so that no sum is taken across lanes and
+//! nothing is done for one group alone. Bytes are the same on any CPU.
 
-mod eight;
+mod candidates;
 mod importance;
 pub(crate) mod integers;
 pub(crate) mod line;
 mod numbers;
 mod residuals;
 mod scale;
-mod unit;
+mod units;
 
-pub(crate) use eight::{EIGHT, Eight, first_largest};
+pub(crate) use candidates::{Best, EIGHT, Lines, Sums, best_scales, of_inverses, of_lines};
 pub use importance::Importance;
 pub(crate) use numbers::{Floats, Integers, Numbers, Rising};
-pub(crate) use residuals::{Steps, residuals};
+pub(crate) use residuals::{Left, Steps, inverse, left, residuals};
 pub(crate) use scale::{Stored, beside, choose, scale};
-pub use unit::Room;
-pub(crate) use unit::{Searching, Totals, Unit, totals_of, weights_at};
+pub use units::Room;
+pub(crate) use units::{Each, Rows, Totals, Units, lanes_of, sum_over};
 
 /// How parameters are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

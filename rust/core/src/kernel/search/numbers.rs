@@ -1,5 +1,6 @@
 //! The numbers that codes stand for.
 
+use super::units::Each;
 use crate::lanes::{Lanes, MAGIC};
 
 /// The numbers that codes stand for at a scale of 1.
@@ -23,6 +24,21 @@ impl Numbers for Integers {
     fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
         let least = lanes.larger(x, lanes.splat(self.low));
         lanes.nearest_integer(lanes.min(least, lanes.splat(self.high)))
+    }
+}
+
+/// Integers between two of each lane's.
+#[derive(Clone, Copy)]
+pub(crate) struct IntegersOfEach {
+    pub(crate) low: Each,
+    pub(crate) high: Each,
+}
+
+impl Numbers for IntegersOfEach {
+    #[inline(always)]
+    fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
+        let least = lanes.larger(x, lanes.load(&self.low));
+        lanes.nearest_integer(lanes.min(least, lanes.load(&self.high)))
     }
 }
 
@@ -61,6 +77,80 @@ pub(crate) struct Rising {
     /// Those between two numbers, in the order in which they are asked for: the eighth of them; the fourth
     /// and the twelfth; the second, the sixth and so on; the first, the third and so on.
     middles: [[f32; 8]; 4],
+    bins: Bins,
+}
+
+/// Stretches of equal length, of which each has one middle at most.
+struct Bins {
+    /// The bin of `x` is the integer nearest to `x·factor + shift`, of those that there are.
+    factor: f32,
+    shift: f32,
+    /// The middle of each; infinity where there is none.
+    middles: [f32; 32],
+    /// The places and the numbers nearest to what is in a bin, up to its middle and above it.
+    places: [f32; 32],
+    lower: [f32; 32],
+    upper: [f32; 32],
+}
+
+impl Bins {
+    const fn new(numbers: &[f32; 16]) -> Self {
+        // Middles keep so far from the ends of bins that rounding can't move anything across.
+        const FAR: f32 = 1.0 / 64.0;
+        let mut middles = [0.0; 15];
+        let mut at = 0;
+        while at < 15 {
+            middles[at] = f32::midpoint(numbers[at], numbers[at + 1]);
+            at += 1;
+        }
+        let mut attempt = 0;
+        loop {
+            let bins = 31.0 - (attempt / 16) as f32 / 8.0;
+            let factor = bins / (middles[14] - middles[0]);
+            let shift = -middles[0] * factor + (attempt % 16) as f32 / 16.0 - 0.5;
+            let mut found = Self {
+                factor,
+                shift,
+                middles: [f32::INFINITY; 32],
+                places: [0.0; 32],
+                lower: [numbers[0]; 32],
+                upper: [numbers[15]; 32],
+            };
+            let (mut at, mut last, mut fits) = (0, -1, true);
+            while at < 15 {
+                let exact = middles[at] * factor + shift + 0.5;
+                let bin = exact as i32;
+                let within = exact - bin as f32;
+                fits = fits && bin > last && bin < 32 && within > FAR && within < 1.0 - FAR;
+                if fits {
+                    found.middles[bin as usize] = middles[at];
+                }
+                (at, last) = (at + 1, bin);
+            }
+            if fits {
+                let (mut bin, mut place) = (0, 0);
+                while bin < 32 {
+                    found.places[bin] = place as f32;
+                    found.lower[bin] = numbers[place];
+                    if found.middles[bin] < f32::INFINITY {
+                        place += 1;
+                    }
+                    found.upper[bin] = numbers[place];
+                    bin += 1;
+                }
+                return found;
+            }
+            assert!(attempt < 512, "no bins have one middle each");
+            attempt += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn of<L: Lanes>(&self, lanes: L, x: L::F32) -> L::U32 {
+        let exact = lanes.mul_add(x, lanes.splat(self.factor), lanes.splat(self.shift));
+        let least = lanes.larger(exact, lanes.splat(0.0));
+        lanes.round(lanes.min(least, lanes.splat(31.0))).0
+    }
 }
 
 impl Rising {
@@ -75,12 +165,28 @@ impl Rising {
             }
             step += 1;
         }
-        Self { numbers, middles }
+        Self { numbers, middles, bins: Bins::new(&numbers) }
     }
 
     /// The places of the nearest numbers: how many middles are below `x`.
     #[inline(always)]
     pub(crate) fn places<L: Lanes>(&self, lanes: L, x: L::F32) -> L::U32 {
+        if L::LOOKS_UP_MANY {
+            self.places_by_bins(lanes, x)
+        } else {
+            self.places_by_steps(lanes, x)
+        }
+    }
+
+    #[inline(always)]
+    fn places_by_bins<L: Lanes>(&self, lanes: L, x: L::F32) -> L::U32 {
+        let bins = self.bins.of(lanes, x);
+        let places = lanes.truncate(lanes.look_up_many(bins, &self.bins.places));
+        lanes.count_above(places, x, lanes.look_up_many(bins, &self.bins.middles))
+    }
+
+    #[inline(always)]
+    fn places_by_steps<L: Lanes>(&self, lanes: L, x: L::F32) -> L::U32 {
         let [first, others @ ..] = &self.middles;
         let mut places = lanes.count_above(lanes.zero_u32(), x, lanes.splat(first[0]));
         for middles in others {
@@ -90,12 +196,24 @@ impl Rising {
         }
         places
     }
+
+    #[inline(always)]
+    fn nearest_by_bins<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
+        let Bins { middles, lower, upper, .. } = &self.bins;
+        let bins = self.bins.of(lanes, x);
+        let middle = lanes.look_up_many(bins, middles);
+        let (lower, upper) = (lanes.look_up_many(bins, lower), lanes.look_up_many(bins, upper));
+        lanes.if_above(x, middle, upper, lower)
+    }
 }
 
 impl Numbers for Rising {
     #[inline(always)]
     fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
-        lanes.look_up_at(self.places(lanes, x), &self.numbers)
+        match L::LOOKS_UP_MANY {
+            true => self.nearest_by_bins(lanes, x),
+            false => lanes.look_up_at(self.places_by_steps(lanes, x), &self.numbers),
+        }
     }
 }
 
@@ -118,6 +236,19 @@ mod tests {
         fn no_number_of_a_table_is_nearer(x in -20f32..20.0) {
             let found = (first(&TABLE, x) - x).abs();
             prop_assert!(TABLE.numbers.iter().all(|number| (number - x).abs() >= found));
+        }
+
+        #[test]
+        fn bins_have_the_places_of_steps(x in -20f32..20.0, beside in 0usize..15, up: bool) {
+            let middle = f32::midpoint(TABLE.numbers[beside], TABLE.numbers[beside + 1]);
+            let next = if up { middle.next_up() } else { middle };
+            for x in [x, next] {
+                let x = [x; LANES];
+                let places = TABLE.places_by_steps(Portable, x);
+                prop_assert_eq!(TABLE.places_by_bins(Portable, x), places);
+                let number = TABLE.numbers[places[0] as usize];
+                prop_assert_eq!(TABLE.nearest_by_bins(Portable, x), [number; LANES]);
+            }
         }
 
         #[test]

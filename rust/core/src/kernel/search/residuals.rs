@@ -1,73 +1,160 @@
 //! What codes leave of values.
 
 use super::numbers::Numbers;
-use super::unit::{Unit, runs, weigh};
+use super::units::{Units, weigh};
 use crate::lanes::Lanes;
 
 /// How codes are found, and what they decode to: `v ≈ scale·c + offset`, where `c` is the number nearest to
 /// `(v − origin)·inverse`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Steps {
-    pub(crate) inverse: f32,
-    pub(crate) origin: f32,
-    pub(crate) scale: f32,
-    pub(crate) offset: f32,
+#[derive(Clone, Copy)]
+pub(crate) struct Steps<L: Lanes> {
+    pub(crate) inverse: L::F32,
+    pub(crate) origin: L::F32,
+    pub(crate) scale: L::F32,
+    pub(crate) offset: L::F32,
 }
 
-impl Steps {
-    /// Those of a scale alone.
+impl<L: Lanes> Steps<L> {
+    /// Those of scales alone.
     #[inline(always)]
-    pub(crate) fn of_scale(scale: f64) -> Self {
-        let inverse = if scale == 0.0 { 0.0 } else { (1.0 / scale) as f32 };
-        Self { inverse, origin: 0.0, scale: scale as f32, offset: 0.0 }
+    pub(crate) fn of_scales(lanes: L, scale: L::F32) -> Self {
+        let zero = lanes.splat(0.0);
+        Self { inverse: inverse(lanes, scale), origin: zero, scale, offset: zero }
     }
 }
 
-/// `Σ(v − (scale·c + offset))²` of each: in the operations that decoding has, so that a small error is not
-/// lost in large sums.
+/// `1/x`; zero of zero.
+#[inline(always)]
+pub(crate) fn inverse<L: Lanes>(lanes: L, x: L::F32) -> L::F32 {
+    let zero = lanes.splat(0.0);
+    lanes.if_above(lanes.abs(x), zero, lanes.div(lanes.splat(1.0), x), zero)
+}
+
+/// How much less of each group the second codes leave than the first ones, `Σ(v − scale·c)²`: in the operations
+/// that decoding has, so that a small error is not lost in large sums.
+#[inline(always)]
+pub(crate) fn gains<L: Lanes, N: Numbers>(
+    lanes: L,
+    units: &Units<'_, L>,
+    steps: [Steps<L>; 2],
+    numbers: [&N; 2],
+) -> L::F32 {
+    let [first, second] = residuals(lanes, units, &steps, numbers);
+    units.fold(lanes.difference(first, second))
+}
+
+/// The same of lines: `Σ(v − (scale·c + offset))²`.
+#[inline(always)]
+pub(crate) fn gains_of_lines<L: Lanes, N: Numbers>(
+    lanes: L,
+    units: &Units<'_, L>,
+    steps: [Steps<L>; 2],
+    numbers: &N,
+) -> L::F32 {
+    let numbers = [numbers; 2];
+    let [first, second] = match units.weights.is_empty() {
+        true => squares::<L, N, 2, true, false>(lanes, units, &steps, numbers),
+        false => squares::<L, N, 2, true, true>(lanes, units, &steps, numbers),
+    };
+    units.fold(lanes.difference(first, second))
+}
+
+/// What codes leave of each lane.
 #[inline(always)]
 pub(crate) fn residuals<L: Lanes, N: Numbers, const K: usize>(
     lanes: L,
-    unit: &Unit<'_>,
-    steps: [Steps; K],
-    numbers: &N,
-) -> [f64; K] {
-    match unit.weights.is_empty() {
-        true => squares::<L, N, K, false>(lanes, unit, &steps, numbers),
-        false => squares::<L, N, K, true>(lanes, unit, &steps, numbers),
+    units: &Units<'_, L>,
+    steps: &[Steps<L>; K],
+    numbers: [&N; K],
+) -> [L::F64; K] {
+    match units.weights.is_empty() {
+        true => squares::<L, N, K, false, false>(lanes, units, steps, numbers),
+        false => squares::<L, N, K, false, true>(lanes, units, steps, numbers),
     }
 }
 
 #[inline(always)]
-fn squares<L: Lanes, N: Numbers, const K: usize, const WEIGHED: bool>(
+fn squares<L: Lanes, N: Numbers, const K: usize, const LINES: bool, const WEIGHED: bool>(
     lanes: L,
-    unit: &Unit<'_>,
-    steps: &[Steps; K],
-    numbers: &N,
-) -> [f64; K] {
+    units: &Units<'_, L>,
+    steps: &[Steps<L>; K],
+    numbers: [&N; K],
+) -> [L::F64; K] {
+    // What stands behind the last value is zero, which codes without an offset decode to.
     let mut sums = [lanes.zero_f64(); K];
-    for (values, weights) in runs::<WEIGHED>(unit) {
+    for (values, weights) in units.runs::<WEIGHED>() {
         let mut squares = [lanes.splat(0.0); K];
-        for (at, values) in values.iter().enumerate() {
+        for (place, values) in values.iter().enumerate() {
             let values = lanes.load(values);
-            for (squares, steps) in squares.iter_mut().zip(steps) {
-                let above = lanes.sub(values, lanes.splat(steps.origin));
-                let number = numbers.nearest(lanes, lanes.mul(above, lanes.splat(steps.inverse)));
-                let decoded = lanes.mul(number, lanes.splat(steps.scale));
-                let error = lanes.sub(values, lanes.add(decoded, lanes.splat(steps.offset)));
-                let weighed = weigh::<L, WEIGHED>(lanes, error, weights, at);
-                *squares = lanes.add(*squares, lanes.mul(weighed, error));
+            for at in 0..K {
+                let Steps { inverse, origin, scale, offset } = steps[at];
+                let above = if LINES { lanes.sub(values, origin) } else { values };
+                let number = numbers[at].nearest(lanes, lanes.mul(above, inverse));
+                let decoded = lanes.mul(number, scale);
+                let decoded = if LINES { lanes.add(decoded, offset) } else { decoded };
+                let error = lanes.sub(values, decoded);
+                let weighed = weigh::<L, WEIGHED>(lanes, error, weights, place);
+                squares[at] = lanes.mul_add(weighed, error, squares[at]);
             }
         }
-        for (sums, squares) in sums.iter_mut().zip(squares) {
-            *sums = lanes.add_wide(*sums, squares);
+        for at in 0..K {
+            sums[at] = lanes.add_wide(sums[at], squares[at]);
         }
     }
-    // What stands behind the last value is zero, which codes without an offset decode to.
-    let mut found = [0.0; K];
-    for (found, sums) in found.chunks_mut(2).zip(sums.chunks(2)) {
-        let both = lanes.totals(sums[0], *sums.last().unwrap_or(&sums[0]));
-        found.copy_from_slice(&both[..found.len()]);
+    sums
+}
+
+/// What codes leave of each lane's values, and sums of these codes: in one go.
+pub(crate) struct Left<L: Lanes> {
+    /// `Σ(v − (scale·c − less))²`
+    pub(crate) left: L::F64,
+    /// `Σc`; not of scales alone.
+    pub(crate) c: L::F32,
+    /// `Σc²`
+    pub(crate) cc: L::F32,
+    /// `Σcv`
+    pub(crate) cv: L::F32,
+}
+
+/// Of the numbers nearest to `(v + less)·inverse`, which decode to `scale·c − less`, of groups in one lane each
+/// that are summed up in one go; nothing is taken off unless `OFFSET`.
+#[inline(always)]
+pub(crate) fn left<L: Lanes, N: Numbers, const OFFSET: bool>(
+    lanes: L,
+    units: &Units<'_, L>,
+    steps: [L::F32; 3],
+    numbers: &N,
+) -> Left<L> {
+    match units.weights.is_empty() {
+        true => left_and_sums::<L, N, OFFSET, false>(lanes, units, steps, numbers),
+        false => left_and_sums::<L, N, OFFSET, true>(lanes, units, steps, numbers),
     }
-    found
+}
+
+#[inline(always)]
+fn left_and_sums<L: Lanes, N: Numbers, const OFFSET: bool, const WEIGHED: bool>(
+    lanes: L,
+    units: &Units<'_, L>,
+    [inverse, scale, less]: [L::F32; 3],
+    numbers: &N,
+) -> Left<L> {
+    let zero = lanes.splat(0.0);
+    let (mut left, mut c, mut cc, mut cv) = (zero, zero, zero, zero);
+    for (place, values) in units.values.iter().enumerate() {
+        let values = lanes.load(values);
+        let above = if OFFSET { lanes.add(values, less) } else { values };
+        let number = numbers.nearest(lanes, lanes.mul(above, inverse));
+        let decoded = lanes.mul(number, scale);
+        let decoded = if OFFSET { lanes.sub(decoded, less) } else { decoded };
+        let error = lanes.sub(values, decoded);
+        let weighed_error = weigh::<L, WEIGHED>(lanes, error, units.weights, place);
+        let weighed = weigh::<L, WEIGHED>(lanes, number, units.weights, place);
+        left = lanes.mul_add(weighed_error, error, left);
+        if OFFSET {
+            c = lanes.add(c, weighed);
+        }
+        cc = lanes.mul_add(weighed, number, cc);
+        cv = lanes.mul_add(weighed, values, cv);
+    }
+    Left { left: lanes.add_wide(lanes.zero_f64(), left), c, cc, cv }
 }

@@ -1,62 +1,76 @@
 //! A scale alone.
 
-use super::eight::{EIGHT, Eight, first_largest, inverses};
+use super::candidates::{Best, EIGHT, Sums, best_scales, of_inverses};
 use super::numbers::Numbers;
-use super::residuals::{Steps, residuals};
-use super::unit::Unit;
+use super::residuals::{Steps, gains, inverse};
+use super::units::Units;
 use crate::lanes::Lanes;
 
 /// How a format stores scales.
 pub(crate) trait Stored {
-    /// A scale over the unit's power as the format has it; nothing where it can't.
-    fn stored(&self, scale: f64, unit: &Unit<'_>) -> Option<f64>;
+    /// Scales over the units' powers as the format has them; zero where it can't.
+    fn stored<L: Lanes>(&self, lanes: L, scales: L::F32, units: &Units<'_, L>) -> L::F32;
 }
 
-/// A scale that leaves less than the `usual` one, which the extremes give; nothing where none of those that
-/// are tried does. The candidates are what values are multiplied by; the first is that one's. All are over
-/// the unit's power.
+/// Scales that leave less than the `usual` ones, which the extremes give and which codes are found by the steps
+/// of; these where none of those that are tried does. The candidates are what values are multiplied by; the
+/// first is that one's. All are over the units' powers, but for the usual ones and what comes out.
 #[inline(always)]
 pub(crate) fn scale<L: Lanes, N: Numbers>(
     lanes: L,
-    unit: &Unit<'_>,
-    usual: Steps,
-    candidates: [f32; EIGHT],
+    units: &Units<'_, L>,
+    (usual, steps): (L::F32, Steps<L>),
+    candidates: [L::F32; EIGHT],
     stored: &impl Stored,
     numbers: &N,
-) -> Option<f64> {
-    let best = Eight::of_inverses(lanes, unit, candidates, numbers).best_scale();
-    let refitted = stored.stored(best, unit)?;
-    let [least, left] = residuals(lanes, unit, [usual, Steps::of_scale(refitted)], numbers);
-    (left < least).then_some(refitted)
+) -> L::F32 {
+    let best = best_scales(lanes, &of_inverses(lanes, units, candidates, numbers));
+    let refitted = stored.stored(lanes, best, units);
+    let steps = [steps, Steps::of_scales(lanes, refitted)];
+    let gains = gains(lanes, units, steps, [numbers; 2]);
+    let zero = lanes.splat(0.0);
+    // Nothing is gained where there is no scale.
+    let gains = lanes.if_above(lanes.abs(refitted), zero, gains, zero);
+    units.choose(gains, units.times(refitted), usual)
 }
 
-/// What values are multiplied by for a usual scale, and for others that are `usual / reach`.
+/// What values are multiplied by for usual scales, and for others that are `usual / reach`.
 #[inline(always)]
-pub(crate) fn beside(usual: f64, reaches: &[f32; EIGHT - 1]) -> [f32; EIGHT] {
-    let mut candidates = [(1.0 / usual) as f32; EIGHT];
+pub(crate) fn beside<L: Lanes>(
+    lanes: L,
+    usual: L::F32,
+    reaches: &[f32; EIGHT - 1],
+) -> [L::F32; EIGHT] {
+    let mut candidates = [lanes.div(lanes.splat(1.0), usual); EIGHT];
     for (candidate, reach) in candidates[1..].iter_mut().zip(reaches) {
-        *candidate *= reach;
+        *candidate = lanes.mul(*candidate, lanes.splat(*reach));
     }
     candidates
 }
 
-/// The best of some scales, which can't be refitted: the first one unless another leaves less.
+/// The best of some scales, which can't be refitted: the first one unless another leaves less. With it comes
+/// what belongs to it.
 #[inline(always)]
 pub(crate) fn choose<L: Lanes, N: Numbers>(
     lanes: L,
-    unit: &Unit<'_>,
-    scales: &[f64; EIGHT],
+    units: &Units<'_, L>,
+    scales: &[L::F32; EIGHT],
+    of: &[L::F32; EIGHT],
     numbers: &N,
-) -> f64 {
-    let found = Eight::of_inverses(lanes, unit, inverses(scales), numbers);
-    let mut gains = [0.0; EIGHT];
-    for (at, gain) in gains.iter_mut().enumerate() {
-        // Σv² less what the scale leaves
-        let scale = scales[at] as f32;
-        *gain = scale * (2.0 * found.cv[at] - scale * found.cc[at]);
+) -> L::F32 {
+    let mut candidates = *scales;
+    for candidate in &mut candidates {
+        *candidate = inverse(lanes, *candidate);
     }
-    let best = scales[first_largest(&gains)];
-    let both = [scales[0], best].map(Steps::of_scale);
-    let [least, left] = residuals(lanes, unit, both, numbers);
-    if left < least { best } else { scales[0] }
+    let found = of_inverses(lanes, units, candidates, numbers);
+    let mut best = Best::new(lanes, [scales[0], of[0]]);
+    for ((Sums { cc, cv, .. }, scale), of) in found.iter().zip(scales).zip(of) {
+        // Σv² less what the scale leaves
+        let twice = lanes.add(*cv, *cv);
+        let gain = lanes.mul(*scale, lanes.sub(twice, lanes.mul(*scale, *cc)));
+        best.add(lanes, gain, [*scale, *of]);
+    }
+    let [scale, better] = best.of;
+    let steps = [Steps::of_scales(lanes, scales[0]), Steps::of_scales(lanes, scale)];
+    units.choose(gains(lanes, units, steps, [numbers; 2]), better, of[0])
 }

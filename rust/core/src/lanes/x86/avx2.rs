@@ -27,6 +27,47 @@ impl Avx2 {
         }
     }
 
+    /// As float64.
+    #[inline(always)]
+    fn widen(self, [low, high]: [__m256; 2]) -> [__m256d; 4] {
+        cpu! {
+            [
+                _mm256_cvtps_pd(_mm256_castps256_ps128(low)),
+                _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(low)),
+                _mm256_cvtps_pd(_mm256_castps256_ps128(high)),
+                _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(high)),
+            ]
+        }
+    }
+
+    /// Eight rows of eight become columns.
+    #[inline(always)]
+    fn transpose8(self, rows: [__m256; 8]) -> [__m256; 8] {
+        let mut fours = rows;
+        let mut columns = rows;
+        cpu! {
+            // Of four rows, each half of a vector becomes a column.
+            for at in [0, 4] {
+                let (a, b, c, d) = (rows[at], rows[at + 1], rows[at + 2], rows[at + 3]);
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+                fours[at] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
+                fours[at + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
+                let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+                fours[at + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
+                fours[at + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
+            }
+            // Then halves of the same columns come together.
+            for at in 0..4 {
+                let (a, b) = (fours[at], fours[at + 4]);
+                columns[at] = _mm256_permute2f128_ps::<0x20>(a, b);
+                columns[at + 4] = _mm256_permute2f128_ps::<0x31>(a, b);
+            }
+        }
+        columns
+    }
+
     /// # Safety
     /// The CPU has the features that the type stands for.
     pub(crate) unsafe fn new(streams: bool) -> Self {
@@ -40,6 +81,8 @@ impl Lanes for Avx2 {
     type F64 = [__m256d; 4];
     type U8 = __m128i;
     type Bytes = __m256i;
+
+    const LOOKS_UP_MANY: bool = false;
 
     #[inline(always)]
     fn load(self, values: &[f32; LANES]) -> Self::F32 {
@@ -146,8 +189,21 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_set1_ps(value); 2] }
     }
     #[inline(always)]
-    fn splat_pair(self, [low, high]: &[f32; 2]) -> Self::F32 {
-        cpu! { [_mm256_broadcast_ss(low), _mm256_broadcast_ss(high)] }
+    fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES] {
+        let mut columns = rows;
+        for half in 0..2 {
+            for other in 0..2 {
+                let mut eight = [rows[0][0]; 8];
+                for (at, row) in eight.iter_mut().enumerate() {
+                    *row = rows[8 * half + at][other];
+                }
+                let eight = self.transpose8(eight);
+                for (at, column) in eight.into_iter().enumerate() {
+                    columns[8 * other + at][half] = column;
+                }
+            }
+        }
+        columns
     }
     #[inline(always)]
     fn nearest_integer(self, values: Self::F32) -> Self::F32 {
@@ -172,6 +228,23 @@ impl Lanes for Avx2 {
             let high = _mm256_loadu_ps(table[8..].as_ptr());
             [self.look_up8(indices[0], low, high), self.look_up8(indices[1], low, high)]
         }
+    }
+    #[inline(always)]
+    fn look_up_many(self, indices: Self::U32, table: &[f32; 32]) -> Self::F32 {
+        let mut found = self.splat(0.0);
+        cpu! {
+            let mut quarters = [_mm256_setzero_ps(); 4];
+            for (quarter, numbers) in quarters.iter_mut().zip(table.as_chunks::<8>().0) {
+                *quarter = _mm256_loadu_ps(numbers.as_ptr());
+            }
+            for (found, indices) in found.iter_mut().zip(indices) {
+                let low = self.look_up8(indices, quarters[0], quarters[1]);
+                let high = self.look_up8(indices, quarters[2], quarters[3]);
+                let is_high = _mm256_castsi256_ps(_mm256_slli_epi32::<27>(indices));
+                *found = _mm256_blendv_ps(low, high, is_high);
+            }
+        }
+        found
     }
     #[inline(always)]
     fn look_up_eight(self, indices: Self::U32, table: &[f32; 8]) -> Self::F32 {
@@ -216,6 +289,41 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }
     #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn exchange<const BIT: usize>(self, a: Self::F32) -> Self::F32 {
+        const { assert!(BIT == 1 || BIT == 2 || BIT == 4 || BIT == 8) }
+        let [low, high] = a;
+        cpu! {
+            match BIT {
+                1 => [
+                    _mm256_permute_ps::<0b10_11_00_01>(low),
+                    _mm256_permute_ps::<0b10_11_00_01>(high),
+                ],
+                2 => [
+                    _mm256_permute_ps::<0b01_00_11_10>(low),
+                    _mm256_permute_ps::<0b01_00_11_10>(high),
+                ],
+                4 => [
+                    _mm256_permute2f128_ps::<0x01>(low, low),
+                    _mm256_permute2f128_ps::<0x01>(high, high),
+                ],
+                _ => [high, low],
+            }
+        }
+    }
+    #[inline(always)]
+    fn nearest_f16(self, [low, high]: Self::F32) -> Self::F32 {
+        cpu! {
+            [
+                _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(low)),
+                _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high)),
+            ]
+        }
+    }
+    #[inline(always)]
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         cpu! { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
     }
@@ -231,6 +339,14 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn if_above(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32 {
+        cpu! {
+            let low = _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0]);
+            let high = _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1]);
+            [_mm256_blendv_ps(no[0], yes[0], low), _mm256_blendv_ps(no[1], yes[1], high)]
+        }
+    }
+    #[inline(always)]
     fn count_above(self, counts: Self::U32, a: Self::F32, b: Self::F32) -> Self::U32 {
         cpu! {
             // Where it is above, all bits are set, which is -1.
@@ -242,6 +358,10 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn signs(self, a: Self::U32) -> Self::U32 {
         cpu! { [_mm256_srli_epi32::<31>(a[0]), _mm256_srli_epi32::<31>(a[1])] }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        cpu! { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
     #[inline(always)]
     fn add_square(self, a: Self::F32, b: Self::F32) -> Self::F32 {
@@ -350,19 +470,54 @@ impl Lanes for Avx2 {
         cpu! { [_mm256_setzero_pd(); 4] }
     }
     #[inline(always)]
-    fn add_wide(self, sums: Self::F64, [low, high]: Self::F32) -> Self::F64 {
+    fn add_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64 {
+        let mut out = self.widen(values);
         cpu! {
-            let quarters = [
-                _mm256_castps256_ps128(low),
-                _mm256_extractf128_ps::<1>(low),
-                _mm256_castps256_ps128(high),
-                _mm256_extractf128_ps::<1>(high),
-            ];
-            let mut out = sums;
-            for (sum, quarter) in out.iter_mut().zip(quarters) {
-                *sum = _mm256_add_pd(*sum, _mm256_cvtps_pd(quarter));
+            for (wide, sum) in out.iter_mut().zip(sums) {
+                *wide = _mm256_add_pd(sum, *wide);
             }
-            out
+        }
+        out
+    }
+    #[inline(always)]
+    fn add_squares_wide(self, sums: Self::F64, values: Self::F32) -> Self::F64 {
+        let mut out = self.widen(values);
+        cpu! {
+            for (wide, sum) in out.iter_mut().zip(sums) {
+                *wide = _mm256_fmadd_pd(*wide, *wide, sum);
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn load_wide(self, values: &[f64; LANES]) -> Self::F64 {
+        let mut out = self.zero_f64();
+        cpu! {
+            for (out, values) in out.iter_mut().zip(values.as_chunks::<4>().0) {
+                *out = _mm256_loadu_pd(values.as_ptr());
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn store_wide(self, values: Self::F64, out: &mut [f64; LANES]) {
+        cpu! {
+            for (values, out) in values.into_iter().zip(out.as_chunks_mut::<4>().0) {
+                _mm256_storeu_pd(out.as_mut_ptr(), values);
+            }
+        }
+    }
+    #[inline(always)]
+    fn difference(self, a: Self::F64, b: Self::F64) -> Self::F32 {
+        cpu! {
+            let mut quarters = [_mm_setzero_ps(); 4];
+            for (at, quarter) in quarters.iter_mut().enumerate() {
+                *quarter = _mm256_cvtpd_ps(_mm256_sub_pd(a[at], b[at]));
+            }
+            [
+                _mm256_set_m128(quarters[1], quarters[0]),
+                _mm256_set_m128(quarters[3], quarters[2]),
+            ]
         }
     }
     #[inline(always)]

@@ -29,6 +29,8 @@ impl Lanes for Avx512 {
     type U8 = __m128i;
     type Bytes = __m256i;
 
+    const LOOKS_UP_MANY: bool = true;
+
     #[inline(always)]
     fn load(self, values: &[f32; LANES]) -> __m512 {
         cpu! { _mm512_loadu_ps(values.as_ptr()) }
@@ -102,8 +104,34 @@ impl Lanes for Avx512 {
         cpu! { _mm512_set1_ps(value) }
     }
     #[inline(always)]
-    fn splat_pair(self, [low, high]: &[f32; 2]) -> __m512 {
-        cpu! { _mm512_mask_mov_ps(_mm512_set1_ps(*low), 0xff00, _mm512_set1_ps(*high)) }
+    fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] {
+        let mut fours = rows;
+        let mut columns = rows;
+        cpu! {
+            // Of four rows, each quarter of a vector becomes a column.
+            for at in (0..LANES).step_by(4) {
+                let (a, b, c, d) = (rows[at], rows[at + 1], rows[at + 2], rows[at + 3]);
+                let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+                let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+                fours[at] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                fours[at + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+                let (ab, cd) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+                let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+                fours[at + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                fours[at + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+            }
+            // Then quarters of the same columns come together.
+            for at in 0..4 {
+                let (a, b, c, d) = (fours[at], fours[at + 4], fours[at + 8], fours[at + 12]);
+                let low = [_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d)];
+                let high = [_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d)];
+                columns[at] = _mm512_shuffle_f32x4::<0x88>(low[0], low[1]);
+                columns[at + 4] = _mm512_shuffle_f32x4::<0xdd>(low[0], low[1]);
+                columns[at + 8] = _mm512_shuffle_f32x4::<0x88>(high[0], high[1]);
+                columns[at + 12] = _mm512_shuffle_f32x4::<0xdd>(high[0], high[1]);
+            }
+        }
+        columns
     }
     #[inline(always)]
     fn nearest_integer(self, values: __m512) -> __m512 {
@@ -116,6 +144,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn look_up_at(self, indices: __m512i, table: &[f32; 16]) -> __m512 {
         cpu! { _mm512_permutexvar_ps(indices, _mm512_loadu_ps(table.as_ptr())) }
+    }
+    #[inline(always)]
+    fn look_up_many(self, indices: __m512i, table: &[f32; 32]) -> __m512 {
+        cpu! {
+            let low = _mm512_loadu_ps(table.as_ptr());
+            let high = _mm512_loadu_ps(table[LANES..].as_ptr());
+            _mm512_permutex2var_ps(low, indices, high)
+        }
     }
     #[inline(always)]
     fn look_up_eight(self, indices: __m512i, table: &[f32; 8]) -> __m512 {
@@ -156,6 +192,26 @@ impl Lanes for Avx512 {
         cpu! { _mm512_mul_ps(a, b) }
     }
     #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        cpu! { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn exchange<const BIT: usize>(self, a: __m512) -> __m512 {
+        const { assert!(BIT == 1 || BIT == 2 || BIT == 4 || BIT == 8) }
+        cpu! {
+            match BIT {
+                1 => _mm512_permute_ps::<0b10_11_00_01>(a),
+                2 => _mm512_permute_ps::<0b01_00_11_10>(a),
+                4 => _mm512_shuffle_f32x4::<0b10_11_00_01>(a, a),
+                _ => _mm512_shuffle_f32x4::<0b01_00_11_10>(a, a),
+            }
+        }
+    }
+    #[inline(always)]
+    fn nearest_f16(self, values: __m512) -> __m512 {
+        cpu! { _mm512_cvtph_ps(_mm512_cvtps_ph::<NEAREST>(values)) }
+    }
+    #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         cpu! { _mm512_min_ps(a, b) }
     }
@@ -168,6 +224,10 @@ impl Lanes for Avx512 {
         cpu! { _mm512_abs_ps(a) }
     }
     #[inline(always)]
+    fn if_above(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        cpu! { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes) }
+    }
+    #[inline(always)]
     fn count_above(self, counts: __m512i, a: __m512, b: __m512) -> __m512i {
         cpu! {
             let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b);
@@ -177,6 +237,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn signs(self, a: __m512i) -> __m512i {
         cpu! { _mm512_srli_epi32::<31>(a) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        cpu! { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     fn add_square(self, a: __m512, b: __m512) -> __m512 {
@@ -266,6 +330,33 @@ impl Lanes for Avx512 {
             let a = _mm512_cvtps_pd(_mm512_castps512_ps256(values));
             let b = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(values));
             [_mm512_add_pd(low, a), _mm512_add_pd(high, b)]
+        }
+    }
+    #[inline(always)]
+    fn add_squares_wide(self, [low, high]: Self::F64, values: __m512) -> Self::F64 {
+        cpu! {
+            let a = _mm512_cvtps_pd(_mm512_castps512_ps256(values));
+            let b = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(values));
+            [_mm512_fmadd_pd(a, a, low), _mm512_fmadd_pd(b, b, high)]
+        }
+    }
+    #[inline(always)]
+    fn load_wide(self, values: &[f64; LANES]) -> Self::F64 {
+        cpu! { [_mm512_loadu_pd(values.as_ptr()), _mm512_loadu_pd(values[8..].as_ptr())] }
+    }
+    #[inline(always)]
+    fn store_wide(self, [low, high]: Self::F64, out: &mut [f64; LANES]) {
+        cpu! {
+            _mm512_storeu_pd(out.as_mut_ptr(), low);
+            _mm512_storeu_pd(out[8..].as_mut_ptr(), high);
+        }
+    }
+    #[inline(always)]
+    fn difference(self, a: Self::F64, b: Self::F64) -> __m512 {
+        cpu! {
+            let low = _mm512_cvtpd_ps(_mm512_sub_pd(a[0], b[0]));
+            let high = _mm512_cvtpd_ps(_mm512_sub_pd(a[1], b[1]));
+            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
         }
     }
     #[inline(always)]

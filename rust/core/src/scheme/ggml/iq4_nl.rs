@@ -4,11 +4,9 @@
 //! `block_iq4_nl`, `kvalues_iq4nl`.
 
 use super::blocked::Blocked;
-use super::small::{
-    HALF, SMALL, half, inverse, join, nearest, outermost, put_half, searched, split,
-};
+use super::small::{HALF, SMALL, half, inverse, join, nearest, outermost, put_half, search, split};
 use crate::kernel::block::Block;
-use crate::kernel::search::{EIGHT, Rising, Searching};
+use crate::kernel::search::{EIGHT, Rising, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -35,18 +33,21 @@ impl Block for Iq4Nl {
     const BYTES: usize = 2 + HALF;
     const LIMIT: f32 = 127.0 * 65504.0;
 
+    type Levels = f32;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
-        let usual = outermost(values, bounds[0]) / LOWEST;
-        let numbers = (&TABLE, &REACHES);
-        let found = searched(lanes, (values, bounds), usual, numbers, searching);
-        let d = put_half(block, 0, found);
+    fn fit<L: Lanes>(_: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        outermost(values, bounds[0]) / LOWEST
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        search(lanes, units, (&TABLE, &REACHES), levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], d: Self::Levels, block: &mut [u8]) {
+        let d = put_half(block, 0, d);
         let mut codes = [0; SMALL];
         nearest(lanes, values, inverse(d), &TABLE, &mut codes);
         join::<HALF>(&codes, &mut block[2..]);

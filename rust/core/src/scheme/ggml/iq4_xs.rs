@@ -8,9 +8,9 @@
 use super::blocked::Blocked;
 use super::iq4_nl::{LOWEST, REACHES, TABLE, look_up};
 use super::levels::{LARGE, Symmetric};
-use super::small::{HALF, SMALL, half, inverse, join, nearest, split};
+use super::small::{HALF, SMALL, half, inverse, join, nearest, put_half, split};
 use crate::kernel::block::Block;
-use crate::kernel::search::Searching;
+use crate::kernel::search::Units;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -29,21 +29,21 @@ impl Block for Iq4Xs {
     const PART: usize = SMALL;
     const LIMIT: f32 = 127.0 * 32.0 * 65504.0;
 
+    type Levels = Symmetric<PARTS>;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
-        let levels = Symmetric::<PARTS>::fit(
-            lanes,
-            (values, bounds),
-            (&TABLE, &REACHES, [LOWEST, -32.0]),
-            (0, block),
-            searching,
-        );
+    fn fit<L: Lanes>(_: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Symmetric::fit(values, bounds, [LOWEST, -32.0])
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        Symmetric::search(lanes, units, (&TABLE, &REACHES), [LOWEST, -32.0], levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
+        put_half(block, 0, levels.d);
         let scales = levels.scales.map(|scale| (scale + 32) as u8);
         let upper = scales.iter().zip(0..).map(|(scale, at)| u16::from(scale >> 4) << (2 * at));
         block[2..LOWER].copy_from_slice(&upper.fold(0, |all, one| all | one).to_le_bytes());

@@ -10,7 +10,7 @@ use super::blocked::Blocked;
 use super::levels::{Affine, LARGE};
 use super::small::{HALF, decode, half};
 use crate::kernel::block::Block;
-use crate::kernel::search::Searching;
+use crate::kernel::search::Units;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -30,16 +30,21 @@ impl Block for Q2K {
     const PART: usize = HALF;
     const LIMIT: f32 = 15.0 * 65504.0;
 
+    type Levels = Affine<PARTS>;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
-        let levels =
-            Affine::<PARTS>::fit(lanes, (values, bounds), [TOP, 15.0], (D, block), searching);
+    fn fit<L: Lanes>(_: L, _: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Affine::fit(bounds, [TOP, 15.0])
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        Affine::search(lanes, units, [TOP, 15.0], levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
+        levels.put(block, D);
         for (out, (scale, minimum)) in block.iter_mut().zip(levels.scales.iter().zip(levels.minima))
         {
             *out = scale | (minimum << 4);

@@ -9,9 +9,9 @@
 use super::bits::{join_bits, join_pairs, split_bits, split_pairs};
 use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric};
-use super::small::{HALF, Line, decode, half, inverse};
+use super::small::{HALF, Line, decode, half, inverse, put_half};
 use crate::kernel::block::Block;
-use crate::kernel::search::{EIGHT, Integers, Searching};
+use crate::kernel::search::{EIGHT, Integers, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -35,21 +35,21 @@ impl Block for Q3K {
     const PART: usize = HALF;
     const LIMIT: f32 = 4.0 * 32.0 * 65504.0;
 
+    type Levels = Symmetric<PARTS>;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
-        let levels = Symmetric::<PARTS>::fit(
-            lanes,
-            (values, bounds),
-            (&NUMBERS, &REACHES, [-4.0, -32.0]),
-            (D, block),
-            searching,
-        );
+    fn fit<L: Lanes>(_: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Symmetric::fit(values, bounds, [-4.0, -32.0])
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        Symmetric::search(lanes, units, (&NUMBERS, &REACHES), [-4.0, -32.0], levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
+        put_half(block, D, levels.d);
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

@@ -4,12 +4,10 @@
 //! `j + 16` in its high half. Source: `block_q4_1`, `quantize_row_q4_1_ref`.
 
 use super::blocked::Blocked;
-use super::small::{
-    HALF, Line, SMALL, decode, half, inverse, join, put_half, searched_line, split,
-};
+use super::small::{Ends, HALF, Line, SMALL, decode, half, inverse, join, put_half, split};
 use crate::kernel::block::Block;
 use crate::kernel::extremes::ends;
-use crate::kernel::search::Searching;
+use crate::kernel::search::Units;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -23,16 +21,22 @@ impl Block for Q41 {
     const BYTES: usize = 2 + 2 + HALF;
     const LIMIT: f32 = 65504.0;
 
+    type Levels = Ends;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
+    fn fit<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
         let (lo, hi) = ends(lanes, values, bounds[0]);
-        let (d, lo) = searched_line(lanes, values, [lo, hi], 15.0, searching);
+        Ends::of([lo, hi], 15.0)
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        Ends::search(lanes, units, 15.0, levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
+        let Ends { d, lo } = levels;
         put_half(block, 0, d);
         put_half(block, 2, lo);
         let line = Line { shift: -lo, inverse: inverse(d), half: 0.5, top: 15.0 };

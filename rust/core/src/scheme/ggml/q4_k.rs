@@ -10,7 +10,7 @@ use super::blocked::Blocked;
 use super::levels::{Affine, LARGE};
 use super::small::{SMALL, decode, half, join, split};
 use crate::kernel::block::Block;
-use crate::kernel::search::Searching;
+use crate::kernel::search::Units;
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -27,15 +27,21 @@ impl Block for Q4K {
     const PART: usize = SMALL;
     const LIMIT: f32 = 63.0 * 65504.0;
 
+    type Levels = Affine<8>;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
-        let levels = Affine::<8>::fit(lanes, (values, bounds), [TOP, 63.0], (0, block), searching);
+    fn fit<L: Lanes>(_: L, _: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Affine::fit(bounds, [TOP, 63.0])
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        Affine::search(lanes, units, [TOP, 63.0], levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
+        levels.put(block, 0);
         join_six_bits(&levels.scales, &levels.minima, &mut block[4..16]);
         let mut codes = [0; LARGE];
         levels.codes(lanes, values, TOP, &mut codes);

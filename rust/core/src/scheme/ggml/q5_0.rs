@@ -7,10 +7,10 @@
 use super::blocked::Blocked;
 use super::small::{
     HALF, Line, REACHES, SMALL, add_fifth_bits, decode, fifth_bits, half, inverse, join, outermost,
-    put_half, searched, split,
+    put_half, search, split,
 };
 use crate::kernel::block::Block;
-use crate::kernel::search::{Integers, Searching};
+use crate::kernel::search::{Integers, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -26,16 +26,20 @@ impl Block for Q50 {
     const BYTES: usize = 2 + 4 + HALF;
     const LIMIT: f32 = 16.0 * 65504.0;
 
+    type Levels = f32;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
-        let usual = outermost(values, bounds[0]) / -16.0;
-        let d = searched(lanes, (values, bounds), usual, (&NUMBERS, &REACHES), searching);
+    fn fit<L: Lanes>(_: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        outermost(values, bounds[0]) / -16.0
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        search(lanes, units, (&NUMBERS, &REACHES), levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], d: Self::Levels, block: &mut [u8]) {
         put_half(block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 16.5, top: 31.0 };
         let mut codes = [0; SMALL];

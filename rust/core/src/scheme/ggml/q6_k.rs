@@ -8,9 +8,9 @@
 use super::bits::{join_pairs, split_pairs};
 use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric};
-use super::small::{HALF, Line, REACHES, decode, half, inverse, join, split};
+use super::small::{HALF, Line, REACHES, decode, half, inverse, join, put_half, split};
 use crate::kernel::block::Block;
-use crate::kernel::search::{Integers, Searching};
+use crate::kernel::search::{Integers, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -34,21 +34,21 @@ impl Block for Q6K {
     const PART: usize = HALF;
     const LIMIT: f32 = 32.0 * 128.0 * 65504.0;
 
+    type Levels = Symmetric<PARTS>;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
-        let levels = Symmetric::<PARTS>::fit(
-            lanes,
-            (values, bounds),
-            (&NUMBERS, &REACHES, [-32.0, -128.0]),
-            (D, block),
-            searching,
-        );
+    fn fit<L: Lanes>(_: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Symmetric::fit(values, bounds, [-32.0, -128.0])
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        Symmetric::search(lanes, units, (&NUMBERS, &REACHES), [-32.0, -128.0], levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
+        put_half(block, D, levels.d);
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

@@ -3,9 +3,9 @@
 //! Layout: `d` (2 bytes), 32 codes. Source: `block_q8_0`, `quantize_row_q8_0_ref`.
 
 use super::blocked::Blocked;
-use super::small::{half, inverse, put_half, searched};
+use super::small::{half, inverse, put_half, search};
 use crate::kernel::block::Block;
-use crate::kernel::search::{EIGHT, Integers, Searching};
+use crate::kernel::search::{EIGHT, Integers, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -24,16 +24,20 @@ impl Block for Q80 {
     const BYTES: usize = 34;
     const LIMIT: f32 = 127.0 * 65504.0;
 
+    type Levels = f32;
+
     #[inline(always)]
-    fn encode<L: Lanes>(
-        lanes: L,
-        values: &[f32],
-        bounds: &[Bounds],
-        block: &mut [u8],
-        searching: Option<Searching<'_>>,
-    ) {
-        let usual = bounds[0].absmax() / 127.0;
-        let d = searched(lanes, (values, bounds), usual, (&NUMBERS, &REACHES), searching);
+    fn fit<L: Lanes>(_: L, _: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        bounds[0].absmax() / 127.0
+    }
+
+    #[inline(always)]
+    fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
+        search(lanes, units, (&NUMBERS, &REACHES), levels);
+    }
+
+    #[inline(always)]
+    fn encode<L: Lanes>(lanes: L, values: &[f32], d: Self::Levels, block: &mut [u8]) {
         let inverse = lanes.splat(inverse(d));
         let (low, high) = (lanes.splat(NUMBERS.low), lanes.splat(NUMBERS.high));
         put_half(block, 0, d);

@@ -1,8 +1,9 @@
 //! What several of the formats share: float16 numbers in a block, and codes of some bits.
 
 use crate::kernel::convert::{f16_from_f32, f16_to_f32};
+use crate::kernel::search::line::Line as Lines;
 use crate::kernel::search::line::StoredLine;
-use crate::kernel::search::{self, EIGHT, Numbers, Rising, Searching, Steps, Stored, Unit};
+use crate::kernel::search::{self, EIGHT, Numbers, Rising, Steps, Stored, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
 
@@ -45,74 +46,99 @@ pub(super) fn outermost(values: &[f32], Bounds { lo, hi }: Bounds) -> f32 {
 /// zero it becomes the outermost number of the other sign.
 pub(super) const REACHES: [f32; EIGHT - 1] = [0.88, 0.96, 1.04, 1.08, 1.12, 1.2, 1.36];
 
+/// The largest float16 number.
+const LARGEST: f32 = 65504.0;
+
 /// Scales of float16, of any sign.
 struct Half;
 
-impl Half {
-    #[inline(always)]
-    fn number(x: f64, unit: &Unit<'_>) -> f64 {
-        unit.over(f16_to_f32(f16_from_f32(unit.times(x))))
-    }
+/// Numbers over the units' powers as float16 has them, at most its largest.
+#[inline(always)]
+fn halves<L: Lanes>(lanes: L, numbers: L::F32, units: &Units<'_, L>) -> L::F32 {
+    units.over(nearest_halves(lanes, units.times(numbers)))
+}
+
+/// The nearest float16 numbers.
+#[inline(always)]
+pub(super) fn nearest_halves<L: Lanes>(lanes: L, numbers: L::F32) -> L::F32 {
+    let least = lanes.larger(numbers, lanes.splat(-LARGEST));
+    lanes.nearest_f16(lanes.min(least, lanes.splat(LARGEST)))
 }
 
 impl Stored for Half {
     #[inline(always)]
-    fn stored(&self, scale: f64, unit: &Unit<'_>) -> Option<f64> {
-        let rounded = Self::number(scale, unit);
-        (rounded != 0.0 && rounded.is_finite()).then_some(rounded)
+    fn stored<L: Lanes>(&self, lanes: L, scales: L::F32, units: &Units<'_, L>) -> L::F32 {
+        halves(lanes, scales, units)
     }
 }
 
 impl StoredLine for Half {
     #[inline(always)]
-    fn stored(&self, line: search::line::Line, unit: &Unit<'_>) -> Option<search::line::Line> {
-        let line = search::line::Line {
-            scale: Self::number(line.scale, unit),
-            offset: Self::number(line.offset, unit),
-        };
-        (line.scale > 0.0 && line.scale.is_finite() && line.offset.is_finite()).then_some(line)
+    fn stored<L: Lanes>(&self, lanes: L, line: Lines<L>, units: &Units<'_, L>) -> Lines<L> {
+        let scale = halves(lanes, line.scale, units);
+        // None below zero
+        let scale = lanes.larger(scale, lanes.splat(0.0));
+        Lines { scale, offset: halves(lanes, line.offset, units) }
     }
 }
 
-/// The scale of a block, given the usual one; itself where there is nothing to search with.
+/// The scales of blocks, given the usual ones.
 #[inline(always)]
-pub(super) fn searched<L: Lanes>(
+pub(super) fn search<L: Lanes>(
     lanes: L,
-    (values, bounds): (&[f32], &[Bounds]),
-    usual: f32,
+    units: &Units<'_, L>,
     (numbers, reaches): (&impl Numbers, &[f32; EIGHT - 1]),
-    searching: Option<Searching<'_>>,
-) -> f32 {
-    let Some(searching) = searching else { return usual };
-    let Some(unit) = Unit::new(lanes, values, bounds[0].absmax(), searching) else { return usual };
-    let exact = unit.over(usual);
-    let Some(first) = Stored::stored(&Half, exact, &unit) else { return usual };
-    // Codes are found with the scale before it is rounded.
-    let steps = Steps { inverse: (1.0 / exact) as f32, ..Steps::of_scale(first) };
-    let candidates = search::beside(first, reaches);
-    let found = search::scale(lanes, &unit, steps, candidates, &Half, numbers);
-    found.map_or(usual, |scale| unit.times(scale))
+    scales: &mut [f32],
+) {
+    let mut each = [0.0; LANES];
+    each[..scales.len()].copy_from_slice(scales);
+    let usual = lanes.load(&each);
+    let exact = units.over(usual);
+    let first = Stored::stored(&Half, lanes, exact, units);
+    // Codes are found with scales before these are rounded.
+    let inverse = Steps::of_scales(lanes, exact).inverse;
+    let steps = Steps { inverse, ..Steps::of_scales(lanes, first) };
+    let candidates = search::beside(lanes, first, reaches);
+    let found = search::scale(lanes, units, (usual, steps), candidates, &Half, numbers);
+    lanes.store(found, &mut each);
+    scales.copy_from_slice(&each[..scales.len()]);
 }
 
-/// The scale and the offset of a block with these ends, for codes up to `top`.
-#[inline(always)]
-pub(super) fn searched_line<L: Lanes>(
-    lanes: L,
-    values: &[f32],
-    [lo, hi]: [f32; 2],
-    top: f32,
-    searching: Option<Searching<'_>>,
-) -> (f32, f32) {
-    let usual = ((hi - lo) / top, lo);
-    let Some(searching) = searching else { return usual };
-    let Some(unit) = Unit::new(lanes, values, hi.max(-lo), searching) else { return usual };
-    let exact = search::line::Line { scale: unit.over(usual.0), offset: unit.over(lo) };
-    let Some(first) = StoredLine::stored(&Half, exact, &unit) else { return usual };
-    // Codes are found with both before they are rounded.
-    let steps = Steps { scale: first.scale as f32, offset: first.offset as f32, ..exact.steps() };
-    let ends = [unit.over(lo), unit.over(hi)];
-    let found = search::line::line(lanes, &unit, top, ends, (first, steps), &Half);
-    found.map_or(usual, |line| (unit.times(line.scale), unit.times(line.offset)))
+/// A scale and an offset.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::scheme) struct Ends {
+    pub(super) d: f32,
+    pub(super) lo: f32,
+}
+
+impl Ends {
+    /// Those of values between these, for codes up to `top`.
+    #[inline(always)]
+    pub(super) fn of([lo, hi]: [f32; 2], top: f32) -> Self {
+        Self { d: (hi - lo) / top, lo }
+    }
+
+    /// Those of blocks, given the usual ones.
+    #[inline(always)]
+    pub(super) fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, top: f32, blocks: &mut [Self]) {
+        let [mut scales, mut offsets] = [[0.0; LANES]; 2];
+        for (lane, Self { d, lo }) in blocks.iter().enumerate() {
+            (scales[lane], offsets[lane]) = (*d, *lo);
+        }
+        let usual = Lines { scale: lanes.load(&scales), offset: lanes.load(&offsets) };
+        let exact = Lines { scale: units.over(usual.scale), offset: units.over(usual.offset) };
+        let first = StoredLine::stored(&Half, lanes, exact, units);
+        // Codes are found with both before they are rounded.
+        let Steps { scale, offset, .. } = first.steps(lanes);
+        let steps = Steps { scale, offset, ..exact.steps(lanes) };
+        let lines = (usual, first, steps);
+        let found = search::line::line(lanes, units, top, units.ends(), lines, &Half);
+        lanes.store(found.scale, &mut scales);
+        lanes.store(found.offset, &mut offsets);
+        for (lane, block) in blocks.iter_mut().enumerate() {
+            *block = Self { d: scales[lane], lo: offsets[lane] };
+        }
+    }
 }
 
 /// How values become codes: `(w + shift)·inverse + half`, without the fraction, from 0 to `top`.
