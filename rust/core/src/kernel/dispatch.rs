@@ -107,7 +107,8 @@ dispatch! {
 }
 dispatch! {
     /// See [`moments::add`].
-    add_moments = moments::add, (values: &[f32], sums: &mut [f64], squares: &mut [f64]) -> f64
+    add_moments = moments::add,
+    (rows: &[&[f32]], sums: &mut [f64], squares: &mut [f64]) -> [f64; moments::ROWS]
 }
 dispatch! {
     /// See [`metrics::sums_f64`].

@@ -12,7 +12,7 @@ pub(crate) mod extremes;
 pub(crate) mod grouped;
 pub(crate) mod measure;
 pub(crate) mod metrics;
-mod moments;
+pub(crate) mod moments;
 pub(crate) mod pack;
 pub(crate) mod search;
 pub(crate) mod spans;

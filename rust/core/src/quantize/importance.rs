@@ -10,6 +10,7 @@ use super::input::Input;
 use super::job::{Job, check_importance, width};
 use super::rows::Rows;
 use crate::kernel::dispatch::add_moments;
+use crate::kernel::moments::ROWS;
 use crate::kernel::tile::{Importance, Search};
 use crate::lanes::Level;
 use crate::monitor::Monitor;
@@ -216,13 +217,20 @@ impl Tally {
         let (mut rest, mut at) = (values, first);
         while !rest.is_empty() {
             let column = at % width;
-            let (own, others) = rest.split_at(rest.len().min(width - column));
+            let length = rest.len().min(width - column);
+            let together = if column == 0 { (rest.len() / width).clamp(1, ROWS) } else { 1 };
+            let (own, others) = rest.split_at(together * length);
             // Columns are counted from the tile's first one.
             let place = (column + width - first % width) % width;
-            let (head, tail) = own.split_at(own.len().min(count - place));
-            let mut row = add_moments(level, head, &mut sums[place..], &mut squares[place..]);
-            row += add_moments(level, tail, &mut sums, &mut squares);
-            rows.push(row);
+            let (mut heads, mut tails): ([&[f32]; ROWS], [&[f32]; ROWS]) = Default::default();
+            for ((head, tail), row) in heads.iter_mut().zip(&mut tails).zip(own.chunks(length)) {
+                (*head, *tail) = row.split_at(length.min(count - place));
+            }
+            let (heads, tails) = (&heads[..together], &tails[..together]);
+            let of_heads = add_moments(level, heads, &mut sums[place..], &mut squares[place..]);
+            let of_tails = add_moments(level, tails, &mut sums, &mut squares);
+            let both = of_heads.iter().zip(&of_tails).take(together);
+            rows.extend(both.map(|(head, tail)| head + tail));
             (rest, at) = (others, at + own.len());
         }
         Self { first, sums, squares, rows }
