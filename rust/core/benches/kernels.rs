@@ -10,7 +10,7 @@ use arrowquant::scheme::{
     Sums, Tile, Values,
 };
 use arrowquant::settings::{GROUP_SIZE, SYMMETRIC, Settings, Value};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 
 const TILE: usize = 1 << 14;
@@ -23,6 +23,9 @@ struct Case {
     data: Vec<u8>,
     scales: Vec<f32>,
     zero_points: Vec<u8>,
+    biases: Vec<f32>,
+    /// How much each column matters.
+    columns: Vec<f32>,
     buffers: Buffers,
 }
 
@@ -48,17 +51,23 @@ impl Case {
             data: vec![0; layout.row_bytes],
             scales: vec![0.0; layout.scale_count().unwrap()],
             zero_points: vec![0; layout.zero_point_count().unwrap()],
+            biases: vec![0.0; if layout.has_biases { TILE / group_size } else { 0 }],
+            columns: (0..TILE).map(|at| 1.0 + (at as f32 * 0.3).cos().abs()).collect(),
             buffers: Buffers::default(),
         }
     }
 
-    fn encode(&mut self, level: Level, source: Float) -> [Sums; 1] {
-        let Self { bound, values, halves, ranges, .. } = self;
+    fn encode(&mut self, level: Level, source: Float, search: Search) -> [Sums; 1] {
+        let Self { bound, values, halves, ranges, columns, .. } = self;
         let (values, scale_dtype) = match source {
             Float::BF16 => (Values::Halves(source, halves), ScaleDtype::BF16),
             _ => (Values::Float32(values), ScaleDtype::F32),
         };
         let grouping = Grouping { scale_dtype, ..bound.layout.grouping };
+        let importance = match search {
+            Search::Weighted => Importance { columns, rows: &[0.01], first: 0 },
+            _ => Importance::default(),
+        };
         let tile = Tile {
             grouping,
             width: TILE,
@@ -66,15 +75,15 @@ impl Case {
             phase: 0,
             ranges,
             tensor_scale: 1.0,
-            search: Search::None,
-            importance: Importance::default(),
+            search,
+            importance,
             source: &[],
         };
         let out = Encoded {
             data: &mut self.data,
             scales: &mut self.scales,
             zero_points: &mut self.zero_points,
-            biases: &mut [],
+            biases: &mut self.biases,
         };
         let mut sums = [Sums::default()];
         self.bound.codec.encode(level, &tile, out, &mut self.buffers, &mut sums, None);
@@ -107,8 +116,8 @@ fn kernels(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(TILE as u64));
             for level in Level::available() {
                 group.bench_function(format!("{level:?}"), |bencher| match verb {
-                    "encode" => bencher.iter(|| black_box(case.encode(level, Float::F32))),
-                    "encode BF16" => bencher.iter(|| black_box(case.encode(level, Float::BF16))),
+                    "encode" => encode(bencher, &mut case, level, (Float::F32, Search::None)),
+                    "encode BF16" => encode(bencher, &mut case, level, (Float::BF16, Search::None)),
                     _ => bencher.iter(|| case.decode(level)),
                 });
             }
@@ -117,5 +126,35 @@ fn kernels(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, kernels);
+/// What searching for scales takes, beside rounding.
+fn searches(criterion: &mut Criterion) {
+    for (name, group_size, symmetric) in [
+        ("int4", 128, true),
+        ("int4", 64, false),
+        ("mlx4", 64, false),
+        ("nf4", 64, false),
+        ("nvfp4", 16, false),
+        ("mxfp4", 32, false),
+        ("iq4_nl", 32, false),
+        ("q4_k", 32, false),
+    ] {
+        let mut case = Case::new(name, group_size, symmetric);
+        let mut group = criterion.benchmark_group(format!("search {name} {group_size}"));
+        group.throughput(Throughput::Elements(TILE as u64));
+        for level in Level::available() {
+            for search in [Search::None, Search::Mse, Search::Weighted] {
+                group.bench_function(format!("{level:?} {search:?}"), |bencher| {
+                    encode(bencher, &mut case, level, (Float::F32, search));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+fn encode(bencher: &mut Bencher<'_>, case: &mut Case, level: Level, of: (Float, Search)) {
+    bencher.iter(|| black_box(case.encode(level, of.0, of.1)));
+}
+
+criterion_group!(benches, kernels, searches);
 criterion_main!(benches);
