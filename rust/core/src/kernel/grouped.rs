@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::measure::{Measure, in_full, is_usual};
 use super::metrics::Sums;
-use super::search::{Each, Rows, Units, lanes_of};
+use super::search::{Each, Rows, Units};
 use super::spans::{Spans, floats};
 use super::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Room, Search, Tile};
 use crate::dtype::ScaleDtype;
@@ -231,30 +231,27 @@ fn search_run<L: Lanes, F: Grouped>(
     search_room: &mut Room,
 ) {
     const NONE: Each = [0.0; LANES];
-    let lanes_each = lanes_of(tile.grouping.group_size.min(tile.width));
-    let many = LANES / lanes_each;
-    for (at, places) in (0..).step_by(many).zip(places.chunks(many)) {
-        let (mut absmax, mut own_scales, mut own_biases) = ([0.0; LANES], NONE, NONE);
-        for group in 0..places.len() {
-            absmax[group] = bounds[at + group].absmax();
-            let own = group * lanes_each..(group + 1) * lanes_each;
-            own_scales[own.clone()].fill(scales[at + group]);
-            if F::BIASED {
-                own_biases[own].fill(biases[at + group]);
-            }
+    for (at, places) in (0..).step_by(LANES).zip(places.chunks(LANES)) {
+        let (some, mut absmax) = (at..at + places.len(), NONE);
+        for (absmax, bounds) in absmax.iter_mut().zip(&bounds[some.clone()]) {
+            *absmax = bounds.absmax();
         }
-        let rows = Rows::of_groups(values, places, &absmax, lanes_each);
+        let (mut own_scales, mut own_biases) = (NONE, NONE);
+        own_scales[..places.len()].copy_from_slice(&scales[some.clone()]);
+        if F::BIASED {
+            own_biases[..places.len()].copy_from_slice(&biases[some.clone()]);
+        }
+        // None has so many values that it has several lanes.
+        let rows = Rows::of_groups(values, places, &absmax, 1);
         let units = Units::new(lanes, &rows, &tile.importance, search_room);
         let (scale, bias) = (lanes.load(&own_scales), lanes.load(&own_biases));
         let usual = ParametersOfEach { scale, bias, tensor_scale: tile.tensor_scale };
         let found = F::search(lanes, &units, usual, tile.grouping.scale_dtype);
         lanes.store(found.scale, &mut own_scales);
         lanes.store(found.bias, &mut own_biases);
-        for group in 0..places.len() {
-            scales[at + group] = own_scales[group * lanes_each];
-            if F::BIASED {
-                biases[at + group] = own_biases[group * lanes_each];
-            }
+        scales[some.clone()].copy_from_slice(&own_scales[..places.len()]);
+        if F::BIASED {
+            biases[some].copy_from_slice(&own_biases[..places.len()]);
         }
     }
 }

@@ -35,7 +35,9 @@ fn product_plus(a: f32, b: f32, c: f32) -> f32 {
     let error = (product - (sum - rest)) + (c - rest);
     let inexact = u64::from(error != 0.0);
     let too_large = inexact & ((error.to_bits() ^ sum.to_bits()) >> 63);
-    f64::from_bits(sum.to_bits().wrapping_sub(too_large) | inexact) as f32
+    let odd = f64::from_bits(sum.to_bits().wrapping_sub(too_large) | inexact);
+    // Of an infinite sum the error is no number.
+    if sum.is_finite() { odd as f32 } else { sum as f32 }
 }
 
 #[inline(always)]
@@ -388,7 +390,7 @@ mod tests {
             let other = other.unwrap_or(a);
             // Some of them a hair beside the middle of two floats, where rounding twice would show.
             let b = f32::from_bits(b.to_bits() & (u32::MAX << digits)) * 2f32.powi(exponent);
-            for b in [b, b - a * other, a * other] {
+            for b in [b, b - a * other, a * other, f32::INFINITY, f32::NEG_INFINITY] {
                 let expected = a.mul_add(other, b);
                 prop_assert_eq!(product_plus(a, other, b).to_bits(), expected.to_bits());
             }

@@ -391,6 +391,52 @@ proptest! {
     }
 }
 
+/// Groups of several lanes, and shorter ones at the ends of rows.
+#[test]
+fn long_groups_are_searched_alike_beside_any_others() {
+    let cases = cases().into_iter().filter(|(_, settings)| settings.search() == "mse");
+    for (scheme, settings) in cases.filter(|(scheme, _)| scheme.name().starts_with("int")) {
+        for (group_size, columns) in [(512, 1200), (640, 700), (640, 1340), (9000, 9100)] {
+            let settings = settings.with(GROUP_SIZE, Value::Integer(group_size));
+            // Most of them below zero, so that zero points are high.
+            let value = |at: usize| ((at * at) as f32 * 0.37).sin().powi(3) * 0.55 - 0.45;
+            let row = |row: usize| -> Vec<f32> {
+                (0..columns).map(|at| value(row * columns + at)).collect()
+            };
+            let rows = 12;
+            let layer: Vec<f32> = (0..rows).flat_map(row).collect();
+            let shape = |rows: usize, columns: usize| vec![rows as i64, columns as i64];
+            let (whole, _) =
+                quantize(scheme, settings, &batch(&[(layer, shape(rows, columns))]), 1);
+            let list =
+                |batch: &RecordBatch, at: usize, name: &str| batch[name].as_list::<i64>().value(at);
+            let each = (0..rows).map(|at| (row(at), shape(1, columns))).collect::<Vec<_>>();
+            let (alone, _) = quantize(scheme, settings, &batch(&each), 1);
+            let groups = columns.div_ceil(group_size as usize);
+            for name in ["scales", "zero_points"] {
+                let all = list(&whole, 0, name);
+                for at in 0..rows * usize::from(!all.is_empty()) {
+                    let own = all.slice(at * groups, groups);
+                    assert_eq!(
+                        &own,
+                        &list(&alone, at, name),
+                        "{} {group_size} {columns}",
+                        scheme.name()
+                    );
+                }
+            }
+            // The last group as a layer of its own.
+            let last = columns - columns % group_size as usize;
+            let rest = row(0)[last..].to_vec();
+            let (part, _) =
+                quantize(scheme, settings, &batch(&[(rest, shape(1, columns - last))]), 1);
+            let all = list(&whole, 0, "scales");
+            let own = list(&part, 0, "scales");
+            assert_eq!(&all.slice(groups - 1, 1), &own, "{}", scheme.name());
+        }
+    }
+}
+
 #[test]
 fn a_layer_of_one_scale_in_parts_needs_to_know_the_whole() {
     let of_one = cases().into_iter().filter(|(_, settings)| {

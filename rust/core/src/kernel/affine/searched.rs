@@ -26,7 +26,6 @@ pub(crate) fn encode<L: Lanes>(
     codes.resize(tile.values.len(), 0);
     let absmax = tile.ranges.iter().fold(0.0f32, |absmax, range| absmax.max(range.absmax()));
     let half = (1u32 << (bits - 1)) as f32;
-    let lanes_each = lanes_of(grouping.group_size.min(width));
     let mut spans = Spans::new(&grouping, width, phase);
     let part = (scales.len() / sums.len().max(1)).max(1);
     let mut faint = Vec::new();
@@ -34,11 +33,14 @@ pub(crate) fn encode<L: Lanes>(
         let mut measure = Measure::new(lanes);
         let (mut at, end) = (number * part, (number + 1) * part);
         while at < end {
-            let count = (LANES / lanes_each).min(end - at);
-            let mut places = [(0, 0); LANES];
-            for place in &mut places[..count] {
+            // Those of as many lanes each.
+            let lanes_each = lanes_of(spans.peek());
+            let (mut places, mut count) = ([(0, 0); LANES], 0);
+            while count < (LANES / lanes_each).min(end - at) && lanes_of(spans.peek()) == lanes_each
+            {
                 let span = spans.next();
-                *place = (span.start, span.end);
+                places[count] = (span.start, span.end);
+                count += 1;
             }
             let run = places[0].0..places[count - 1].1;
             for place in &mut places[..count] {
@@ -47,7 +49,9 @@ pub(crate) fn encode<L: Lanes>(
             let values = floats(lanes, tile.values, run.clone(), buffer);
             let mut groups = [Parameters::of(1.0, half); LANES];
             let groups = &mut groups[..count];
-            fit(lanes, bits, tile, (values, run.start), (&places[..count], at), groups, room);
+            let places = &places[..count];
+            let first = (at, lanes_each);
+            fit(lanes, bits, tile, (values, run.start), (places, first), groups, room);
             let codes = &mut codes[run];
             if decoded.len() < values.len() {
                 decoded.resize(values.len(), 0.0);
@@ -88,19 +92,18 @@ pub(crate) fn encode<L: Lanes>(
     pack::pack_rows(codes, width, bits, data);
 }
 
-/// The parameters of some groups, of which the first is known by its number.
+/// The parameters of some groups, of which the first is known by its number, and each has as many lanes.
 #[inline(always)]
 fn fit<L: Lanes>(
     lanes: L,
     bits: u32,
     tile: &Tile<'_>,
     values: (&[f32], usize),
-    (places, first): (&[(usize, usize)], usize),
+    (places, (first, lanes_each)): (&[(usize, usize)], (usize, usize)),
     groups: &mut [Parameters],
     room: &mut Room,
 ) {
-    let Grouping { symmetric, scale_dtype, group_size, .. } = tile.grouping;
-    let lanes_each = lanes_of(group_size.min(tile.width));
+    let Grouping { symmetric, scale_dtype, .. } = tile.grouping;
     let none = [0.0; LANES];
     let (mut lo, mut hi, mut scales, mut zeros, mut absmax) = (none, none, none, none, none);
     for (at, group) in groups.iter_mut().enumerate() {

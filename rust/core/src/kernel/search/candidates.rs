@@ -97,7 +97,7 @@ fn some<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool>(
                     true => lanes.mul_add(values, inverses[at], shifts[at]),
                     false => lanes.mul(values, inverses[at]),
                 };
-                let number = numbers.nearest(lanes, scaled);
+                let number = numbers.nearest_of(lanes, first + at, scaled);
                 let weighed = weigh::<L, WEIGHED>(lanes, number, weights, place);
                 if SHIFTED {
                     c[at] = lanes.add(c[at], weighed);

@@ -1,10 +1,10 @@
 //! Integers with a scale, and with a zero point that is an integer, too.
 
-use super::candidates::{Best, EIGHT, Lines, Sums, of_lines};
-use super::numbers::{Integers, IntegersOfEach};
+use super::candidates::{Best, EIGHT, Sums, of_inverses};
+use super::numbers::{Integers, LessZeros};
 use super::residuals::{Steps, gains, inverse};
 use super::scale::{Stored, beside, scale};
-use super::units::{Each, Totals, Units};
+use super::units::{Each, Units};
 use crate::dtype::ScaleDtype;
 use crate::lanes::{LANES, Lanes};
 
@@ -96,30 +96,26 @@ pub(crate) fn asymmetric<L: Lanes>(
         zeros[2 + 2 * at] = inside(lanes, exact, top);
         zeros[3 + 2 * at] = inside(lanes, lanes.add(exact, one), top);
     }
-    let mut lines = Lines { inverses: scales, shifts: zeros, origins: zero };
-    for scale in &mut lines.inverses {
+    let mut inverses = scales;
+    for scale in &mut inverses {
         *scale = inverse(lanes, *scale);
     }
-    let found = of_lines(lanes, units, &lines, top);
-    let Totals { sum, mass } = units.totals(zero);
+    // Codes less the zero point, so that sums are of small numbers, and what stands behind the last value
+    // does not count.
+    let found = of_inverses(lanes, units, inverses, &LessZeros::new(lanes, zeros, top));
     let mut best = Best::new(lanes, [zero, zero, usual_zeros]);
-    for (Sums { c, cc, cv }, zeros) in found.iter().zip(zeros) {
-        // Codes less the zero point
-        let twice = lanes.add(*c, *c);
-        let squares = lanes.mul(zeros, lanes.sub(lanes.mul(zeros, mass), twice));
-        let squares = lanes.add(*cc, squares);
-        let products = lanes.sub(*cv, lanes.mul(zeros, sum));
-        let gain = lanes.div(lanes.mul(products, products), squares);
-        best.add(lanes, gain, [products, squares, zeros]);
+    for (Sums { cc, cv, .. }, zeros) in found.iter().zip(zeros) {
+        best.add(lanes, lanes.div(lanes.mul(*cv, *cv), *cc), [*cc, *cv, zeros]);
     }
-    let [products, squares, zeros] = best.of;
-    let fitted = lanes.mul(products, inverse(lanes, squares));
+    let [cc, cv, zeros] = best.of;
+    let fitted = lanes.mul(cv, inverse(lanes, cc));
     let (mut outermost, others) = ([0.0; LANES], lanes.sub(lanes.splat(top), zeros));
     lanes.store(lanes.larger(zeros, others), &mut outermost);
     let stored = Positive { dtype, outermost }.stored(lanes, fitted, units);
     let steps = [Steps::of_scales(lanes, first), Steps::of_scales(lanes, stored)];
-    let numbers = [&of_zeros(lanes, usual_zeros, top), &of_zeros(lanes, zeros, top)];
-    let gains = gains(lanes, units, steps, numbers);
+    let of_usual = LessZeros::new(lanes, [usual_zeros], top);
+    let of_found = LessZeros::new(lanes, [zeros], top);
+    let gains = gains(lanes, units, steps, [&of_usual, &of_found]);
     // Nothing is gained where there is no scale.
     let gains = lanes.if_above(stored, zero, gains, zero);
     let mut chosen = [[0.0; LANES]; 2];
@@ -141,13 +137,4 @@ fn floor<L: Lanes>(lanes: L, numbers: L::F32, top: f32) -> L::F32 {
 #[inline(always)]
 fn inside<L: Lanes>(lanes: L, numbers: L::F32, top: f32) -> L::F32 {
     lanes.min(lanes.larger(numbers, lanes.splat(0.0)), lanes.splat(top))
-}
-
-/// Codes from 0 to `top` less zero points.
-#[inline(always)]
-fn of_zeros<L: Lanes>(lanes: L, zeros: L::F32, top: f32) -> IntegersOfEach {
-    let mut numbers = IntegersOfEach { low: [0.0; LANES], high: [0.0; LANES] };
-    lanes.store(lanes.sub(lanes.splat(0.0), zeros), &mut numbers.low);
-    lanes.store(lanes.sub(lanes.splat(top), zeros), &mut numbers.high);
-    numbers
 }

@@ -6,8 +6,9 @@
 //! leaves, and what the extremes leave, is then computed as decoding does; the extremes stay unless the
 //! other is smaller.
 //!
-//! Sixteen groups are searched side by side, a lane for each, so that no sum is taken across lanes and
-//! nothing is done for one group alone. Bytes are the same on any CPU.
+//! Sixteen groups are searched side by side, a lane for each, so that nothing is done for one group alone. Sums
+//! are taken across lanes where a long group has several, or a block several parts: in a fixed order. Bytes are
+//! the same on any CPU, and whatever groups are beside.
 
 mod candidates;
 mod importance;

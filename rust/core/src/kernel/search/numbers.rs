@@ -1,7 +1,7 @@
 //! The numbers that codes stand for.
 
 use super::units::Each;
-use crate::lanes::{Lanes, MAGIC};
+use crate::lanes::{LANES, Lanes, MAGIC};
 
 /// The numbers that codes stand for at a scale of 1.
 ///
@@ -10,6 +10,13 @@ use crate::lanes::{Lanes, MAGIC};
 pub(crate) trait Numbers {
     /// The nearest ones.
     fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32;
+
+    /// The nearest ones of a candidate that has others than the rest.
+    #[inline(always)]
+    fn nearest_of<L: Lanes>(&self, lanes: L, candidate: usize, x: L::F32) -> L::F32 {
+        let _ = candidate;
+        self.nearest(lanes, x)
+    }
 }
 
 /// Integers between two of them.
@@ -27,18 +34,34 @@ impl Numbers for Integers {
     }
 }
 
-/// Integers between two of each lane's.
-#[derive(Clone, Copy)]
-pub(crate) struct IntegersOfEach {
-    pub(crate) low: Each,
-    pub(crate) high: Each,
+/// Codes from 0 to a largest one, less the zero points of each lane: of as many candidates.
+pub(crate) struct LessZeros<const N: usize> {
+    low: [Each; N],
+    high: [Each; N],
 }
 
-impl Numbers for IntegersOfEach {
+impl<const N: usize> LessZeros<N> {
+    #[inline(always)]
+    pub(crate) fn new<L: Lanes>(lanes: L, zeros: [L::F32; N], top: f32) -> Self {
+        let mut ends = Self { low: [[0.0; LANES]; N], high: [[0.0; LANES]; N] };
+        for (zeros, (low, high)) in zeros.iter().zip(ends.low.iter_mut().zip(&mut ends.high)) {
+            lanes.store(lanes.sub(lanes.splat(0.0), *zeros), low);
+            lanes.store(lanes.sub(lanes.splat(top), *zeros), high);
+        }
+        ends
+    }
+}
+
+impl<const N: usize> Numbers for LessZeros<N> {
     #[inline(always)]
     fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
-        let least = lanes.larger(x, lanes.load(&self.low));
-        lanes.nearest_integer(lanes.min(least, lanes.load(&self.high)))
+        self.nearest_of(lanes, 0, x)
+    }
+
+    #[inline(always)]
+    fn nearest_of<L: Lanes>(&self, lanes: L, candidate: usize, x: L::F32) -> L::F32 {
+        let least = lanes.larger(x, lanes.load(&self.low[candidate]));
+        lanes.nearest_integer(lanes.min(least, lanes.load(&self.high[candidate])))
     }
 }
 
@@ -220,7 +243,7 @@ impl Numbers for Rising {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lanes::{LANES, Portable};
+    use crate::lanes::Portable;
     use proptest::prelude::*;
 
     const TABLE: Rising = Rising::new([

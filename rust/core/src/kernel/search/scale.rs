@@ -48,8 +48,7 @@ pub(crate) fn beside<L: Lanes>(
     candidates
 }
 
-/// The best of some scales, which can't be refitted: the first one unless another leaves less. With it comes
-/// what belongs to it.
+/// What belongs to the best of some scales, which can't be refitted: to the first one unless another leaves less.
 #[inline(always)]
 pub(crate) fn choose<L: Lanes, N: Numbers>(
     lanes: L,

@@ -1,4 +1,5 @@
-//! Sixteen groups side by side as they are searched: a lane has one of them.
+//! Groups side by side as they are searched, sixteen or fewer: a lane has one of them, a long one has several
+//! lanes, and so has a block of several parts.
 
 use super::importance::Importance;
 use crate::lanes::{EXPONENT, LANES, Lanes};
@@ -9,9 +10,10 @@ pub(crate) type Each = [f32; LANES];
 /// Values of a lane at most, of groups that need not be divided.
 const LONGEST: usize = 512;
 
-/// Lanes among which a group of so many values is divided: a power of two.
-pub(crate) fn lanes_of(longest: usize) -> usize {
-    longest.div_ceil(LONGEST).next_power_of_two().min(LANES)
+/// Lanes among which a group of so many values is divided: a power of two. It depends on nothing else, so
+/// that a group is summed up in the same order beside any others.
+pub(crate) fn lanes_of(length: usize) -> usize {
+    length.div_ceil(LONGEST).next_power_of_two().min(LANES)
 }
 
 /// Room to search in.
@@ -215,7 +217,7 @@ impl<'a, L: Lanes> Units<'a, L> {
     }
 
     /// The sums of values less `origins`, and of their weights; the number of values where all matter
-    /// alike. Those behind the last count, too.
+    /// alike. For groups of equal length in whole vectors, with nothing behind the last value.
     #[inline(always)]
     pub(crate) fn totals(&self, origins: L::F32) -> Totals<L> {
         match self.weights.is_empty() {
