@@ -133,9 +133,8 @@ def with_columns(
                 if some.num_rows:
                     found.add(some, options.threads)
         except (OSError, pa.ArrowException):
-            unread.update(
-                own
-            )  # The rows themselves will say it. What is known is not of all of them.
+            # The rows themselves will say it. What is known is not of all of them.
+            unread.update(own)
     table = pa.table(pa.record_batch(found.table()))
     table = table.filter(pc.invert(pc.is_in(table["layer_name"], _array(unread))))
     return replace(options, suggested=Importance.read(table))
