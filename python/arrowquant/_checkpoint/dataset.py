@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ class Dataset(Scan):
         """What the source said beside its tensors."""
         return manifests.load_metadata(self.path)
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
+        """Of all files together: a job that a later build went on with may have more columns."""
         if not self.paths:
             raise ValueError(f"{self.path}: nothing is finished yet. Run the job again.")
-        schema: pa.Schema = pq.read_schema(self.paths[0])
-        return schema
+        return pa.unify_schemas([pq.read_schema(path) for path in self.paths])
 
     def reader(self) -> pa.RecordBatchReader:
         return self._read(self.paths, None)
@@ -49,7 +50,8 @@ class Dataset(Scan):
     def mapped(self) -> Iterator[pa.RecordBatch]:
         """The relation's batches with a `data` of views into the mapped files."""
         for path in self.paths:
-            yield from pa.RecordBatchReader.from_stream(_core.mapped_parquet(path))
+            for batch in pa.RecordBatchReader.from_stream(_core.mapped_parquet(path)):
+                yield _aligned(batch, self.schema)
 
     def without_data(self) -> pa.RecordBatchReader:
         payload = set(_core.payload_columns())
@@ -57,9 +59,11 @@ class Dataset(Scan):
 
     def without_codes(self) -> Iterator[pa.RecordBatch]:
         """The relation with a `data` of nulls, for who looks at parameters only."""
-        names = [name for name in self.schema.names if name != "data"]
+        fields = [field for field in self.schema if field.name != "data"]
+        schema = pa.schema(fields, self.schema.metadata)
         for path in self.paths:
-            for batch in row_groups(path, names):
+            for own in row_groups(path, schema.names):
+                batch = _aligned(own, schema)
                 yield batch.append_column("data", pa.nulls(batch.num_rows, pa.large_binary()))
 
     def _read(self, paths: Sequence[Path], columns: list[str] | None) -> pa.RecordBatchReader:
@@ -69,7 +73,8 @@ class Dataset(Scan):
 
         def batches() -> Iterator[pa.RecordBatch]:
             for path in paths:
-                yield from row_groups(path, columns)
+                for batch in row_groups(path, columns):
+                    yield _aligned(batch, schema)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
@@ -110,10 +115,22 @@ class Dataset(Scan):
     def stretch(self, file: str, position: int, count: int) -> pa.RecordBatchReader:
         with pq.ParquetFile(self.path / "layers" / file) as opened:
             groups = list(range(position, position + count))
-            return opened.read_row_groups(groups).to_reader()
+            batches = opened.read_row_groups(groups).to_batches()
+        aligned = [_aligned(batch, self.schema) for batch in batches]
+        return pa.RecordBatchReader.from_batches(self.schema, aligned)
 
     def files(self) -> Files:
         return [identity(path, f"layers/{path.name}") for path in self.paths]
+
+
+def _aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch with nulls in the columns that its file does not have."""
+    if batch.schema.names == schema.names:
+        return batch
+    nothing = [pa.nulls(batch.num_rows, field.type) for field in schema]
+    pairs = zip(schema.names, nothing, strict=True)
+    columns = [batch[name] if name in batch.schema.names else nulls for name, nulls in pairs]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
