@@ -130,6 +130,7 @@ def main() -> None:
         codes = [float(code) for code in range(-half, half)]
         for size in (64, 128):
             scales(f"int{bits} symmetric", size, codes, half - 0.5, signed=False)
+            scales(f"int{bits} symmetric, signed scales", size, codes, -float(half), signed=True)
     whole = [float(code) for code in range(-8, 8)]
     scales("q4_0", 32, whole, -8.0, signed=True)
     scales("q3_k", 16, [float(code) for code in range(-4, 4)], -4.0, signed=True)

@@ -30,6 +30,11 @@ _OTHERS = (
 )
 _CASES = [*_INTEGERS, *((name, name, {}) for name in _OTHERS.split())]
 _SEARCHES = ("mse", "weighted")
+_SIGNED: list[tuple[str, str, dict[str, Any]]] = [
+    (f"{name} symmetric, groups of {size}", name, {"symmetric": True, "group_size": size})
+    for name, sizes in (("int8", (32, 128)), ("int4", (32, 128)), ("int2", (64,)))
+    for size in sizes
+]
 _Errors = Callable[[Any, Any, dict[str, Any]], Any]
 
 
@@ -45,6 +50,19 @@ def run(folder: Path, *, quick: bool) -> list[Figure]:
                     figures[what][f"{model}, {search}"] = ratio
             except aq.QuantizationError as error:
                 print(f"{model}, {what}: {error}", file=sys.stderr)
+            print(figures[what], file=sys.stderr)
+    return list(figures.values())
+
+
+def signed_scales(folder: Path, *, quick: bool) -> list[Figure]:
+    """Return the error with scales that may be negative over that with positive ones."""
+    figures: dict[str, Figure] = {what: {"scheme": what} for what, _, _ in _SIGNED}
+    for model, errors in _models(folder, quick=quick):
+        for what, scheme, options in _SIGNED:
+            for search in ("none", *_SEARCHES):
+                positive = errors(scheme, search, options)
+                found = errors(scheme, search, {**options, "signed_scales": True})
+                figures[what][f"{model}, {search}"] = _ratio(found, positive)
             print(figures[what], file=sys.stderr)
     return list(figures.values())
 

@@ -84,6 +84,11 @@ SECTIONS = {
         "intervals: KL divergence of next tokens (smollm2, bytes), one less the cosine of "
         "sentence embeddings (MiniLM). Below 1 the search is better. No importance is told.",
     ),
+    "signed_scales": (
+        "What negative scales are worth to a model",
+        "The error of three models whose symmetric integers have scales that may be negative, over "
+        "that with positive ones, each with the same search: as in the table above.",
+    ),
     "divergence": (
         "What a search and importance are worth to a model",
         "KL divergence of the next tokens of SmolLM2-135M from the model before, over docstrings "
@@ -98,7 +103,7 @@ SECTIONS = {
 }
 
 
-QUALITY = ("search", "defaults", "frontier", "divergence", "embeddings")
+QUALITY = ("search", "defaults", "signed_scales", "frontier", "divergence", "embeddings")
 """The sections of `python bench/run.py quality`."""
 
 

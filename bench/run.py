@@ -75,6 +75,7 @@ def main() -> None:
         "frontier": lambda: frontier.run(quick=quick),
         "search": lambda: search.run(quick=quick),
         "defaults": lambda: defaults.run(options.models, quick=quick),
+        "signed_scales": lambda: defaults.signed_scales(options.models, quick=quick),
         "divergence": lambda: divergence.run(options.models, quick=quick),
         "embeddings": lambda: embeddings.run(quick=quick),
     }

@@ -19,6 +19,7 @@ import arrowquant as aq
 _ROWS, _COLUMNS = 2048, 2048
 _TARGETS: dict[str, tuple[float, float, float]] = {
     "int4 symmetric": (19.8, 16.5, 18.6),
+    "int4 symmetric, signed scales": (20.2, 16.9, 19.1),
     "nf4": (21.6, 20.2, 21.1),
     "iq4_xs": (22.6, 21.2, 22.1),
     "mlx4": (21.8, 19.9, 21.7),
@@ -46,8 +47,10 @@ def _weights() -> dict[str, Any]:
 
 def _cases() -> list[tuple[str, str, dict[str, Any]]]:
     halves = {"scale_dtype": "F16"}
+    symmetric = {"symmetric": True, "group_size": 128, **halves}
     cases: list[tuple[str, str, dict[str, Any]]] = [
-        ("int4 symmetric", "int4", {"symmetric": True, "group_size": 128, **halves}),
+        ("int4 symmetric", "int4", symmetric),
+        ("int4 symmetric, signed scales", "int4", {**symmetric, "signed_scales": True}),
         ("int4", "int4", {"symmetric": False, "group_size": 64, **halves}),
         ("int2", "int2", {"symmetric": False, "group_size": 64, **halves}),
     ]

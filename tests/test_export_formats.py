@@ -282,6 +282,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"scheme": "int4", "symmetric": True, "scale_dtype": "F32"},
         "is no F16 number",
     ),
+    **{
+        f"{to}, signed": (
+            to,
+            {"scheme": "int4", "symmetric": True, "signed_scales": True, "scale_dtype": "F16"},
+            "quantized with signed_scales",
+        )
+        for to in ("compressed-tensors", "gptq", "awq")
+    },
     "embedding": (
         "compressed-tensors",
         {"scheme": "int4", "include": ["role:embedding"]},

@@ -500,11 +500,48 @@ def test_onnx_runtime_generates(bits: int, genai: Path, tmp_path: Path) -> None:
     assert "MatMul" not in operators
     sizes = [(path / "model.onnx.data").stat().st_size for path in (genai, out)]
     assert sizes[1] < sizes[0] * (0.3 if bits == 8 else 0.2)
-    reference = judges.genai_generate(genai, PROMPT, 8)[0]
-    found = judges.genai_generate(out, PROMPT, 8)[0]
-    assert "Paris" in found
+    reference, found = (judges.genai_generate(folder, PROMPT, 8) for folder in (genai, out))
+    # At four bits, ONNX Runtime's own quantizer makes it forget Paris.
+    assert kl_divergence(reference[1], found[1]) < (0.05 if bits == 8 else 1.5)
     if bits == 8:
-        assert found == reference
+        assert "Paris" in found[0]
+        assert found[0] == reference[0]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_signed_scales_are_those_of_onnx_runtimes_quantizer(
+    bits: int, rng: np.random.Generator
+) -> None:
+    """Rounding: codes and scales, bit for bit."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    pytest.importorskip("onnx_ir")
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    weight = rng.standard_normal((256, 96)).astype(np.float32)
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, size])]
+        for name, size in (("x", 256), ("y", 96))
+    )
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", inputs, outputs, [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    quantizer = MatMulNBitsQuantizer(model, bits=bits, block_size=32, is_symmetric=True)
+    quantizer.process()
+    theirs = {x.name: numpy_helper.to_array(x) for x in quantizer.model.model.graph.initializer}
+    (row,) = aq.quantize(
+        {"w": np.ascontiguousarray(weight.T)},
+        scheme=f"int{bits}",
+        group_size=32,
+        symmetric=True,
+        signed_scales=True,
+        search="none",
+    ).quantized.to_pylist()
+    scales = theirs["w_scales"].ravel()
+    assert scales.min() < 0 < scales.max()
+    assert np.array_equal(np.array(row["scales"], np.float32), scales)
+    assert row["data"] == theirs[f"w_Q{bits}"].tobytes()
 
 
 def test_kl_divergence_is_that_of_onnx_runtimes_quantizer(genai: Path, tmp_path: Path) -> None:

@@ -102,6 +102,9 @@ def twin(source: Path, dataset: Path, path: Path) -> Path:
 SCHEMES: list[tuple[str, dict[str, Any], str]] = [
     ("int8", {"group_size": 32, "symmetric": True}, "onnx"),
     ("int4", {"group_size": 32, "symmetric": True}, "onnx"),
+    ("int8", {"group_size": 32, "signed_scales": True}, "onnx"),
+    ("int4", {"group_size": 32, "symmetric": True, "signed_scales": True}, "onnx"),
+    ("int2", {"group_size": 16, "symmetric": True, "signed_scales": True}, "onnx"),
     ("int4", {"group_size": 128, "symmetric": False}, "onnx"),
     ("int4", {"group_size": 16, "symmetric": False}, "onnx"),
     ("int2", {"group_size": 16, "symmetric": False}, "onnx"),
@@ -114,6 +117,8 @@ SCHEMES: list[tuple[str, dict[str, Any], str]] = [
     ("int4", {"group_size": 8, "symmetric": False}, "onnx-qdq"),
     ("int4", {"group_size": -1, "symmetric": True}, "onnx-qdq"),
     ("int8", {"group_size": 16, "symmetric": True}, "onnx-qdq"),
+    ("int8", {"group_size": 16, "signed_scales": True}, "onnx-qdq"),
+    ("int4", {"group_size": 16, "symmetric": True, "signed_scales": True}, "onnx-qdq"),
     ("int8", {"group_size": -1, "symmetric": False}, "onnx-qdq"),
 ]
 
@@ -166,6 +171,26 @@ def test_scales_of_another_type_are_refused(rng: np.random.Generator, tmp_path: 
     aq.quantize_checkpoint(source, tmp_path / "d", group_size=32, scale_dtype="F32")
     with pytest.raises(ValueError, match=r"is no F16 number.*scale_dtype F16"):
         aq.export(tmp_path / "d", tmp_path / "out.onnx", to="onnx")
+
+
+def test_four_bits_have_negative_scales_and_those_with_zero_points_have_none(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    source = layers(rng, tmp_path / "m.onnx")
+    for name, options in (
+        ("signed", ()),
+        ("asymmetric", ("--asymmetric",)),
+        ("eight", ("--bits", 8)),
+    ):
+        out = tmp_path / f"{name}.onnx"
+        run("quantize", source, "-o", out, "--for", "onnxruntime", *options)
+        scales = [
+            numpy_helper.to_array(x)
+            for x in onnx.load(out).graph.initializer
+            if x.name.endswith("_scales")
+        ]
+        assert len(scales) == 3
+        assert (min(scale.min() for scale in scales) < 0) == (name == "signed")
 
 
 def outline(path: Path) -> dict[str, dict[str, Any]]:

@@ -398,6 +398,7 @@ def test_the_quantized_relation_has_its_columns_and_carries_the_others() -> None
         ("data", "large_binary"),
         ("scales", "large_list<item: float>"),
         ("scale_dtype", "string"),
+        ("signed_scales", "bool"),
         ("zero_points", "large_list<item: uint8>"),
         ("biases", "large_list<item: float>"),
         ("tensor_scale", "float"),

@@ -179,7 +179,7 @@ def test_a_layer_in_parts_fails_as_one(model: Path, tmp_path: Path) -> None:
         ({"scheme": "int8"}, "layer 'layers.0.a.weight': int4, group_size 128, is_symmetric False"),
         (
             {"group_size": 32},
-            "scale_dtype source, search none there, int4, group_size 32",
+            "scale_dtype source, signed_scales False, search none there, int4, group_size 32",
         ),
         ({"symmetric": True}, "there, int4, group_size 128, is_symmetric True"),
         (

@@ -23,6 +23,9 @@ GAINS: list[tuple[str, dict[str, Any], float]] = [
     ("int4", {"group_size": 64, "symmetric": False, **HALF}, 0.3),
     ("int4", {"group_size": -1, "symmetric": True, **HALF}, 0.7),
     ("int2", {"group_size": 64, "symmetric": False, **HALF}, 2.0),
+    ("int8", {"group_size": 32, "signed_scales": True, **HALF}, 0.2),
+    ("int4", {"group_size": 128, "symmetric": True, "signed_scales": True, **HALF}, 0.5),
+    ("int2", {"group_size": 64, "symmetric": True, "signed_scales": True, **HALF}, 0.8),
     ("mlx8", HALF, 0.6),
     ("mlx4", HALF, 0.8),
     ("mlx2", HALF, 1.6),
@@ -80,6 +83,11 @@ def test_a_search_gains(
 
 TARGETS: list[tuple[str, dict[str, Any], tuple[float, float]]] = [
     ("int4", {"group_size": 128, "symmetric": True, **HALF}, (19.8, 16.5)),
+    (
+        "int4",
+        {"group_size": 128, "symmetric": True, "signed_scales": True, **HALF},
+        (20.2, 16.9),
+    ),
     ("mlx4", HALF, (21.75, 19.9)),
     ("mlx2", HALF, (9.8, 8.25)),
     ("nvfp4", {}, (21.7, 21.6)),

@@ -33,6 +33,7 @@ class Settings(TypedDict, total=False):
     group_rows: int | None
     symmetric: bool | None
     scale_dtype: ScaleDtype | None
+    signed_scales: bool | None
     search: Search | None
 
 

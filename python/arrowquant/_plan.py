@@ -59,7 +59,7 @@ def plan(
 
     Returns:
         `layer_name, shape, dtype, role, scheme`, the settings `group_size, group_rows,
-        is_symmetric, scale_dtype, search`, then `source_bytes`,
+        is_symmetric, scale_dtype, signed_scales, search`, then `source_bytes`,
         `predicted_bytes` (codes, scales and zero points, or the kept bytes), `reason` why a layer
         is kept (`one_dimensional`, `not_float`, `no_gain`, `unsupported_shape`, `kept_by_user`,
         `kept_by_role`, `already_quantized (...)`, `unknown_axis (...)`,

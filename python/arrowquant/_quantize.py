@@ -65,10 +65,11 @@ def quantize(
             row that share a scale, -1 for all of a row. `group_rows`: rows that share a scale, -1
             for all of a matrix. `symmetric`: whether zero is the middle code. `scale_dtype`: what
             scales are rounded to, `source` (F16 or BF16 as the weights, else F32), `F32`, `F16` or
-            `BF16`. `search`: how scales are chosen, `none`: from each group's
-            extremes; `mse`: for the least squared error; `weighted`: the same, each error times how
-            much its column matters, which a column `importance` says (a list of floats for each
-            layer), or where it says nothing, the weights themselves suggest.
+            `BF16`. `signed_scales`: whether the scales of symmetric integers may be negative, which
+            loses less, for runtimes that take it (ONNX Runtime). `search`: how scales are chosen,
+            `none`: from each group's extremes; `mse`: for the least squared error; `weighted`: the
+            same, each error times how much its column matters, which a column `importance` says (a
+            list of floats for each layer), or where it says nothing, the weights themselves.
 
     Returns:
         The quantized relation and its error table, row for row.

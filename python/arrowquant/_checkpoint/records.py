@@ -147,7 +147,7 @@ def from_json(value: dict[str, Any]) -> Manifest:
         request=request,
         # Earlier versions call them `came`.
         late_units=[_is(int, unit) for unit in value.get("late_units", value.get("came", []))],
-        plan=[{name: row[name] for name in _PLANNED} for row in value["plan"]],
+        plan=[_planned(row) for row in value["plan"]],
         units=[_unit(unit) for unit in value["units"]],
         parts=[part_from_json(part) for part in value["parts"]],
         attempts=[Attempt(**attempt) for attempt in value["attempts"]],
@@ -158,6 +158,13 @@ def from_json(value: dict[str, Any]) -> Manifest:
     )
     _check(manifest)
     return manifest
+
+
+def _planned(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the plan. Earlier builds had no `signed_scales`: theirs were positive."""
+    if "signed_scales" not in row:
+        row = row | {"signed_scales": None if row["is_symmetric"] is None else False}
+    return {name: row[name] for name in _PLANNED}
 
 
 def _check(manifest: Manifest) -> None:

@@ -200,8 +200,9 @@ def with_settings(command: Callable[..., int]) -> Callable[..., int]:
 def _flag(column: str, kind: str, words: list[str], default: str, text: str) -> Any:
     """A setting's flag."""
     if kind == "bool":
-        name = column.removeprefix("is_")
-        option = typer.Option(f"--{name}/--a{name}", help=text, show_default=default)
+        name = column.removeprefix("is_").replace("_", "-")
+        other = f"a{name}" if name == "symmetric" else f"no-{name}"
+        option = typer.Option(f"--{name}/--{other}", help=text, show_default=default)
         return Annotated[bool | None, option]
     if kind == "int":
         return Annotated[int | None, typer.Option(metavar="N", help=text, show_default=default)]

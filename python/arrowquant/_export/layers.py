@@ -186,12 +186,15 @@ def _scheme_of(reason: str | None) -> str | None:
 
 def _layer(row: dict[str, Any], count: int, decode: Sequence[str]) -> Layer:
     name = row["layer_name"]
+    settings = {column: row.get(column) for column in _SETTINGS}
+    # Scales of which nobody says anything are as those that are said to be positive.
+    settings["signed_scales"] = settings["signed_scales"] or None
     return Layer(
         name,
         row["dtype"],
         row["layer_shape"] if count > 1 else row["shape"],
         row["scheme"],
-        {column: row.get(column) for column in _SETTINGS},
+        settings,
         row.get("tensor_scale"),
         row["scheme"] == "none" or any(_matches(name, pattern) for pattern in decode),
         row.get("role"),

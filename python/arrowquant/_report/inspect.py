@@ -18,9 +18,15 @@ from arrowquant._report.tables import Column, grouped, show
 from arrowquant._scan import scan
 from arrowquant._summary import PART_COLUMNS, layers_of, outlying
 
-_INSPECTED: tuple[str, ...] = ("layer_name", "dtype", "shape", "scheme", "group_size")
-_INSPECTED += ("group_rows", "is_symmetric", "scale_dtype", "search", "bits_per_weight", "mse")
-_INSPECTED += ("max_abs_error", "snr_db", "scale_spread")
+_INSPECTED: tuple[str, ...] = ("layer_name", "dtype", "shape", "scheme", *SETTINGS.values())
+_INSPECTED += ("bits_per_weight", "mse", "max_abs_error", "snr_db", "scale_spread")
+
+
+def _scales(row: dict[str, Any]) -> str | None:
+    """What scales are; relations of earlier builds do not say whether they may be negative."""
+    said: str | None = row["scale_dtype"]
+    return f"{said} signed" if row.get("signed_scales") else said
+
 
 _COLUMNS = (
     Column("layer", lambda row: row["layer_name"], name=True),
@@ -30,7 +36,7 @@ _COLUMNS = (
     Column("scheme", lambda row: row["scheme"]),
     Column("group", lambda row: _text(row["group_size"]), right=True, keep=4),
     Column("symmetric", lambda row: {True: "yes", False: "no"}.get(row["is_symmetric"]), keep=0),
-    Column("scales", lambda row: row["scale_dtype"], keep=1),
+    Column("scales", _scales, keep=1),
     Column("bits per weight", lambda row: number(row["bits_per_weight"]), right=True, keep=6),
     Column("max error", lambda row: _general(row["max_abs_error"]), right=True, keep=5),
     Column("SNR dB", lambda row: number(row["snr_db"]), right=True),
@@ -55,12 +61,12 @@ def inspect(path: Path, *, top: int, as_json: bool) -> None:
     rows = sorted(found, key=lambda row: (row["snr_db"] is None, row["snr_db"]))
     failed = missing(path)
     if as_json:
-        plain = [{name: row[name] for name in _INSPECTED} for row in rows]
+        plain = [{name: row.get(name) for name in _INSPECTED} for row in rows]
         print_json({"layers": plain, "failures": failed})
         return
     out = console()
     same = ("dtype", "shape", "scheme", *SETTINGS.values())
-    show(out, grouped(rows, lambda row: tuple(str(row[n]) for n in same), _merged), _COLUMNS)
+    show(out, grouped(rows, lambda row: tuple(str(row.get(n)) for n in same), _merged), _COLUMNS)
     worst = [row for row in rows if row["snr_db"] is not None][:top]
     if worst:
         out.print("\nLowest SNR")

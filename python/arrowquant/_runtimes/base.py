@@ -119,7 +119,7 @@ def rule(row: Row, other: Row) -> Row:
     """A rule that gives a layer the scheme and settings of another plan's row."""
     settings = {
         name: other[name]
-        for name in ("group_size", "group_rows", "is_symmetric", "scale_dtype")
+        for name in ("group_size", "group_rows", "is_symmetric", "scale_dtype", "signed_scales")
         if other.get(name) is not None
     }
     if settings.get("scale_dtype") not in {"F32", "F16", "BF16", None}:

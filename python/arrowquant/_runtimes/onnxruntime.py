@@ -9,6 +9,8 @@ from arrowquant._runtimes.base import Asked, Row, Runtime, Way, rule
 
 _HEAD = ("role:head",)
 _SETTINGS = {"group_size": 32, "symmetric": True, "search": "weighted"}
+_SIGNED = _SETTINGS | {"signed_scales": True}
+"""Four bits gain by it. Its own quantizer does so, too (`range2scale` in MLAS's `q4_dq.cpp`)."""
 _FOUR = 4
 
 
@@ -18,7 +20,7 @@ class OnnxRuntime(Runtime):
     name = "onnxruntime"
     ways: ClassVar[Mapping[int, Way]] = {
         8: Way("int8", "onnx", _SETTINGS, include=_HEAD),
-        4: Way("int4", "onnx", _SETTINGS, include=_HEAD),
+        4: Way("int4", "onnx", _SIGNED, include=_HEAD),
     }
     refusals: ClassVar[Mapping[int, str]] = {
         3: "it has no operator for 3 bits.",

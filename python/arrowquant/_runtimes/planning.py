@@ -64,10 +64,13 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
         for name, value in said.items():
             if way.settings.get(name, value) != value:
                 notes.append(f"{name} {value} is taken, not {way.settings[name]}.")
+        settings = {**way.settings, **said}
+        if settings.get("symmetric") is False and "signed_scales" not in said:
+            settings.pop("signed_scales", None)
         base = replace(
             request,
             scheme=way.scheme,
-            settings={**way.settings, **said},
+            settings=settings,
             chosen=tuple(x for x in way.include if _has_role(outline, x)),
             keep=(*request.keep, *(x for x in way.keep if _matches(source, x))),
             fallback=request.fallback if way.fallback is None else way.fallback,
@@ -91,6 +94,8 @@ def prepare(runtime: Runtime, bits: int | None, source: Scan, request: Request) 
         base = replace(base, plan=_with_rules(given, [*kept, *others]))
     planned = base.resolve(outline, source)
     if set(planned["scheme"].to_pylist()) <= {"none"}:
+        if found:
+            raise ValueError(f"{source.path}: no layer would be quantized: {notes[-1]}")
         raise ValueError(
             f"{source.path}: no layer would be quantized: {runtime.name} takes none of their "
             f"shapes in {base.scheme}{_such_as(planned)}. Choose another size or runtime (--bits, "

@@ -76,6 +76,7 @@ impl Case {
             ranges,
             tensor_scale: 1.0,
             search,
+            signed_scales: false,
             importance,
             source: &[],
         };

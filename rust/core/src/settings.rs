@@ -40,11 +40,13 @@ pub const GROUP_ROWS: usize = 1;
 pub const SYMMETRIC: usize = 2;
 /// What scales are rounded to.
 pub const SCALE_DTYPE: usize = 3;
+/// Whether the scales of symmetric integers may be negative.
+pub const SIGNED_SCALES: usize = 4;
 /// How parameters are chosen.
-pub const SEARCH: usize = 4;
+pub const SEARCH: usize = 5;
 
 /// Every setting, at its place.
-pub static ALL: [Setting; 5] = [
+pub static ALL: [Setting; 6] = [
     Setting {
         name: "group_size",
         column: "group_size",
@@ -72,6 +74,14 @@ pub static ALL: [Setting; 5] = [
         kind: Kind::Choice(&["source", "F32", "F16", "BF16"]),
         default: "the scheme's",
         help: "What scales are rounded to; source: F16 or BF16 as the weights, else F32.",
+    },
+    Setting {
+        name: "signed_scales",
+        column: "signed_scales",
+        kind: Kind::Flag,
+        default: "no",
+        help: "Whether the scales of symmetric integers may be negative: the largest magnitude of a group \
+               becomes the lowest code, of which there is one more.",
     },
     Setting {
         name: "search",
@@ -174,12 +184,16 @@ impl Settings {
         self.integer(GROUP_ROWS)
     }
 
-    /// Whether zero is the middle code.
-    pub fn symmetric(&self) -> Option<bool> {
-        match self.values[SYMMETRIC] {
+    fn flag(&self, setting: usize) -> Option<bool> {
+        match self.values[setting] {
             Some(Value::Flag(value)) => Some(value),
             _ => None,
         }
+    }
+
+    /// Whether zero is the middle code.
+    pub fn symmetric(&self) -> Option<bool> {
+        self.flag(SYMMETRIC)
     }
 
     /// What scales are rounded to; nothing for `source`, and where nothing is said.
@@ -188,6 +202,11 @@ impl Settings {
             Some(Value::Choice(name)) => ScaleDtype::from_name(name),
             _ => None,
         }
+    }
+
+    /// Whether the scales of symmetric integers may be negative.
+    pub fn signed_scales(&self) -> Option<bool> {
+        self.flag(SIGNED_SCALES)
     }
 
     /// How parameters are chosen.
@@ -221,6 +240,7 @@ mod tests {
             (GROUP_ROWS, "group_rows"),
             (SYMMETRIC, "symmetric"),
             (SCALE_DTYPE, "scale_dtype"),
+            (SIGNED_SCALES, "signed_scales"),
             (SEARCH, "search"),
         ];
         assert_eq!(names.len(), ALL.len());

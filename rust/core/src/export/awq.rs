@@ -4,7 +4,9 @@
 //! Source: `awq/utils/packing_utils.py` in <https://github.com/casper-hansen/AutoAWQ>.
 
 use super::format::Format;
-use super::integers::{check_half, check_words, half_scales, push_lines, scale_bytes, turned};
+use super::integers::{
+    check_half, check_positive, check_words, half_scales, push_lines, scale_bytes, turned,
+};
 use super::matrix::Matrix;
 use super::rows::Tensors;
 use super::stretch::Stretch;
@@ -30,6 +32,7 @@ impl Format for Awq {
         if matrix.scheme() != "int4" {
             return Err(matrix.refuse("AWQ", "int4"));
         }
+        check_positive(matrix)?;
         let (rows, columns, groups) = (matrix.rows, matrix.columns, matrix.groups()?);
         if !rows.is_multiple_of(PER_WORD) {
             return Err(format!(

@@ -16,7 +16,7 @@
 //! Source: `compressors/` in <https://github.com/vllm-project/compressed-tensors>.
 
 use super::format::Format;
-use super::integers::{bits, check_words, pack_columns, scale_bytes};
+use super::integers::{bits, check_positive, check_words, pack_columns, scale_bytes};
 use super::matrix::Matrix;
 use super::rows::Tensors;
 use super::stretch::Stretch;
@@ -41,6 +41,7 @@ impl Format for CompressedTensors {
         let layout = &matrix.bound.layout;
         let dtype = layout.grouping.scale_dtype.name();
         if let Some(bits) = bits(matrix, INTEGERS) {
+            check_positive(matrix)?;
             let groups = matrix.groups()?;
             let words = |count: usize| (count * bits).div_ceil(32);
             let mut specs = vec![

@@ -6,7 +6,8 @@
 
 use super::format::Format;
 use super::integers::{
-    bits, check_half, check_words, half_scales, pack_columns, push_lines, scale_bytes, turned,
+    bits, check_half, check_positive, check_words, half_scales, pack_columns, push_lines,
+    scale_bytes, turned,
 };
 use super::matrix::Matrix;
 use super::rows::Tensors;
@@ -31,6 +32,7 @@ impl Format for Gptq {
     fn tensors(&self, matrix: &Matrix) -> Result<Vec<TensorSpec>, String> {
         let module = matrix.module()?;
         let bits = bits_of(matrix)?;
+        check_positive(matrix)?;
         let (rows, columns, groups) = (matrix.rows, matrix.columns, matrix.groups()?);
         let per_word = 32 / bits;
         if !rows.is_multiple_of(per_word) || !columns.is_multiple_of(per_word) {

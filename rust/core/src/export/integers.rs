@@ -82,6 +82,19 @@ pub(super) fn check_words(stretch: &Stretch<'_, '_>, per_word: usize) -> Result<
         .into())
 }
 
+/// That scales are not said to be negative in places. vLLM's Marlin multiplies by them, but with activations of
+/// 8 bits it takes them relative to the largest one, not to the largest magnitude.
+///
+/// Source: `marlin_act_int8_process_scales` in vLLM's `quantization/utils/marlin_utils.py`.
+pub(super) fn check_positive(matrix: &Matrix) -> Result<(), String> {
+    if !matrix.bound.layout.has_signed_scales() {
+        return Ok(());
+    }
+    Err("it was quantized with signed_scales, and not all kernels that load the format take negative \
+         scales. Quantize the layer without signed_scales"
+        .to_owned())
+}
+
 /// What scales of float32 are written as: float16 numbers, or bfloat16 where they are that already.
 pub(super) fn half_scales(matrix: &Matrix) -> ScaleDtype {
     match matrix.bound.layout.grouping.scale_dtype {

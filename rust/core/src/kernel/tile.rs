@@ -96,6 +96,8 @@ pub struct Tile<'a> {
     pub tensor_scale: f32,
     /// How parameters are chosen.
     pub search: Search,
+    /// Whether scales may be negative; of schemes that have the setting.
+    pub signed_scales: bool,
     /// How much its values matter, for [`Search::Weighted`].
     pub importance: Importance<'a>,
     /// The bytes from which the values were read; those that follow them will be wanted next.

@@ -98,8 +98,9 @@ pub(crate) fn bound(weights: &Weights, row: usize, asked: &Asked) -> Option<Boun
     let geometry = geometry(&described)?;
     let bound = asked.bind(scheme, &geometry).ok()?;
     let packed = weights.packed.as_ref().and_then(|packed| packed.get(row));
-    let is_kept = packed
-        .is_some_and(|packed| packed.bind(row, &geometry).is_ok_and(|packed| packed == bound));
+    let is_kept = packed.is_some_and(|packed| {
+        packed.bind(row, &geometry).is_ok_and(|packed| packed.serves(&bound))
+    });
     (!is_kept).then_some(bound)
 }
 

@@ -149,7 +149,7 @@ pub(crate) fn check(
     let columns = shape.as_ref().and_then(|shape| shape.last()).map_or(1, |&last| last as usize);
     let geometry = Geometry { rows: count / columns, columns, source };
     let bound = asked.bind(scheme, &geometry)?;
-    if let Some(packed) = packed.filter(|packed| *packed == bound) {
+    if let Some(packed) = packed.filter(|packed| packed.serves(&bound)) {
         return Ok(Layer::KeepPacked(packed));
     }
     let part = weights.part(row);

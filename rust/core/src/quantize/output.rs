@@ -35,7 +35,7 @@ pub(super) fn columns(
             rows.len(),
         )
     };
-    let columns: [&(dyn Fn() -> ArrayRef + Sync); 13] = [
+    let columns: [&(dyn Fn() -> ArrayRef + Sync); 14] = [
         &|| signal_to_noise(rows, sums),
         &|| text_of_runs(described(rows).map(|(said, count)| (said.dtype, count)), rows.len()),
         &|| {
@@ -45,8 +45,9 @@ pub(super) fn columns(
         &|| text(|kind| Some(kind.layer.scheme())),
         &|| integers(rows, |said| said.group_size),
         &|| integers(rows, |said| said.group_rows),
-        &|| symmetries(rows),
+        &|| flags(rows, |said| said.is_symmetric),
         &|| text(|kind| kind.layer.bound()?.layout.said.scale_dtype.map(ScaleDtype::name)),
+        &|| flags(rows, |said| said.signed_scales),
         &|| tensor_scales(rows, scaled),
         &|| text(|kind| kind.layer.search()),
         &|| bits_per_weight(rows),
@@ -74,15 +75,16 @@ pub(super) fn columns(
             group_rows,
             symmetries,
             scale_dtypes,
+            signed_scales,
             tensor_scales,
             searches,
             bits_per_weight,
             mse,
             max_abs_error,
         ],
-    ) = <[ArrayRef; 13]>::try_from(columns)
+    ) = <[ArrayRef; 14]>::try_from(columns)
     else {
-        unreachable!("thirteen columns")
+        unreachable!("fourteen columns")
     };
     Columns {
         dtypes,
@@ -92,6 +94,7 @@ pub(super) fn columns(
         group_rows,
         symmetries,
         scale_dtypes,
+        signed_scales,
         tensor_scales,
         searches,
         bits_per_weight,
@@ -183,11 +186,11 @@ fn tensor_scales(rows: &Rows<'_>, scaled: &TensorScales) -> ArrayRef {
     Arc::new(column.finish())
 }
 
-fn symmetries(rows: &Rows<'_>) -> ArrayRef {
+fn flags(rows: &Rows<'_>, get: fn(&Said) -> Option<bool>) -> ArrayRef {
     let mut column = BooleanBuilder::with_capacity(rows.len());
     for (run, fate) in rows.runs() {
-        match fate.kind().and_then(|kind| kind.layer.bound()?.layout.said.is_symmetric) {
-            Some(symmetric) => column.append_n(run.len(), symmetric),
+        match fate.kind().and_then(|kind| get(&kind.layer.bound()?.layout.said)) {
+            Some(flag) => column.append_n(run.len(), flag),
             None => column.append_nulls(run.len()),
         }
     }

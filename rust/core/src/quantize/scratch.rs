@@ -95,7 +95,7 @@ impl Scratch {
             return Err(Stop::ScaleOverflow);
         }
         let (grouping, width, phase) = (job.layout().grouping, place.width, place.phase);
-        let search = job.search();
+        let (search, signed_scales) = (job.search(), job.layout().has_signed_scales());
         let tile = Tile {
             grouping,
             width,
@@ -104,6 +104,7 @@ impl Scratch {
             ranges,
             tensor_scale,
             search,
+            signed_scales,
             importance,
             source,
         };
@@ -151,6 +152,7 @@ impl Scratch {
             return Err(OneByOne);
         }
         let (phase, tensor_scale, search) = (0, 1.0, job.search());
+        let signed_scales = job.layout().has_signed_scales();
         let tile = Tile {
             grouping,
             width,
@@ -159,6 +161,7 @@ impl Scratch {
             ranges,
             tensor_scale,
             search,
+            signed_scales,
             importance,
             source,
         };

@@ -13,12 +13,13 @@ use crate::error::CallError;
 use crate::scheme;
 
 /// The columns that say how a row is packed.
-const ENCODING: [&str; 9] = [
+const ENCODING: [&str; 10] = [
     "scheme",
     "group_size",
     "group_rows",
     "is_symmetric",
     "scale_dtype",
+    "signed_scales",
     "scales",
     "zero_points",
     "biases",

@@ -26,7 +26,7 @@ const DATA: &str = "list, large_list or fixed_size_list of float16, float32 or f
                     binary, large_binary or binary_view with a 'dtype' column";
 
 /// Names that the relation itself uses; all others are carried.
-const CONSUMED: [&str; 18] = [
+const CONSUMED: [&str; 19] = [
     "layer_name",
     "data",
     "shape",
@@ -36,6 +36,7 @@ const CONSUMED: [&str; 18] = [
     "group_rows",
     "is_symmetric",
     "scale_dtype",
+    "signed_scales",
     "search",
     "packed",
     "importance",

@@ -2,11 +2,11 @@
 
 use super::{Bound, Codec, Geometry, Layout, Said, Scheme, Search, Sums};
 use crate::dtype::{Float, ScaleDtype};
-use crate::error::Unfit;
+use crate::error::{InvalidSetting, Unfit};
 use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Grouping, Next, Tile};
 use crate::kernel::{affine, dispatch, pack};
 use crate::lanes::Level;
-use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SEARCH, SYMMETRIC, Settings, Value};
+use crate::settings::{GROUP_SIZE, SCALE_DTYPE, SEARCH, SIGNED_SCALES, SYMMETRIC, Settings, Value};
 
 /// Affine integers of some width.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ impl Scheme for Affine {
             .with(GROUP_SIZE, Value::Integer(128))
             .with(SYMMETRIC, Value::Flag(self.symmetric))
             .with(SCALE_DTYPE, Value::Choice("source"))
+            .with(SIGNED_SCALES, Value::Flag(false))
             .with(SEARCH, Value::Choice(self.search.word()))
     }
 
@@ -44,11 +45,19 @@ impl Scheme for Affine {
 
     fn bind(&'static self, geometry: &Geometry, settings: &Settings) -> Result<Bound, Unfit> {
         let Geometry { rows, columns, source } = *geometry;
+        let signed_scales = settings.signed_scales();
         let settings = settings.or(&self.defaults());
         settings.check_group_size()?;
         let asked = usize::try_from(settings.group_size().unwrap_or(-1));
         let group_size = asked.map_or(columns, |size| size.min(columns));
         let symmetric = settings.symmetric().unwrap_or(self.symmetric);
+        if signed_scales == Some(true) && !symmetric {
+            return Err(Unfit::Setting(InvalidSetting(
+                "signed_scales is asked for with zero points, whose scales are positive. Ask for symmetric \
+                 integers (is_symmetric true, --symmetric), or leave signed_scales out"
+                    .to_owned(),
+            )));
+        }
         let scale_dtype = settings.scale_dtype().unwrap_or(ScaleDtype::of_source(source));
         let layout = Layout {
             rows,
@@ -66,6 +75,7 @@ impl Scheme for Affine {
                 group_rows: None,
                 is_symmetric: Some(symmetric),
                 scale_dtype: Some(scale_dtype),
+                signed_scales: signed_scales.filter(|_| symmetric),
             },
         };
         Ok(Bound { scheme: self, codec: self, layout })
@@ -93,10 +103,10 @@ impl Codec for Affine {
         next: Option<&mut Next<'_>>,
     ) {
         match tile.search {
-            Search::None => {
+            Search::None if !tile.signed_scales => {
                 dispatch::encode_affine(level, self.bits, tile, out, buffers, sums, next);
             }
-            Search::Mse | Search::Weighted => {
+            Search::None | Search::Mse | Search::Weighted => {
                 dispatch::search_affine(level, self.bits, tile, out, buffers, sums);
             }
         }

@@ -15,7 +15,7 @@ use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Tile, Values};
 use crate::lanes::Level;
 use crate::relation::quantized::shapes;
 use crate::settings::{
-    ALL as SETTINGS, GROUP_ROWS, GROUP_SIZE, SEARCH, SYMMETRIC, Settings, Value,
+    ALL as SETTINGS, GROUP_ROWS, GROUP_SIZE, SEARCH, SIGNED_SCALES, SYMMETRIC, Settings, Value,
 };
 use crate::{Dequantizer, Monitor, Options, Plan, Quantizer, pool};
 
@@ -32,6 +32,7 @@ fn cases() -> Vec<(&'static dyn Scheme, Settings)> {
             (GROUP_SIZE, vec![Value::Integer(32), Value::Integer(24), Value::Integer(-1)]),
             (GROUP_ROWS, vec![Value::Integer(3), Value::Integer(-1)]),
             (SYMMETRIC, vec![Value::Flag(true), Value::Flag(false)]),
+            (SIGNED_SCALES, vec![Value::Flag(true)]),
         ] {
             if defaults.get(setting).is_some() {
                 let with = |settings: &Settings| {
@@ -167,6 +168,7 @@ fn code(bound: &Bound, settings: &Settings, level: Level, values: &[f32]) -> Cod
         ranges: &bounds,
         tensor_scale,
         search: Search::of(settings.search()),
+        signed_scales: layout.has_signed_scales(),
         importance,
         source,
     };

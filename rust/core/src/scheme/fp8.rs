@@ -71,6 +71,7 @@ impl Scheme for Fp8 {
                 group_rows: Some(said.1),
                 is_symmetric: None,
                 scale_dtype: Some(scale_dtype),
+                signed_scales: None,
             },
         };
         Ok(Bound { scheme: self, codec: const { &OfGroups::<Self>::new() }, layout })

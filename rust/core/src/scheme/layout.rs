@@ -44,6 +44,8 @@ pub struct Said {
     pub is_symmetric: Option<bool>,
     /// `scale_dtype`
     pub scale_dtype: Option<ScaleDtype>,
+    /// `signed_scales`; nothing, too, where nobody says it: of codes that others made.
+    pub signed_scales: Option<bool>,
 }
 
 impl Layout {
@@ -70,6 +72,11 @@ impl Layout {
     /// Whether all of a matrix has one scale for its groups.
     pub fn has_one_scale(&self) -> bool {
         self.said.group_rows == Some(-1) && self.said.group_size == Some(-1)
+    }
+
+    /// Whether scales may be negative, as far as anyone says.
+    pub fn has_signed_scales(&self) -> bool {
+        self.said.signed_scales == Some(true)
     }
 
     /// Whether something of all of the matrix, or of several rows, must be known before a tile is encoded.

@@ -178,6 +178,18 @@ pub struct Bound {
     pub layout: Layout,
 }
 
+impl Bound {
+    /// Whether codes that are packed so are what is asked for: scales need not be negative where they may
+    /// be.
+    pub fn serves(&self, asked: &Self) -> bool {
+        let mut own = *self;
+        if !own.layout.has_signed_scales() || asked.layout.has_signed_scales() {
+            own.layout.said.signed_scales = asked.layout.said.signed_scales;
+        }
+        own == *asked
+    }
+}
+
 impl PartialEq for Bound {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::addr_eq(self.scheme, other.scheme) && self.layout == other.layout

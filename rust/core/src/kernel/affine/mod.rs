@@ -324,6 +324,7 @@ mod tests {
                 ranges,
                 tensor_scale: 1.0,
                 search: Search::None,
+                signed_scales: false,
                 importance: Importance::default(),
                 source,
             };
@@ -371,7 +372,7 @@ mod tests {
             let grouping = Grouping { columns: width, group_size, symmetric, scale_dtype };
             let (ranges, values) = (ranges.as_slice(), values.as_slice());
             let of_tile = Values::Float32(values);
-            let tile = Tile { grouping, width, values: of_tile, phase: 0, ranges, tensor_scale: 1.0, search: Search::None, importance: Importance::default(), source: &[] };
+            let tile = Tile { grouping, width, values: of_tile, phase: 0, ranges, tensor_scale: 1.0, search: Search::None, signed_scales: false, importance: Importance::default(), source: &[] };
             let mut data = vec![0; pack::row_bytes(width, bits)];
             let (mut scales, mut zero_points) = (vec![0.0; groups], vec![0; groups]);
             let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points, biases: &mut [] };

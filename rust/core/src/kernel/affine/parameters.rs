@@ -76,12 +76,31 @@ pub(super) fn parameters(
     Parameters { scale, zero, prescale, inverse }
 }
 
+/// The same of a symmetric group whose scale may be negative: the largest magnitude becomes the lowest code.
+///
+/// Source: `MlasQuantizeBlockwise` of ONNX Runtime, and `quantize_row_q4_0_ref` of llama.cpp.
+pub(super) fn signed_parameters(bits: u32, range: Bounds, dtype: ScaleDtype) -> Parameters {
+    let half = (1u32 << (bits - 1)) as f32;
+    let absmax = range.absmax();
+    if absmax == 0.0 {
+        return Parameters::of(1.0, half);
+    }
+    let size = dtype.round(f64::from(absmax) / f64::from(half)).max(dtype.smallest());
+    let size = if (half * size as f32).is_finite() {
+        size
+    } else {
+        dtype.round_down(f64::from(f32::MAX) / f64::from(half))
+    };
+    let scale = if range.hi > -range.lo { -size as f32 } else { size as f32 };
+    Parameters::of(scale, half)
+}
+
 /// The power of two that group and scale are multiplied by, and one over the scale after that.
 fn inverse(scale: f32) -> (f32, f32) {
     let plain = 1.0 / scale;
-    let prescale = if plain > LARGEST_INVERSE {
+    let prescale = if plain.abs() > LARGEST_INVERSE {
         UP
-    } else if plain < SMALLEST_INVERSE {
+    } else if plain.abs() < SMALLEST_INVERSE {
         DOWN
     } else {
         return (1.0, plain);
@@ -112,8 +131,12 @@ mod tests {
             let group = parameters(bits, range, symmetric, dtype);
             prop_assert!(group.scale > 0.0 && group.scale.is_finite());
             prop_assert!((0.0..=((1u32 << bits) - 1) as f32).contains(&group.zero));
+            let signed = signed_parameters(bits, range, dtype);
+            prop_assert!(signed.scale != 0.0 && signed.scale.is_finite());
+            prop_assert!((signed.scale < 0.0) == (range.hi > -range.lo));
             for code in [0, (1u32 << bits) - 1] {
                 prop_assert!(((code as f32 - group.zero) * group.scale).is_finite());
+                prop_assert!(((code as f32 - signed.zero) * signed.scale).is_finite());
             }
         }
     }

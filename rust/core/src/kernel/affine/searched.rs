@@ -1,11 +1,11 @@
-//! Groups whose scale and zero point are searched for.
+//! Groups whose scale and zero point are searched for, or whose scales may be negative.
 
-use super::parameters::{Parameters, parameters};
+use super::parameters::{Parameters, parameters, signed_parameters};
 use super::parts::recount;
 use crate::kernel::measure::{Measure, is_usual};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::kernel::search::{Rows, Units, integers, lanes_of};
+use crate::kernel::search::{Rows, Search, Units, integers, lanes_of};
 use crate::kernel::spans::{Spans, floats};
 use crate::kernel::tile::{Buffers, Codes, Encoded, Grouping, Room, Tile};
 use crate::lanes::{LANES, Lanes};
@@ -108,17 +108,25 @@ fn fit<L: Lanes>(
     let (mut lo, mut hi, mut scales, mut zeros, mut absmax) = (none, none, none, none, none);
     for (at, group) in groups.iter_mut().enumerate() {
         let range = tile.ranges[first + at];
-        *group = parameters(bits, range, symmetric, scale_dtype);
+        *group = if tile.signed_scales {
+            signed_parameters(bits, range, scale_dtype)
+        } else {
+            parameters(bits, range, symmetric, scale_dtype)
+        };
         absmax[at] = range.absmax();
         for lane in at * lanes_each..(at + 1) * lanes_each {
             (lo[lane], hi[lane]) = (range.lo, range.hi);
             (scales[lane], zeros[lane]) = (group.scale, group.zero);
         }
     }
+    if tile.search == Search::None {
+        return;
+    }
     let rows = Rows::of_groups(values, places, &absmax, lanes_each);
     let units = Units::new(lanes, &rows, &tile.importance, room);
     let [scales, zeros] = if symmetric {
-        [integers::symmetric(lanes, &units, bits, &scales, scale_dtype), zeros]
+        let kind = (bits, scale_dtype, tile.signed_scales);
+        [integers::symmetric(lanes, &units, kind, &scales), zeros]
     } else {
         let usual = [&scales, &zeros];
         integers::asymmetric(lanes, &units, bits, [&lo, &hi], usual, scale_dtype)

@@ -99,6 +99,7 @@ fn everything(
         ranges,
         tensor_scale: 1.0,
         search: Search::None,
+        signed_scales: false,
         importance: Importance::default(),
         source: bytes,
     };

@@ -14,22 +14,29 @@ const REACHES: [f32; EIGHT - 1] = [0.96, 1.04, 1.09, 1.15, 1.23, 1.36, 1.6];
 /// The same of two bits, which gain more by it.
 const REACHES_OF_TWO: [f32; EIGHT - 1] = [1.24, 1.44, 1.6, 1.8, 2.04, 2.4, 2.96];
 
-/// Positive scales of a type, whose outermost codes decode to float32.
-struct Positive {
+/// The same of scales that may be negative, over the scale that makes the largest magnitude the lowest code.
+const SIGNED_REACHES: [f32; EIGHT - 1] = [1.05, 1.1, 1.16, 1.24, 1.36, 1.6, 0.9];
+/// The same of two bits.
+const SIGNED_REACHES_OF_TWO: [f32; EIGHT - 1] = [1.48, -1.36, 1.96, 1.24, -1.8, -1.12, 2.68];
+
+/// Scales of a type, whose outermost codes decode to float32.
+struct Scales {
     dtype: ScaleDtype,
     outermost: Each,
+    may_be_negative: bool,
 }
 
-impl Stored for Positive {
+impl Stored for Scales {
     #[inline(always)]
     fn stored<L: Lanes>(&self, lanes: L, scales: L::F32, units: &Units<'_, L>) -> L::F32 {
         let mut found = [0.0; LANES];
         lanes.store(units.times(scales), &mut found);
         for (scale, outermost) in found.iter_mut().zip(&self.outermost) {
-            if *scale > 0.0 {
-                let rounded = self.dtype.round(f64::from(*scale)).max(self.dtype.smallest());
+            let size = if self.may_be_negative { scale.abs() } else { *scale };
+            if size > 0.0 {
+                let rounded = self.dtype.round(f64::from(size)).max(self.dtype.smallest());
                 let fits = rounded * f64::from(*outermost) <= f64::from(f32::MAX);
-                *scale = if fits { rounded as f32 } else { 0.0 };
+                *scale = if fits { (rounded as f32).copysign(*scale) } else { 0.0 };
             } else {
                 *scale = 0.0;
             }
@@ -38,20 +45,24 @@ impl Stored for Positive {
     }
 }
 
-/// The scales of symmetric groups whose codes are from `-half` to `half - 1`, and which the extremes
-/// give the scales `usual`.
+/// The scales of symmetric groups of such bits, which the extremes give the scales `usual`; and whether
+/// they may be negative.
 #[inline(always)]
 pub(crate) fn symmetric<L: Lanes>(
     lanes: L,
     units: &Units<'_, L>,
-    bits: u32,
+    (bits, dtype, may_be_negative): (u32, ScaleDtype, bool),
     usual: &Each,
-    dtype: ScaleDtype,
 ) -> Each {
     let half = (1u32 << (bits - 1)) as f32;
-    let reaches = if bits == 2 { &REACHES_OF_TWO } else { &REACHES };
+    let reaches = match (bits, may_be_negative) {
+        (2, false) => &REACHES_OF_TWO,
+        (_, false) => &REACHES,
+        (2, true) => &SIGNED_REACHES_OF_TWO,
+        (_, true) => &SIGNED_REACHES,
+    };
     let numbers = Integers { low: -half, high: half - 1.0 };
-    let stored = Positive { dtype, outermost: [half; LANES] };
+    let stored = Scales { dtype, outermost: [half; LANES], may_be_negative };
     let usual = lanes.load(usual);
     let first = units.over(usual);
     let candidates = beside(lanes, first, reaches);
@@ -111,7 +122,8 @@ pub(crate) fn asymmetric<L: Lanes>(
     let fitted = lanes.mul(cv, inverse(lanes, cc));
     let (mut outermost, others) = ([0.0; LANES], lanes.sub(lanes.splat(top), zeros));
     lanes.store(lanes.larger(zeros, others), &mut outermost);
-    let stored = Positive { dtype, outermost }.stored(lanes, fitted, units);
+    let stored = Scales { dtype, outermost, may_be_negative: false };
+    let stored = stored.stored(lanes, fitted, units);
     let steps = [Steps::of_scales(lanes, first), Steps::of_scales(lanes, stored)];
     let of_usual = LessZeros::new(lanes, [usual_zeros], top);
     let of_found = LessZeros::new(lanes, [zeros], top);

@@ -20,7 +20,7 @@ use crate::memory::Output;
 
 /// Names of the output's own columns, which no carried column may have: the quantized relation's,
 /// then the error columns of the one relation.
-pub const RESERVED: [&str; 24] = [
+pub const RESERVED: [&str; 25] = [
     "row_index",
     "layer_name",
     "dtype",
@@ -32,6 +32,7 @@ pub const RESERVED: [&str; 24] = [
     "data",
     "scales",
     "scale_dtype",
+    "signed_scales",
     "zero_points",
     "biases",
     "tensor_scale",
@@ -69,6 +70,7 @@ pub fn schema(carried: &Carried) -> SchemaRef {
         DataType::LargeBinary,
         large_list(DataType::Float32),
         DataType::Utf8,
+        DataType::Boolean,
         large_list(DataType::UInt8),
         large_list(DataType::Float32),
         DataType::Float32,
@@ -188,6 +190,7 @@ pub(crate) struct Columns {
     pub(crate) group_rows: ArrayRef,
     pub(crate) symmetries: ArrayRef,
     pub(crate) scale_dtypes: ArrayRef,
+    pub(crate) signed_scales: ArrayRef,
     pub(crate) tensor_scales: ArrayRef,
     pub(crate) searches: ArrayRef,
     pub(crate) bits_per_weight: ArrayRef,
@@ -272,6 +275,7 @@ pub(crate) fn batch(
         data,
         scales,
         columns.scale_dtypes,
+        columns.signed_scales,
         zero_points,
         biases,
         columns.tensor_scales,

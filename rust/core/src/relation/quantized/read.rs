@@ -27,8 +27,13 @@ const ZERO_POINTS: &str = "a list, large_list or fixed_size_list of any integer 
 
 /// What a row says of how it is encoded, beside its scheme. How parameters were found makes no
 /// difference to who reads them.
-const READ: [usize; 4] =
-    [settings::GROUP_SIZE, settings::GROUP_ROWS, settings::SYMMETRIC, settings::SCALE_DTYPE];
+const READ: [usize; 5] = [
+    settings::GROUP_SIZE,
+    settings::GROUP_ROWS,
+    settings::SYMMETRIC,
+    settings::SCALE_DTYPE,
+    settings::SIGNED_SCALES,
+];
 
 /// Where the columns of a quantized relation are.
 #[derive(Clone, Debug)]
@@ -336,7 +341,10 @@ impl Encodings {
         ] {
             said.set(setting, said.get(setting).or(Some(value)));
         }
-        match defaults.beyond(&said) {
+        // Nobody has to say this: codes decode all the same.
+        let mut wanted = *defaults;
+        wanted.set(settings::SIGNED_SCALES, None);
+        match wanted.beyond(&said) {
             Some(setting) => Err(invalid(format!("{} is null", setting.column))),
             None => Ok(said.only(defaults)),
         }
