@@ -21,6 +21,15 @@ pub(crate) struct Sums<L: Lanes> {
     pub(crate) cv: L::F32,
 }
 
+impl<L: Lanes> Sums<L> {
+    /// Of no values.
+    #[inline(always)]
+    fn none(lanes: L) -> Self {
+        let zero = lanes.splat(0.0);
+        Self { c: zero, cc: zero, cv: zero }
+    }
+}
+
 /// Codes are those of the numbers nearest to `(v − origin)·inverse + shift`.
 pub(crate) struct Lines<L: Lanes> {
     pub(crate) inverses: [L::F32; EIGHT],
@@ -59,6 +68,24 @@ pub(crate) fn of_lines<L: Lanes>(
     }
 }
 
+/// The same of one line.
+#[inline(always)]
+pub(crate) fn of_line<L: Lanes>(
+    lanes: L,
+    units: &Units<'_, L>,
+    (inverse, shift, origin): (L::F32, L::F32, L::F32),
+    top: f32,
+) -> Sums<L> {
+    let numbers = Integers { low: 0.0, high: top };
+    let (line, mut found) = (([inverse], [shift], origin), [Sums::none(lanes)]);
+    match units.weights.is_empty() {
+        true => some::<L, _, false, true, 1>(lanes, units, line, 0, &numbers, &mut found),
+        false => some::<L, _, true, true, 1>(lanes, units, line, 0, &numbers, &mut found),
+    }
+    let [found] = found;
+    found
+}
+
 #[inline(always)]
 fn sums<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool>(
     lanes: L,
@@ -66,33 +93,35 @@ fn sums<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool>(
     lines: &Lines<L>,
     numbers: &N,
 ) -> [Sums<L>; EIGHT] {
-    let zero = lanes.splat(0.0);
-    let mut found = [Sums { c: zero, cc: zero, cv: zero }; EIGHT];
-    for (at, found) in found.as_chunks_mut().0.iter_mut().enumerate() {
-        some::<L, N, WEIGHED, SHIFTED>(lanes, units, lines, at * FOUR, numbers, found);
+    let mut found = [Sums::none(lanes); EIGHT];
+    let inverses = lines.inverses.as_chunks().0.iter();
+    let these = inverses.zip(lines.shifts.as_chunks().0);
+    for (at, (found, (inverses, shifts))) in
+        found.as_chunks_mut().0.iter_mut().zip(these).enumerate()
+    {
+        let these = (*inverses, *shifts, lines.origins);
+        some::<L, N, WEIGHED, SHIFTED, FOUR>(lanes, units, these, at * FOUR, numbers, found);
     }
     found
 }
 
+/// Of lines with these inverses, shifts and origins, of which the first has that number.
 #[inline(always)]
-fn some<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool>(
+fn some<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool, const COUNT: usize>(
     lanes: L,
     units: &Units<'_, L>,
-    lines: &Lines<L>,
+    (inverses, shifts, origins): ([L::F32; COUNT], [L::F32; COUNT], L::F32),
     first: usize,
     numbers: &N,
-    found: &mut [Sums<L>; FOUR],
+    found: &mut [Sums<L>; COUNT],
 ) {
     let zero = lanes.splat(0.0);
-    let (mut inverses, mut shifts) = ([zero; FOUR], [zero; FOUR]);
-    inverses.copy_from_slice(&lines.inverses[first..first + FOUR]);
-    shifts.copy_from_slice(&lines.shifts[first..first + FOUR]);
     for (values, weights) in units.runs::<WEIGHED>() {
-        let (mut c, mut cc, mut cv) = ([zero; FOUR], [zero; FOUR], [zero; FOUR]);
+        let (mut c, mut cc, mut cv) = ([zero; COUNT], [zero; COUNT], [zero; COUNT]);
         for (place, values) in values.iter().enumerate() {
             let values = lanes.load(values);
-            let values = if SHIFTED { lanes.sub(values, lines.origins) } else { values };
-            for at in 0..FOUR {
+            let values = if SHIFTED { lanes.sub(values, origins) } else { values };
+            for at in 0..COUNT {
                 let scaled = match SHIFTED {
                     true => lanes.mul_add(values, inverses[at], shifts[at]),
                     false => lanes.mul(values, inverses[at]),
@@ -106,7 +135,7 @@ fn some<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool>(
                 cv[at] = lanes.mul_add(weighed, values, cv[at]);
             }
         }
-        for at in 0..FOUR {
+        for at in 0..COUNT {
             found[at].c = lanes.add(found[at].c, c[at]);
             found[at].cc = lanes.add(found[at].cc, cc[at]);
             found[at].cv = lanes.add(found[at].cv, cv[at]);

@@ -1,6 +1,6 @@
 //! Integers from zero on, with a scale and an offset of any value: `v ≈ scale·c + offset`.
 
-use super::candidates::{Best, EIGHT, Lines, Sums, of_lines};
+use super::candidates::{Best, EIGHT, Lines, Sums, of_line, of_lines};
 use super::numbers::Integers;
 use super::residuals::{Steps, gains_of_lines, inverse};
 use super::units::{Totals, Units};
@@ -126,7 +126,7 @@ pub(crate) fn best_line<L: Lanes>(
     top: f32,
     [lo, hi]: [L::F32; 2],
     usual: Option<Line<L>>,
-) -> (Line<L>, Totals<L>) {
+) -> (Line<L>, Above<L>) {
     let zero = lanes.splat(0.0);
     let over_span = inverse(lanes, lanes.sub(hi, lo));
     let mut lines = Lines { inverses: [zero; EIGHT], shifts: [zero; EIGHT], origins: lo };
@@ -139,23 +139,59 @@ pub(crate) fn best_line<L: Lanes>(
         lines.inverses[0] = inverse(lanes, scale);
         lines.shifts[0] = lanes.mul(lanes.sub(lo, offset), lines.inverses[0]);
     }
-    let Totals { sum, mass } = units.totals(lo);
+    let values = Above { origin: lo, totals: units.totals(lo) };
     let found = of_lines(lanes, units, &lines, top);
-    let over_mass = inverse(lanes, mass);
-    let mean = lanes.mul(sum, over_mass);
     let mut best = Best::new(lanes, [zero, zero, zero]);
-    for Sums { c, cc, cv } in found {
-        let covariance = lanes.sub(cv, lanes.mul(c, mean));
-        let variance = lanes.sub(cc, lanes.mul(lanes.mul(c, c), over_mass));
+    for sums in found {
+        let [covariance, variance, c] = values.moments(lanes, sums);
         let gain = lanes.div(lanes.mul(covariance, covariance), variance);
         best.add(lanes, gain, [covariance, variance, c]);
     }
-    let [covariance, variance, c] = best.of;
-    let scale = lanes.mul(covariance, inverse(lanes, variance));
-    let offset = lanes.mul(lanes.sub(sum, lanes.mul(scale, c)), over_mass);
-    let line = Line { scale, offset: lanes.add(lo, offset) };
-    // Of the values themselves
-    (line, Totals { sum: lanes.add(sum, lanes.mul(lo, mass)), mass })
+    (values.line(lanes, best.of), values)
+}
+
+/// What is known of values above some.
+pub(crate) struct Above<L: Lanes> {
+    origin: L::F32,
+    totals: Totals<L>,
+}
+
+impl<L: Lanes> Above<L> {
+    /// The covariance of codes and values, the variance of codes, both times how many there are, and the sum
+    /// of codes.
+    #[inline(always)]
+    fn moments(&self, lanes: L, Sums { c, cc, cv }: Sums<L>) -> [L::F32; 3] {
+        let Totals { sum, mass } = self.totals;
+        let over_mass = inverse(lanes, mass);
+        let covariance = lanes.sub(cv, lanes.mul(c, lanes.mul(sum, over_mass)));
+        let variance = lanes.sub(cc, lanes.mul(lanes.mul(c, c), over_mass));
+        [covariance, variance, c]
+    }
+
+    /// The least-squares line of codes with these moments.
+    #[inline(always)]
+    fn line(&self, lanes: L, [covariance, variance, c]: [L::F32; 3]) -> Line<L> {
+        let Totals { sum, mass } = self.totals;
+        let scale = lanes.mul(covariance, inverse(lanes, variance));
+        let offset = lanes.mul(lanes.sub(sum, lanes.mul(scale, c)), inverse(lanes, mass));
+        Line { scale, offset: lanes.add(self.origin, offset) }
+    }
+
+    /// The line for the codes that a line gives.
+    #[inline(always)]
+    fn refitted(&self, lanes: L, units: &Units<'_, L>, line: Line<L>, top: f32) -> Line<L> {
+        let inverse = inverse(lanes, line.scale);
+        let shift = lanes.mul(lanes.sub(self.origin, line.offset), inverse);
+        let sums = of_line(lanes, units, (inverse, shift, self.origin), top);
+        self.line(lanes, self.moments(lanes, sums))
+    }
+
+    /// The sums of the values themselves.
+    #[inline(always)]
+    pub(crate) fn totals(&self, lanes: L) -> Totals<L> {
+        let Totals { sum, mass } = self.totals;
+        Totals { sum: lanes.add(sum, lanes.mul(self.origin, mass)), mass }
+    }
 }
 
 /// Lines that leave less of groups of whole vectors with these ends than the usual ones, which the ends
@@ -170,8 +206,9 @@ pub(crate) fn line<L: Lanes>(
     (usual, first, steps): (Line<L>, Line<L>, Steps<L>),
     stored: &impl StoredLine,
 ) -> Line<L> {
-    let best = best_line(lanes, units, top, ends, Some(first)).0;
-    let refitted = stored.stored(lanes, best, units);
+    let (best, values) = best_line(lanes, units, top, ends, Some(first));
+    let refitted = values.refitted(lanes, units, best, top);
+    let refitted = stored.stored(lanes, refitted, units);
     let numbers = Integers { low: 0.0, high: top };
     let steps = [steps, refitted.steps(lanes)];
     let gains = gains_of_lines(lanes, units, steps, &numbers);

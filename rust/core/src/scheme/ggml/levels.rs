@@ -170,7 +170,8 @@ impl<const PARTS: usize> Affine<PARTS> {
         let zero = lanes.splat(0.0);
         let [lo, hi] = units.ends();
         let (lo, hi) = (lanes.min(lo, zero), lanes.larger(hi, zero));
-        let (found, known) = best_line(lanes, units, top, [lo, hi], None);
+        let (found, values) = best_line(lanes, units, top, [lo, hi], None);
+        let known = values.totals(lanes);
         let span = lanes.mul(lanes.sub(hi, lo), lanes.splat(1.0 / top));
         let scale = lanes.if_above(found.scale, zero, found.scale, span);
         let offset = lanes.if_above(found.scale, zero, found.offset, lo);
