@@ -19,6 +19,8 @@ import arrowquant as aq
 _GROUPS = 4096
 _CHOSEN = 7
 """Eight are tried at once, the usual one among them."""
+_CUTS = 3
+"""Each is two candidates, beside the usual ones."""
 _SMOLLM2 = Path(__file__).parent / "models" / "smollm2"
 
 _NF4 = [-1, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.09105004, 0]
@@ -60,10 +62,12 @@ def _left(values: Any, numbers: Any, matter: Any, *, offset: bool) -> Any:
     return (values**2 * matter).sum(1) - gain
 
 
-def _greedy(errors: dict[Any, list[Any]], usual: list[Any]) -> list[Any]:
+def _greedy(
+    errors: dict[Any, list[Any]], usual: list[Any], wanted: int = _CHOSEN
+) -> list[Any]:
     best, chosen = usual, []
     total = [one.sum() for one in usual]
-    for _ in range(_CHOSEN):
+    for _ in range(wanted):
 
         def judged(candidate: Any, best: list[Any] = best) -> float:
             each = zip(best, errors[candidate], total, strict=True)
@@ -123,6 +127,28 @@ def lines(what: str, size: int, top: int) -> None:
     print("  ", _greedy({line: errors(*line) for line in grid}, errors(0.0, 0.0)))
 
 
+def zero_points(what: str, top: int, sizes: tuple[int, ...]) -> None:
+    """Print steps that are cut off, each with the integers on both sides of the exact zero point."""
+    everything = [pair for size in sizes for pair in _weights(size)]
+
+    def errors(cut: float) -> list[Any]:
+        found = []
+        for array, matter in everything:
+            ends = np.minimum(array.min(1, keepdims=True), 0), array.max(1, keepdims=True)
+            scale = (np.maximum(ends[1], 0) - ends[0]) / (top + cut)
+            exact = np.floor(-ends[0] / scale - cut / 2)
+            both = []
+            for zero in (exact.clip(0, top), (exact + 1).clip(0, top)):
+                codes = np.rint(array / scale).clip(-zero, top - zero)
+                both.append(_left(array, codes, matter, offset=False))
+            found.append(np.minimum(*both))
+        return found
+
+    cuts = [step / 10 for step in range(-6, 44)]
+    print(what, *sizes)
+    print("  ", _greedy({cut: errors(cut) for cut in cuts}, errors(0.0), _CUTS))
+
+
 def main() -> None:
     """Print the lists of every family."""
     for bits in (2, 4):
@@ -131,6 +157,8 @@ def main() -> None:
         for size in (64, 128):
             scales(f"int{bits} symmetric", size, codes, half - 0.5, signed=False)
             scales(f"int{bits} symmetric, signed scales", size, codes, -float(half), signed=True)
+    for bits in (2, 4, 8):
+        zero_points(f"int{bits} with a zero point", (1 << bits) - 1, (64, 128))
     whole = [float(code) for code in range(-8, 8)]
     scales("q4_0", 32, whole, -8.0, signed=True)
     scales("q3_k", 16, [float(code) for code in range(-4, 4)], -4.0, signed=True)

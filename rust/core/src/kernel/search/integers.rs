@@ -72,10 +72,8 @@ pub(crate) fn symmetric<L: Lanes>(
     found
 }
 
-/// Steps that are cut off, in all.
-const CUTS: [f32; 3] = [0.7, 1.4, 2.4];
-/// The same of codes of two bits.
-const CUTS_OF_TWO: [f32; 3] = [0.7, 1.4, 2.3];
+/// Steps that are cut off, in all, of codes of two bits, of four and of eight.
+const CUTS: [[f32; 3]; 3] = [[1.3, 2.1, 3.3], [0.7, 1.4, 2.6], [-0.6, 1.0, 2.0]];
 
 /// The scales and zero points of groups with these ends, zero among them, which the extremes give the
 /// `usual` ones.
@@ -93,7 +91,7 @@ pub(crate) fn asymmetric<L: Lanes>(
     let (usual_scales, usual_zeros) = (lanes.load(usual[0]), lanes.load(usual[1]));
     let first = units.over(usual_scales);
     let (zero, one) = (lanes.splat(0.0), lanes.splat(1.0));
-    let cuts = if bits == 2 { &CUTS_OF_TWO } else { &CUTS };
+    let cuts = &CUTS[bits.ilog2() as usize - 1];
     // The usual ones, the zero point on the other side of where zero lies exactly, and two for each cut.
     let (mut scales, mut zeros) = ([first; EIGHT], [usual_zeros; EIGHT]);
     let exact = floor(lanes, lanes.div(lanes.sub(zero, lo), first), top);
