@@ -62,9 +62,7 @@ def _left(values: Any, numbers: Any, matter: Any, *, offset: bool) -> Any:
     return (values**2 * matter).sum(1) - gain
 
 
-def _greedy(
-    errors: dict[Any, list[Any]], usual: list[Any], wanted: int = _CHOSEN
-) -> list[Any]:
+def _greedy(errors: dict[Any, list[Any]], usual: list[Any], wanted: int = _CHOSEN) -> list[Any]:
     best, chosen = usual, []
     total = [one.sum() for one in usual]
     for _ in range(wanted):
@@ -128,7 +126,7 @@ def lines(what: str, size: int, top: int) -> None:
 
 
 def zero_points(what: str, top: int, sizes: tuple[int, ...]) -> None:
-    """Print steps that are cut off, each with the integers on both sides of the exact zero point."""
+    """Print steps that are cut off, each with both integers next to the exact zero point."""
     everything = [pair for size in sizes for pair in _weights(size)]
 
     def errors(cut: float) -> list[Any]:

@@ -286,7 +286,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         f"{to}, signed": (
             to,
             {"scheme": "int4", "symmetric": True, "signed_scales": True, "scale_dtype": "F16"},
-            "quantized with signed_scales",
+            "it has signed_scales.*--no-signed-scales",
         )
         for to in ("compressed-tensors", "gptq", "awq")
     },

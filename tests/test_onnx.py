@@ -191,6 +191,13 @@ def test_four_bits_have_negative_scales_and_those_with_zero_points_have_none(
         ]
         assert len(scales) == 3
         assert (min(scale.min() for scale in scales) < 0) == (name == "signed")
+    (tmp_path / "plan.csv").write_text("layer_name,is_symmetric\nw,false\n")
+    out = tmp_path / "planned.onnx"
+    run("quantize", source, "-o", out, "--for", "onnxruntime", "--plan", tmp_path / "plan.csv")
+    tensors = {x.name: numpy_helper.to_array(x) for x in onnx.load(out).graph.initializer}
+    assert "w_zero_points" in tensors
+    assert "g_zero_points" not in tensors
+    assert tensors["w_scales"].min() > 0 > tensors["g_scales"].min()
 
 
 def outline(path: Path) -> dict[str, dict[str, Any]]:

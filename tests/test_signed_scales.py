@@ -131,6 +131,66 @@ def test_zero_points_go_with_positive_scales(rng: np.random.Generator) -> None:
         aq.quantize({"a": array}, plan=plan)
 
 
+def test_zero_points_of_a_plan_go_before_signed_scales_of_the_call(
+    rng: np.random.Generator,
+) -> None:
+    weights = {name: rng.standard_normal((64, 64)).astype(np.float32) for name in "ab"}
+    plan = pa.table({"layer_name": ["a"], "is_symmetric": [False]})
+    rows = aq.quantize(weights, plan=plan, **SIGNED).quantized.to_pylist()
+    assert [row["signed_scales"] for row in rows] == [None, True]
+    assert [row["is_symmetric"] for row in rows] == [False, True]
+    assert aq.plan(weights, plan=plan, **SIGNED)["signed_scales"].to_pylist() == [False, True]
+
+
+def test_any_part_with_negative_scales_is_refused_to_vllm(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    array = rng.standard_normal((64, 64)).astype(np.float32)
+    for said in ([False, True], [True, False]):
+        table = pa.table(
+            {
+                "layer_name": ["l.weight"] * 2,
+                "data": [half.tobytes() for half in np.split(array, 2)],
+                "dtype": ["F32"] * 2,
+                "shape": [[32, 64]] * 2,
+                "scheme": ["int4"] * 2,
+                "is_symmetric": [True] * 2,
+                "signed_scales": said,
+                "part_index": pa.array([0, 1], pa.int32()),
+                "part_count": pa.array([2, 2], pa.int32()),
+                "part_offset": pa.array([0, 32 * 64], pa.int64()),
+                "layer_shape": [[64, 64]] * 2,
+            }
+        )
+        aq.write_parquet(aq.quantize(table), tmp_path / "x.parquet", overwrite=True)
+        (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(ValueError, match="it has signed_scales"):
+            aq.export(
+                tmp_path / "x.parquet", tmp_path / "o", to="compressed-tensors", source=tmp_path
+            )
+        assert not (tmp_path / "o").exists()
+
+
+def test_what_a_relation_says_of_zero_points_is_not_asked_for(rng: np.random.Generator) -> None:
+    array = rng.standard_normal((4, 64)).astype(np.float32)
+    row = quantized(array, scheme="int4", scale_dtype="F16")
+    wanted = aq.to_numpy(aq.dequantize(pa.Table.from_pylist([row], quantized_schema())))["a"]
+    row["signed_scales"] = True
+    found = aq.to_numpy(aq.dequantize(pa.Table.from_pylist([row], quantized_schema())))["a"]
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_scales_of_half_precision_reach_as_far_as_they_are_numbers(bits: int) -> None:
+    half = 1 << (bits - 1)
+    array = np.ones((1, 64), np.float32)
+    for largest, dtype in ((65504 * half, "F16"), (65536 * half, "F32")):
+        array[0, 5] = largest
+        options: dict[str, Any] = {"symmetric": True, "signed_scales": True, "search": "none"}
+        row = quantized(array, scheme=f"int{bits}", scale_dtype="F16", **options)
+        assert (row["scale_dtype"], row["scales"]) == (dtype, [-largest / half])
+
+
 def test_a_plan_says_it(rng: np.random.Generator) -> None:
     weights = {name: rng.standard_normal((64, 64)).astype(np.float32) for name in "ab"}
     plan = aq.plan(weights, **SIGNED)
@@ -189,8 +249,8 @@ def test_vllm_gets_positive_ones(model: Path, tmp_path: Path) -> None:
     done = run(
         "quantize", model, "-o", tmp_path / "out", "--for", "vllm", "--signed-scales", status=2
     )
-    assert "quantized with signed_scales" in done.stderr
-    assert "Quantize the layer without signed_scales" in done.stderr
+    assert "it has signed_scales" in done.stderr
+    assert "--no-signed-scales" in done.stderr
     assert not (tmp_path / "out").exists()
     run("quantize", model, "-o", tmp_path / "out", "--for", "vllm")
     tensors = load_file(tmp_path / "out" / "model.safetensors")

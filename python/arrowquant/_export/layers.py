@@ -140,7 +140,9 @@ class Layers:
             parts[name] = parts.get(name, 0) + 1
             scales.setdefault(name, set()).add(row["scale_dtype"])
             counts[name] = count
-            layers.setdefault(name, _layer(row, count, decode))
+            layer = layers.setdefault(name, _layer(row, count, decode))
+            if row.get("signed_scales"):  # Of any of its parts.
+                layer.settings["signed_scales"] = True
         mixed = [name for name, dtypes in scales.items() if len(dtypes) > 1]
         if mixed:
             raise ValueError(

@@ -22,6 +22,12 @@ _INSPECTED: tuple[str, ...] = ("layer_name", "dtype", "shape", "scheme", *SETTIN
 _INSPECTED += ("bits_per_weight", "mse", "max_abs_error", "snr_db", "scale_spread")
 
 
+def _kind(row: dict[str, Any], name: str) -> Any:
+    """What layers that share a line have in common."""
+    found = row.get(name)
+    return bool(found) if name == "signed_scales" else found
+
+
 def _scales(row: dict[str, Any]) -> str | None:
     """What scales are; relations of earlier builds do not say whether they may be negative."""
     said: str | None = row["scale_dtype"]
@@ -66,7 +72,7 @@ def inspect(path: Path, *, top: int, as_json: bool) -> None:
         return
     out = console()
     same = ("dtype", "shape", "scheme", *SETTINGS.values())
-    show(out, grouped(rows, lambda row: tuple(str(row.get(n)) for n in same), _merged), _COLUMNS)
+    show(out, grouped(rows, lambda row: tuple(str(_kind(row, n)) for n in same), _merged), _COLUMNS)
     worst = [row for row in rows if row["snr_db"] is not None][:top]
     if worst:
         out.print("\nLowest SNR")

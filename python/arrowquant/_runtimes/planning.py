@@ -170,7 +170,8 @@ def _check_named(form: Format, found: Mapping[str, str], given: pa.Table | None)
     """
     for name, why in found.items():
         if is_ruled(given, name):
-            raise ValueError(f"layer '{name}': the plan asks for it, but {form.name}: {why}.")
+            reason = f"{form.name}: {why.removesuffix('.')}."
+            raise ValueError(f"layer '{name}': the plan asks for it, but {reason}")
 
 
 def _told(form: Format, found: Mapping[str, str]) -> str:

@@ -90,8 +90,8 @@ pub(super) fn check_positive(matrix: &Matrix) -> Result<(), String> {
     if !matrix.bound.layout.has_signed_scales() {
         return Ok(());
     }
-    Err("it was quantized with signed_scales, and not all kernels that load the format take negative \
-         scales. Quantize the layer without signed_scales"
+    Err("it has signed_scales, and not all kernels that load the format take negative scales. Quantize the \
+         layer with signed_scales false (--no-signed-scales)"
         .to_owned())
 }
 

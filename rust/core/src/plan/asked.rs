@@ -6,7 +6,7 @@ use super::table::PlanRow;
 use crate::error::{InvalidSetting, RowError, Unfit, UnknownScheme};
 use crate::relation::weights::Weights;
 use crate::scheme::{self, Bound, Choice, Geometry, Scheme};
-use crate::settings::Settings;
+use crate::settings::{SIGNED_SCALES, Settings};
 
 /// What is asked of a row, before it is known whether it can be done.
 #[derive(Clone, Debug)]
@@ -47,7 +47,14 @@ impl Asked {
         let defaults = found.defaults();
         let settings = said.and_then(|said| match said.beyond(&defaults) {
             Some(setting) => Err(Box::new(InvalidSetting::lacks(found.name(), setting.column))),
-            None => Ok(said.or(&options.settings.only(&defaults)).or(&defaults)),
+            None => {
+                let mut of_call = options.settings.only(&defaults);
+                // A row with zero points has no use for what the call says of symmetric ones.
+                if said.symmetric() == Some(false) {
+                    of_call.set(SIGNED_SCALES, None);
+                }
+                Ok(said.or(&of_call).or(&defaults))
+            }
         });
         Self { scheme, settings }
     }

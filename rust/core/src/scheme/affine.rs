@@ -86,8 +86,9 @@ impl Codec for Affine {
     /// Only binary16 has a range that a scale can exceed, and not where the source was binary16.
     fn fits(&self, layout: &Layout, source: Float, bounds: &[Bounds]) -> bool {
         let Grouping { symmetric, scale_dtype, .. } = layout.grouping;
+        let form = affine::Form::of(symmetric, layout.has_signed_scales());
         let fits = |bounds: &Bounds| {
-            let exact = affine::exact_scale(self.bits, *bounds, symmetric);
+            let exact = affine::exact_scale(self.bits, *bounds, form).abs();
             exact == 0.0 || scale_dtype.round(exact).is_finite()
         };
         scale_dtype != ScaleDtype::F16 || source == Float::F16 || bounds.iter().all(fits)
@@ -103,10 +104,10 @@ impl Codec for Affine {
         next: Option<&mut Next<'_>>,
     ) {
         match tile.search {
-            Search::None if !tile.signed_scales => {
+            Search::None => {
                 dispatch::encode_affine(level, self.bits, tile, out, buffers, sums, next);
             }
-            Search::None | Search::Mse | Search::Weighted => {
+            Search::Mse | Search::Weighted => {
                 dispatch::search_affine(level, self.bits, tile, out, buffers, sums);
             }
         }

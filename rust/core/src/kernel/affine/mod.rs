@@ -23,7 +23,7 @@ use crate::lanes::{LANES, Lanes};
 use general::zero_point;
 use group::{Ahead, GroupEncoder};
 use groups::{Groups, even_halves, lines};
-pub(crate) use parameters::exact_scale;
+pub(crate) use parameters::{Form, exact_scale};
 use parts::{Parts, recount};
 use run::{Kind, Run};
 use ways::{Clamped, Even, Known, Lengths, Loose, Packed, Ragged, Room, Tracked, Within};
@@ -135,7 +135,8 @@ impl<'a, L: Lanes> TileEncoder<'a, L> {
         zero_points: &'a mut [u8],
     ) -> Self {
         let Grouping { symmetric, scale_dtype, .. } = tile.grouping;
-        Self { kind: Kind { bits, symmetric, scale_dtype }, tile, out, scales, zero_points, lanes }
+        let form = Form::of(symmetric, tile.signed_scales);
+        Self { kind: Kind { bits, form, scale_dtype }, tile, out, scales, zero_points, lanes }
     }
 
     /// Write the code of every value and the scales. Returns the parts whose sums must be counted in
@@ -259,7 +260,7 @@ impl<'a, L: Lanes> TileEncoder<'a, L> {
         let (scales, rest) = std::mem::take(&mut self.scales).split_at_mut(groups);
         scales.copy_from_slice(&run.scale[..groups]);
         self.scales = rest;
-        if !self.kind.symmetric {
+        if self.kind.form == Form::Asymmetric {
             let (zero_points, rest) = std::mem::take(&mut self.zero_points).split_at_mut(groups);
             for (zero_point, shifted) in zero_points.iter_mut().zip(&run.shifted_zero) {
                 *zero_point = shifted.to_bits() as u8;
@@ -354,7 +355,7 @@ mod tests {
             random in prop::collection::vec(any::<i32>(), 1..1500),
             exponent in -120i32..100,
             group_size in 1usize..150,
-            symmetric: bool,
+            form in parameters::forms(),
             bits in prop::sample::select(vec![2u32, 4, 8]),
             scale_dtype in prop::sample::select(vec![ScaleDtype::F32, ScaleDtype::BF16]),
         ) {
@@ -369,10 +370,11 @@ mod tests {
             let groups = width.div_ceil(group_size);
             let mut ranges = vec![Bounds::ZERO; groups];
             survey(Portable, &values, width, group_size, &mut ranges);
+            let symmetric = form != Form::Asymmetric;
             let grouping = Grouping { columns: width, group_size, symmetric, scale_dtype };
             let (ranges, values) = (ranges.as_slice(), values.as_slice());
             let of_tile = Values::Float32(values);
-            let tile = Tile { grouping, width, values: of_tile, phase: 0, ranges, tensor_scale: 1.0, search: Search::None, signed_scales: false, importance: Importance::default(), source: &[] };
+            let tile = Tile { grouping, width, values: of_tile, phase: 0, ranges, tensor_scale: 1.0, search: Search::None, signed_scales: form == Form::Signed, importance: Importance::default(), source: &[] };
             let mut data = vec![0; pack::row_bytes(width, bits)];
             let (mut scales, mut zero_points) = (vec![0.0; groups], vec![0; groups]);
             let out = Encoded { data: &mut data, scales: &mut scales, zero_points: &mut zero_points, biases: &mut [] };
@@ -384,7 +386,7 @@ mod tests {
             let (mut expected, mut largest) = (vec![0; width], 0.0);
             let parts = values.chunks(group_size).zip(expected.chunks_mut(group_size));
             for ((values, expected), (range, scale)) in parts.zip(ranges.iter().zip(&scales)) {
-                let long = parameters::parameters(bits, *range, symmetric, scale_dtype);
+                let long = parameters::parameters(bits, *range, form, scale_dtype);
                 let sums = general::general(bits, &long, values, expected);
                 largest = f64::max(largest, sums.max_abs_error);
                 prop_assert_eq!(long.scale.to_bits(), scale.to_bits());

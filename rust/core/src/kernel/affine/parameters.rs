@@ -38,31 +38,54 @@ impl Parameters {
     }
 }
 
+/// What integers groups are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Zero is any code.
+    Asymmetric,
+    /// Zero is the middle code.
+    Symmetric,
+    /// So it is, and the largest magnitude has the lowest code: scales may be negative.
+    ///
+    /// Source: `MlasQuantizeBlockwise` of ONNX Runtime, and `quantize_row_q4_0_ref` of llama.cpp.
+    Signed,
+}
+
+impl Form {
+    /// That of groups which are symmetric or not, and whose scales may be negative or not.
+    pub(crate) fn of(symmetric: bool, signed_scales: bool) -> Self {
+        match (symmetric, signed_scales) {
+            (false, _) => Self::Asymmetric,
+            (true, false) => Self::Symmetric,
+            (true, true) => Self::Signed,
+        }
+    }
+}
+
 /// The scale of a group before rounding.
 #[inline(always)]
-pub(crate) fn exact_scale(bits: u32, range: Bounds, symmetric: bool) -> f64 {
-    if symmetric {
-        f64::from(range.absmax()) / (f64::from(1u32 << (bits - 1)) - 0.5)
-    } else {
-        (f64::from(range.hi) - f64::from(range.lo)) / f64::from((1u32 << bits) - 1)
+pub(crate) fn exact_scale(bits: u32, range: Bounds, form: Form) -> f64 {
+    let half = f64::from(1u32 << (bits - 1));
+    let (lo, hi) = (f64::from(range.lo), f64::from(range.hi));
+    match form {
+        Form::Asymmetric => (hi - lo) / f64::from((1u32 << bits) - 1),
+        Form::Symmetric => f64::from(range.absmax()) / (half - 0.5),
+        Form::Signed => (if hi > -lo { hi } else { lo }) / -half,
     }
 }
 
 /// Scale and zero point of a group of that range, whatever the range.
-pub(super) fn parameters(
-    bits: u32,
-    range: Bounds,
-    symmetric: bool,
-    dtype: ScaleDtype,
-) -> Parameters {
+pub(super) fn parameters(bits: u32, range: Bounds, form: Form, dtype: ScaleDtype) -> Parameters {
+    let symmetric = form != Form::Asymmetric;
     let top = ((1u32 << bits) - 1) as f32;
     let half = (1u32 << (bits - 1)) as f32;
-    let exact = exact_scale(bits, range, symmetric);
+    let exact = exact_scale(bits, range, form);
     if exact == 0.0 {
         let zero = if symmetric { half } else { 0.0 };
         return Parameters { scale: 1.0, zero, prescale: 1.0, inverse: 1.0 };
     }
-    let scale = dtype.round(exact).max(dtype.smallest()) as f32;
+    let size = dtype.round(exact.abs()).max(dtype.smallest()) as f32;
+    let scale = size.copysign(exact as f32);
     let (prescale, inverse) = inverse(scale);
     let zero =
         if symmetric { half } else { round((-range.lo * prescale) * inverse).clamp(0.0, top) };
@@ -71,28 +94,10 @@ pub(super) fn parameters(
     if (outermost * scale).is_finite() {
         return Parameters { scale, zero, prescale, inverse };
     }
-    let scale = dtype.round_down(f64::from(f32::MAX) / f64::from(outermost)) as f32;
+    let size = dtype.round_down(f64::from(f32::MAX) / f64::from(outermost)) as f32;
+    let scale = size.copysign(scale);
     let (prescale, inverse) = self::inverse(scale);
     Parameters { scale, zero, prescale, inverse }
-}
-
-/// The same of a symmetric group whose scale may be negative: the largest magnitude becomes the lowest code.
-///
-/// Source: `MlasQuantizeBlockwise` of ONNX Runtime, and `quantize_row_q4_0_ref` of llama.cpp.
-pub(super) fn signed_parameters(bits: u32, range: Bounds, dtype: ScaleDtype) -> Parameters {
-    let half = (1u32 << (bits - 1)) as f32;
-    let absmax = range.absmax();
-    if absmax == 0.0 {
-        return Parameters::of(1.0, half);
-    }
-    let size = dtype.round(f64::from(absmax) / f64::from(half)).max(dtype.smallest());
-    let size = if (half * size as f32).is_finite() {
-        size
-    } else {
-        dtype.round_down(f64::from(f32::MAX) / f64::from(half))
-    };
-    let scale = if range.hi > -range.lo { -size as f32 } else { size as f32 };
-    Parameters::of(scale, half)
 }
 
 /// The power of two that group and scale are multiplied by, and one over the scale after that.
@@ -106,6 +111,12 @@ fn inverse(scale: f32) -> (f32, f32) {
         return (1.0, plain);
     };
     (prescale, 1.0 / (scale * prescale))
+}
+
+/// Any form.
+#[cfg(test)]
+pub(super) fn forms() -> impl proptest::strategy::Strategy<Value = Form> {
+    proptest::sample::select(vec![Form::Asymmetric, Form::Symmetric, Form::Signed])
 }
 
 #[cfg(test)]
@@ -123,20 +134,17 @@ mod tests {
     proptest! {
         #[test]
         fn every_code_decodes_to_a_finite_value(
-            a in 0u32..0x7f80_0000, b in 0u32..0x7f80_0000, symmetric: bool,
+            a in 0u32..0x7f80_0000, b in 0u32..0x7f80_0000, form in forms(),
             bits in prop::sample::select(vec![2u32, 4, 8]),
             dtype in prop::sample::select(vec![ScaleDtype::F32, ScaleDtype::BF16]),
         ) {
             let range = Bounds { lo: -f32::from_bits(a), hi: f32::from_bits(b) };
-            let group = parameters(bits, range, symmetric, dtype);
-            prop_assert!(group.scale > 0.0 && group.scale.is_finite());
+            let group = parameters(bits, range, form, dtype);
+            prop_assert!(group.scale != 0.0 && group.scale.is_finite());
+            prop_assert_eq!(group.scale < 0.0, form == Form::Signed && b > a);
             prop_assert!((0.0..=((1u32 << bits) - 1) as f32).contains(&group.zero));
-            let signed = signed_parameters(bits, range, dtype);
-            prop_assert!(signed.scale != 0.0 && signed.scale.is_finite());
-            prop_assert!((signed.scale < 0.0) == (range.hi > -range.lo));
             for code in [0, (1u32 << bits) - 1] {
                 prop_assert!(((code as f32 - group.zero) * group.scale).is_finite());
-                prop_assert!(((code as f32 - signed.zero) * signed.scale).is_finite());
             }
         }
     }

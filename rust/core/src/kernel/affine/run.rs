@@ -5,7 +5,7 @@
 
 use std::ops::Range as Span;
 
-use super::parameters::{MAGIC, Parameters, exact_scale, parameters, power_of_two, round};
+use super::parameters::{Form, MAGIC, Parameters, exact_scale, parameters, power_of_two, round};
 use crate::dtype::ScaleDtype;
 use crate::kernel::tile::Bounds;
 use crate::lanes::LANES;
@@ -23,7 +23,7 @@ const FARTHEST: f32 = 0.5 + 1.0 / 1024.0;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
     pub(super) bits: u32,
-    pub(super) symmetric: bool,
+    pub(super) form: Form,
     pub(super) scale_dtype: ScaleDtype,
 }
 
@@ -79,26 +79,32 @@ impl Run {
             padded[..ranges.len()].copy_from_slice(ranges);
             &padded
         });
-        match (kind.bits, kind.symmetric) {
-            (8, true) => self.fill::<8, true>(kind.scale_dtype, sixteen),
-            (8, false) => self.fill::<8, false>(kind.scale_dtype, sixteen),
-            (4, true) => self.fill::<4, true>(kind.scale_dtype, sixteen),
-            (4, false) => self.fill::<4, false>(kind.scale_dtype, sixteen),
-            (_, true) => self.fill::<2, true>(kind.scale_dtype, sixteen),
-            (_, false) => self.fill::<2, false>(kind.scale_dtype, sixteen),
+        match kind.bits {
+            8 => self.fill_as::<8>(kind, sixteen),
+            4 => self.fill_as::<4>(kind, sixteen),
+            _ => self.fill_as::<2>(kind, sixteen),
+        }
+    }
+
+    #[inline(always)]
+    fn fill_as<const BITS: u32>(&mut self, kind: Kind, ranges: &[Bounds; LANES]) {
+        match kind.form {
+            Form::Asymmetric => self.fill::<BITS, false, false>(kind.scale_dtype, ranges),
+            Form::Symmetric => self.fill::<BITS, true, false>(kind.scale_dtype, ranges),
+            Form::Signed => self.fill::<BITS, true, true>(kind.scale_dtype, ranges),
         }
     }
 
     /// Fit the groups, and prepare them: the arithmetic of [`parameters`], without branches.
     #[inline(always)]
-    fn fill<const BITS: u32, const SYMMETRIC: bool>(
+    fn fill<const BITS: u32, const SYMMETRIC: bool, const SIGNED: bool>(
         &mut self,
         dtype: ScaleDtype,
         ranges: &[Bounds; LANES],
     ) {
         let shift = 52 - dtype.fraction_bits();
-        self.prepare::<BITS, SYMMETRIC>(dtype, ranges, |range| {
-            fit::<BITS, SYMMETRIC>(range, shift)
+        self.prepare::<BITS, SYMMETRIC, SIGNED>(dtype, ranges, |range| {
+            fit::<BITS, SYMMETRIC, SIGNED>(range, shift)
         });
     }
 
@@ -106,7 +112,7 @@ impl Run {
     /// ranges, and which groups are simple with them.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "one index into nine arrays")]
-    fn prepare<const BITS: u32, const SYMMETRIC: bool>(
+    fn prepare<const BITS: u32, const SYMMETRIC: bool, const SIGNED: bool>(
         &mut self,
         dtype: ScaleDtype,
         ranges: &[Bounds; LANES],
@@ -127,14 +133,18 @@ impl Run {
             let (scale, zero) = chosen(range);
             let empty = (range.lo == 0.0) & (range.hi == 0.0);
             let inverse = 1.0 / scale;
-            let below = round(-range.lo * inverse);
-            let above = range.hi * inverse;
+            // What becomes numbers below zero, and above.
+            let is_turned = SIGNED & (scale < 0.0);
+            let (low, high) = if is_turned { (range.hi, range.lo) } else { (range.lo, range.hi) };
+            let below = round(-low * inverse);
+            let above = high * inverse;
             let reach = if SYMMETRIC { half - 1.0 } else { top - zero };
             let beyond = round(above) > reach;
             // A clamped value must be within twice of what it decodes to, or decode to zero: then
             // their difference is exact in float32 (Sterbenz), as it is for all unclamped values.
             let near = !beyond | (above <= 1.9 * reach) | (reach == 0.0);
-            let usual = (scale >= lowest) & (scale <= highest);
+            let size = if SIGNED { scale.abs() } else { scale };
+            let usual = (size >= lowest) & (size <= highest);
             let clamped = above - reach;
             let farthest = if clamped > 0.5 { clamped + 1.0 / 1024.0 } else { FARTHEST };
             self.scale[i] = scale;
@@ -142,7 +152,7 @@ impl Run {
             self.zero[i] = zero;
             self.shifted_zero[i] = zero + MAGIC;
             self.reach[i] = reach;
-            self.bound[i] = if empty { 0.0 } else { farthest * scale };
+            self.bound[i] = if empty { 0.0 } else { farthest * size };
             let simple = u32::from((empty | usual) & near & (below <= zero));
             self.simple[i] = simple;
             // While both are at hand: to read them back would wait for them to be written.
@@ -183,7 +193,7 @@ impl Run {
 
     /// Take the long way for a group that is not simple.
     pub(super) fn general(&mut self, kind: Kind, group: usize, range: Bounds) -> Parameters {
-        let general = parameters(kind.bits, range, kind.symmetric, kind.scale_dtype);
+        let general = parameters(kind.bits, range, kind.form, kind.scale_dtype);
         (self.scale[group], self.zero[group]) = (general.scale, general.zero);
         self.shifted_zero[group] = general.zero + MAGIC;
         general
@@ -192,8 +202,11 @@ impl Run {
 
 /// The scale and the code of zero of a group of that range, as rounding chooses them.
 #[inline(always)]
-fn fit<const BITS: u32, const SYMMETRIC: bool>(range: Bounds, shift: u32) -> (f32, f32) {
-    let exact = exact_scale(BITS, range, SYMMETRIC);
+fn fit<const BITS: u32, const SYMMETRIC: bool, const SIGNED: bool>(
+    range: Bounds,
+    shift: u32,
+) -> (f32, f32) {
+    let exact = exact_scale(BITS, range, Form::of(SYMMETRIC, SIGNED));
     let scale = if exact == 0.0 { 1.0 } else { round_bits(exact, shift) as f32 };
     if SYMMETRIC {
         return (scale, (1u32 << (BITS - 1)) as f32);
@@ -213,6 +226,7 @@ fn round_bits(value: f64, shift: u32) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parameters::forms;
     use super::*;
     use proptest::prelude::*;
 
@@ -221,7 +235,7 @@ mod tests {
         fn simple_groups_have_the_parameters_of_the_long_way(
             bounds in prop::collection::vec((0u32..0x7f80_0000, 0u32..0x7f80_0000), 1..=16),
             exponents in 0u32..24,
-            symmetric: bool,
+            form in forms(),
             bits in prop::sample::select(vec![2u32, 4, 8]),
             scale_dtype in prop::sample::select(ScaleDtype::CHOICES.to_vec()),
         ) {
@@ -233,11 +247,11 @@ mod tests {
             };
             let ranges: Vec<_> =
                 bounds.iter().map(|&(a, b)| Bounds { lo: -bound(a), hi: bound(b) }).collect();
-            let kind = Kind { bits, symmetric, scale_dtype };
+            let kind = Kind { bits, form, scale_dtype };
             let mut run = Run::new();
             run.set(kind, &ranges);
             for (group, range) in ranges.iter().enumerate().filter(|(at, _)| run.is_simple(*at)) {
-                let long = parameters(bits, *range, symmetric, scale_dtype);
+                let long = parameters(bits, *range, form, scale_dtype);
                 prop_assert_eq!(long.prescale, 1.0);
                 prop_assert_eq!(
                     (run.scale[group], run.zero[group], run.inverse[group]),

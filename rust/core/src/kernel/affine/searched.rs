@@ -1,11 +1,11 @@
-//! Groups whose scale and zero point are searched for, or whose scales may be negative.
+//! Groups whose scale and zero point are searched for.
 
-use super::parameters::{Parameters, parameters, signed_parameters};
+use super::parameters::{Form, Parameters, parameters};
 use super::parts::recount;
 use crate::kernel::measure::{Measure, is_usual};
 use crate::kernel::metrics::Sums;
 use crate::kernel::pack;
-use crate::kernel::search::{Rows, Search, Units, integers, lanes_of};
+use crate::kernel::search::{Rows, Units, integers, lanes_of};
 use crate::kernel::spans::{Spans, floats};
 use crate::kernel::tile::{Buffers, Codes, Encoded, Grouping, Room, Tile};
 use crate::lanes::{LANES, Lanes};
@@ -104,23 +104,17 @@ fn fit<L: Lanes>(
     room: &mut Room,
 ) {
     let Grouping { symmetric, scale_dtype, .. } = tile.grouping;
+    let form = Form::of(symmetric, tile.signed_scales);
     let none = [0.0; LANES];
     let (mut lo, mut hi, mut scales, mut zeros, mut absmax) = (none, none, none, none, none);
     for (at, group) in groups.iter_mut().enumerate() {
         let range = tile.ranges[first + at];
-        *group = if tile.signed_scales {
-            signed_parameters(bits, range, scale_dtype)
-        } else {
-            parameters(bits, range, symmetric, scale_dtype)
-        };
+        *group = parameters(bits, range, form, scale_dtype);
         absmax[at] = range.absmax();
         for lane in at * lanes_each..(at + 1) * lanes_each {
             (lo[lane], hi[lane]) = (range.lo, range.hi);
             (scales[lane], zeros[lane]) = (group.scale, group.zero);
         }
-    }
-    if tile.search == Search::None {
-        return;
     }
     let rows = Rows::of_groups(values, places, &absmax, lanes_each);
     let units = Units::new(lanes, &rows, &tile.importance, room);

@@ -341,7 +341,10 @@ impl Encodings {
         ] {
             said.set(setting, said.get(setting).or(Some(value)));
         }
-        // Nobody has to say this: codes decode all the same.
+        // Nobody has to say this: codes decode all the same. With zero points it says nothing.
+        if said.symmetric() == Some(false) {
+            said.set(settings::SIGNED_SCALES, None);
+        }
         let mut wanted = *defaults;
         wanted.set(settings::SIGNED_SCALES, None);
         match wanted.beyond(&said) {
