@@ -337,6 +337,21 @@ def test_a_table_that_nothing_would_use_is_refused(
     )
 
 
+@pytest.mark.parametrize("target", ["mlx", "vllm"])
+def test_a_runtime_uses_a_table_beside_a_plan(
+    target: Any, model: Path, importance: dict[str, Array], tmp_path: Path
+) -> None:
+    rules = pa.table({"layer_name": ["*norm*"], "scheme": ["none"]})
+    options: dict[str, Any] = {"target": target, "dataset": tmp_path / "d"}
+    table = table_of(importance)
+    aq.quantize_checkpoint(model, tmp_path / "o", plan=rules, importance=table, **options)
+    found = payload(aq.scan(tmp_path / "d"))
+    assert {row["search"] for row in found.values()} == {"weighted", None}
+    options["dataset"] = tmp_path / "without"
+    aq.quantize_checkpoint(model, tmp_path / "p", plan=rules, **options)
+    assert payload(aq.scan(tmp_path / "without")) != found
+
+
 @pytest.mark.filterwarnings("ignore:.*changed since the job began")
 def test_a_retry_uses_the_table_that_it_is_given(
     model: Path, importance: dict[str, Array], tmp_path: Path

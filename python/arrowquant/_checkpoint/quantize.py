@@ -154,6 +154,11 @@ def quantize_checkpoint(
             another source, began, and the message says what differs.
         OSError: A file can't be read or written, or another job works on the destination.
     """
+    usual_search = None
+    if target is not None and scheme is None:
+        from arrowquant import _runtimes
+
+        usual_search = _runtimes.usual_search(target, bits)
     request = Request(
         scheme=scheme,
         settings=settings,
@@ -162,6 +167,7 @@ def quantize_checkpoint(
         include=include,
         fallback=fallback,
         importance=importance,
+        usual_search=usual_search,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,
         overwrite=overwrite,

@@ -39,6 +39,8 @@ class Request:
     importance: Any = None
     """How much the columns of layers matter: a table in a file or in anything that speaks Arrow; or
     `auto`, until `_checkpoint.importance` has made one."""
+    usual_search: str | None = None
+    """The search of what a runtime takes where nothing is said."""
     tensor_absmax: float | None = None
     """The largest magnitude that every layer is told, where a runtime has no tensor scales."""
     fallbacks: Mapping[str, str] = field(default_factory=dict)
@@ -52,7 +54,13 @@ class Request:
             if not is_auto(self.importance):
                 object.__setattr__(self, "importance", Importance.read(self.importance))
             if not self.retry_failed:
-                settings = searching(self.importance, self.scheme, self.settings, self.plan)
+                settings = searching(
+                    self.importance,
+                    self.scheme,
+                    self.settings,
+                    self.plan,
+                    usual=self.usual_search,
+                )
                 object.__setattr__(self, "settings", settings)
         check_patterns("keep", self.keep)
         check_patterns("include", self.include)

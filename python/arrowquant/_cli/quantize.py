@@ -127,6 +127,9 @@ def quantize(
     refuse_for(runtime, bits=bits, dataset=dataset)
     if part_mib is not None and part_mib << 20 >= 1 << 63:
         raise ValueError(f"--part-mib {part_mib}: is beyond 64 bits of bytes. The default is 256.")
+    usual_search = None
+    if runtime is not None and scheme is None:
+        usual_search = _runtimes.usual_search(runtime, bits)
     request = Request(
         scheme=scheme,
         settings=settings,
@@ -135,6 +138,7 @@ def quantize(
         include=include or (),
         fallback=fallback,
         importance=None if importance == "none" else importance,
+        usual_search=usual_search,
         everything=everything,
         continue_on_error=continue_on_error,
         retry_failed=retry_failed,

@@ -209,9 +209,22 @@ def is_auto(given: Any) -> bool:
 
 
 def searching(
-    importance: Importance | str | None, scheme: str | None, settings: Mapping[str, Any], plan: Any
+    importance: Importance | str | None,
+    scheme: str | None,
+    settings: Mapping[str, Any],
+    plan: Any,
+    *,
+    usual: str | None = None,
 ) -> Mapping[str, Any]:
     """The settings with the search that uses a table, where nothing is said of one.
+
+    Args:
+        importance: The table, if there is one.
+        scheme: What layers become.
+        settings: What is said.
+        plan: Rules for single layers.
+        usual: The search where neither these rules nor settings say one, if that is not the
+            scheme's default.
 
     Raises:
         ValueError: Nothing would use it.
@@ -233,7 +246,8 @@ def searching(
     from arrowquant._plan import read_plan
 
     rules = read_plan(plan)
-    if search is None and rules is not None and not _weighs(rules, scheme):
+    is_used = usual == "weighted" or rules is None or _weighs(rules, scheme)
+    if search is None and not is_used:
         raise ValueError(
             "importance is for a weighted search, and the plan names none. Say "
             "search='weighted' (--search weighted), or say it in the plan's column search."

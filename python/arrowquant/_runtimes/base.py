@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from arrowquant import _core
 from arrowquant._export import formats
 from arrowquant._export.formats import Format
 
+BITS = 4
+"""The size in bits a weight, where nothing is said."""
 Row = dict[str, Any]
 """A row of a plan."""
 Plan = Callable[[str, Mapping[str, Any]], Mapping[str, Row]]
@@ -88,6 +91,16 @@ class Runtime:
             f"{self.name} has no way for {bits} bits{f': {why}' if why else '.'} Choose {choices}, "
             "or name a scheme (--scheme)."
         )
+
+    def usual_search(self, bits: int) -> str:
+        """How scales are chosen at that size, where nothing is said.
+
+        Raises:
+            ValueError: There is no way for that size.
+        """
+        way = self.way(bits)
+        found: str = way.settings.get("search") or _core.default_search(way.scheme)
+        return found
 
     def format(self, scheme: str, bits: int) -> Format:
         """The exporter for a scheme that the user named."""

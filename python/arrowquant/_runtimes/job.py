@@ -21,7 +21,8 @@ from arrowquant._export.place import check_apart
 from arrowquant._options import Target
 from arrowquant._progress import ProgressCallback, listener
 from arrowquant._runtimes import Runtime, convert
-from arrowquant._runtimes.planning import BITS, Prepared, check_search, check_source, prepare
+from arrowquant._runtimes.base import BITS
+from arrowquant._runtimes.planning import Prepared, check_search, check_source, prepare
 from arrowquant._scan import Scan, scan
 
 

@@ -18,12 +18,9 @@ from arrowquant._model.config import CONFIG
 from arrowquant._options import Options, check_settings
 from arrowquant._plan import FALLS_BACK, RULE_COLUMNS, answered, is_ruled, read_plan, resolve
 from arrowquant._runtimes import convert
-from arrowquant._runtimes.base import Asked, Row, Runtime
+from arrowquant._runtimes.base import BITS, Asked, Row, Runtime
 from arrowquant._scan import Scan
 from arrowquant._scan.tied import tied_head
-
-BITS = 4
-"""Where nothing is said."""
 
 
 @dataclass(frozen=True)
