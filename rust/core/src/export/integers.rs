@@ -82,8 +82,8 @@ pub(super) fn check_words(stretch: &Stretch<'_, '_>, per_word: usize) -> Result<
         .into())
 }
 
-/// That scales are not said to be negative in places. vLLM's Marlin multiplies by them, but with activations of
-/// 8 bits it takes them relative to the largest one, not to the largest magnitude.
+/// That nobody says of scales that they may be negative. vLLM's Marlin multiplies by negative ones, but with
+/// activations of 8 bits it divides all scales by the largest one, not by the largest magnitude.
 ///
 /// Source: `marlin_act_int8_process_scales` in vLLM's `quantization/utils/marlin_utils.py`.
 pub(super) fn check_positive(matrix: &Matrix) -> Result<(), String> {

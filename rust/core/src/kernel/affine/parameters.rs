@@ -38,7 +38,7 @@ impl Parameters {
     }
 }
 
-/// What integers groups are written in.
+/// How the integers of a group stand for numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// Zero is any code.
@@ -52,7 +52,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// That of groups which are symmetric or not, and whose scales may be negative or not.
+    /// Of groups that are symmetric or not, and whose scales may be negative or not.
     pub(crate) fn of(symmetric: bool, signed_scales: bool) -> Self {
         match (symmetric, signed_scales) {
             (false, _) => Self::Asymmetric,
