@@ -80,8 +80,8 @@ pub static ALL: [Setting; 6] = [
         column: "signed_scales",
         kind: Kind::Flag,
         default: "no",
-        help: "Whether the scales of symmetric integers may be negative: the largest magnitude of a group \
-               becomes the lowest code, of which there is one more.",
+        help: "Whether the scales of symmetric integers may be negative: a group's largest magnitude then gets \
+               the lowest code, which reaches one step further than the highest.",
     },
     Setting {
         name: "search",
