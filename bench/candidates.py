@@ -1,10 +1,11 @@
 """Fit the candidates that the searches for scales try: `python bench/candidates.py`.
 
 Greedily, one after the other: each is the one of a grid that lessens the error most, beside those
-chosen before it. An error is what the least-squares refit of a candidate's codes leaves, with all
-values as important and with importances of a log-normal distribution. The weights are others than
-those that results are reported on: normal, Laplace and Student-t of 4 and 8 degrees of freedom, and
-dithered layers of SmolLM2 where `bench/models/smollm2` is there. It prints the kernels' lists.
+chosen before it. Where there are few, each is then replaced as long as another is better. An error
+is what the least-squares refit of a candidate's codes leaves, with all values as important and with
+importances of a log-normal distribution. The weights are others than those that results are
+reported on: normal, Laplace and Student-t of 4 and 8 degrees of freedom, and dithered layers of
+SmolLM2 where `bench/models/smollm2` is there. It prints the kernels' lists.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import arrowquant as aq
 _GROUPS = 4096
 _CHOSEN = 7
 """Eight are tried at once, the usual one among them."""
+_FEW = 4
+"""So many are tried where levels next to the best one's are tried, too."""
 _CUTS = 3
 """Each is two candidates, beside the usual ones."""
 _SMOLLM2 = Path(__file__).parent / "models" / "smollm2"
@@ -73,8 +76,40 @@ def _greedy(errors: dict[Any, list[Any]], usual: list[Any], wanted: int = _CHOSE
 
         chosen.append(min(errors, key=judged))
         best = [np.minimum(old, new) for old, new in zip(best, errors[chosen[-1]], strict=True)]
-    shares = [f"{one.sum() / all_:.3f}" for one, all_ in zip(best, total, strict=True)]
+    _print_shares(best, total)
+    return chosen
+
+
+def _print_shares(left: list[Any], usual: list[Any]) -> None:
+    shares = [f"{one.sum() / all_:.3f}" for one, all_ in zip(left, usual, strict=True)]
     print("   left of rounding's error:", " ".join(shares))
+
+
+def _exchange(errors: dict[Any, list[Any]], usual: list[Any], first: list[Any]) -> list[Any]:
+    """Return four candidates, the first ones among them: none is better replaced by another."""
+    total = [one.sum() for one in usual]
+
+    def left(chosen: list[Any]) -> list[Any]:
+        each = zip(*(errors[candidate] for candidate in chosen), strict=True)
+        return [np.minimum.reduce(arrays) for arrays in each]
+
+    def judged(chosen: list[Any]) -> float:
+        each = zip(left(chosen), total, strict=True)
+        return float(sum(one.sum() / all_ for one, all_ in each))
+
+    def replaced(chosen: list[Any], at: int) -> list[Any]:
+        others = [[*chosen[:at], one, *chosen[at + 1 :]] for one in errors]
+        return min([chosen, *others], key=judged)
+
+    chosen = list(first)
+    while len(chosen) < _FEW:
+        chosen = min(([*chosen, one] for one in errors), key=judged)
+    before: list[Any] = []
+    while before != chosen:
+        before = chosen
+        for at in range(len(first), _FEW):
+            chosen = replaced(chosen, at)
+    _print_shares(left(chosen), total)
     return chosen
 
 
@@ -83,7 +118,9 @@ def _nearest(scaled: Any, table: Any) -> Any:
     return table[np.searchsorted(middles, scaled)].astype(np.float32)
 
 
-def scales(what: str, size: int, table: list[float], usual: float, *, signed: bool) -> None:
+def scales(
+    what: str, size: int, table: list[float], usual: float, *, signed: bool, few: bool = False
+) -> None:
     """Print reaches: by how much more than usual the outermost value is scaled up."""
     numbers = np.array(table, dtype=np.float32)
     reaches = [reach / 100 for reach in range(60, 300, 4)]
@@ -103,10 +140,11 @@ def scales(what: str, size: int, table: list[float], usual: float, *, signed: bo
         ]
 
     print(what, size)
-    print("  ", _greedy({reach: errors(reach) for reach in reaches}, errors(1.0)))
+    each = {reach: errors(reach) for reach in reaches}
+    print("  ", _exchange(each, each[1.0], [1.0]) if few else _greedy(each, each[1.0]))
 
 
-def lines(what: str, size: int, top: int) -> None:
+def lines(what: str, size: int, top: int, *, few: bool = False) -> None:
     """Print lines: steps that are cut off, and the shift in steps."""
     everything = _weights(size)
 
@@ -120,9 +158,12 @@ def lines(what: str, size: int, top: int) -> None:
         return found
 
     cuts = [-0.8, -0.4, 0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.2, 2.6, 3.0, 3.6]
+    if few:
+        cuts = [-0.8, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2]
     grid = [(cut, beside / 10) for cut in cuts for beside in range(-5, 6)]
     print(what, size)
-    print("  ", _greedy({line: errors(*line) for line in grid}, errors(0.0, 0.0)))
+    each, usual = {line: errors(*line) for line in grid}, errors(0.0, 0.0)
+    print("  ", _exchange(each, usual, []) if few else _greedy(each, usual))
 
 
 def zero_points(what: str, top: int, sizes: tuple[int, ...]) -> None:
@@ -159,7 +200,9 @@ def main() -> None:
         zero_points(f"int{bits} with a zero point", (1 << bits) - 1, (64, 128))
     whole = [float(code) for code in range(-8, 8)]
     scales("q4_0", 32, whole, -8.0, signed=True)
-    scales("q3_k", 16, [float(code) for code in range(-4, 4)], -4.0, signed=True)
+    for name, half in (("q3_k", 4), ("q6_k", 32)):
+        codes = [float(code) for code in range(-half, half)]
+        scales(name, 16, codes, -float(half), signed=True, few=True)
     scales("iq4", 32, [float(code) for code in _IQ4], -127.0, signed=True)
     scales("nf4", 64, _NF4, 1.0, signed=True)
     scales("bnb_fp4", 64, sorted({-x for x in _FP4} | set(_FP4)), 1.0, signed=False)
@@ -168,6 +211,8 @@ def main() -> None:
     for size in (16, 64):
         lines("lines of 3", size, 3)
     lines("lines of 7", 64, 7)
+    for name, size, top in (("q2_k", 16, 3), ("q4_k", 32, 15), ("q5_k", 32, 31)):
+        lines(name, size, top, few=True)
 
 
 if __name__ == "__main__":

@@ -84,12 +84,8 @@ pub(crate) fn encode<L: Lanes, B: Block>(
                     *levels = B::fit(lanes, values, bounds);
                 }
                 if tile.search != Search::None {
-                    let mut absmax = [0.0f32; LANES];
-                    for (absmax, bounds) in absmax.iter_mut().zip(bounds.chunks_exact(parts)) {
-                        *absmax = bounds.iter().fold(0.0, |most, one| most.max(one.absmax()));
-                    }
-                    let (values, parts) = ((values, start), (B::PART, parts));
-                    let rows = Rows::of_blocks(values, parts, &absmax[..count]);
+                    let absmax = bounds.iter().copied().map(Bounds::absmax);
+                    let rows = Rows::of_blocks((values, start), (B::PART, parts), absmax);
                     let units = Units::new(lanes, &rows, &tile.importance, room);
                     B::search(lanes, &units, levels);
                 }

@@ -2,7 +2,7 @@
 
 use crate::dtype::Float;
 pub(crate) use crate::lanes::f16_to_f32;
-use crate::lanes::{LANES, Lanes, bf16_to_f32};
+use crate::lanes::{LANES, Lanes, bf16_to_f32, narrow};
 
 /// Read little-endian numbers of type `source` as float32 (F64 rounded to nearest), from an address
 /// of any alignment.
@@ -48,12 +48,6 @@ fn map<const WIDTH: usize>(bytes: &[u8], values: &mut [f32], convert: impl Fn([u
     for (value, element) in values.iter_mut().zip(elements) {
         *value = convert(*element);
     }
-}
-
-/// A finite float32 as binary16, rounded to nearest, ties to even; at most its largest value.
-#[inline(always)]
-pub(crate) fn f16_from_f32(value: f32) -> u16 {
-    narrow::<5, 10>(value, 0x7bff)
 }
 
 /// OCP's E4M3 without infinities: bias 7, NaN where all bits below the sign are set. Without branches,
@@ -103,30 +97,6 @@ fn write<const WIDTH: usize>(
     for (element, value) in elements.iter_mut().zip(values) {
         *element = convert(*value);
     }
-}
-
-/// A finite float32 as a float of `EXPONENT` and `FRACTION` bits, at most `largest` in magnitude.
-///
-/// Normal numbers are rounded on their bits, where a carry moves into the exponent as it should.
-/// Subnormal ones are added to a power of two whose last bit has the weight of the subnormals'
-/// last bit, so that the addition itself rounds.
-#[inline(always)]
-fn narrow<const EXPONENT: u32, const FRACTION: u32>(value: f32, largest: u16) -> u16 {
-    let bias = (1u32 << (EXPONENT - 1)) - 1;
-    let shift = 23 - FRACTION;
-    let magnitude = value.to_bits() & 0x7fff_ffff;
-    let odd = (magnitude >> shift) & 1;
-    let rounded = (magnitude + (1 << (shift - 1)) - 1 + odd) >> shift;
-    let normal = rounded.wrapping_sub((127 - bias) << FRACTION);
-    // bfloat16 has float32's own exponents, and its subnormals are rounded on their bits too.
-    let code = if EXPONENT < 8 && magnitude < (128 - bias) << 23 {
-        let anchor = (128 - bias + shift) << 23;
-        (f32::from_bits(magnitude) + f32::from_bits(anchor)).to_bits() - anchor
-    } else {
-        normal
-    };
-    let sign = (value.to_bits() >> 31) << (EXPONENT + FRACTION);
-    (code.min(u32::from(largest)) | sign) as u16
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Floats of sixteen bits, one by one.
+//! Floats of sixteen bits or fewer, one by one.
 
 /// binary16 to binary32: shift the fields into place and multiply by 2^112, which corrects the
 /// exponent's bias and normalizes subnormals, both exactly.
@@ -32,6 +32,30 @@ pub(crate) fn nearest_f16(value: f32) -> f32 {
     let subnormal = ((exact + 0.5) - 0.5).to_bits();
     let rounded = if exact < SMALLEST_NORMAL { subnormal } else { normal };
     f32::from_bits(rounded | sign)
+}
+
+/// A finite float32 as a float of `EXPONENT` and `FRACTION` bits, at most `largest` in magnitude.
+///
+/// Normal numbers are rounded on their bits, where a carry moves into the exponent as it should.
+/// Subnormal ones are added to a power of two whose last bit has the weight of the subnormals'
+/// last bit, so that the addition itself rounds.
+#[inline(always)]
+pub(crate) fn narrow<const EXPONENT: u32, const FRACTION: u32>(value: f32, largest: u16) -> u16 {
+    let bias = (1u32 << (EXPONENT - 1)) - 1;
+    let shift = 23 - FRACTION;
+    let magnitude = value.to_bits() & 0x7fff_ffff;
+    let odd = (magnitude >> shift) & 1;
+    let rounded = (magnitude + (1 << (shift - 1)) - 1 + odd) >> shift;
+    let normal = rounded.wrapping_sub((127 - bias) << FRACTION);
+    // bfloat16 has float32's own exponents, and its subnormals are rounded on their bits too.
+    let code = if EXPONENT < 8 && magnitude < (128 - bias) << 23 {
+        let anchor = (128 - bias + shift) << 23;
+        (f32::from_bits(magnitude) + f32::from_bits(anchor)).to_bits() - anchor
+    } else {
+        normal
+    };
+    let sign = (value.to_bits() >> 31) << (EXPONENT + FRACTION);
+    (code.min(u32::from(largest)) | sign) as u16
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
-pub(crate) use halves::{bf16_to_f32, f16_to_f32};
+pub(crate) use halves::{bf16_to_f32, f16_to_f32, narrow};
 pub(crate) use level::Kind;
 pub use level::Level;
 pub(crate) use portable::Portable;

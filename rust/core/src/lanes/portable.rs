@@ -51,6 +51,16 @@ fn larger_of_pairs<const SIGNED: bool>(a: u32, b: u32) -> u32 {
     low | larger::<SIGNED>(a & HIGH_HALF, b & HIGH_HALF)
 }
 
+/// What a function makes of the int16 of each lane.
+#[inline(always)]
+fn each_half(a: [u32; LANES], b: [u32; LANES], f: impl Fn(i16, i16) -> i16) -> [u32; LANES] {
+    each(a, b, |a, b| {
+        let first = f(a as i16, b as i16) as u16;
+        let second = f((a >> 16) as i16, (b >> 16) as i16) as u16;
+        u32::from(first) | u32::from(second) << 16
+    })
+}
+
 impl Lanes for Portable {
     type F32 = [f32; LANES];
     type U32 = [u32; LANES];
@@ -206,6 +216,10 @@ impl Lanes for Portable {
         out
     }
     #[inline(always)]
+    fn f16_bits(self, value: f32) -> u16 {
+        super::halves::narrow::<5, 10>(value, 0x7bff)
+    }
+    #[inline(always)]
     fn nearest_f16(self, values: Self::F32) -> Self::F32 {
         values.map(super::halves::nearest_f16)
     }
@@ -277,6 +291,72 @@ impl Lanes for Portable {
     #[inline(always)]
     fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32 {
         each(a, b, larger_of_pairs::<SIGNED>)
+    }
+    #[inline(always)]
+    fn load_u32(self, numbers: &[u32; LANES]) -> Self::U32 {
+        *numbers
+    }
+    #[inline(always)]
+    fn pairs(self, first: Self::F32, second: Self::F32) -> Self::U32 {
+        let (first, second) = (self.round(first).0, self.round(second).0);
+        each(first, second, |first, second| first & 0xffff | second << 16)
+    }
+    #[inline(always)]
+    fn splat_pairs(self, value: i16) -> Self::U32 {
+        [u32::from(value as u16) * 0x0001_0001; LANES]
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        each_half(a, b, i16::saturating_add)
+    }
+    #[inline(always)]
+    fn scale_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        each_half(a, b, |a, b| ((i32::from(a) * i32::from(b) + (1 << 14)) >> 15) as i16)
+    }
+    #[inline(always)]
+    fn shift_pairs<const BITS: u32>(self, a: Self::U32) -> Self::U32 {
+        each_half(a, a, |a, _| a >> BITS)
+    }
+    #[inline(always)]
+    fn add_products(self, sums: Self::U32, a: Self::U32, b: Self::U32) -> Self::U32 {
+        let first = each(a, b, |a, b| i32::from(a as i16) * i32::from(b as i16));
+        let second = each(a, b, |a, b| i32::from((a >> 16) as i16) * i32::from((b >> 16) as i16));
+        let products = each(first, second, i32::wrapping_add);
+        each(sums, products, |sum, product| sum.wrapping_add(product as u32))
+    }
+    #[inline(always)]
+    fn min_of_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        each_half(a, b, i16::min)
+    }
+    #[inline(always)]
+    fn count_pairs_above(self, counts: Self::U32, a: Self::U32, b: Self::U32) -> Self::U32 {
+        let above = each_half(a, b, |a, b| i16::from(a > b));
+        each_half(counts, above, |count, above| count + above)
+    }
+    #[inline(always)]
+    fn if_pairs_above(
+        self,
+        a: Self::U32,
+        b: Self::U32,
+        yes: Self::U32,
+        no: Self::U32,
+    ) -> Self::U32 {
+        let above = each_half(a, b, |a, b| -i16::from(a > b));
+        let (yes, no) =
+            (each(above, yes, |above, yes| above & yes), each(above, no, |above, no| !above & no));
+        each(yes, no, |yes, no| yes | no)
+    }
+    #[inline(always)]
+    fn look_up_small_pairs(self, indices: Self::U32, table: &[i8; 16]) -> Self::U32 {
+        each_half(indices, indices, |index, _| i16::from(table[usize::from(index as u16 & 15)]))
+    }
+    #[inline(always)]
+    fn look_up_eight_pairs(self, indices: Self::U32, table: &[i16; 8]) -> Self::U32 {
+        each_half(indices, indices, |index, _| table[usize::from(index as u16 & 7)])
+    }
+    #[inline(always)]
+    fn integers(self, numbers: Self::U32) -> Self::F32 {
+        numbers.map(|number| number as i32 as f32)
     }
     #[inline(always)]
     fn larger_half<const SIGNED: bool>(self, a: Self::U32) -> Self::U32 {

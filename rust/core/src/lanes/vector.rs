@@ -48,7 +48,7 @@ pub(crate) trait Lanes: Copy {
     fn look_up(self, codes: &[u8; LANES], table: &[f32; 16]) -> Self::F32;
     /// The number of a table that each index stands for; indices are below 16.
     fn look_up_at(self, indices: Self::U32, table: &[f32; 16]) -> Self::F32;
-    /// Whether one instruction looks up as many as [`Lanes::look_up_many`] does.
+    /// Whether one instruction looks up as many as [`Lanes::look_up_many`] and [`Lanes::look_up_pairs`] do.
     const LOOKS_UP_MANY: bool;
     /// The same of thirty-two numbers, and indices below 32.
     fn look_up_many(self, indices: Self::U32, table: &[f32; 32]) -> Self::F32;
@@ -89,6 +89,8 @@ pub(crate) trait Lanes: Copy {
     fn exchange<const BIT: usize>(self, a: Self::F32) -> Self::F32;
     /// The nearest binary16 numbers, of two the even one; of magnitudes up to the largest of these.
     fn nearest_f16(self, values: Self::F32) -> Self::F32;
+    /// The bits of the nearest binary16 number, of two the even one; of magnitudes up to the largest of these.
+    fn f16_bits(self, value: f32) -> u16;
     /// Rows become columns: lane `j` of vector `i` becomes lane `i` of vector `j`.
     fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES];
 
@@ -125,6 +127,46 @@ pub(crate) trait Lanes: Copy {
     fn high_bf16(self, pairs: Self::U32) -> Self::F32;
     /// The larger ones of 32 numbers of 16 bits each, as int16 where `SIGNED`.
     fn max_of_pairs<const SIGNED: bool>(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    fn load_u32(self, numbers: &[u32; LANES]) -> Self::U32;
+    /// Thirty-two int16, two in each lane, the first in its lower half: the integers nearest to `first` and
+    /// `second`, of two the even one; of magnitudes up to 32767.
+    fn pairs(self, first: Self::F32, second: Self::F32) -> Self::U32;
+    /// The same int16 thirty-two times.
+    fn splat_pairs(self, value: i16) -> Self::U32;
+    /// `a + b` of int16, at least the smallest and at most the largest.
+    fn add_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// `a·b / 2^15` of int16, rounded to the nearest integer, of two the higher one; not of the smallest
+    /// int16 twice.
+    fn scale_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// `a / 2^BITS` of int16, rounded down.
+    fn shift_pairs<const BITS: u32>(self, a: Self::U32) -> Self::U32;
+    /// `sums + a·b`, where a lane of `sums` is an int32 that gets the products of both its int16.
+    fn add_products(self, sums: Self::U32, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// The smaller ones of 32 int16.
+    fn min_of_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// `counts`, and one more in each int16 where `a` is above `b`.
+    fn count_pairs_above(self, counts: Self::U32, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// `yes` in each int16 where `a` is above `b`, else `no`.
+    fn if_pairs_above(self, a: Self::U32, b: Self::U32, yes: Self::U32, no: Self::U32)
+    -> Self::U32;
+    /// The int16 of a table that each int16 stands for: its lowest five bits are an index.
+    #[inline(always)]
+    fn look_up_pairs(self, indices: Self::U32, table: &[i16; 32]) -> Self::U32 {
+        let mut lanes = [0; LANES];
+        self.store_u32(indices, &mut lanes);
+        for lane in &mut lanes {
+            let [first, second] =
+                [*lane, *lane >> 16].map(|index| u32::from(table[index as usize & 31] as u16));
+            *lane = first | second << 16;
+        }
+        self.load_u32(&lanes)
+    }
+    /// The int16 of a table that each index stands for; indices are int16 below 16, numbers int8.
+    fn look_up_small_pairs(self, indices: Self::U32, table: &[i8; 16]) -> Self::U32;
+    /// The same of eight numbers, and indices below 8.
+    fn look_up_eight_pairs(self, indices: Self::U32, table: &[i16; 8]) -> Self::U32;
+    /// int32 as float32.
+    fn integers(self, numbers: Self::U32) -> Self::F32;
     /// The larger half of each lane, as its high half above zeros.
     fn larger_half<const SIGNED: bool>(self, a: Self::U32) -> Self::U32;
     fn store_u32(self, numbers: Self::U32, out: &mut [u32; LANES]);

@@ -24,6 +24,13 @@ macro_rules! common {
             cpu! { _mm_storeu_si128(out.as_mut_ptr().cast(), bytes) }
         }
         #[inline(always)]
+        fn f16_bits(self, value: f32) -> u16 {
+            cpu! {
+                let half = _mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value));
+                _mm_cvtsi128_si32(half) as u16
+            }
+        }
+        #[inline(always)]
         fn stream_u8(self, bytes: __m128i, out: &mut [u8; LANES]) {
             if !out.as_ptr().addr().is_multiple_of(LANES) {
                 return self.store_u8(bytes, out);

@@ -68,6 +68,10 @@ pub(super) fn importances<'a>(
         let (width, first) = width(weights, row);
         let told = check_importance(rows.importance(row), width).ok().flatten();
         let columns = match told {
+            // Those that matter alike are searched as if nothing was known.
+            Some([one, others @ ..]) if others.iter().all(|other| other == one) => {
+                Columns { columns: Cow::Borrowed(&[]), rows: Vec::new(), first }
+            }
             Some(columns) => Columns { columns: Cow::Borrowed(columns), rows: Vec::new(), first },
             None => suggested(weights, row, &job, rows.suggested(row), (pool, level, monitor)),
         };

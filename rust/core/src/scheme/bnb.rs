@@ -7,6 +7,7 @@
 //! <https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/functional.py>; the
 //! table of NF4 is that of Dettmers et al. 2023, *QLoRA*, appendix E.
 
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
@@ -24,9 +25,9 @@ use crate::settings::{SEARCH, Settings, Value};
 /// Elements that share a scale.
 const BLOCK: usize = 64;
 /// What the largest magnitude becomes in candidates: above 1 it is cut off.
-const REACHES: [f32; EIGHT - 1] = [0.96, 1.04, 1.12, -0.96, -1.0, -1.08, -1.16];
+const REACHES: [f32; EIGHT] = [1.0, 0.96, 1.04, 1.12, -0.96, -1.0, -1.08, -1.16];
 /// The same of a table that is symmetric.
-const OF_SYMMETRIC: [f32; EIGHT - 1] = [0.92, 1.04, 1.08, 1.16, 1.2, 1.28, 1.48];
+const OF_SYMMETRIC: [f32; EIGHT] = [1.0, 0.92, 1.04, 1.08, 1.16, 1.2, 1.28, 1.48];
 
 /// A format of bitsandbytes.
 #[derive(Debug)]
@@ -164,6 +165,13 @@ impl Stored for Rounded {
 struct NumbersOf<T>(PhantomData<T>);
 
 impl<T: Table> Numbers for NumbersOf<T> {
+    type Narrow = Infallible;
+
+    #[inline(always)]
+    fn narrow<L: Lanes>(&self, _: L) -> Option<Infallible> {
+        None
+    }
+
     #[inline(always)]
     fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
         T::nearest(lanes, x)

@@ -1,13 +1,14 @@
-//! Eight candidates for each group: what is known of the codes that each of them gives.
+//! Candidates for each group: what is known of the codes that each of them gives.
 
-use super::numbers::{Integers, Numbers};
-use super::units::{Units, weigh};
+use super::narrow::Narrow;
+use super::numbers::{Integers, NarrowNumbers, Numbers};
+use super::units::{Totals, Units, weigh};
 use crate::lanes::Lanes;
 
-/// Candidates that are tried.
+/// Candidates that are tried of most formats.
 pub(crate) const EIGHT: usize = 8;
-/// Of which as many together: their sums stay in registers.
-const FOUR: usize = 4;
+/// As many are tried together, since their sums stay in registers; of all numbers of them a multiple.
+pub(crate) const FOUR: usize = 4;
 
 /// What is known of a group's codes as numbers `c`, and its values `v`. Each is weighed by how much its
 /// value matters.
@@ -31,88 +32,181 @@ impl<L: Lanes> Sums<L> {
 }
 
 /// Codes are those of the numbers nearest to `(v − origin)·inverse + shift`.
-pub(crate) struct Lines<L: Lanes> {
-    pub(crate) inverses: [L::F32; EIGHT],
-    pub(crate) shifts: [L::F32; EIGHT],
+pub(crate) struct Lines<L: Lanes, const N: usize> {
+    pub(crate) inverses: [L::F32; N],
+    pub(crate) shifts: [L::F32; N],
     pub(crate) origins: L::F32,
 }
 
 /// Of the numbers nearest to values times each of these.
 #[inline(always)]
-pub(crate) fn of_inverses<L: Lanes, N: Numbers>(
+pub(crate) fn of_inverses<L: Lanes, T: Numbers, const N: usize>(
     lanes: L,
     units: &Units<'_, L>,
-    inverses: [L::F32; EIGHT],
-    numbers: &N,
-) -> [Sums<L>; EIGHT] {
+    inverses: [L::F32; N],
+    numbers: &T,
+) -> [Sums<L>; N] {
     let zero = lanes.splat(0.0);
-    let lines = Lines { inverses, shifts: [zero; EIGHT], origins: zero };
-    match units.weights.is_empty() {
-        true => sums::<L, N, false, false>(lanes, units, &lines, numbers),
-        false => sums::<L, N, true, false>(lanes, units, &lines, numbers),
+    let lines = Lines { inverses, shifts: [zero; N], origins: zero };
+    if !units.weights.is_empty() {
+        return sums::<L, T, N, true, false>(lanes, units, &lines, numbers);
+    }
+    match numbers.narrow(lanes) {
+        Some(numbers) => {
+            let narrow = Narrow::of_scales(lanes, units);
+            narrow_sums::<L, _, N, false>(lanes, (units, &narrow), &lines, &numbers)
+        }
+        None => sums::<L, T, N, false, false>(lanes, units, &lines, numbers),
     }
 }
 
-/// Of codes from 0 to `top`; `v` is then what values are above the origin.
-#[inline(always)]
-pub(crate) fn of_lines<L: Lanes>(
-    lanes: L,
-    units: &Units<'_, L>,
-    lines: &Lines<L>,
-    top: f32,
-) -> [Sums<L>; EIGHT] {
-    let numbers = Integers { low: 0.0, high: top };
-    match units.weights.is_empty() {
-        true => sums::<L, _, false, true>(lanes, units, lines, &numbers),
-        false => sums::<L, _, true, true>(lanes, units, lines, &numbers),
+/// Values of which lines are tried, for codes up to some.
+#[derive(Clone, Copy)]
+pub(super) struct Lined<'a, L: Lanes> {
+    numbers: Integers,
+    /// Where all matter alike and int16 is enough.
+    narrow: Option<Narrow<'a, L>>,
+}
+
+impl<'a, L: Lanes> Lined<'a, L> {
+    /// Values between these ends, for codes from 0 to `top`.
+    #[inline(always)]
+    pub(super) fn new(lanes: L, units: &Units<'a, L>, ends: [L::F32; 2], top: f32) -> Self {
+        let numbers = Integers { low: 0.0, high: top };
+        let fits = units.weights.is_empty() && numbers.narrow(lanes).is_some();
+        let narrow = if fits { Some(Narrow::between(lanes, units, ends)) } else { None };
+        Self { numbers, narrow }
+    }
+
+    /// The sums of values above `origin`, and of their weights.
+    #[inline(always)]
+    pub(super) fn totals(&self, lanes: L, units: &Units<'_, L>, origin: L::F32) -> Totals<L> {
+        let Some(narrow) = &self.narrow else { return units.totals(origin) };
+        let mass = lanes.splat(units.values.len() as f32);
+        let above = lanes.mul(lanes.sub(narrow.origin, origin), mass);
+        let sum = lanes.mul_add(narrow.total(lanes), narrow.step, above);
+        Totals { sum: units.fold(sum), mass: units.fold(mass) }
+    }
+
+    /// Of some lines; `v` is what values are above the origin.
+    #[inline(always)]
+    pub(super) fn of_lines<const N: usize>(
+        &self,
+        lanes: L,
+        units: &Units<'_, L>,
+        lines: &Lines<L, N>,
+    ) -> [Sums<L>; N] {
+        let Self { numbers, narrow } = self;
+        match (narrow, numbers.narrow(lanes)) {
+            (Some(narrow), Some(numbers)) => {
+                narrow_sums::<L, _, N, true>(lanes, (units, narrow), lines, &numbers)
+            }
+            _ if units.weights.is_empty() => {
+                sums::<L, _, N, false, true>(lanes, units, lines, numbers)
+            }
+            _ => sums::<L, _, N, true, true>(lanes, units, lines, numbers),
+        }
+    }
+
+    /// The same of one line.
+    #[inline(always)]
+    pub(super) fn of_line(
+        &self,
+        lanes: L,
+        units: &Units<'_, L>,
+        (inverse, shift, origin): (L::F32, L::F32, L::F32),
+    ) -> Sums<L> {
+        let Self { numbers, narrow } = self;
+        let (line, mut found) = (([inverse], [shift], origin), [Sums::none(lanes)]);
+        match (narrow, numbers.narrow(lanes)) {
+            (Some(narrow), Some(numbers)) => {
+                narrow_some::<L, _, true, 1>(lanes, (units, narrow), line, 0, &numbers, &mut found);
+            }
+            _ if units.weights.is_empty() => {
+                some::<L, _, false, true, 1>(lanes, units, line, 0, numbers, &mut found);
+            }
+            _ => some::<L, _, true, true, 1>(lanes, units, line, 0, numbers, &mut found),
+        }
+        let [found] = found;
+        found
     }
 }
 
-/// The same of one line.
 #[inline(always)]
-pub(crate) fn of_line<L: Lanes>(
+fn narrow_sums<L: Lanes, T: NarrowNumbers, const N: usize, const SHIFTED: bool>(
     lanes: L,
-    units: &Units<'_, L>,
-    (inverse, shift, origin): (L::F32, L::F32, L::F32),
-    top: f32,
-) -> Sums<L> {
-    let numbers = Integers { low: 0.0, high: top };
-    let (line, mut found) = (([inverse], [shift], origin), [Sums::none(lanes)]);
-    match units.weights.is_empty() {
-        true => some::<L, _, false, true, 1>(lanes, units, line, 0, &numbers, &mut found),
-        false => some::<L, _, true, true, 1>(lanes, units, line, 0, &numbers, &mut found),
-    }
-    let [found] = found;
-    found
-}
-
-#[inline(always)]
-fn sums<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool>(
-    lanes: L,
-    units: &Units<'_, L>,
-    lines: &Lines<L>,
-    numbers: &N,
-) -> [Sums<L>; EIGHT] {
-    let mut found = [Sums::none(lanes); EIGHT];
+    values: (&Units<'_, L>, &Narrow<'_, L>),
+    lines: &Lines<L, N>,
+    numbers: &T,
+) -> [Sums<L>; N] {
+    const { assert!(N.is_multiple_of(FOUR)) }
+    let mut found = [Sums::none(lanes); N];
     let inverses = lines.inverses.as_chunks().0.iter();
     let these = inverses.zip(lines.shifts.as_chunks().0);
     for (at, (found, (inverses, shifts))) in
         found.as_chunks_mut().0.iter_mut().zip(these).enumerate()
     {
         let these = (*inverses, *shifts, lines.origins);
-        some::<L, N, WEIGHED, SHIFTED, FOUR>(lanes, units, these, at * FOUR, numbers, found);
+        narrow_some::<L, T, SHIFTED, FOUR>(lanes, values, these, at * FOUR, numbers, found);
+    }
+    found
+}
+
+/// As [`some`], of values as int16.
+#[inline(always)]
+fn narrow_some<L: Lanes, T: NarrowNumbers, const SHIFTED: bool, const COUNT: usize>(
+    lanes: L,
+    (units, narrow): (&Units<'_, L>, &Narrow<'_, L>),
+    (inverses, mut shifts, origins): ([L::F32; COUNT], [L::F32; COUNT], L::F32),
+    first: usize,
+    numbers: &T,
+    found: &mut [Sums<L>; COUNT],
+) {
+    // What the values' own origin is above the lines'.
+    let above = lanes.sub(narrow.origin, origins);
+    if SHIFTED {
+        for (shift, inverse) in shifts.iter_mut().zip(&inverses) {
+            *shift = lanes.mul_add(above, *inverse, *shift);
+        }
+    }
+    let factors = narrow.factors::<T, COUNT>(lanes, (inverses, shifts));
+    let [c, cc, cv] = narrow.sums::<T, SHIFTED, COUNT>(lanes, factors, first, numbers);
+    for at in 0..COUNT {
+        let cv = lanes.mul(cv[at], narrow.step);
+        let cv = if SHIFTED { lanes.mul_add(above, c[at], cv) } else { cv };
+        let (c, cc, cv) = (units.fold(c[at]), units.fold(cc[at]), units.fold(cv));
+        found[at] = Sums { c, cc, cv };
+    }
+}
+
+#[inline(always)]
+fn sums<L: Lanes, T: Numbers, const N: usize, const WEIGHED: bool, const SHIFTED: bool>(
+    lanes: L,
+    units: &Units<'_, L>,
+    lines: &Lines<L, N>,
+    numbers: &T,
+) -> [Sums<L>; N] {
+    const { assert!(N.is_multiple_of(FOUR)) }
+    let mut found = [Sums::none(lanes); N];
+    let inverses = lines.inverses.as_chunks().0.iter();
+    let these = inverses.zip(lines.shifts.as_chunks().0);
+    for (at, (found, (inverses, shifts))) in
+        found.as_chunks_mut().0.iter_mut().zip(these).enumerate()
+    {
+        let these = (*inverses, *shifts, lines.origins);
+        some::<L, T, WEIGHED, SHIFTED, FOUR>(lanes, units, these, at * FOUR, numbers, found);
     }
     found
 }
 
 /// Of lines with these inverses, shifts and origins, of which the first has that number.
 #[inline(always)]
-fn some<L: Lanes, N: Numbers, const WEIGHED: bool, const SHIFTED: bool, const COUNT: usize>(
+fn some<L: Lanes, T: Numbers, const WEIGHED: bool, const SHIFTED: bool, const COUNT: usize>(
     lanes: L,
     units: &Units<'_, L>,
     (inverses, shifts, origins): ([L::F32; COUNT], [L::F32; COUNT], L::F32),
     first: usize,
-    numbers: &N,
+    numbers: &T,
     found: &mut [Sums<L>; COUNT],
 ) {
     let zero = lanes.splat(0.0);
@@ -174,7 +268,7 @@ impl<L: Lanes, const N: usize> Best<L, N> {
 /// The least-squares scales of the candidates whose codes leave the least with theirs; zero where there is
 /// none.
 #[inline(always)]
-pub(crate) fn best_scales<L: Lanes>(lanes: L, found: &[Sums<L>; EIGHT]) -> L::F32 {
+pub(crate) fn best_scales<L: Lanes>(lanes: L, found: &[Sums<L>]) -> L::F32 {
     let mut best = Best::new(lanes, [found[0].cc, found[0].cv]);
     for Sums { cc, cv, .. } in found {
         best.add(lanes, lanes.div(lanes.mul(*cv, *cv), *cc), [*cc, *cv]);
@@ -187,7 +281,52 @@ pub(crate) fn best_scales<L: Lanes>(lanes: L, found: &[Sums<L>; EIGHT]) -> L::F3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::search::importance::Importance;
+    use crate::kernel::search::units::{Room, Rows};
     use crate::lanes::{LANES, Portable};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sums_in_int16_are_those_in_float32(
+            values in prop::collection::vec(-1f32..1.0, 32..600), power in -20i32..20,
+            inverse in 3f32..9.0, shift in -1f32..1.0,
+        ) {
+            let length = values.len() / LANES * LANES;
+            let values: Vec<f32> = values.iter().map(|v| v * 2f32.powi(power)).collect();
+            let most = values.iter().fold(0f32, |most, v| most.max(v.abs()));
+            prop_assume!(most.is_normal());
+            let rows = Rows::of_groups((&values, 0), &[(0, length)], &[most], 1);
+            let mut room = Room::default();
+            let units = Units::new(Portable, &rows, &Importance::default(), &mut room);
+            // A few values lie so near the middle of two numbers that they become the other one: that
+            // makes such a difference.
+            let others = 2.0 + 0.03 * length as f32;
+            let near = |narrow: [f32; LANES], wide: [f32; LANES], other: f32| {
+                (narrow[0] - wide[0]).abs() <= others * other
+            };
+            let numbers = Integers { low: -8.0, high: 7.0 };
+            let inverses = [[inverse; LANES]; FOUR];
+            let zero = [0.0; LANES];
+            let lines = Lines { inverses, shifts: [zero; FOUR], origins: zero };
+            let wide = sums::<_, _, FOUR, false, false>(Portable, &units, &lines, &numbers)[3];
+            let narrow = of_inverses(Portable, &units, inverses, &numbers)[3];
+            prop_assert!(near(narrow.cc, wide.cc, 15.0));
+            prop_assert!(near(narrow.cv, wide.cv, 2.0));
+            let ends = units.ends();
+            let lined = Lined::new(Portable, &units, ends, 15.0);
+            let (totals, known) = (lined.totals(Portable, &units, ends[0]), units.totals(ends[0]));
+            prop_assert!(near(totals.sum, known.sum, 0.01));
+            prop_assert_eq!(totals.mass[0], known.mass[0]);
+            let shifts = [[shift; LANES]; FOUR];
+            let lines = Lines { inverses, shifts, origins: ends[0] };
+            let wide = sums::<_, _, FOUR, false, true>(Portable, &units, &lines, &lined.numbers)[0];
+            let narrow = lined.of_lines(Portable, &units, &lines)[0];
+            prop_assert!(near(narrow.c, wide.c, 1.0));
+            prop_assert!(near(narrow.cc, wide.cc, 29.0));
+            prop_assert!(near(narrow.cv, wide.cv, 4.0));
+        }
+    }
 
     #[test]
     fn the_first_of_the_largest_is_found() {

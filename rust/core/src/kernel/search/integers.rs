@@ -10,14 +10,14 @@ use crate::lanes::{LANES, Lanes};
 
 /// What the largest magnitude becomes in codes, over the largest one that is rounded to nearest: above 1
 /// it is cut off.
-const REACHES: [f32; EIGHT - 1] = [0.96, 1.04, 1.09, 1.15, 1.23, 1.36, 1.6];
+const REACHES: [f32; EIGHT] = [1.0, 0.96, 1.04, 1.09, 1.15, 1.23, 1.36, 1.6];
 /// The same of two bits, which gain more by it.
-const REACHES_OF_TWO: [f32; EIGHT - 1] = [1.24, 1.44, 1.6, 1.8, 2.04, 2.4, 2.96];
+const REACHES_OF_TWO: [f32; EIGHT] = [1.0, 1.24, 1.44, 1.6, 1.8, 2.04, 2.4, 2.96];
 
 /// The same of scales that may be negative, over the scale that makes the largest magnitude the lowest code.
-const SIGNED_REACHES: [f32; EIGHT - 1] = [1.05, 1.1, 1.16, 1.24, 1.36, 1.6, 0.9];
+const SIGNED_REACHES: [f32; EIGHT] = [1.0, 1.05, 1.1, 1.16, 1.24, 1.36, 1.6, 0.9];
 /// The same of two bits.
-const SIGNED_REACHES_OF_TWO: [f32; EIGHT - 1] = [1.48, -1.36, 1.96, 1.24, -1.8, -1.12, 2.68];
+const SIGNED_REACHES_OF_TWO: [f32; EIGHT] = [1.0, 1.48, -1.36, 1.96, 1.24, -1.8, -1.12, 2.68];
 
 /// Scales of a type, whose outermost codes decode to float32.
 struct Scales {

@@ -1,6 +1,6 @@
 //! Integers from zero on, with a scale and an offset of any value: `v ≈ scale·c + offset`.
 
-use super::candidates::{Best, EIGHT, Lines, Sums, of_line, of_lines};
+use super::candidates::{Best, EIGHT, Lined, Lines, Sums};
 use super::numbers::Integers;
 use super::residuals::{Steps, gains_of_lines, inverse};
 use super::units::{Totals, Units};
@@ -8,21 +8,21 @@ use crate::lanes::Lanes;
 
 /// Lines that are tried, of values from 0 to 1: how many steps these are, and how far they are shifted.
 #[derive(Clone, Copy)]
-struct Candidates {
+pub(crate) struct Candidates<const N: usize> {
     /// Steps that are cut off in all: a line has so many more than codes.
-    cuts: [f32; EIGHT],
+    cuts: [f32; N],
     /// Steps that codes are lower.
-    shifts: [f32; EIGHT],
+    shifts: [f32; N],
 }
 
-impl Candidates {
-    /// From end to end, and others: steps that are cut off, as many at each end, and how many steps the
-    /// line is then shifted up.
-    const fn beside(others: [[f32; 2]; EIGHT - 1]) -> Self {
-        let (mut cuts, mut shifts, mut at) = ([0.0; EIGHT], [0.0; EIGHT], 0);
-        while at < EIGHT - 1 {
-            let [cut, up] = others[at];
-            (cuts[at + 1], shifts[at + 1]) = (cut, cut / 2.0 + up);
+impl<const N: usize> Candidates<N> {
+    /// Of each: steps that are cut off, as many at each end, and how many steps the line is then shifted up.
+    /// Without either it goes from end to end.
+    pub(crate) const fn new(lines: [[f32; 2]; N]) -> Self {
+        let (mut cuts, mut shifts, mut at) = ([0.0; N], [0.0; N], 0);
+        while at < N {
+            let [cut, up] = lines[at];
+            (cuts[at], shifts[at]) = (cut, cut / 2.0 + up);
             at += 1;
         }
         Self { cuts, shifts }
@@ -31,8 +31,9 @@ impl Candidates {
 
 /// Of short groups, then of others; so, too, of codes of fewer bits, which gain more by being cut off.
 /// `bench/candidates.py` fitted them.
-const CANDIDATES: [Candidates; 2] = [
-    Candidates::beside([
+const CANDIDATES: [Candidates<EIGHT>; 2] = [
+    Candidates::new([
+        [0.0, 0.0],
         [-0.8, -0.5],
         [0.3, 0.3],
         [0.3, -0.3],
@@ -41,7 +42,8 @@ const CANDIDATES: [Candidates; 2] = [
         [0.6, 0.0],
         [0.9, 0.4],
     ]),
-    Candidates::beside([
+    Candidates::new([
+        [0.0, 0.0],
         [0.3, 0.2],
         [0.6, 0.4],
         [0.6, -0.2],
@@ -51,7 +53,8 @@ const CANDIDATES: [Candidates; 2] = [
         [1.2, 0.3],
     ]),
 ];
-const OF_THREE_BITS: Candidates = Candidates::beside([
+const OF_THREE_BITS: Candidates<EIGHT> = Candidates::new([
+    [0.0, 0.0],
     [0.6, 0.2],
     [0.9, -0.1],
     [1.2, 0.4],
@@ -60,8 +63,9 @@ const OF_THREE_BITS: Candidates = Candidates::beside([
     [1.5, 0.0],
     [1.5, -0.5],
 ]);
-const OF_TWO_BITS: [Candidates; 2] = [
-    Candidates::beside([
+const OF_TWO_BITS: [Candidates<EIGHT>; 2] = [
+    Candidates::new([
+        [0.0, 0.0],
         [-0.8, -0.5],
         [0.6, 0.3],
         [0.6, -0.3],
@@ -70,7 +74,8 @@ const OF_TWO_BITS: [Candidates; 2] = [
         [0.9, 0.5],
         [1.5, -0.5],
     ]),
-    Candidates::beside([
+    Candidates::new([
+        [0.0, 0.0],
         [1.2, 0.1],
         [1.5, -0.1],
         [1.8, 0.0],
@@ -85,7 +90,7 @@ const SHORT: usize = 32;
 
 /// The candidates for groups of so many values and codes up to `top`.
 #[inline(always)]
-fn candidates(count: usize, top: f32) -> &'static Candidates {
+fn candidates(count: usize, top: f32) -> &'static Candidates<EIGHT> {
     let length = usize::from(count > SHORT);
     match top as u32 {
         3 => &OF_TWO_BITS[length],
@@ -116,22 +121,22 @@ pub(crate) trait StoredLine {
     fn stored<L: Lanes>(&self, lanes: L, line: Line<L>, units: &Units<'_, L>) -> Line<L>;
 }
 
-/// The least-squares lines for the codes of the best candidates, up to `top`, of groups with these ends: the
-/// `usual` lines, or else those from end to end, and others. Of scale zero where the ends are one, or all
-/// values have one code. With them come the sums of the values.
+/// The least-squares lines for the codes of the best candidates, up to `top`, of groups with these ends. Where
+/// there are `usual` lines they take the place of the first ones. Of scale zero where the ends are one, or
+/// all values have one code. With them come the sums of the values.
 #[inline(always)]
-pub(crate) fn best_line<L: Lanes>(
+pub(crate) fn best_line<'a, L: Lanes, const N: usize>(
     lanes: L,
-    units: &Units<'_, L>,
-    top: f32,
+    units: &Units<'a, L>,
+    (candidates, top): (&Candidates<N>, f32),
     [lo, hi]: [L::F32; 2],
     usual: Option<Line<L>>,
-) -> (Line<L>, Above<L>) {
+) -> (Line<L>, Above<'a, L>) {
     let zero = lanes.splat(0.0);
     let over_span = inverse(lanes, lanes.sub(hi, lo));
-    let mut lines = Lines { inverses: [zero; EIGHT], shifts: [zero; EIGHT], origins: lo };
-    let Candidates { cuts, shifts } = candidates(units.values.len(), top);
-    for at in 0..EIGHT {
+    let mut lines = Lines { inverses: [zero; N], shifts: [zero; N], origins: lo };
+    let Candidates { cuts, shifts } = candidates;
+    for at in 0..N {
         lines.inverses[at] = lanes.mul(lanes.splat(top + cuts[at]), over_span);
         lines.shifts[at] = lanes.splat(-shifts[at]);
     }
@@ -139,8 +144,9 @@ pub(crate) fn best_line<L: Lanes>(
         lines.inverses[0] = inverse(lanes, scale);
         lines.shifts[0] = lanes.mul(lanes.sub(lo, offset), lines.inverses[0]);
     }
-    let values = Above { origin: lo, totals: units.totals(lo) };
-    let found = of_lines(lanes, units, &lines, top);
+    let lined = Lined::new(lanes, units, [lo, hi], top);
+    let values = Above { lined, origin: lo, totals: lined.totals(lanes, units, lo) };
+    let found = lined.of_lines(lanes, units, &lines);
     let mut best = Best::new(lanes, [zero, zero, zero]);
     for sums in found {
         let [covariance, variance, c] = values.moments(lanes, sums);
@@ -151,12 +157,13 @@ pub(crate) fn best_line<L: Lanes>(
 }
 
 /// What is known of values above some.
-pub(crate) struct Above<L: Lanes> {
+pub(crate) struct Above<'a, L: Lanes> {
+    lined: Lined<'a, L>,
     origin: L::F32,
     totals: Totals<L>,
 }
 
-impl<L: Lanes> Above<L> {
+impl<L: Lanes> Above<'_, L> {
     /// The covariance of codes and values, the variance of codes, both times how many there are, and the sum
     /// of codes.
     #[inline(always)]
@@ -179,11 +186,22 @@ impl<L: Lanes> Above<L> {
 
     /// The line for the codes that a line gives.
     #[inline(always)]
-    fn refitted(&self, lanes: L, units: &Units<'_, L>, line: Line<L>, top: f32) -> Line<L> {
+    fn refitted(&self, lanes: L, units: &Units<'_, L>, line: Line<L>) -> Line<L> {
         let inverse = inverse(lanes, line.scale);
         let shift = lanes.mul(lanes.sub(self.origin, line.offset), inverse);
-        let sums = of_line(lanes, units, (inverse, shift, self.origin), top);
+        let sums = self.lined.of_line(lanes, units, (inverse, shift, self.origin));
         self.line(lanes, self.moments(lanes, sums))
+    }
+
+    /// The sums of codes of some lines.
+    #[inline(always)]
+    pub(crate) fn of_lines<const N: usize>(
+        &self,
+        lanes: L,
+        units: &Units<'_, L>,
+        lines: &Lines<L, N>,
+    ) -> [Sums<L>; N] {
+        self.lined.of_lines(lanes, units, lines)
     }
 
     /// The sums of the values themselves.
@@ -206,8 +224,9 @@ pub(crate) fn line<L: Lanes>(
     (usual, first, steps): (Line<L>, Line<L>, Steps<L>),
     stored: &impl StoredLine,
 ) -> Line<L> {
-    let (best, values) = best_line(lanes, units, top, ends, Some(first));
-    let refitted = values.refitted(lanes, units, best, top);
+    let candidates = candidates(units.values.len(), top);
+    let (best, values) = best_line(lanes, units, (candidates, top), ends, Some(first));
+    let refitted = values.refitted(lanes, units, best);
     let refitted = stored.stored(lanes, refitted, units);
     let numbers = Integers { low: 0.0, high: top };
     let steps = [steps, refitted.steps(lanes)];

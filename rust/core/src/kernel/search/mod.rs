@@ -14,15 +14,16 @@ mod candidates;
 mod importance;
 pub(crate) mod integers;
 pub(crate) mod line;
+mod narrow;
 mod numbers;
 mod residuals;
 mod scale;
 mod units;
 
-pub(crate) use candidates::{Best, EIGHT, Lines, Sums, best_scales, of_inverses, of_lines};
+pub(crate) use candidates::{Best, EIGHT, FOUR, Lines, Sums, best_scales, of_inverses};
 pub use importance::Importance;
 pub(crate) use numbers::{Floats, Integers, Numbers, Rising};
-pub(crate) use residuals::{Left, Steps, inverse, left, residuals};
+pub(crate) use residuals::{Steps, gains, gains_of_lines, inverse, residuals};
 pub(crate) use scale::{Stored, beside, choose, scale};
 pub use units::Room;
 pub(crate) use units::{Each, Rows, Totals, Units, lanes_of, sum_over};

@@ -34,15 +34,15 @@ pub(crate) fn scale<L: Lanes, N: Numbers>(
     units.choose(gains, units.times(refitted), usual)
 }
 
-/// What values are multiplied by for usual scales, and for others that are `usual / reach`.
+/// What values are multiplied by for scales that are `usual / reach`.
 #[inline(always)]
-pub(crate) fn beside<L: Lanes>(
+pub(crate) fn beside<L: Lanes, const N: usize>(
     lanes: L,
     usual: L::F32,
-    reaches: &[f32; EIGHT - 1],
-) -> [L::F32; EIGHT] {
-    let mut candidates = [lanes.div(lanes.splat(1.0), usual); EIGHT];
-    for (candidate, reach) in candidates[1..].iter_mut().zip(reaches) {
+    reaches: &[f32; N],
+) -> [L::F32; N] {
+    let mut candidates = [lanes.div(lanes.splat(1.0), usual); N];
+    for (candidate, reach) in candidates.iter_mut().zip(reaches) {
         *candidate = lanes.mul(*candidate, lanes.splat(*reach));
     }
     candidates

@@ -1,11 +1,16 @@
 //! Groups side by side as they are searched, sixteen or fewer: a lane has one of them, a long one has several
 //! lanes, and so has a block of several parts.
 
+use std::cell::Cell;
+
 use super::importance::Importance;
 use crate::lanes::{EXPONENT, LANES, Lanes};
 
 /// A number for each lane.
 pub(crate) type Each = [f32; LANES];
+
+/// Two int16 for each lane.
+pub(super) type Pairs = [u32; LANES];
 
 /// Values of a lane at most, of groups that need not be divided.
 const LONGEST: usize = 512;
@@ -23,6 +28,7 @@ pub struct Room {
     weights: Vec<Each>,
     /// How much values matter, in their own order.
     own: Vec<f32>,
+    pairs: Vec<Cell<Pairs>>,
 }
 
 /// What lanes have in common.
@@ -53,6 +59,8 @@ pub(crate) struct Rows<'a> {
     spans: [(usize, usize); LANES],
     /// The largest magnitude of each lane's group or block.
     absmax: Each,
+    /// The same of its part of a block.
+    part_absmax: Each,
     shared: Shared,
 }
 
@@ -73,29 +81,38 @@ impl<'a> Rows<'a> {
                 let from = (begin + piece * step).min(end);
                 rows.spans[at * lanes + piece] = (from, (from + step).min(end));
                 rows.absmax[at * lanes + piece] = *most;
+                rows.part_absmax[at * lanes + piece] = *most;
             }
         }
         rows.fill(groups.len() * lanes)
     }
 
-    /// Those of blocks of as many parts of `part` values, of these largest magnitudes.
+    /// Those of blocks of as many parts of `part` values, each of these largest magnitudes.
     #[inline(always)]
     pub(crate) fn of_blocks(
         (values, start): (&'a [f32], usize),
         (part, parts): (usize, usize),
-        absmax: &[f32],
+        absmax: impl Iterator<Item = f32>,
     ) -> Self {
         let mut rows = Self::nowhere(values, start, Shared::Block(parts));
-        for lane in 0..absmax.len() * parts {
-            rows.spans[lane] = (lane * part, (lane + 1) * part);
-            rows.absmax[lane] = absmax[lane / parts];
+        for (own, absmax) in rows.part_absmax.iter_mut().zip(absmax) {
+            *own = absmax;
         }
-        rows.fill(absmax.len() * parts)
+        let lanes = values.len() / part;
+        let blocks = rows.part_absmax.chunks_exact(parts).zip(rows.absmax.chunks_exact_mut(parts));
+        for (own, absmax) in blocks {
+            absmax.fill(own.iter().fold(0.0, |most, one| most.max(*one)));
+        }
+        for (lane, span) in rows.spans[..lanes].iter_mut().enumerate() {
+            *span = (lane * part, (lane + 1) * part);
+        }
+        rows.fill(lanes)
     }
 
     #[inline(always)]
     fn nowhere(values: &'a [f32], start: usize, shared: Shared) -> Self {
-        Self { values, start, spans: [(0, 0); LANES], absmax: [0.0; LANES], shared }
+        let none = [0.0; LANES];
+        Self { values, start, spans: [(0, 0); LANES], absmax: none, part_absmax: none, shared }
     }
 
     /// Lanes from this one on, which nobody has, hold the first one's values: as many are read together. Of no
@@ -120,7 +137,11 @@ pub(crate) struct Units<'a, L: Lanes> {
     /// of magnitudes that have no such power.
     powers: L::F32,
     inverses: L::F32,
+    /// The largest magnitudes of lanes over the powers, or larger ones of the group that they are of.
+    pub(super) absmax: L::F32,
     shared: Shared,
+    /// Room for the values as int16.
+    pub(super) pairs: &'a [Cell<Pairs>],
     lanes: L,
 }
 
@@ -142,12 +163,14 @@ impl<'a, L: Lanes> Units<'a, L> {
             }
         }
         let (powers, inverses) = (lanes.load(&powers), lanes.load(&inverses));
-        let Room { values, weights, own } = room;
+        let Room { values, weights, own, pairs } = room;
         let longest = rows.spans.iter().fold(0, |most: usize, span| most.max(span.1 - span.0));
         let depth = longest.next_multiple_of(LANES);
         if values.len() < depth {
             values.resize(depth, [0.0; LANES]);
+            pairs.resize(depth / 2, Cell::new([0; LANES]));
         }
+        let pairs = &pairs[..depth / 2];
         let values = &mut values[..depth];
         transpose(lanes, rows.values, &rows.spans, Some(inverses), values);
         let own = importance.weights(rows.values, rows.start, own);
@@ -162,7 +185,9 @@ impl<'a, L: Lanes> Units<'a, L> {
             }
         }
         let weights = &weights[..depth];
-        Self { values, weights, powers, inverses, shared: rows.shared, lanes }
+        let absmax = lanes.mul(lanes.load(&rows.part_absmax), inverses);
+        let shared = rows.shared;
+        Self { values, weights, powers, inverses, absmax, shared, pairs, lanes }
     }
 
     /// Numbers over the powers.

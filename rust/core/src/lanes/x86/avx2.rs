@@ -406,6 +406,109 @@ impl Lanes for Avx2 {
         [self.max16::<SIGNED>(a[0], b[0]), self.max16::<SIGNED>(a[1], b[1])]
     }
     #[inline(always)]
+    fn load_u32(self, numbers: &[u32; LANES]) -> Self::U32 {
+        cpu! {
+            [
+                _mm256_loadu_si256(numbers.as_ptr().cast()),
+                _mm256_loadu_si256(numbers[8..].as_ptr().cast()),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn pairs(self, first: Self::F32, second: Self::F32) -> Self::U32 {
+        cpu! {
+            let low = _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(second[0]));
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(second[1]));
+            [
+                _mm256_blend_epi16::<0xaa>(_mm256_cvtps_epi32(first[0]), low),
+                _mm256_blend_epi16::<0xaa>(_mm256_cvtps_epi32(first[1]), high),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn splat_pairs(self, value: i16) -> Self::U32 {
+        cpu! { [_mm256_set1_epi16(value); 2] }
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        cpu! { [_mm256_adds_epi16(a[0], b[0]), _mm256_adds_epi16(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn scale_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        cpu! { [_mm256_mulhrs_epi16(a[0], b[0]), _mm256_mulhrs_epi16(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn shift_pairs<const BITS: u32>(self, a: Self::U32) -> Self::U32 {
+        cpu! {
+            let bits = _mm_cvtsi32_si128(BITS as i32);
+            [_mm256_sra_epi16(a[0], bits), _mm256_sra_epi16(a[1], bits)]
+        }
+    }
+    #[inline(always)]
+    fn add_products(self, sums: Self::U32, a: Self::U32, b: Self::U32) -> Self::U32 {
+        cpu! {
+            [
+                _mm256_add_epi32(sums[0], _mm256_madd_epi16(a[0], b[0])),
+                _mm256_add_epi32(sums[1], _mm256_madd_epi16(a[1], b[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn min_of_pairs(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        cpu! { [_mm256_min_epi16(a[0], b[0]), _mm256_min_epi16(a[1], b[1])] }
+    }
+    #[inline(always)]
+    fn count_pairs_above(self, counts: Self::U32, a: Self::U32, b: Self::U32) -> Self::U32 {
+        cpu! {
+            [
+                _mm256_sub_epi16(counts[0], _mm256_cmpgt_epi16(a[0], b[0])),
+                _mm256_sub_epi16(counts[1], _mm256_cmpgt_epi16(a[1], b[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn if_pairs_above(
+        self,
+        a: Self::U32,
+        b: Self::U32,
+        yes: Self::U32,
+        no: Self::U32,
+    ) -> Self::U32 {
+        cpu! {
+            [
+                _mm256_blendv_epi8(no[0], yes[0], _mm256_cmpgt_epi16(a[0], b[0])),
+                _mm256_blendv_epi8(no[1], yes[1], _mm256_cmpgt_epi16(a[1], b[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn look_up_small_pairs(self, indices: Self::U32, table: &[i8; 16]) -> Self::U32 {
+        cpu! {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            // The number becomes the upper byte, and is then moved down with its sign.
+            let upper = [_mm256_slli_epi16::<8>(indices[0]), _mm256_slli_epi16::<8>(indices[1])];
+            let none = _mm256_set1_epi16(0x80);
+            let low = _mm256_shuffle_epi8(table, _mm256_or_si256(upper[0], none));
+            let high = _mm256_shuffle_epi8(table, _mm256_or_si256(upper[1], none));
+            [_mm256_srai_epi16::<8>(low), _mm256_srai_epi16::<8>(high)]
+        }
+    }
+    #[inline(always)]
+    fn look_up_eight_pairs(self, indices: Self::U32, table: &[i16; 8]) -> Self::U32 {
+        cpu! {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            // Number `i` has the bytes `2i` and `2i + 1`.
+            let (twice, one) = (_mm256_set1_epi16(0x0202), _mm256_set1_epi16(0x0100));
+            let low = _mm256_add_epi16(_mm256_mullo_epi16(indices[0], twice), one);
+            let high = _mm256_add_epi16(_mm256_mullo_epi16(indices[1], twice), one);
+            [_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high)]
+        }
+    }
+    #[inline(always)]
+    fn integers(self, numbers: Self::U32) -> Self::F32 {
+        cpu! { [_mm256_cvtepi32_ps(numbers[0]), _mm256_cvtepi32_ps(numbers[1])] }
+    }
+    #[inline(always)]
     fn larger_half<const SIGNED: bool>(self, [low, high]: Self::U32) -> Self::U32 {
         cpu! {
             let mask = _mm256_set1_epi32(HIGH_HALF as i32);

@@ -274,6 +274,74 @@ impl Lanes for Avx512 {
         cpu! { if SIGNED { _mm512_max_epi16(a, b) } else { _mm512_max_epu16(a, b) } }
     }
     #[inline(always)]
+    fn load_u32(self, numbers: &[u32; LANES]) -> __m512i {
+        cpu! { _mm512_loadu_si512(numbers.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn pairs(self, first: __m512, second: __m512) -> __m512i {
+        cpu! {
+            let second = _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(second));
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_cvtps_epi32(first), second)
+        }
+    }
+    #[inline(always)]
+    fn splat_pairs(self, value: i16) -> __m512i {
+        cpu! { _mm512_set1_epi16(value) }
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { _mm512_adds_epi16(a, b) }
+    }
+    #[inline(always)]
+    fn scale_pairs(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { _mm512_mulhrs_epi16(a, b) }
+    }
+    #[inline(always)]
+    fn shift_pairs<const BITS: u32>(self, a: __m512i) -> __m512i {
+        cpu! { _mm512_srai_epi16::<BITS>(a) }
+    }
+    #[inline(always)]
+    fn add_products(self, sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { _mm512_add_epi32(sums, _mm512_madd_epi16(a, b)) }
+    }
+    #[inline(always)]
+    fn min_of_pairs(self, a: __m512i, b: __m512i) -> __m512i {
+        cpu! { _mm512_min_epi16(a, b) }
+    }
+    #[inline(always)]
+    fn count_pairs_above(self, counts: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        cpu! {
+            let above = _mm512_cmpgt_epi16_mask(a, b);
+            _mm512_mask_add_epi16(counts, above, counts, _mm512_set1_epi16(1))
+        }
+    }
+    #[inline(always)]
+    fn if_pairs_above(self, a: __m512i, b: __m512i, yes: __m512i, no: __m512i) -> __m512i {
+        cpu! { _mm512_mask_blend_epi16(_mm512_cmpgt_epi16_mask(a, b), no, yes) }
+    }
+    #[inline(always)]
+    fn look_up_pairs(self, indices: __m512i, table: &[i16; 32]) -> __m512i {
+        cpu! { _mm512_permutexvar_epi16(indices, _mm512_loadu_si512(table.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn look_up_small_pairs(self, indices: __m512i, table: &[i8; 16]) -> __m512i {
+        cpu! {
+            let table = _mm256_cvtepi8_epi16(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_permutexvar_epi16(indices, _mm512_castsi256_si512(table))
+        }
+    }
+    #[inline(always)]
+    fn look_up_eight_pairs(self, indices: __m512i, table: &[i16; 8]) -> __m512i {
+        cpu! {
+            let table = _mm_loadu_si128(table.as_ptr().cast());
+            _mm512_permutexvar_epi16(indices, _mm512_castsi128_si512(table))
+        }
+    }
+    #[inline(always)]
+    fn integers(self, numbers: __m512i) -> __m512 {
+        cpu! { _mm512_cvtepi32_ps(numbers) }
+    }
+    #[inline(always)]
     fn larger_half<const SIGNED: bool>(self, a: __m512i) -> __m512i {
         cpu! {
             let high = _mm512_and_si512(a, _mm512_set1_epi32(HIGH_HALF as i32));

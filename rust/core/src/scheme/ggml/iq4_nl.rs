@@ -21,7 +21,7 @@ const NUMBERS: [f32; 16] = [
     89.0, 113.0,
 ];
 /// As [`super::small::REACHES`]: the table has other numbers below zero than above.
-pub(super) const REACHES: [f32; EIGHT - 1] = [0.88, 0.96, 1.08, 1.16, -0.88, -0.92, -1.0];
+pub(super) const REACHES: [f32; EIGHT] = [1.0, 0.88, 0.96, 1.08, 1.16, -0.88, -0.92, -1.0];
 /// The code that stands for the largest magnitude.
 pub(super) const LOWEST: f32 = NUMBERS[0];
 
@@ -47,7 +47,7 @@ impl Block for Iq4Nl {
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], d: Self::Levels, block: &mut [u8]) {
-        let d = put_half(block, 0, d);
+        let d = put_half(lanes, block, 0, d);
         let mut codes = [0; SMALL];
         nearest(lanes, values, inverse(d), &TABLE, &mut codes);
         join::<HALF>(&codes, &mut block[2..]);

@@ -32,8 +32,8 @@ impl Block for Iq4Xs {
     type Levels = Symmetric<PARTS>;
 
     #[inline(always)]
-    fn fit<L: Lanes>(_: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
-        Symmetric::fit(values, bounds, [LOWEST, -32.0])
+    fn fit<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Symmetric::fit(lanes, values, bounds, [LOWEST, -32.0])
     }
 
     #[inline(always)]
@@ -43,7 +43,7 @@ impl Block for Iq4Xs {
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
-        put_half(block, 0, levels.d);
+        put_half(lanes, block, 0, levels.d);
         let scales = levels.scales.map(|scale| (scale + 32) as u8);
         let upper = scales.iter().zip(0..).map(|(scale, at)| u16::from(scale >> 4) << (2 * at));
         block[2..LOWER].copy_from_slice(&upper.fold(0, |all, one| all | one).to_le_bytes());

@@ -1,11 +1,11 @@
 //! Blocks of 256 whose parts have scales of few bits, multiples of the block's own.
 
-use super::small::{self, inverse, nearest_halves, outermost, put_half};
-use crate::kernel::convert::{f16_from_f32, f16_to_f32};
-use crate::kernel::search::line::best_line;
+use super::small::{self, half_bits, inverse, nearest_halves, outermost, put_half};
+use crate::kernel::convert::f16_to_f32;
+use crate::kernel::search::line::{Above, Candidates, best_line};
 use crate::kernel::search::{
-    self, Best, EIGHT, Integers, Left, Lines, Numbers, Sums, Totals, Units, beside, best_scales,
-    left, of_inverses, of_lines, sum_over,
+    self, Best, EIGHT, FOUR, Integers, Lines, Numbers, Steps, Sums, Totals, Units, beside,
+    best_scales, gains, gains_of_lines, of_inverses, sum_over,
 };
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
@@ -13,16 +13,16 @@ use crate::lanes::{LANES, Lanes};
 /// Weights of a large block.
 pub(super) const LARGE: usize = 256;
 
-/// Refits of `d` and `dmin`.
-const REFITS: usize = 2;
 /// Steps from a part's scale and minimum to others that are tried.
 const UP: [f32; EIGHT] = [0.0, 1.0, -1.0, 0.0, 0.0, 1.0, -1.0, 1.0];
 const DOWN: [f32; EIGHT] = [0.0, 0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 2.0];
+/// The same of scales alone.
+const BESIDE: [f32; FOUR] = [0.0, 1.0, -1.0, 2.0];
 
 /// A number rounded to float16.
 #[inline(always)]
-fn to_half(x: f32) -> f32 {
-    f16_to_f32(f16_from_f32(x))
+fn to_half<L: Lanes>(lanes: L, x: f32) -> f32 {
+    f16_to_f32(half_bits(lanes, x))
 }
 
 /// The levels of blocks side by side: each lane's part has the scale `d·s` and the minimum `dmin·m`. `d`
@@ -36,30 +36,19 @@ struct LevelsOfEach<L: Lanes> {
 }
 
 impl<L: Lanes> LevelsOfEach<L> {
-    /// What these leave of the values.
+    /// The scale of each lane over its unit's power.
     #[inline(always)]
-    fn left<N: Numbers, const OFFSET: bool>(
-        &self,
-        lanes: L,
-        units: &Units<'_, L>,
-        numbers: &N,
-    ) -> Left<L> {
-        let scale = lanes.mul(units.over(self.d), self.s);
+    fn scale(&self, lanes: L, units: &Units<'_, L>) -> L::F32 {
+        lanes.mul(units.over(self.d), self.s)
+    }
+
+    /// How codes are found, and what they decode to.
+    #[inline(always)]
+    fn steps(&self, lanes: L, units: &Units<'_, L>) -> Steps<L> {
         let less = lanes.mul(units.over(self.dmin), self.m);
-        let steps = [search::inverse(lanes, scale), scale, less];
-        left::<L, N, OFFSET>(lanes, units, steps, numbers)
+        let offset = lanes.sub(lanes.splat(0.0), less);
+        Steps { origin: offset, offset, ..Steps::of_scales(lanes, self.scale(lanes, units)) }
     }
-
-    #[inline(always)]
-    fn parts(&self) -> [L::F32; 4] {
-        [self.d, self.dmin, self.s, self.m]
-    }
-}
-
-/// How much less some levels leave of each lane's block than the usual ones.
-#[inline(always)]
-fn gains<L: Lanes, const PARTS: usize>(lanes: L, usual: L::F64, left: L::F64) -> L::F32 {
-    sum_over(lanes, lanes.difference(usual, left), PARTS)
 }
 
 /// Each lane's outermost number of its block of as many lanes; of two the one above zero.
@@ -100,28 +89,28 @@ impl<const PARTS: usize> Default for Affine<PARTS> {
 impl<const PARTS: usize> Affine<PARTS> {
     /// For codes from 0 to the first of `tops` and multiples up to the second.
     #[inline(always)]
-    pub(super) fn fit(bounds: &[Bounds], tops: [f32; 2]) -> Self {
+    pub(super) fn fit<L: Lanes>(lanes: L, bounds: &[Bounds], tops: [f32; 2]) -> Self {
         let (mut spans, mut depths) = ([0.0f32; PARTS], [0.0f32; PARTS]);
         for ((span, depth), bounds) in spans.iter_mut().zip(&mut depths).zip(bounds) {
             *depth = -bounds.lo;
             *span = (bounds.hi + *depth) / tops[0];
         }
-        Self::of(&spans, &depths, tops[1])
+        Self::of(lanes, &spans, &depths, tops[1])
     }
 
     /// Write `d` and `dmin` at byte `at` of a block, one after the other.
     #[inline(always)]
-    pub(super) fn put(&self, block: &mut [u8], at: usize) {
-        put_half(block, at, self.d);
-        put_half(block, at + 2, self.dmin);
+    pub(super) fn put<L: Lanes>(&self, lanes: L, block: &mut [u8], at: usize) {
+        put_half(lanes, block, at, self.d);
+        put_half(lanes, block, at + 2, self.dmin);
     }
 
     /// Of what each part needs. The extremes are the ends of what it can hold.
     #[inline(always)]
-    fn of(spans: &[f32], depths: &[f32], top_scale: f32) -> Self {
+    fn of<L: Lanes>(lanes: L, spans: &[f32], depths: &[f32], top_scale: f32) -> Self {
         let largest = |of: &[f32]| of.iter().fold(0.0f32, |most, one| most.max(*one));
-        let d = to_half(largest(spans) / top_scale);
-        let dmin = to_half(largest(depths) / top_scale);
+        let d = to_half(lanes, largest(spans) / top_scale);
+        let dmin = to_half(lanes, largest(depths) / top_scale);
         let multiples = |of: &[f32], unit: f32| {
             let (inverse, mut multiples) = (inverse(unit), [0; PARTS]);
             for (multiple, one) in multiples.iter_mut().zip(of) {
@@ -160,41 +149,40 @@ impl<const PARTS: usize> Affine<PARTS> {
     }
 
     /// Levels of smaller squared errors, where there are such.
+    ///
+    /// Each part's own best line is rounded to levels. Then each part takes the levels next to those
+    /// that leave the least, and `d` and `dmin` become the best ones for the codes of these.
     #[inline(always)]
     pub(super) fn search<L: Lanes>(
         lanes: L,
         units: &Units<'_, L>,
+        candidates: &Candidates<FOUR>,
         [top, top_scale]: [f32; 2],
         blocks: &mut [Self],
     ) {
         let zero = lanes.splat(0.0);
         let [lo, hi] = units.ends();
         let (lo, hi) = (lanes.min(lo, zero), lanes.larger(hi, zero));
-        let (found, values) = best_line(lanes, units, top, [lo, hi], None);
-        let known = values.totals(lanes);
+        let (found, values) = best_line(lanes, units, (candidates, top), [lo, hi], None);
         let span = lanes.mul(lanes.sub(hi, lo), lanes.splat(1.0 / top));
         let scale = lanes.if_above(found.scale, zero, found.scale, span);
         let offset = lanes.if_above(found.scale, zero, found.offset, lo);
         let depth = lanes.larger(lanes.sub(zero, offset), zero);
-        let usual = Self::of_blocks(lanes, blocks);
-        let least = Self::refit(lanes, units, known, top, &usual).0;
-        let mut best = Best::new(lanes, usual.parts());
         let (d, s) = Self::of_needs(lanes, units.times(scale), top_scale);
         let (dmin, m) = Self::of_needs(lanes, units.times(depth), top_scale);
-        let mut next = LevelsOfEach { d, dmin, s, m };
-        for refit in 0..=REFITS {
-            let (left, refitted) = Self::refit(lanes, units, known, top, &next);
-            best.add(lanes, gains::<L, PARTS>(lanes, least, left), next.parts());
-            next = match refit {
-                0 => Self::moved(lanes, units, known, [top, top_scale], refitted),
-                _ => refitted,
-            };
-        }
+        let next = LevelsOfEach { d, dmin, s, m };
+        let known = values.totals(lanes);
+        let (next, sums) = Self::moved(lanes, units, (&values, known), top_scale, next);
+        let better = Self::refitted(lanes, units, known, next, sums);
+        let usual = Self::of_blocks(lanes, blocks);
+        let steps = [usual.steps(lanes, units), better.steps(lanes, units)];
+        let numbers = Integers { low: 0.0, high: top };
+        let gains = sum_over(lanes, gains_of_lines(lanes, units, steps, &numbers), PARTS);
         let mut found = [[0.0; LANES]; 4];
-        for (at, found) in found.iter_mut().enumerate() {
-            let better = units.choose(lanes.splat(1.0), best.of[at], usual.parts()[at]);
-            lanes.store(better, found);
-        }
+        lanes.store(units.choose(gains, better.d, usual.d), &mut found[0]);
+        lanes.store(units.choose(gains, better.dmin, usual.dmin), &mut found[1]);
+        lanes.store(units.choose(gains, better.s, usual.s), &mut found[2]);
+        lanes.store(units.choose(gains, better.m, usual.m), &mut found[3]);
         let [d, dmin, s, m] = found;
         for (at, block) in blocks.iter_mut().enumerate() {
             (block.d, block.dmin) = (d[at * PARTS], dmin[at * PARTS]);
@@ -205,15 +193,16 @@ impl<const PARTS: usize> Affine<PARTS> {
         }
     }
 
-    /// With each part's scale and minimum, or those next to them, that leave the least.
+    /// With each part's scale and minimum, or those next to them, that leave the least; and the sums of their
+    /// codes.
     #[inline(always)]
     fn moved<L: Lanes>(
         lanes: L,
         units: &Units<'_, L>,
-        known: Totals<L>,
-        [top, top_scale]: [f32; 2],
+        (values, known): (&Above<'_, L>, Totals<L>),
+        top_scale: f32,
         each: LevelsOfEach<L>,
-    ) -> LevelsOfEach<L> {
+    ) -> (LevelsOfEach<L>, Sums<L>) {
         let (d, dmin) = (units.over(each.d), units.over(each.dmin));
         let zero = lanes.splat(0.0);
         let none = [zero; EIGHT];
@@ -229,8 +218,9 @@ impl<const PARTS: usize> Affine<PARTS> {
             lines.inverses[at] = search::inverse(lanes, scales[at]);
             lines.shifts[at] = lanes.mul(less[at], lines.inverses[at]);
         }
-        let found = of_lines(lanes, units, &lines, top);
-        let mut best = Best::new(lanes, [each.s, each.m]);
+        let found = values.of_lines(lanes, units, &lines);
+        let Sums { c, cc, cv } = found[0];
+        let mut best = Best::new(lanes, [levels[0], minima[0], c, cc, cv]);
         for (at, Sums { c, cc, cv }) in found.into_iter().enumerate() {
             // Σv² less Σ(v − (scale·c − less))²
             let (scale, less) = (scales[at], less[at]);
@@ -239,25 +229,22 @@ impl<const PARTS: usize> Affine<PARTS> {
             let squares = lanes.mul(scale, lanes.sub(lanes.mul(scale, cc), twice));
             let squares = lanes.add(squares, lanes.mul(lanes.mul(less, less), known.mass));
             let gain = lanes.sub(lanes.add(products, products), squares);
-            best.add(lanes, gain, [levels[at], minima[at]]);
+            best.add(lanes, gain, [levels[at], minima[at], c, cc, cv]);
         }
-        let [s, m] = best.of;
-        LevelsOfEach { s, m, ..each }
+        let [s, m, c, cc, cv] = best.of;
+        (LevelsOfEach { s, m, ..each }, Sums { c, cc, cv })
     }
 
-    /// What the levels leave of each lane, and those with the best `d` and `dmin` for their codes, where there
-    /// are such.
+    /// With the best `d` and `dmin` for codes of these sums, where there are such.
     #[inline(always)]
-    fn refit<L: Lanes>(
+    fn refitted<L: Lanes>(
         lanes: L,
         units: &Units<'_, L>,
         known: Totals<L>,
-        top: f32,
-        each: &LevelsOfEach<L>,
-    ) -> (L::F64, LevelsOfEach<L>) {
-        let numbers = Integers { low: 0.0, high: top };
-        let Left { left, c, cc, cv } = each.left::<_, true>(lanes, units, &numbers);
-        let LevelsOfEach { s, m, .. } = *each;
+        each: LevelsOfEach<L>,
+        Sums { c, cc, cv }: Sums<L>,
+    ) -> LevelsOfEach<L> {
+        let LevelsOfEach { s, m, .. } = each;
         let dd = sum_over(lanes, lanes.mul(lanes.mul(s, s), cc), PARTS);
         let dm = sum_over(lanes, lanes.mul(lanes.mul(s, m), c), PARTS);
         let dv = sum_over(lanes, lanes.mul(s, cv), PARTS);
@@ -281,7 +268,7 @@ impl<const PARTS: usize> Affine<PARTS> {
             *number = lanes.if_above(zero, dmin, *usual, *number);
         }
         let [(d, _), (dmin, _)] = refitted;
-        (left, LevelsOfEach { d, dmin, ..*each })
+        LevelsOfEach { d, dmin, ..each }
     }
 
     /// The codes of all values.
@@ -316,20 +303,25 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     /// Each part's outermost value has the code `lowest`, which is the one of largest magnitude; the
     /// largest scale is `lowest_scale` times `d`.
     #[inline(always)]
-    pub(super) fn fit(values: &[f32], bounds: &[Bounds], [lowest, lowest_scale]: [f32; 2]) -> Self {
+    pub(super) fn fit<L: Lanes>(
+        lanes: L,
+        values: &[f32],
+        bounds: &[Bounds],
+        [lowest, lowest_scale]: [f32; 2],
+    ) -> Self {
         let mut spans = [0.0f32; PARTS];
         let each = values.chunks_exact(LARGE / PARTS).zip(bounds);
         for (span, (values, bounds)) in spans.iter_mut().zip(each) {
             *span = outermost(values, *bounds) / lowest;
         }
-        Self::of(&spans, lowest_scale)
+        Self::of(lanes, &spans, lowest_scale)
     }
 
     /// Of what each part needs.
     #[inline(always)]
-    fn of(spans: &[f32], lowest_scale: f32) -> Self {
+    fn of<L: Lanes>(lanes: L, spans: &[f32], lowest_scale: f32) -> Self {
         let further = |most: f32, one: &f32| if one.abs() > most.abs() { *one } else { most };
-        let d = to_half(spans.iter().fold(0.0, further) / lowest_scale);
+        let d = to_half(lanes, spans.iter().fold(0.0, further) / lowest_scale);
         Self { scales: Self::multiples(spans, d, lowest_scale), d }
     }
 
@@ -344,26 +336,30 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         multiples
     }
 
-    /// The multiples of `d` nearest to what each lane's part needs.
+    /// The unit of what each lane's part needs, and the nearest multiples of it.
     #[inline(always)]
-    fn of_needs<L: Lanes>(
-        lanes: L,
-        needs: L::F32,
-        d: L::F32,
-        lowest_scale: f32,
-    ) -> LevelsOfEach<L> {
+    fn of_needs<L: Lanes>(lanes: L, needs: L::F32, lowest_scale: f32) -> LevelsOfEach<L> {
+        let zero = lanes.splat(0.0);
+        let most = outermost_part::<L, PARTS>(lanes, needs);
+        let d = nearest_halves(lanes, lanes.mul(most, lanes.splat(1.0 / lowest_scale)));
         let exact = lanes.mul(needs, search::inverse(lanes, d));
-        let least = lanes.larger(exact, lanes.splat(lowest_scale));
-        let s = lanes.nearest_integer(lanes.min(least, lanes.splat(-1.0 - lowest_scale)));
-        LevelsOfEach { d, dmin: lanes.splat(0.0), s, m: lanes.splat(0.0) }
+        let s = lanes.nearest_integer(Self::inside(lanes, exact, lowest_scale));
+        LevelsOfEach { d, dmin: zero, s, m: zero }
     }
 
-    /// Levels of smaller squared errors, where there are such.
+    /// Multiples that there are.
     #[inline(always)]
-    pub(super) fn search<L: Lanes>(
+    fn inside<L: Lanes>(lanes: L, multiples: L::F32, lowest_scale: f32) -> L::F32 {
+        let least = lanes.larger(multiples, lanes.splat(lowest_scale));
+        lanes.min(least, lanes.splat(-1.0 - lowest_scale))
+    }
+
+    /// Levels of smaller squared errors, where there are such: as [`Affine::search`] finds them.
+    #[inline(always)]
+    pub(super) fn search<L: Lanes, const N: usize>(
         lanes: L,
         units: &Units<'_, L>,
-        (numbers, reaches): (&impl Numbers, &[f32; EIGHT - 1]),
+        (numbers, reaches): (&impl Numbers, &[f32; N]),
         [lowest, lowest_scale]: [f32; 2],
         blocks: &mut [Self],
     ) {
@@ -374,7 +370,8 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         let candidates = beside(lanes, span, reaches);
         let found = best_scales(lanes, &of_inverses(lanes, units, candidates, numbers));
         let span = lanes.if_above(lanes.abs(found), zero, found, span);
-        let needs = units.times(span);
+        let next = Self::of_needs(lanes, units.times(span), lowest_scale);
+        let better = Self::moved(lanes, units, numbers, lowest_scale, next);
         let (mut d, mut s) = ([0.0; LANES], [0.0; LANES]);
         for (at, block) in blocks.iter().enumerate() {
             for part in 0..PARTS {
@@ -383,19 +380,11 @@ impl<const PARTS: usize> Symmetric<PARTS> {
             }
         }
         let usual = LevelsOfEach { d: lanes.load(&d), dmin: zero, s: lanes.load(&s), m: zero };
-        let least = Self::refit(lanes, units, numbers, &usual).0;
-        let mut best = Best::new(lanes, [usual.d, usual.s]);
-        let most = outermost_part::<L, PARTS>(lanes, needs);
-        let unit = nearest_halves(lanes, lanes.mul(most, lanes.splat(1.0 / lowest_scale)));
-        let mut next = Self::of_needs(lanes, needs, unit, lowest_scale);
-        for _ in 0..=REFITS {
-            let (left, refitted) = Self::refit(lanes, units, numbers, &next);
-            best.add(lanes, gains::<L, PARTS>(lanes, least, left), [next.d, next.s]);
-            next = Self::of_needs(lanes, needs, refitted, lowest_scale);
-        }
-        let [better_d, better_s] = best.of;
-        lanes.store(units.choose(lanes.splat(1.0), better_d, usual.d), &mut d);
-        lanes.store(units.choose(lanes.splat(1.0), better_s, usual.s), &mut s);
+        let (first, second) = (usual.scale(lanes, units), better.scale(lanes, units));
+        let steps = [Steps::of_scales(lanes, first), Steps::of_scales(lanes, second)];
+        let gains = sum_over(lanes, gains(lanes, units, steps, [numbers; 2]), PARTS);
+        lanes.store(units.choose(gains, better.d, usual.d), &mut d);
+        lanes.store(units.choose(gains, better.s, usual.s), &mut s);
         for (at, block) in blocks.iter_mut().enumerate() {
             block.d = d[at * PARTS];
             for part in 0..PARTS {
@@ -404,20 +393,38 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         }
     }
 
-    /// What the levels leave of each lane, and the best `d` for their codes; theirs where there is none.
+    /// With each part's scale, or one next to it, that leaves the least, and the best `d` for the codes of
+    /// these; theirs where there is none.
     #[inline(always)]
-    fn refit<L: Lanes>(
+    fn moved<L: Lanes>(
         lanes: L,
         units: &Units<'_, L>,
         numbers: &impl Numbers,
-        each: &LevelsOfEach<L>,
-    ) -> (L::F64, L::F32) {
-        let Left { left, cc, cv, .. } = each.left::<_, false>(lanes, units, numbers);
-        let ss = sum_over(lanes, lanes.mul(lanes.mul(each.s, each.s), cc), PARTS);
-        let sv = sum_over(lanes, lanes.mul(each.s, cv), PARTS);
-        let d = lanes.mul(sv, search::inverse(lanes, ss));
-        let d = nearest_halves(lanes, units.times(d));
-        (left, lanes.if_above(lanes.abs(d), lanes.splat(0.0), d, each.d))
+        lowest_scale: f32,
+        each: LevelsOfEach<L>,
+    ) -> LevelsOfEach<L> {
+        let none = [lanes.splat(0.0); FOUR];
+        let (d, mut levels, mut scales, mut inverses) = (units.over(each.d), none, none, none);
+        for at in 0..FOUR {
+            let level = lanes.add(each.s, lanes.splat(BESIDE[at]));
+            levels[at] = Self::inside(lanes, level, lowest_scale);
+            scales[at] = lanes.mul(d, levels[at]);
+            inverses[at] = search::inverse(lanes, scales[at]);
+        }
+        let found = of_inverses(lanes, units, inverses, numbers);
+        let mut best = Best::new(lanes, [levels[0], found[0].cc, found[0].cv]);
+        for (at, Sums { cc, cv, .. }) in found.into_iter().enumerate() {
+            // Σv² less Σ(v − scale·c)²
+            let twice = lanes.add(cv, cv);
+            let gain = lanes.mul(scales[at], lanes.sub(twice, lanes.mul(scales[at], cc)));
+            best.add(lanes, gain, [levels[at], cc, cv]);
+        }
+        let [s, cc, cv] = best.of;
+        let ss = sum_over(lanes, lanes.mul(lanes.mul(s, s), cc), PARTS);
+        let sv = sum_over(lanes, lanes.mul(s, cv), PARTS);
+        let d = nearest_halves(lanes, units.times(lanes.mul(sv, search::inverse(lanes, ss))));
+        let d = lanes.if_above(lanes.abs(d), lanes.splat(0.0), d, each.d);
+        LevelsOfEach { d, s, ..each }
     }
 
     /// The scale of a part.

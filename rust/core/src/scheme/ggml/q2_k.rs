@@ -10,7 +10,8 @@ use super::blocked::Blocked;
 use super::levels::{Affine, LARGE};
 use super::small::{HALF, decode, half};
 use crate::kernel::block::Block;
-use crate::kernel::search::Units;
+use crate::kernel::search::line::Candidates;
+use crate::kernel::search::{FOUR, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -23,6 +24,9 @@ const PARTS: usize = LARGE / HALF;
 const CODES: usize = PARTS;
 const D: usize = CODES + LARGE / 4;
 const TOP: f32 = 3.0;
+/// Lines that are tried: `bench/candidates.py` fitted them.
+const CANDIDATES: Candidates<FOUR> =
+    Candidates::new([[0.8, 0.0], [0.8, -0.3], [0.6, 0.3], [0.0, -0.1]]);
 
 impl Block for Q2K {
     const ELEMENTS: usize = LARGE;
@@ -33,18 +37,18 @@ impl Block for Q2K {
     type Levels = Affine<PARTS>;
 
     #[inline(always)]
-    fn fit<L: Lanes>(_: L, _: &[f32], bounds: &[Bounds]) -> Self::Levels {
-        Affine::fit(bounds, [TOP, 15.0])
+    fn fit<L: Lanes>(lanes: L, _: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Affine::fit(lanes, bounds, [TOP, 15.0])
     }
 
     #[inline(always)]
     fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
-        Affine::search(lanes, units, [TOP, 15.0], levels);
+        Affine::search(lanes, units, &CANDIDATES, [TOP, 15.0], levels);
     }
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
-        levels.put(block, D);
+        levels.put(lanes, block, D);
         for (out, (scale, minimum)) in block.iter_mut().zip(levels.scales.iter().zip(levels.minima))
         {
             *out = scale | (minimum << 4);

@@ -11,7 +11,7 @@ use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric};
 use super::small::{HALF, Line, decode, half, inverse, put_half};
 use crate::kernel::block::Block;
-use crate::kernel::search::{EIGHT, Integers, Units};
+use crate::kernel::search::{FOUR, Integers, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -27,7 +27,7 @@ const D: usize = SCALES + 12;
 
 const NUMBERS: Integers = Integers { low: -4.0, high: 3.0 };
 /// As [`super::small::REACHES`], of three bits.
-const REACHES: [f32; EIGHT - 1] = [0.8, 0.92, 1.08, 1.16, 1.4, 1.8, -1.12];
+const REACHES: [f32; FOUR] = [1.0, 0.8, 1.12, 1.36];
 
 impl Block for Q3K {
     const ELEMENTS: usize = LARGE;
@@ -38,8 +38,8 @@ impl Block for Q3K {
     type Levels = Symmetric<PARTS>;
 
     #[inline(always)]
-    fn fit<L: Lanes>(_: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
-        Symmetric::fit(values, bounds, [-4.0, -32.0])
+    fn fit<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Symmetric::fit(lanes, values, bounds, [-4.0, -32.0])
     }
 
     #[inline(always)]
@@ -49,7 +49,7 @@ impl Block for Q3K {
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
-        put_half(block, D, levels.d);
+        put_half(lanes, block, D, levels.d);
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

@@ -39,7 +39,7 @@ impl Block for Q40 {
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], d: Self::Levels, block: &mut [u8]) {
-        put_half(block, 0, d);
+        put_half(lanes, block, 0, d);
         let line = Line { shift: 0.0, inverse: inverse(d), half: 8.5, top: 15.0 };
         let mut codes = [0; SMALL];
         line.codes(lanes, values, &mut codes);

@@ -10,7 +10,8 @@ use super::blocked::Blocked;
 use super::levels::{Affine, LARGE};
 use super::small::{SMALL, decode, half, join, split};
 use crate::kernel::block::Block;
-use crate::kernel::search::Units;
+use crate::kernel::search::line::Candidates;
+use crate::kernel::search::{FOUR, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -20,6 +21,9 @@ pub(in crate::scheme) static Q4_K: Blocked<Q4K> = Blocked::new("q4_k").falling_b
 pub(in crate::scheme) struct Q4K;
 
 const TOP: f32 = 15.0;
+/// Lines that are tried: `bench/candidates.py` fitted them.
+const CANDIDATES: Candidates<FOUR> =
+    Candidates::new([[0.2, 0.0], [-0.8, -0.5], [0.4, -0.3], [0.4, 0.3]]);
 
 impl Block for Q4K {
     const ELEMENTS: usize = LARGE;
@@ -30,18 +34,18 @@ impl Block for Q4K {
     type Levels = Affine<8>;
 
     #[inline(always)]
-    fn fit<L: Lanes>(_: L, _: &[f32], bounds: &[Bounds]) -> Self::Levels {
-        Affine::fit(bounds, [TOP, 63.0])
+    fn fit<L: Lanes>(lanes: L, _: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Affine::fit(lanes, bounds, [TOP, 63.0])
     }
 
     #[inline(always)]
     fn search<L: Lanes>(lanes: L, units: &Units<'_, L>, levels: &mut [Self::Levels]) {
-        Affine::search(lanes, units, [TOP, 63.0], levels);
+        Affine::search(lanes, units, &CANDIDATES, [TOP, 63.0], levels);
     }
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
-        levels.put(block, 0);
+        levels.put(lanes, block, 0);
         join_six_bits(&levels.scales, &levels.minima, &mut block[4..16]);
         let mut codes = [0; LARGE];
         levels.codes(lanes, values, TOP, &mut codes);

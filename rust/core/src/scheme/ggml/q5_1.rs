@@ -41,8 +41,8 @@ impl Block for Q51 {
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
         let Ends { d, lo } = levels;
-        put_half(block, 0, d);
-        put_half(block, 2, lo);
+        put_half(lanes, block, 0, d);
+        put_half(lanes, block, 2, lo);
         let line = Line { shift: -lo, inverse: inverse(d), half: 0.5, top: 31.0 };
         let mut codes = [0; SMALL];
         line.codes(lanes, values, &mut codes);

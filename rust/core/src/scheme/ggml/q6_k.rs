@@ -8,9 +8,9 @@
 use super::bits::{join_pairs, split_pairs};
 use super::blocked::Blocked;
 use super::levels::{LARGE, Symmetric};
-use super::small::{HALF, Line, REACHES, decode, half, inverse, join, put_half, split};
+use super::small::{HALF, Line, decode, half, inverse, join, put_half, split};
 use crate::kernel::block::Block;
-use crate::kernel::search::{Integers, Units};
+use crate::kernel::search::{FOUR, Integers, Units};
 use crate::kernel::tile::Bounds;
 use crate::lanes::Lanes;
 
@@ -27,6 +27,8 @@ const D: usize = SCALES + PARTS;
 const LINE: usize = 128;
 
 const NUMBERS: Integers = Integers { low: -32.0, high: 31.0 };
+/// As [`super::small::REACHES`], of six bits.
+const REACHES: [f32; FOUR] = [1.0, 0.88, 0.92, 0.96];
 
 impl Block for Q6K {
     const ELEMENTS: usize = LARGE;
@@ -37,8 +39,8 @@ impl Block for Q6K {
     type Levels = Symmetric<PARTS>;
 
     #[inline(always)]
-    fn fit<L: Lanes>(_: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
-        Symmetric::fit(values, bounds, [-32.0, -128.0])
+    fn fit<L: Lanes>(lanes: L, values: &[f32], bounds: &[Bounds]) -> Self::Levels {
+        Symmetric::fit(lanes, values, bounds, [-32.0, -128.0])
     }
 
     #[inline(always)]
@@ -48,7 +50,7 @@ impl Block for Q6K {
 
     #[inline(always)]
     fn encode<L: Lanes>(lanes: L, values: &[f32], levels: Self::Levels, block: &mut [u8]) {
-        put_half(block, D, levels.d);
+        put_half(lanes, block, D, levels.d);
         let mut codes = [0; LARGE];
         let each = values.chunks_exact(HALF).zip(codes.chunks_exact_mut(HALF));
         for (part, (values, codes)) in each.enumerate() {

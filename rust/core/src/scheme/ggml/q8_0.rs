@@ -17,7 +17,7 @@ pub(in crate::scheme) struct Q80;
 const NUMBERS: Integers = Integers { low: -127.0, high: 127.0 };
 
 /// As [`super::small::REACHES`], of eight bits: a value that is cut off costs more.
-const REACHES: [f32; EIGHT - 1] = [0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 1.005];
+const REACHES: [f32; EIGHT] = [1.0, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 1.005];
 
 impl Block for Q80 {
     const ELEMENTS: usize = 32;
@@ -40,7 +40,7 @@ impl Block for Q80 {
     fn encode<L: Lanes>(lanes: L, values: &[f32], d: Self::Levels, block: &mut [u8]) {
         let inverse = lanes.splat(inverse(d));
         let (low, high) = (lanes.splat(NUMBERS.low), lanes.splat(NUMBERS.high));
-        put_half(block, 0, d);
+        put_half(lanes, block, 0, d);
         let vectors = block[2..].as_chunks_mut::<LANES>().0.iter_mut().zip(values.as_chunks().0);
         for (codes, values) in vectors {
             let scaled = lanes.mul(lanes.load(values), inverse);

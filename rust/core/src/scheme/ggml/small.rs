@@ -1,6 +1,6 @@
 //! What several of the formats share: float16 numbers in a block, and codes of some bits.
 
-use crate::kernel::convert::{f16_from_f32, f16_to_f32};
+use crate::kernel::convert::f16_to_f32;
 use crate::kernel::search::line::Line as Lines;
 use crate::kernel::search::line::StoredLine;
 use crate::kernel::search::{self, EIGHT, Numbers, Rising, Steps, Stored, Units};
@@ -18,10 +18,16 @@ pub(super) fn half(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
+/// The bits of the nearest float16 number, at most the largest one.
+#[inline(always)]
+pub(super) fn half_bits<L: Lanes>(lanes: L, value: f32) -> u16 {
+    lanes.f16_bits(value.clamp(-LARGEST, LARGEST))
+}
+
 /// Write a float16 number at byte `at`, and what it became.
 #[inline(always)]
-pub(super) fn put_half(block: &mut [u8], at: usize, value: f32) -> f32 {
-    let bits = f16_from_f32(value);
+pub(super) fn put_half<L: Lanes>(lanes: L, block: &mut [u8], at: usize, value: f32) -> f32 {
+    let bits = half_bits(lanes, value);
     block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
     f16_to_f32(bits)
 }
@@ -37,14 +43,15 @@ pub(super) fn inverse(x: f32) -> f32 {
 #[inline(always)]
 pub(super) fn outermost(values: &[f32], Bounds { lo, hi }: Bounds) -> f32 {
     if hi != -lo {
-        return if hi > -lo { hi } else { lo };
+        // Without a branch, of which half are mispredicted.
+        return hi.max(-lo).copysign(hi + lo);
     }
     values.iter().copied().find(|value| value.abs() == hi).unwrap_or(0.0)
 }
 
 /// What the outermost value becomes, over what it becomes at the usual scale: above 1 it is cut off; below
 /// zero it becomes the outermost number of the other sign.
-pub(super) const REACHES: [f32; EIGHT - 1] = [0.88, 0.96, 1.04, 1.08, 1.12, 1.2, 1.36];
+pub(super) const REACHES: [f32; EIGHT] = [1.0, 0.88, 0.96, 1.04, 1.08, 1.12, 1.2, 1.36];
 
 /// The largest float16 number.
 const LARGEST: f32 = 65504.0;
@@ -87,7 +94,7 @@ impl StoredLine for Half {
 pub(super) fn search<L: Lanes>(
     lanes: L,
     units: &Units<'_, L>,
-    (numbers, reaches): (&impl Numbers, &[f32; EIGHT - 1]),
+    (numbers, reaches): (&impl Numbers, &[f32; EIGHT]),
     scales: &mut [f32],
 ) {
     let mut each = [0.0; LANES];
