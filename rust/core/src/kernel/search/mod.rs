@@ -1,10 +1,13 @@
 //! Parameters of a group that leave a smaller squared error than its extremes do.
 //!
-//! Eight candidates are tried. For each, codes are found and summed up: `Σc`, `Σc²`, `Σcv`. These say
-//! what the best scale for such codes leaves of `Σv²` (least squares), so that a candidate is judged by
-//! what a refit would make of it. The best one is refitted and rounded to what the format stores. What it
-//! leaves, and what the extremes leave, is then computed as decoding does; the extremes stay unless the
-//! other is smaller.
+//! Candidates are tried, eight of most formats. For each, codes are found and summed up: `Σc`, `Σc²`,
+//! `Σcv`. These say what the best scale for such codes leaves of `Σv²` (least squares), so that a candidate
+//! is judged by what a refit would make of it. The best one is refitted and rounded to what the format
+//! stores. What it leaves, and what the extremes leave, is then computed as decoding does; the extremes stay
+//! unless the other is smaller.
+//!
+//! Sums are of int16 where all values matter alike and codes stand for small integers, else of float32. Weights
+//! are not made integers: they may be far apart, and those that become zero would not count.
 //!
 //! Sixteen groups are searched side by side, a lane for each, so that nothing is done for one group alone. Sums
 //! are taken across lanes where a long group has several, or a block several parts: in a fixed order. Bytes are
