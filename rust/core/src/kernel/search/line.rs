@@ -1,7 +1,6 @@
 //! Integers from zero on, with a scale and an offset of any value: `v ≈ scale·c + offset`.
 
 use super::candidates::{Best, EIGHT, Lined, Lines, Sums};
-use super::numbers::Integers;
 use super::residuals::{Steps, gains_of_lines, inverse};
 use super::units::{Totals, Units};
 use crate::lanes::Lanes;
@@ -228,9 +227,8 @@ pub(crate) fn line<L: Lanes>(
     let (best, values) = best_line(lanes, units, (candidates, top), ends, Some(first));
     let refitted = values.refitted(lanes, units, best);
     let refitted = stored.stored(lanes, refitted, units);
-    let numbers = Integers { low: 0.0, high: top };
     let steps = [steps, refitted.steps(lanes)];
-    let gains = gains_of_lines(lanes, units, steps, &numbers);
+    let gains = gains_of_lines(lanes, units, steps, top);
     let zero = lanes.splat(0.0);
     // Nothing is gained where there is no scale.
     let gains = lanes.if_above(lanes.abs(refitted.scale), zero, gains, zero);

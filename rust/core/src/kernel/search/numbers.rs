@@ -104,6 +104,27 @@ impl Numbers for Integers {
     }
 }
 
+/// Codes from 0 to a largest one, of two the higher one: as encoders find those of lines. Where a step is as
+/// small as a float32's last digit, the other one may leave more.
+pub(super) struct Codes {
+    pub(super) top: f32,
+}
+
+impl Numbers for Codes {
+    type Narrow = Infallible;
+
+    #[inline(always)]
+    fn narrow<L: Lanes>(&self, _: L) -> Option<Infallible> {
+        None
+    }
+
+    #[inline(always)]
+    fn nearest<L: Lanes>(&self, lanes: L, x: L::F32) -> L::F32 {
+        let above = lanes.min(lanes.add(x, lanes.splat(0.5)), lanes.splat(self.top));
+        lanes.integers(lanes.max::<true>(lanes.truncate(above), lanes.zero_u32()))
+    }
+}
+
 /// Codes from 0 to a largest one, less the zero points of each lane: of as many candidates.
 pub(crate) struct LessZeros<const N: usize> {
     low: [Each; N],

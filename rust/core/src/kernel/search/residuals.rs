@@ -1,6 +1,6 @@
 //! What codes leave of values.
 
-use super::numbers::Numbers;
+use super::numbers::{Codes, Numbers};
 use super::units::{Units, weigh};
 use crate::lanes::Lanes;
 
@@ -43,18 +43,18 @@ pub(crate) fn gains<L: Lanes, N: Numbers>(
     units.fold(lanes.difference(first, second))
 }
 
-/// The same of lines: `Σ(v − (scale·c + offset))²`.
+/// The same of lines, for codes from 0 to `top`: `Σ(v − (scale·c + offset))²`.
 #[inline(always)]
-pub(crate) fn gains_of_lines<L: Lanes, N: Numbers>(
+pub(crate) fn gains_of_lines<L: Lanes>(
     lanes: L,
     units: &Units<'_, L>,
     steps: [Steps<L>; 2],
-    numbers: &N,
+    top: f32,
 ) -> L::F32 {
-    let numbers = [numbers; 2];
+    let codes = Codes { top };
     let [first, second] = match units.weights.is_empty() {
-        true => squares::<L, N, 2, true, false>(lanes, units, &steps, numbers),
-        false => squares::<L, N, 2, true, true>(lanes, units, &steps, numbers),
+        true => squares::<L, _, 2, true, false>(lanes, units, &steps, [&codes; 2]),
+        false => squares::<L, _, 2, true, true>(lanes, units, &steps, [&codes; 2]),
     };
     units.fold(lanes.difference(first, second))
 }

@@ -4,8 +4,8 @@ use super::small::{self, half_bits, inverse, nearest_halves, outermost, put_half
 use crate::kernel::convert::f16_to_f32;
 use crate::kernel::search::line::{Above, Candidates, best_line};
 use crate::kernel::search::{
-    self, Best, EIGHT, FOUR, Integers, Lines, Numbers, Steps, Sums, Totals, Units, beside,
-    best_scales, gains, gains_of_lines, of_inverses, sum_over,
+    self, Best, EIGHT, FOUR, Lines, Numbers, Steps, Sums, Totals, Units, beside, best_scales,
+    gains, gains_of_lines, of_inverses, sum_over,
 };
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
@@ -176,8 +176,7 @@ impl<const PARTS: usize> Affine<PARTS> {
         let better = Self::refitted(lanes, units, known, next, sums);
         let usual = Self::of_blocks(lanes, blocks);
         let steps = [usual.steps(lanes, units), better.steps(lanes, units)];
-        let numbers = Integers { low: 0.0, high: top };
-        let gains = sum_over(lanes, gains_of_lines(lanes, units, steps, &numbers), PARTS);
+        let gains = sum_over(lanes, gains_of_lines(lanes, units, steps, top), PARTS);
         let mut found = [[0.0; LANES]; 4];
         lanes.store(units.choose(gains, better.d, usual.d), &mut found[0]);
         lanes.store(units.choose(gains, better.dmin, usual.dmin), &mut found[1]);
