@@ -38,123 +38,122 @@ pub(crate) struct Lines<L: Lanes, const N: usize> {
     pub(crate) origins: L::F32,
 }
 
-/// Of the numbers nearest to values times each of these.
-#[inline(always)]
-pub(crate) fn of_inverses<L: Lanes, T: Numbers, const N: usize>(
-    lanes: L,
-    units: &Units<'_, L>,
-    inverses: [L::F32; N],
-    numbers: &T,
-) -> [Sums<L>; N] {
-    let zero = lanes.splat(0.0);
-    let lines = Lines { inverses, shifts: [zero; N], origins: zero };
-    if !units.weights.is_empty() {
-        return sums::<L, T, N, true, false>(lanes, units, &lines, numbers);
-    }
-    match numbers.narrow(lanes) {
-        Some(numbers) => {
-            let narrow = Narrow::of_scales(lanes, units);
-            narrow_sums::<L, _, N, false>(lanes, (units, &narrow), &lines, &numbers)
-        }
-        None => sums::<L, T, N, false, false>(lanes, units, &lines, numbers),
-    }
+/// Groups of values, and the numbers that codes stand for: candidates are tried of them.
+pub(crate) struct Trial<'a, L: Lanes, T: Numbers> {
+    units: Units<'a, L>,
+    numbers: T,
+    /// Both as int16, where all values matter alike and that is enough.
+    narrow: Option<(Narrow<'a, L>, T::Narrow)>,
 }
 
-/// Values of which lines are tried, for codes up to some.
-#[derive(Clone, Copy)]
-pub(super) struct Lined<'a, L: Lanes> {
-    numbers: Integers,
-    /// Where all matter alike and int16 is enough.
-    narrow: Option<Narrow<'a, L>>,
-}
-
-impl<'a, L: Lanes> Lined<'a, L> {
-    /// Values between these ends, for codes from 0 to `top`.
+impl<'a, L: Lanes, T: Numbers> Trial<'a, L, T> {
+    /// For scales alone.
     #[inline(always)]
-    pub(super) fn new(lanes: L, units: &Units<'a, L>, ends: [L::F32; 2], top: f32) -> Self {
+    pub(crate) fn of_scales(lanes: L, units: &Units<'a, L>, numbers: T) -> Self {
+        let narrow = if units.weights.is_empty() { numbers.narrow(lanes) } else { None };
+        let narrow = match narrow {
+            Some(numbers) => Some((Narrow::of_scales(lanes, units), numbers)),
+            None => None,
+        };
+        Self { units: *units, numbers, narrow }
+    }
+
+    /// The sums of the numbers nearest to values times each of these.
+    #[inline(always)]
+    pub(crate) fn inverses<const N: usize>(&self, lanes: L, inverses: [L::F32; N]) -> [Sums<L>; N] {
+        let zero = lanes.splat(0.0);
+        self.sums::<false, N>(lanes, &Lines { inverses, shifts: [zero; N], origins: zero })
+    }
+
+    #[inline(always)]
+    fn sums<const SHIFTED: bool, const N: usize>(
+        &self,
+        lanes: L,
+        lines: &Lines<L, N>,
+    ) -> [Sums<L>; N] {
+        const { assert!(N.is_multiple_of(FOUR)) }
+        let mut found = [Sums::none(lanes); N];
+        let inverses = lines.inverses.as_chunks().0.iter();
+        let these = inverses.zip(lines.shifts.as_chunks().0);
+        for (at, (found, (inverses, shifts))) in
+            found.as_chunks_mut().0.iter_mut().zip(these).enumerate()
+        {
+            let these = (*inverses, *shifts, lines.origins);
+            self.some::<SHIFTED, FOUR>(lanes, these, at * FOUR, found);
+        }
+        found
+    }
+
+    /// Of lines with these inverses, shifts and origins, of which the first has that number.
+    #[inline(always)]
+    fn some<const SHIFTED: bool, const COUNT: usize>(
+        &self,
+        lanes: L,
+        these: ([L::F32; COUNT], [L::F32; COUNT], L::F32),
+        first: usize,
+        found: &mut [Sums<L>; COUNT],
+    ) {
+        let Self { units, numbers, narrow } = self;
+        match narrow {
+            Some((values, numbers)) => {
+                let values = (units, values);
+                in_int16::<L, _, SHIFTED, COUNT>(lanes, values, these, first, numbers, found);
+            }
+            None if units.weights.is_empty() => {
+                some::<L, T, false, SHIFTED, COUNT>(lanes, units, these, first, numbers, found);
+            }
+            None => some::<L, T, true, SHIFTED, COUNT>(lanes, units, these, first, numbers, found),
+        }
+    }
+}
+
+impl<'a, L: Lanes> Trial<'a, L, Integers> {
+    /// For lines of values between these ends, and codes from 0 to `top`.
+    #[inline(always)]
+    pub(super) fn of_lines(lanes: L, units: &Units<'a, L>, ends: [L::F32; 2], top: f32) -> Self {
         let numbers = Integers { low: 0.0, high: top };
-        let fits = units.weights.is_empty() && numbers.narrow(lanes).is_some();
-        let narrow = if fits { Some(Narrow::between(lanes, units, ends)) } else { None };
-        Self { numbers, narrow }
+        let narrow = if units.weights.is_empty() { numbers.narrow(lanes) } else { None };
+        let narrow = match narrow {
+            Some(numbers) => Some((Narrow::between(lanes, units, ends), numbers)),
+            None => None,
+        };
+        Self { units: *units, numbers, narrow }
     }
 
     /// The sums of values above `origin`, and of their weights.
     #[inline(always)]
-    pub(super) fn totals(&self, lanes: L, units: &Units<'_, L>, origin: L::F32) -> Totals<L> {
-        let Some(narrow) = &self.narrow else { return units.totals(origin) };
+    pub(super) fn totals(&self, lanes: L, origin: L::F32) -> Totals<L> {
+        let Self { units, narrow, .. } = self;
+        let Some((values, _)) = narrow else { return units.totals(origin) };
         let mass = lanes.splat(units.values.len() as f32);
-        let above = lanes.mul(lanes.sub(narrow.origin, origin), mass);
-        let sum = lanes.mul_add(narrow.total(lanes), narrow.step, above);
+        let above = lanes.mul(lanes.sub(values.origin, origin), mass);
+        let sum = lanes.mul_add(values.total(lanes), values.step, above);
         Totals { sum: units.fold(sum), mass: units.fold(mass) }
     }
 
-    /// Of some lines; `v` is what values are above the origin.
+    /// The sums of some lines' codes; `v` is what values are above the origin.
     #[inline(always)]
-    pub(super) fn of_lines<const N: usize>(
-        &self,
-        lanes: L,
-        units: &Units<'_, L>,
-        lines: &Lines<L, N>,
-    ) -> [Sums<L>; N] {
-        let Self { numbers, narrow } = self;
-        match (narrow, numbers.narrow(lanes)) {
-            (Some(narrow), Some(numbers)) => {
-                narrow_sums::<L, _, N, true>(lanes, (units, narrow), lines, &numbers)
-            }
-            _ if units.weights.is_empty() => {
-                sums::<L, _, N, false, true>(lanes, units, lines, numbers)
-            }
-            _ => sums::<L, _, N, true, true>(lanes, units, lines, numbers),
-        }
+    pub(crate) fn lines<const N: usize>(&self, lanes: L, lines: &Lines<L, N>) -> [Sums<L>; N] {
+        self.sums::<true, N>(lanes, lines)
     }
 
     /// The same of one line.
     #[inline(always)]
-    pub(super) fn of_line(
+    pub(super) fn line(
         &self,
         lanes: L,
-        units: &Units<'_, L>,
         (inverse, shift, origin): (L::F32, L::F32, L::F32),
     ) -> Sums<L> {
-        let Self { numbers, narrow } = self;
-        let (line, mut found) = (([inverse], [shift], origin), [Sums::none(lanes)]);
-        match (narrow, numbers.narrow(lanes)) {
-            (Some(narrow), Some(numbers)) => {
-                narrow_some::<L, _, true, 1>(lanes, (units, narrow), line, 0, &numbers, &mut found);
-            }
-            _ if units.weights.is_empty() => {
-                some::<L, _, false, true, 1>(lanes, units, line, 0, numbers, &mut found);
-            }
-            _ => some::<L, _, true, true, 1>(lanes, units, line, 0, numbers, &mut found),
-        }
+        let mut found = [Sums::none(lanes)];
+        self.some::<true, 1>(lanes, ([inverse], [shift], origin), 0, &mut found);
         let [found] = found;
         found
     }
 }
 
-#[inline(always)]
-fn narrow_sums<L: Lanes, T: NarrowNumbers, const N: usize, const SHIFTED: bool>(
-    lanes: L,
-    values: (&Units<'_, L>, &Narrow<'_, L>),
-    lines: &Lines<L, N>,
-    numbers: &T,
-) -> [Sums<L>; N] {
-    const { assert!(N.is_multiple_of(FOUR)) }
-    let mut found = [Sums::none(lanes); N];
-    let inverses = lines.inverses.as_chunks().0.iter();
-    let these = inverses.zip(lines.shifts.as_chunks().0);
-    for (at, (found, (inverses, shifts))) in
-        found.as_chunks_mut().0.iter_mut().zip(these).enumerate()
-    {
-        let these = (*inverses, *shifts, lines.origins);
-        narrow_some::<L, T, SHIFTED, FOUR>(lanes, values, these, at * FOUR, numbers, found);
-    }
-    found
-}
-
 /// As [`some`], of values as int16.
 #[inline(always)]
-fn narrow_some<L: Lanes, T: NarrowNumbers, const SHIFTED: bool, const COUNT: usize>(
+fn in_int16<L: Lanes, T: NarrowNumbers, const SHIFTED: bool, const COUNT: usize>(
     lanes: L,
     (units, narrow): (&Units<'_, L>, &Narrow<'_, L>),
     (inverses, mut shifts, origins): ([L::F32; COUNT], [L::F32; COUNT], L::F32),
@@ -177,26 +176,6 @@ fn narrow_some<L: Lanes, T: NarrowNumbers, const SHIFTED: bool, const COUNT: usi
         let (c, cc, cv) = (units.fold(c[at]), units.fold(cc[at]), units.fold(cv));
         found[at] = Sums { c, cc, cv };
     }
-}
-
-#[inline(always)]
-fn sums<L: Lanes, T: Numbers, const N: usize, const WEIGHED: bool, const SHIFTED: bool>(
-    lanes: L,
-    units: &Units<'_, L>,
-    lines: &Lines<L, N>,
-    numbers: &T,
-) -> [Sums<L>; N] {
-    const { assert!(N.is_multiple_of(FOUR)) }
-    let mut found = [Sums::none(lanes); N];
-    let inverses = lines.inverses.as_chunks().0.iter();
-    let these = inverses.zip(lines.shifts.as_chunks().0);
-    for (at, (found, (inverses, shifts))) in
-        found.as_chunks_mut().0.iter_mut().zip(these).enumerate()
-    {
-        let these = (*inverses, *shifts, lines.origins);
-        some::<L, T, WEIGHED, SHIFTED, FOUR>(lanes, units, these, at * FOUR, numbers, found);
-    }
-    found
 }
 
 /// Of lines with these inverses, shifts and origins, of which the first has that number.
@@ -307,21 +286,20 @@ mod tests {
             };
             let numbers = Integers { low: -8.0, high: 7.0 };
             let inverses = [[inverse; LANES]; FOUR];
-            let zero = [0.0; LANES];
-            let lines = Lines { inverses, shifts: [zero; FOUR], origins: zero };
-            let wide = sums::<_, _, FOUR, false, false>(Portable, &units, &lines, &numbers)[3];
-            let narrow = of_inverses(Portable, &units, inverses, &numbers)[3];
+            // As a trial that has no int16.
+            let wide = Trial { units, numbers, narrow: None }.inverses(Portable, inverses)[3];
+            let narrow = Trial::of_scales(Portable, &units, numbers).inverses(Portable, inverses)[3];
             prop_assert!(near(narrow.cc, wide.cc, 15.0));
             prop_assert!(near(narrow.cv, wide.cv, 2.0));
             let ends = units.ends();
-            let lined = Lined::new(Portable, &units, ends, 15.0);
-            let (totals, known) = (lined.totals(Portable, &units, ends[0]), units.totals(ends[0]));
+            let trial = Trial::of_lines(Portable, &units, ends, 15.0);
+            let (totals, known) = (trial.totals(Portable, ends[0]), units.totals(ends[0]));
             prop_assert!(near(totals.sum, known.sum, 0.01));
             prop_assert_eq!(totals.mass[0], known.mass[0]);
             let shifts = [[shift; LANES]; FOUR];
             let lines = Lines { inverses, shifts, origins: ends[0] };
-            let wide = sums::<_, _, FOUR, false, true>(Portable, &units, &lines, &lined.numbers)[0];
-            let narrow = lined.of_lines(Portable, &units, &lines)[0];
+            let narrow = trial.lines(Portable, &lines)[0];
+            let wide = Trial { narrow: None, ..trial }.lines(Portable, &lines)[0];
             prop_assert!(near(narrow.c, wide.c, 1.0));
             prop_assert!(near(narrow.cc, wide.cc, 29.0));
             prop_assert!(near(narrow.cv, wide.cv, 4.0));

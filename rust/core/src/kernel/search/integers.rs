@@ -1,6 +1,6 @@
 //! Integers with a scale, and with a zero point that is an integer, too.
 
-use super::candidates::{Best, EIGHT, Sums, of_inverses};
+use super::candidates::{Best, EIGHT, Sums, Trial};
 use super::numbers::{Integers, LessZeros};
 use super::residuals::{Steps, gains, inverse};
 use super::scale::{Stored, beside, scale};
@@ -111,7 +111,8 @@ pub(crate) fn asymmetric<L: Lanes>(
     }
     // Codes less the zero point, so that sums are of small numbers, and what stands behind the last value
     // does not count.
-    let found = of_inverses(lanes, units, inverses, &LessZeros::new(lanes, zeros, top));
+    let trial = Trial::of_scales(lanes, units, LessZeros::new(lanes, zeros, top));
+    let found = trial.inverses(lanes, inverses);
     let mut best = Best::new(lanes, [zero, zero, usual_zeros]);
     for (Sums { cc, cv, .. }, zeros) in found.iter().zip(zeros) {
         best.add(lanes, lanes.div(lanes.mul(*cv, *cv), *cc), [*cc, *cv, zeros]);

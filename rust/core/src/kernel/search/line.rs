@@ -1,6 +1,7 @@
 //! Integers from zero on, with a scale and an offset of any value: `v ≈ scale·c + offset`.
 
-use super::candidates::{Best, EIGHT, Lined, Lines, Sums};
+use super::candidates::{Best, EIGHT, Lines, Sums, Trial};
+use super::numbers::Integers;
 use super::residuals::{Steps, gains_of_lines, inverse};
 use super::units::{Totals, Units};
 use crate::lanes::Lanes;
@@ -143,9 +144,9 @@ pub(crate) fn best_line<'a, L: Lanes, const N: usize>(
         lines.inverses[0] = inverse(lanes, scale);
         lines.shifts[0] = lanes.mul(lanes.sub(lo, offset), lines.inverses[0]);
     }
-    let lined = Lined::new(lanes, units, [lo, hi], top);
-    let values = Above { lined, origin: lo, totals: lined.totals(lanes, units, lo) };
-    let found = lined.of_lines(lanes, units, &lines);
+    let trial = Trial::of_lines(lanes, units, [lo, hi], top);
+    let (found, totals) = (trial.lines(lanes, &lines), trial.totals(lanes, lo));
+    let values = Above { trial, origin: lo, totals };
     let mut best = Best::new(lanes, [zero, zero, zero]);
     for sums in found {
         let [covariance, variance, c] = values.moments(lanes, sums);
@@ -157,7 +158,7 @@ pub(crate) fn best_line<'a, L: Lanes, const N: usize>(
 
 /// What is known of values above some.
 pub(crate) struct Above<'a, L: Lanes> {
-    lined: Lined<'a, L>,
+    pub(crate) trial: Trial<'a, L, Integers>,
     origin: L::F32,
     totals: Totals<L>,
 }
@@ -185,22 +186,11 @@ impl<L: Lanes> Above<'_, L> {
 
     /// The line for the codes that a line gives.
     #[inline(always)]
-    fn refitted(&self, lanes: L, units: &Units<'_, L>, line: Line<L>) -> Line<L> {
+    fn refitted(&self, lanes: L, line: Line<L>) -> Line<L> {
         let inverse = inverse(lanes, line.scale);
         let shift = lanes.mul(lanes.sub(self.origin, line.offset), inverse);
-        let sums = self.lined.of_line(lanes, units, (inverse, shift, self.origin));
+        let sums = self.trial.line(lanes, (inverse, shift, self.origin));
         self.line(lanes, self.moments(lanes, sums))
-    }
-
-    /// The sums of codes of some lines.
-    #[inline(always)]
-    pub(crate) fn of_lines<const N: usize>(
-        &self,
-        lanes: L,
-        units: &Units<'_, L>,
-        lines: &Lines<L, N>,
-    ) -> [Sums<L>; N] {
-        self.lined.of_lines(lanes, units, lines)
     }
 
     /// The sums of the values themselves.
@@ -225,7 +215,7 @@ pub(crate) fn line<L: Lanes>(
 ) -> Line<L> {
     let candidates = candidates(units.values.len(), top);
     let (best, values) = best_line(lanes, units, (candidates, top), ends, Some(first));
-    let refitted = values.refitted(lanes, units, best);
+    let refitted = values.refitted(lanes, best);
     let refitted = stored.stored(lanes, refitted, units);
     let steps = [steps, refitted.steps(lanes)];
     let gains = gains_of_lines(lanes, units, steps, top);

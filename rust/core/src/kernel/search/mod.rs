@@ -20,13 +20,15 @@ pub(crate) mod line;
 mod narrow;
 mod numbers;
 mod residuals;
+mod rising;
 mod scale;
 mod units;
 
-pub(crate) use candidates::{Best, EIGHT, FOUR, Lines, Sums, best_scales, of_inverses};
+pub(crate) use candidates::{Best, EIGHT, FOUR, Lines, Sums, Trial, best_scales};
 pub use importance::Importance;
-pub(crate) use numbers::{Floats, Integers, Numbers, Rising};
+pub(crate) use numbers::{Floats, Integers, Numbers};
 pub(crate) use residuals::{Steps, gains, gains_of_lines, inverse, residuals};
+pub(crate) use rising::Rising;
 pub(crate) use scale::{Stored, beside, choose, scale};
 pub use units::Room;
 pub(crate) use units::{Each, Rows, Totals, Units, lanes_of, sum_over};

@@ -42,7 +42,7 @@ impl<'a, L: Lanes> Narrow<'a, L> {
         Self::new::<false>(lanes, units, lanes.splat(0.0), units.absmax)
     }
 
-    /// Values between two, of which none is left out.
+    /// Values that all lie between two.
     #[inline(always)]
     pub(super) fn between(lanes: L, units: &Units<'a, L>, [lo, hi]: [L::F32; 2]) -> Self {
         let half = lanes.splat(0.5);
@@ -51,7 +51,7 @@ impl<'a, L: Lanes> Narrow<'a, L> {
         Self::new::<true>(lanes, units, origin, reach)
     }
 
-    /// Values that are farther from their origin than `reach` nowhere.
+    /// No value is farther from its origin than `reach`.
     #[inline(always)]
     fn new<const SHIFTED: bool>(
         lanes: L,

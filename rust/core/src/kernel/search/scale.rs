@@ -1,6 +1,6 @@
 //! A scale alone.
 
-use super::candidates::{Best, EIGHT, Sums, best_scales, of_inverses};
+use super::candidates::{Best, EIGHT, Sums, Trial, best_scales};
 use super::numbers::Numbers;
 use super::residuals::{Steps, gains, inverse};
 use super::units::Units;
@@ -24,7 +24,8 @@ pub(crate) fn scale<L: Lanes, N: Numbers>(
     stored: &impl Stored,
     numbers: &N,
 ) -> L::F32 {
-    let best = best_scales(lanes, &of_inverses(lanes, units, candidates, numbers));
+    let found = Trial::of_scales(lanes, units, numbers).inverses(lanes, candidates);
+    let best = best_scales(lanes, &found);
     let refitted = stored.stored(lanes, best, units);
     let steps = [steps, Steps::of_scales(lanes, refitted)];
     let gains = gains(lanes, units, steps, [numbers; 2]);
@@ -61,7 +62,7 @@ pub(crate) fn choose<L: Lanes, N: Numbers>(
     for candidate in &mut candidates {
         *candidate = inverse(lanes, *candidate);
     }
-    let found = of_inverses(lanes, units, candidates, numbers);
+    let found = Trial::of_scales(lanes, units, numbers).inverses(lanes, candidates);
     let mut best = Best::new(lanes, [scales[0], of[0]]);
     for ((Sums { cc, cv, .. }, scale), of) in found.iter().zip(scales).zip(of) {
         // Σv² less what the scale leaves

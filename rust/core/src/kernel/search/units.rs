@@ -140,7 +140,7 @@ pub(crate) struct Units<'a, L: Lanes> {
     /// The largest magnitudes of lanes over the powers, or larger ones of the group that they are of.
     pub(super) absmax: L::F32,
     shared: Shared,
-    /// Room for the values as int16.
+    /// Room for the values as int16; none where they are weighed.
     pub(super) pairs: &'a [Cell<Pairs>],
     lanes: L,
 }
@@ -168,9 +168,7 @@ impl<'a, L: Lanes> Units<'a, L> {
         let depth = longest.next_multiple_of(LANES);
         if values.len() < depth {
             values.resize(depth, [0.0; LANES]);
-            pairs.resize(depth / 2, Cell::new([0; LANES]));
         }
-        let pairs = &pairs[..depth / 2];
         let values = &mut values[..depth];
         transpose(lanes, rows.values, &rows.spans, Some(inverses), values);
         let own = importance.weights(rows.values, rows.start, own);
@@ -185,6 +183,11 @@ impl<'a, L: Lanes> Units<'a, L> {
             }
         }
         let weights = &weights[..depth];
+        let half = if weights.is_empty() { values.len() / 2 } else { 0 };
+        if pairs.len() < half {
+            pairs.resize(half, Cell::new([0; LANES]));
+        }
+        let pairs = &pairs[..half];
         let absmax = lanes.mul(lanes.load(&rows.part_absmax), inverses);
         let shared = rows.shared;
         Self { values, weights, powers, inverses, absmax, shared, pairs, lanes }

@@ -4,8 +4,8 @@ use super::small::{self, half_bits, inverse, nearest_halves, outermost, put_half
 use crate::kernel::convert::f16_to_f32;
 use crate::kernel::search::line::{Above, Candidates, best_line};
 use crate::kernel::search::{
-    self, Best, EIGHT, FOUR, Lines, Numbers, Steps, Sums, Totals, Units, beside, best_scales,
-    gains, gains_of_lines, of_inverses, sum_over,
+    self, Best, EIGHT, FOUR, Lines, Numbers, Steps, Sums, Totals, Trial, Units, beside,
+    best_scales, gains, gains_of_lines, sum_over,
 };
 use crate::kernel::tile::Bounds;
 use crate::lanes::{LANES, Lanes};
@@ -217,7 +217,7 @@ impl<const PARTS: usize> Affine<PARTS> {
             lines.inverses[at] = search::inverse(lanes, scales[at]);
             lines.shifts[at] = lanes.mul(less[at], lines.inverses[at]);
         }
-        let found = values.of_lines(lanes, units, &lines);
+        let found = values.trial.lines(lanes, &lines);
         let Sums { c, cc, cv } = found[0];
         let mut best = Best::new(lanes, [levels[0], minima[0], c, cc, cv]);
         for (at, Sums { c, cc, cv }) in found.into_iter().enumerate() {
@@ -367,10 +367,11 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         let further = lanes.if_above(hi, lanes.sub(zero, lo), hi, lo);
         let span = lanes.mul(further, lanes.splat(1.0 / lowest));
         let candidates = beside(lanes, span, reaches);
-        let found = best_scales(lanes, &of_inverses(lanes, units, candidates, numbers));
+        let trial = Trial::of_scales(lanes, units, numbers);
+        let found = best_scales(lanes, &trial.inverses(lanes, candidates));
         let span = lanes.if_above(lanes.abs(found), zero, found, span);
         let next = Self::of_needs(lanes, units.times(span), lowest_scale);
-        let better = Self::moved(lanes, units, numbers, lowest_scale, next);
+        let better = Self::moved(lanes, units, &trial, lowest_scale, next);
         let (mut d, mut s) = ([0.0; LANES], [0.0; LANES]);
         for (at, block) in blocks.iter().enumerate() {
             for part in 0..PARTS {
@@ -398,7 +399,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
     fn moved<L: Lanes>(
         lanes: L,
         units: &Units<'_, L>,
-        numbers: &impl Numbers,
+        trial: &Trial<'_, L, impl Numbers>,
         lowest_scale: f32,
         each: LevelsOfEach<L>,
     ) -> LevelsOfEach<L> {
@@ -410,7 +411,7 @@ impl<const PARTS: usize> Symmetric<PARTS> {
             scales[at] = lanes.mul(d, levels[at]);
             inverses[at] = search::inverse(lanes, scales[at]);
         }
-        let found = of_inverses(lanes, units, inverses, numbers);
+        let found = trial.inverses(lanes, inverses);
         let mut best = Best::new(lanes, [levels[0], found[0].cc, found[0].cv]);
         for (at, Sums { cc, cv, .. }) in found.into_iter().enumerate() {
             // Σv² less Σ(v − scale·c)²
