@@ -91,6 +91,18 @@ def coded(table: pa.Table, **columns: Any) -> pa.Table:
     return table
 
 
+@pytest.mark.parametrize("search", ["none", "mse", "weighted"])
+@pytest.mark.parametrize(("name", "at"), [("q4_k", 2), ("q5_k", 2), ("q2_k", 82)])
+def test_a_minimum_of_zero_has_no_sign(name: str, at: int, search: str) -> None:
+    # Of values above zero. ggml writes it so. Which of two zeros `f32::max` returns is not defined.
+    values = np.random.default_rng(1).uniform(0.99, 1.01, (16, 256)).astype(np.float32)
+    quantized = aq.quantize({"a": values}, scheme=name, search=search).quantized
+    (data,) = quantized["data"].to_pylist()
+    minima = np.frombuffer(data, np.uint8).reshape(16, -1)[:, at : at + 2].copy().view("<f2")
+    assert (minima == 0).any()
+    assert not np.signbit(minima).any()
+
+
 @pytest.mark.parametrize("name", DECODED)
 def test_any_bytes_decode_as_ggmls(name: str) -> None:
     rng = np.random.default_rng(1)

@@ -108,7 +108,9 @@ impl<const PARTS: usize> Affine<PARTS> {
     /// Of what each part needs. The extremes are the ends of what it can hold.
     #[inline(always)]
     fn of<L: Lanes>(lanes: L, spans: &[f32], depths: &[f32], top_scale: f32) -> Self {
-        let largest = |of: &[f32]| of.iter().fold(0.0f32, |most, one| most.max(*one));
+        // No number is NaN, which `f32::max` also looks for.
+        let largest =
+            |of: &[f32]| of.iter().fold(0.0f32, |most, one| if *one > most { *one } else { most });
         let d = to_half(lanes, largest(spans) / top_scale);
         let dmin = to_half(lanes, largest(depths) / top_scale);
         let multiples = |of: &[f32], unit: f32| {
