@@ -153,16 +153,11 @@ impl<'a, L: Lanes> Units<'a, L> {
         importance: &Importance<'_>,
         room: &'a mut Room,
     ) -> Self {
-        let (mut powers, mut inverses) = ([1.0f32; LANES], [0.0f32; LANES]);
-        for lane in 0..LANES {
-            let absmax = rows.absmax[lane];
-            if absmax.is_normal() {
-                // Of the largest magnitudes the reciprocal is subnormal.
-                powers[lane] = f32::from_bits(absmax.to_bits() & EXPONENT);
-                inverses[lane] = 1.0 / powers[lane];
-            }
-        }
-        let (powers, inverses) = (lanes.load(&powers), lanes.load(&inverses));
+        let (zero, one) = (lanes.splat(0.0), lanes.splat(1.0));
+        let power = lanes.power_of_two(lanes.load(&rows.absmax));
+        // Of the largest magnitudes it is subnormal.
+        let inverses = lanes.if_above(power, zero, lanes.div(one, power), zero);
+        let powers = lanes.if_above(inverses, zero, power, one);
         let Room { values, weights, own, pairs } = room;
         let longest = rows.spans.iter().fold(0, |most: usize, span| most.max(span.1 - span.0));
         let depth = longest.next_multiple_of(LANES);
