@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -432,3 +434,29 @@ def test_the_default_of_each_scheme_is_what_docs_say() -> None:
     assert said is not None
     assert sorted(found["none"]) == sorted(re.findall(r"`(\w+)`", said[1]))
     assert set(found) == {"none", "weighted"}
+
+
+_WIDE_ROWS = """
+import resource
+import numpy as np
+import arrowquant as aq
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+layer = np.ones((32, 1 << 19), np.float32)
+layer[:, ::3] = np.arange(32, dtype=np.float32)[:, None]
+before = peak()
+options = dict(scheme="int4", symmetric=True, group_size=-1, threads=2)
+aq.quantize({"a": layer}, search="weighted", **options)
+print((peak() - before) / layer.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ru_maxrss has other units")
+def test_sums_of_columns_of_wide_rows_take_little_memory() -> None:
+    # Rows that are one group each: of 32 at once they took five times the layer.
+    done = subprocess.run(
+        [sys.executable, "-c", _WIDE_ROWS], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 2.5

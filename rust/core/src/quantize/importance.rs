@@ -16,10 +16,10 @@ use crate::lanes::Level;
 use crate::monitor::Monitor;
 use crate::relation::described::element_product;
 use crate::relation::weights::Weights;
-use crate::tile::Place;
+use crate::tile::{Place, TILE};
 
-/// Tiles whose sums are in memory at once: those of wide rows take half a megabyte each.
-const AT_ONCE: usize = 32;
+/// Elements of tiles whose sums are in memory at once, 16 bytes each of wide rows. Each thread has one tile, too.
+const AT_ONCE: usize = 32 * TILE;
 /// A column's variance is taken for at least so much of the mean one.
 const LEAST: f64 = 1e-3;
 /// A variance below so much of the mean square is rounding.
@@ -144,7 +144,9 @@ impl Moments {
         let find = |place: &Place, values: &[f32]| {
             Tally::of(level, values, first + place.elements.start, width)
         };
-        input.in_tiles((&tiling, AT_ONCE), (pool, level, monitor), find, |_, tally| {
+        let at_once = AT_ONCE / tiling.place(0).elements.len().max(1);
+        let tiling = (&tiling, at_once.max(pool.current_num_threads()));
+        input.in_tiles(tiling, (pool, level, monitor), find, |_, tally| {
             let (start, count) = (tally.first % width, tally.sums.len());
             let behind = count.min(width - start);
             for (all, own) in [(&mut sums, &tally.sums), (&mut squares, &tally.squares)] {
