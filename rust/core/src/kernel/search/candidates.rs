@@ -5,16 +5,17 @@ use super::numbers::{Integers, NarrowNumbers, Numbers};
 use super::units::{Totals, Units, weigh};
 use crate::lanes::Lanes;
 
-/// Candidates that are tried of most formats.
+/// Candidates that most formats try.
 pub(crate) const EIGHT: usize = 8;
-/// As many are tried together, since their sums stay in registers; of all numbers of them a multiple.
+/// Candidates that are tried in one pass over the values, so that their sums stay in registers. A format tries a
+/// multiple of it.
 pub(crate) const FOUR: usize = 4;
 
 /// What is known of a group's codes as numbers `c`, and its values `v`. Each is weighed by how much its
 /// value matters.
 #[derive(Clone, Copy)]
 pub(crate) struct Sums<L: Lanes> {
-    /// `Σc`; not of scales alone.
+    /// `Σc`; zero in searches for a scale without an offset.
     pub(crate) c: L::F32,
     /// `Σc²`
     pub(crate) cc: L::F32,
@@ -47,7 +48,7 @@ pub(crate) struct Trial<'a, L: Lanes, T: Numbers> {
 }
 
 impl<'a, L: Lanes, T: Numbers> Trial<'a, L, T> {
-    /// For scales alone.
+    /// To search for scales without offsets.
     #[inline(always)]
     pub(crate) fn of_scales(lanes: L, units: &Units<'a, L>, numbers: T) -> Self {
         let narrow = if units.weights.is_empty() { numbers.narrow(lanes) } else { None };
@@ -219,8 +220,8 @@ fn some<L: Lanes, T: Numbers, const WEIGHED: bool, const SHIFTED: bool, const CO
     }
 }
 
-/// Of each lane, what belongs to the first of the largest gains above zero; to the first of all where none
-/// is.
+/// For each lane, what belongs to the candidate of the largest gain, the first of several; to the first
+/// candidate where no gain is above zero.
 #[derive(Clone, Copy)]
 pub(crate) struct Best<L: Lanes, const N: usize> {
     gain: L::F32,

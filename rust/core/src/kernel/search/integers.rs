@@ -8,15 +8,14 @@ use super::units::{Each, Units};
 use crate::dtype::ScaleDtype;
 use crate::lanes::{LANES, Lanes};
 
-/// What the largest magnitude becomes in codes, over the largest one that is rounded to nearest: above 1
-/// it is cut off.
+/// The candidates: the scale of rounding over each candidate's scale. Above 1, the largest magnitude is cut off.
 const REACHES: [f32; EIGHT] = [1.0, 0.96, 1.04, 1.09, 1.15, 1.23, 1.36, 1.6];
-/// The same of two bits, which gain more by it.
+/// The same for two bits, which gain more by cutting off.
 const REACHES_OF_TWO: [f32; EIGHT] = [1.0, 1.24, 1.44, 1.6, 1.8, 2.04, 2.4, 2.96];
 
-/// The same of scales that may be negative, over the scale that makes the largest magnitude the lowest code.
+/// The same for scales that may be negative: rounding then gives the largest magnitude the lowest code.
 const SIGNED_REACHES: [f32; EIGHT] = [1.0, 1.05, 1.1, 1.16, 1.24, 1.36, 1.6, 0.9];
-/// The same of two bits.
+/// The same for two bits.
 const SIGNED_REACHES_OF_TWO: [f32; EIGHT] = [1.0, 1.48, -1.36, 1.96, 1.24, -1.8, -1.12, 2.68];
 
 /// Scales of a type, whose outermost codes decode to float32.
@@ -72,7 +71,8 @@ pub(crate) fn symmetric<L: Lanes>(
     found
 }
 
-/// Steps that are cut off, in all, of codes of two bits, of four and of eight.
+/// How many steps of a group's span are cut off: its scale is `(hi − lo)/(largest code + cut)`. For two bits, four
+/// and eight.
 const CUTS: [[f32; 3]; 3] = [[1.3, 2.1, 3.3], [0.7, 1.4, 2.6], [-0.6, 1.0, 2.0]];
 
 /// The scales and zero points of groups with these ends, zero among them, which the extremes give the

@@ -9,9 +9,9 @@ use crate::lanes::Lanes;
 /// Lines that are tried, of values from 0 to 1: how many steps these are, and how far they are shifted.
 #[derive(Clone, Copy)]
 pub(crate) struct Candidates<const N: usize> {
-    /// Steps that are cut off in all: a line has so many more than codes.
+    /// How many steps of the span are cut off: it is divided into so many more than there are codes.
     cuts: [f32; N],
-    /// Steps that codes are lower.
+    /// Subtracted from numbers of steps before they are rounded to codes.
     shifts: [f32; N],
 }
 
@@ -121,9 +121,9 @@ pub(crate) trait StoredLine {
     fn stored<L: Lanes>(&self, lanes: L, line: Line<L>, units: &Units<'_, L>) -> Line<L>;
 }
 
-/// The least-squares lines for the codes of the best candidates, up to `top`, of groups with these ends. Where
-/// there are `usual` lines they take the place of the first ones. Of scale zero where the ends are one, or
-/// all values have one code. With them come the sums of the values.
+/// The least-squares lines for the codes of the best candidates. Codes go up to `top`; `lo` and `hi` are the ends
+/// of the groups. `usual` lines, if given, replace the first candidate. A scale is zero where both ends are
+/// equal, or all values have one code. The sums of the values come with them.
 #[inline(always)]
 pub(crate) fn best_line<'a, L: Lanes, const N: usize>(
     lanes: L,

@@ -7,11 +7,11 @@ use super::numbers::NarrowNumbers;
 use super::units::{Pairs, Units};
 use crate::lanes::{LANES, Lanes};
 
-/// The largest int16, but for one: products of two of the smallest don't fit.
+/// Values are within ±32767. The sum of two squares of -32768 would not fit in int32.
 const LARGEST: f32 = 32767.0;
 
-/// Values that are summed up before their sum joins those before it: as many numbers of seven bits times values
-/// of fifteen fit in int32, and half as many numbers in int16.
+/// Values of a partial sum: 256 products of a number up to 128 and a value up to 2^15 fit in int32, and 128
+/// numbers up to 127, which is a lane's half of them, fit in int16.
 const SETTLE: usize = 256;
 
 /// Groups that reach no farther become zeros: parts of blocks that are beside much larger ones.

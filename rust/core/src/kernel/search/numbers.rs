@@ -51,12 +51,12 @@ pub(super) const MOST: f32 = 127.0;
 
 /// Integers that are found in int16, two in each lane.
 pub(crate) trait NarrowNumbers {
-    /// What 1 is, where the nearest of some numbers are asked for: they may have fractions.
+    /// What 1 is in the fixed-point numbers that `nearest` takes.
     const UNIT: f32;
-    /// What is added to them beforehand.
+    /// What is added to them beforehand: half a unit, where `nearest` cuts off fractions.
     const ADDEND: i16;
 
-    /// Those nearest to numbers in units to which the addend was added, for a candidate.
+    /// The integers nearest to fixed-point numbers, to which the addend was already added.
     fn nearest<L: Lanes>(&self, lanes: L, candidate: usize, x: L::U32) -> L::U32;
 }
 

@@ -92,8 +92,8 @@ pub(crate) struct NarrowRising {
     numbers: [i8; 16],
     /// As those of [`Rising`], in half units.
     middles: [[i16; 8]; 4],
-    /// Of each bin, from the one of zero on, those below zero at last: its middle, the largest int16 where it
-    /// has none, and the numbers nearest to what is in it, up to its middle and above it.
+    /// For each bin: the middle in it (the largest int16 where it has none), the nearest number to what is below
+    /// the middle, and that to what is above. Bins of negative numbers come last.
     bins: [[i16; 32]; 3],
 }
 

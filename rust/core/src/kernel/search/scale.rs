@@ -12,9 +12,10 @@ pub(crate) trait Stored {
     fn stored<L: Lanes>(&self, lanes: L, scales: L::F32, units: &Units<'_, L>) -> L::F32;
 }
 
-/// Scales that leave less than the `usual` ones, which the extremes give and which codes are found by the steps
-/// of; these where none of those that are tried does. The candidates are what values are multiplied by; the
-/// first is that one's. All are over the units' powers, but for the usual ones and what comes out.
+/// The best scales that are found, where they leave a smaller squared error than the `usual` ones, which rounding
+/// takes; else the usual ones. `steps` say how rounding finds and decodes codes. `candidates` are reciprocals of
+/// scales; the first is that of the usual one. All are divided by the units' powers, but for `usual` and the
+/// result.
 #[inline(always)]
 pub(crate) fn scale<L: Lanes, N: Numbers>(
     lanes: L,
@@ -35,7 +36,7 @@ pub(crate) fn scale<L: Lanes, N: Numbers>(
     units.choose(gains, units.times(refitted), usual)
 }
 
-/// What values are multiplied by for scales that are `usual / reach`.
+/// The reciprocals of the scales `usual / reach`.
 #[inline(always)]
 pub(crate) fn beside<L: Lanes, const N: usize>(
     lanes: L,
@@ -49,7 +50,8 @@ pub(crate) fn beside<L: Lanes, const N: usize>(
     candidates
 }
 
-/// What belongs to the best of some scales, which can't be refitted: to the first one unless another leaves less.
+/// The element of `of` that belongs to the best of some scales, which can't be refitted: to the first one, unless
+/// another leaves a smaller squared error.
 #[inline(always)]
 pub(crate) fn choose<L: Lanes, N: Numbers>(
     lanes: L,

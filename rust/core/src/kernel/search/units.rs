@@ -34,9 +34,9 @@ pub struct Room {
 /// What lanes have in common.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Shared {
-    /// As many lanes hold one group.
+    /// A group is divided among so many lanes.
     Group(usize),
-    /// As many lanes hold the parts of one block, whose squared errors are added up.
+    /// A block of so many parts has a lane for each. Their squared errors are added up.
     Block(usize),
 }
 
@@ -115,8 +115,8 @@ impl<'a> Rows<'a> {
         Self { values, start, spans: [(0, 0); LANES], absmax: none, part_absmax: none, shared }
     }
 
-    /// Lanes from this one on, which nobody has, hold the first one's values: as many are read together. Of no
-    /// magnitude, they become zeros.
+    /// Lanes from this one on are unused. They point at the first lane's values, so that all lanes have equal
+    /// lengths. Their largest magnitude is zero, which makes these values zero.
     #[inline(always)]
     fn fill(mut self, from: usize) -> Self {
         for lane in from..LANES {
@@ -263,7 +263,7 @@ impl<'a, L: Lanes> Units<'a, L> {
     }
 }
 
-/// Each lane's sum over as many lanes, of which it is one.
+/// The sum of each run of `count` lanes. Every lane of a run gets it.
 #[inline(always)]
 pub(crate) fn sum_over<L: Lanes>(lanes: L, mut sums: L::F32, count: usize) -> L::F32 {
     if count > 8 {
@@ -351,8 +351,8 @@ fn put_columns<L: Lanes>(
     }
 }
 
-/// Weights over a power of two, so that the largest of those that are compared is from 1 to 2. Where they say
-/// nothing, all of them matter alike. Whether any say something.
+/// Divide the weights of each group or block by a power of two, so that the largest is from 1 to 2. Where it is
+/// zero or no normal number, all of them become 1. Return whether any group or block has usable weights.
 #[inline(always)]
 fn normalize<L: Lanes>(lanes: L, rows: &Rows<'_>, weights: &mut [Each]) -> bool {
     let mut largest = lanes.splat(0.0);

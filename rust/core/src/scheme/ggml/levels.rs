@@ -13,10 +13,10 @@ use crate::lanes::{LANES, Lanes};
 /// Weights of a large block.
 pub(super) const LARGE: usize = 256;
 
-/// Steps from a part's scale and minimum to others that are tried.
+/// What is added to a part's multiples of `d` and of `dmin`: the neighbours that are tried.
 const UP: [f32; EIGHT] = [0.0, 1.0, -1.0, 0.0, 0.0, 1.0, -1.0, 1.0];
 const DOWN: [f32; EIGHT] = [0.0, 0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 2.0];
-/// The same of scales alone.
+/// The same for symmetric blocks, which have no minimum.
 const BESIDE: [f32; FOUR] = [0.0, 1.0, -1.0, 2.0];
 
 /// A number rounded to float16.
@@ -26,7 +26,7 @@ fn to_half<L: Lanes>(lanes: L, x: f32) -> f32 {
 }
 
 /// The levels of blocks side by side: each lane's part has the scale `d·s` and the minimum `dmin·m`. `d`
-/// and `dmin` are as they stand in the block.
+/// and `dmin` are already rounded to float16.
 #[derive(Clone, Copy)]
 struct LevelsOfEach<L: Lanes> {
     d: L::F32,
@@ -51,7 +51,8 @@ impl<L: Lanes> LevelsOfEach<L> {
     }
 }
 
-/// Each lane's outermost number of its block of as many lanes; of two the one above zero.
+/// The number of the largest magnitude in each run of `PARTS` lanes; of two, the one above zero. Every lane of a
+/// run gets it.
 #[inline(always)]
 fn outermost_part<L: Lanes, const PARTS: usize>(lanes: L, numbers: L::F32) -> L::F32 {
     let zero = lanes.splat(0.0);
@@ -69,13 +70,13 @@ fn outermost_part<L: Lanes, const PARTS: usize>(lanes: L, numbers: L::F32) -> L:
     lanes.if_above(lanes.sub(zero, low), high, low, high)
 }
 
-/// The two levels of an affine block: each part's scale and minimum are whole multiples, up to `TOP`,
-/// of `d` and `dmin`. Minima are zero or below.
+/// The two levels of an affine block: the scale of a part is `d` times an integer, its minimum is `dmin` times
+/// an integer. The minimum is subtracted, so the values of a part begin at zero or below.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::scheme) struct Affine<const PARTS: usize> {
     pub(super) scales: [u8; PARTS],
     pub(super) minima: [u8; PARTS],
-    /// As they stand in the block.
+    /// Already rounded to float16.
     d: f32,
     dmin: f32,
 }
@@ -87,7 +88,7 @@ impl<const PARTS: usize> Default for Affine<PARTS> {
 }
 
 impl<const PARTS: usize> Affine<PARTS> {
-    /// For codes from 0 to the first of `tops` and multiples up to the second.
+    /// `tops` are the largest code and the largest integer that `d` and `dmin` are multiplied by.
     #[inline(always)]
     pub(super) fn fit<L: Lanes>(lanes: L, bounds: &[Bounds], tops: [f32; 2]) -> Self {
         let (mut spans, mut depths) = ([0.0f32; PARTS], [0.0f32; PARTS]);
@@ -105,7 +106,7 @@ impl<const PARTS: usize> Affine<PARTS> {
         put_half(lanes, block, at + 2, self.dmin);
     }
 
-    /// Of what each part needs. The extremes are the ends of what it can hold.
+    /// From the scale and the minimum that each part needs to hold its extremes.
     #[inline(always)]
     fn of<L: Lanes>(lanes: L, spans: &[f32], depths: &[f32], top_scale: f32) -> Self {
         // No number is NaN, which `f32::max` also looks for.
@@ -123,7 +124,7 @@ impl<const PARTS: usize> Affine<PARTS> {
         Self { scales: multiples(spans, d), minima: multiples(depths, dmin), d, dmin }
     }
 
-    /// Those of some blocks, each in as many lanes as it has parts.
+    /// The levels of some blocks, one part in each lane.
     #[inline(always)]
     fn of_blocks<L: Lanes>(lanes: L, blocks: &[Self]) -> LevelsOfEach<L> {
         let none = [0.0; LANES];
@@ -150,10 +151,11 @@ impl<const PARTS: usize> Affine<PARTS> {
         (unit, lanes.nearest_integer(multiples))
     }
 
-    /// Levels of smaller squared errors, where there are such.
+    /// Replace the levels of blocks by ones that leave a smaller squared error, where some are found.
     ///
-    /// Each part's own best line is rounded to levels. Then each part takes the levels next to those
-    /// that leave the least, and `d` and `dmin` become the best ones for the codes of these.
+    /// Each part's best line is rounded to multiples of `d` and `dmin`. Then each part tries the neighbouring
+    /// multiples and keeps the pair that leaves the smallest squared error. Last, `d` and `dmin` are
+    /// refitted to the codes that these give.
     #[inline(always)]
     pub(super) fn search<L: Lanes>(
         lanes: L,
@@ -194,8 +196,8 @@ impl<const PARTS: usize> Affine<PARTS> {
         }
     }
 
-    /// With each part's scale and minimum, or those next to them, that leave the least; and the sums of their
-    /// codes.
+    /// For each part the neighbouring multiples, or its own, that leave the smallest squared error; and the
+    /// sums of their codes.
     #[inline(always)]
     fn moved<L: Lanes>(
         lanes: L,
@@ -215,7 +217,7 @@ impl<const PARTS: usize> Affine<PARTS> {
             let minimum = lanes.larger(lanes.add(each.m, lanes.splat(DOWN[at])), zero);
             (levels[at], minima[at]) = (lanes.min(level, top_scale), lanes.min(minimum, top_scale));
             (scales[at], less[at]) = (lanes.mul(d, levels[at]), lanes.mul(dmin, minima[at]));
-            // Of a scale of zero all codes are.
+            // With a scale of zero, all codes are zero.
             lines.inverses[at] = search::inverse(lanes, scales[at]);
             lines.shifts[at] = lanes.mul(less[at], lines.inverses[at]);
         }
@@ -236,7 +238,8 @@ impl<const PARTS: usize> Affine<PARTS> {
         (LevelsOfEach { s, m, ..each }, Sums { c, cc, cv })
     }
 
-    /// With the best `d` and `dmin` for codes of these sums, where there are such.
+    /// With `d` and `dmin` refitted by least squares to codes of these sums. Both stay as they are if `d` would
+    /// not be above zero, or `dmin` below it.
     #[inline(always)]
     fn refitted<L: Lanes>(
         lanes: L,
@@ -262,7 +265,6 @@ impl<const PARTS: usize> Affine<PARTS> {
         let dmin = lanes.if_above(determinant, zero, both_min, zero);
         let d = nearest_halves(lanes, units.times(d));
         let dmin = nearest_halves(lanes, units.times(dmin));
-        // Neither may be below zero, nor the first be zero.
         let mut refitted = [(d, each.d), (dmin, each.dmin)];
         for (number, usual) in &mut refitted {
             *number = lanes.if_above(d, zero, *number, *usual);
@@ -290,7 +292,7 @@ impl<const PARTS: usize> Affine<PARTS> {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::scheme) struct Symmetric<const PARTS: usize> {
     pub(super) scales: [i8; PARTS],
-    /// As it stands in the block.
+    /// Already rounded to float16.
     pub(super) d: f32,
 }
 
@@ -395,8 +397,8 @@ impl<const PARTS: usize> Symmetric<PARTS> {
         }
     }
 
-    /// With each part's scale, or one next to it, that leaves the least, and the best `d` for the codes of
-    /// these; theirs where there is none.
+    /// For each part the neighbouring multiple, or its own, that leaves the smallest squared error; and `d`
+    /// refitted to the codes that these give, unless it would be zero.
     #[inline(always)]
     fn moved<L: Lanes>(
         lanes: L,
