@@ -7,7 +7,7 @@ use arrowquant::dtype::{Float, ScaleDtype};
 use arrowquant::lanes::Level;
 use arrowquant::scheme::{
     self, Bound, Bounds, Buffers, Choice, Codes, Encoded, Geometry, Grouping, Importance, Search,
-    Sums, Tile, Values,
+    Spread, Sums, Tile, Values,
 };
 use arrowquant::settings::{GROUP_SIZE, SYMMETRIC, Settings, Value};
 use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
@@ -65,7 +65,7 @@ impl Case {
         };
         let grouping = Grouping { scale_dtype, ..bound.layout.grouping };
         let importance = match search {
-            Search::Weighted => Importance { columns, rows: &[0.01], first: 0 },
+            Search::Weighted => Importance { columns, rows: &[Spread::of(0.005)], first: 0 },
             _ => Importance::default(),
         };
         let tile = Tile {

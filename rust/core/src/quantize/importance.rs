@@ -11,7 +11,7 @@ use super::job::{Job, check_importance, width};
 use super::rows::Rows;
 use crate::kernel::dispatch::add_moments;
 use crate::kernel::moments::ROWS;
-use crate::kernel::tile::{Importance, Search};
+use crate::kernel::tile::{Importance, Search, Spread};
 use crate::lanes::Level;
 use crate::monitor::Monitor;
 use crate::relation::described::element_product;
@@ -34,8 +34,8 @@ pub(super) type Importances<'a> = HashMap<usize, Columns<'a>>;
 pub(super) struct Columns<'a> {
     /// Empty where all matter alike.
     columns: Cow<'a, [f32]>,
-    /// `2σ²` of each row, where values matter by their magnitudes, too.
-    rows: Vec<f32>,
+    /// Of each row, where values matter by their magnitudes, too.
+    rows: Vec<Spread>,
     /// Where in a row of the layer the first element lies.
     first: usize,
 }
@@ -72,7 +72,7 @@ pub(super) fn importances<'a>(
             Some([one, others @ ..]) if others.iter().all(|other| other == one) => {
                 Columns { columns: Cow::Borrowed(&[]), rows: Vec::new(), first }
             }
-            Some(columns) => Columns { columns: Cow::Borrowed(columns), rows: Vec::new(), first },
+            Some(columns) => Columns { columns: in_usual_units(columns), rows: Vec::new(), first },
             None => suggested(weights, row, &job, rows.suggested(row), (pool, level, monitor)),
         };
         found.insert(row, columns);
@@ -110,7 +110,7 @@ fn suggested<'a>(
     let end = first + job.elements();
     let spread = |(row, squares): (usize, &f64)| {
         let elements = (row * width).max(first)..((row + 1) * width).min(end);
-        (2.0 * squares / elements.len().max(1) as f64) as f32
+        Spread::of(squares / elements.len().max(1) as f64)
     };
     Columns { columns, rows: rows.iter().enumerate().map(spread).collect(), first }
 }
@@ -191,6 +191,19 @@ impl Moments {
         };
         mean.is_normal().then(|| variances.iter().zip(&self.counts).map(suggest).collect())
     }
+}
+
+/// Numbers of which the largest is far from 1, times a power of two: what is compared with it stays a normal
+/// number.
+fn in_usual_units(columns: &[f32]) -> Cow<'_, [f32]> {
+    const USUAL: std::ops::Range<f32> = 1e-18..1e18;
+    let most = columns.iter().fold(0.0f32, |most, one| if *one > most { *one } else { most });
+    if USUAL.contains(&most) || most == 0.0 {
+        return Cow::Borrowed(columns);
+    }
+    let exponent = (f64::from(most).to_bits() >> (f64::MANTISSA_DIGITS - 1)) as i32 - 1023;
+    let factor = 2f64.powi(-exponent);
+    columns.iter().map(|one| (f64::from(*one) * factor) as f32).collect()
 }
 
 /// Add numbers to the first of others.

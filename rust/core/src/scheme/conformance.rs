@@ -11,7 +11,7 @@ use super::{ALL, Bound, Geometry, Importance, Scheme, Search, Sums};
 use crate::dequantize::Target;
 use crate::dtype::Float;
 use crate::kernel::dispatch;
-use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Tile, Values};
+use crate::kernel::tile::{Bounds, Buffers, Codes, Encoded, Spread, Tile, Values};
 use crate::lanes::Level;
 use crate::relation::quantized::shapes;
 use crate::settings::{
@@ -158,8 +158,9 @@ fn code(bound: &Bound, settings: &Settings, level: Level, values: &[f32]) -> Cod
     let absmax = bounds.iter().fold(0.0f32, |most, one| most.max(one.absmax()));
     let tensor_scale = bound.codec.tensor_scale(absmax);
     let columns = importance(width + 7);
+    let rows = [0.25, 1.0].map(Spread::of);
     let importance = match settings.search() {
-        "weighted" => Importance { columns: &columns, rows: &[0.5, 2.0], first: 3 },
+        "weighted" => Importance { columns: &columns, rows: &rows, first: 3 },
         _ => Importance::default(),
     };
     let tile = Tile {

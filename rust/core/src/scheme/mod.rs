@@ -26,7 +26,7 @@ use crate::dtype::Float;
 use crate::error::{Unfit, UnknownScheme};
 pub use crate::kernel::metrics::Sums;
 pub use crate::kernel::tile::{
-    Bounds, Buffers, Codes, Encoded, Grouping, Importance, Next, Room, Search, Tile, Values,
+    Bounds, Buffers, Codes, Encoded, Grouping, Importance, Next, Room, Search, Spread, Tile, Values,
 };
 use crate::lanes::Level;
 use crate::settings::Settings;

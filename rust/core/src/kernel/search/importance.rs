@@ -1,13 +1,35 @@
 //! How much the squared error of each value matters.
 
+/// How far the values of a row spread, in units in which squares are float32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// `2σ²` times the square of the factor: σ² is the mean square of the row.
+    square: f32,
+    /// A power of two; 1 where squares of values are float32 anyway.
+    factor: f32,
+}
+
+impl Spread {
+    /// Of the mean square of a row.
+    #[must_use]
+    pub fn of(mean_square: f64) -> Self {
+        let exponent = (mean_square.to_bits() >> (f64::MANTISSA_DIGITS - 1)) as i32 - 1023;
+        let half = if mean_square > 0.0 { (exponent / 2).max(f32::MIN_EXP) } else { 0 };
+        let factor = if half.abs() < USUAL { 1.0 } else { 2f64.powi(-half) };
+        Self { square: (2.0 * mean_square * factor * factor) as f32, factor: factor as f32 }
+    }
+}
+
+/// Rows whose σ is within two to the power of so much, and of its negative, need no other unit.
+const USUAL: i32 = 30;
+
 /// What is known of a tile's values. Without anything, all matter alike.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Importance<'a> {
     /// How much each column of the layer matters; none is below zero.
     pub columns: &'a [f32],
-    /// `2σ²` of each of the layer's rows, where a value's own magnitude matters, too: σ² is the mean
-    /// square of a row.
-    pub rows: &'a [f32],
+    /// What is known of each of the layer's rows, where a value's own magnitude matters, too.
+    pub rows: &'a [Spread],
     /// Flat index of the tile's first value, counted from the first row's beginning.
     pub first: usize,
 }
@@ -39,8 +61,10 @@ impl Importance<'_> {
             match self.rows.get(row) {
                 // As llama.cpp weighs: a large value matters more.
                 Some(spread) => {
+                    let Spread { square, factor } = *spread;
                     for ((weight, own), x) in some.iter_mut().zip(columns).zip(values) {
-                        *weight = own * (spread + x * x).sqrt();
+                        let x = x * factor;
+                        *weight = own * (square + x * x).sqrt();
                     }
                 }
                 None => some.copy_from_slice(columns),
@@ -61,10 +85,27 @@ mod tests {
         let values = [1.0, -2.0, 3.0, 4.0];
         let importance = Importance { columns: &[1.0, 2.0, 4.0], rows: &[], first: 3 };
         assert_eq!(importance.weights(&values, 2, &mut room), [4.0, 1.0, 2.0, 4.0]);
-        let importance = Importance { rows: &[9.0, 0.0, 9.0, 0.0], ..importance };
+        let rows = [9.0, 0.0, 9.0, 0.0].map(|twice: f64| Spread::of(twice / 2.0));
+        let importance = Importance { rows: &rows, ..importance };
         // Rows 1 and 2: the magnitude alone, and with 9 beside its square.
         let wanted = [4.0, 13f32.sqrt(), 2.0 * 18f32.sqrt(), 4.0 * 5.0];
         assert_eq!(importance.weights(&values, 2, &mut room), wanted);
         assert!(Importance::default().weights(&values, 0, &mut room).is_empty());
+    }
+
+    #[test]
+    fn rows_of_any_magnitude_have_the_weights_of_those_of_usual_ones() {
+        let values = [1.0f32, -2.0, 3.0, 0.25];
+        let weights = |power: i32| {
+            let scaled = values.map(|x| x * 2f32.powi(power));
+            let rows = [Spread::of(3.0 * 4f64.powi(power))];
+            let importance = Importance { columns: &[1.0; 4], rows: &rows, first: 0 };
+            importance.weights(&scaled, 0, &mut Vec::new()).to_vec()
+        };
+        for power in [-120, -76, -40, 40, 76, 120] {
+            let ratio = weights(power)[0] / weights(0)[0];
+            assert!(ratio.is_normal() && ratio.to_bits().trailing_zeros() >= 23);
+            assert_eq!(weights(power), weights(0).iter().map(|w| w * ratio).collect::<Vec<_>>());
+        }
     }
 }
