@@ -19,6 +19,9 @@ from arrowquant._files import replacing, user_path
 SUFFIXES = (".gguf", ".dat")
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _STACK = "_exps."
+_GGUFS_OWN = frozenset({"token_embd.weight", "output.weight"})
+"""Names of llama.cpp's outside of blocks."""
+_LARGEST = float(np.finfo(np.float32).max)
 _LONGEST = 1 << 20
 """Bytes of a name; more is no such file."""
 _MOST = 1 << 28
@@ -161,10 +164,13 @@ def _with_names_of_gguf(table: pa.Table) -> pa.Table:
     from arrowquant._importance.names import are_of_gguf, to_gguf
 
     names = table["layer_name"].to_pylist()
-    if not names or are_of_gguf(names):
+    if None in names:
+        raise ValueError(f"importance has no layer_name in row {names.index(None)}. Give it one.")
+    others = [name for name in names if not are_of_gguf([name]) and name not in _GGUFS_OWN]
+    if not others:
         return table
-    theirs = to_gguf(names, [])
-    unknown = [name for name in names if name not in theirs]
+    theirs = {name: name for name in names} | to_gguf(others, [])
+    unknown = [name for name in others if theirs[name] == name]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise ValueError(
@@ -182,6 +188,7 @@ def _stacked(table: pa.Table) -> list[tuple[str, Any, list[int]]]:
     for row in table.to_pylist():
         name, at = matrix(row["layer_name"])
         tokens = row["tokens"] if has_tokens and row["tokens"] is not None else 1
+        _check(row["layer_name"], row["importance"], max(1, tokens))
         matrices = found.setdefault(name, {})
         if at in matrices:
             raise ValueError(f"importance has '{row['layer_name']}' twice.")
@@ -189,10 +196,15 @@ def _stacked(table: pa.Table) -> list[tuple[str, Any, list[int]]]:
     entries = []
     for name, matrices in found.items():
         if set(matrices) != set(range(len(matrices))):
-            raise ValueError(f"importance has {len(matrices)} matrices of '{name}', but not all.")
+            raise ValueError(
+                f"importance has {len(matrices)} matrices of '{name}', but not all. Give each a "
+                f"row, from '{name}[0]' to '{name}[{max(matrices)}]'; null where nothing is known."
+            )
         rows = [matrices[at] for at in range(len(matrices))]
         widths = {len(numbers) for numbers, _ in rows if numbers is not None}
-        if len(widths) != 1:
+        if not widths:
+            continue  # Nothing is known of it.
+        if len(widths) > 1:
             raise ValueError(f"the matrices of '{name}' have other numbers of columns each.")
         (width,) = widths
         known = [numbers for numbers, _ in rows if numbers is not None]
@@ -201,6 +213,22 @@ def _stacked(table: pa.Table) -> list[tuple[str, Any, list[int]]]:
         counts = [0 if numbers is None else max(1, tokens) for numbers, tokens in rows]
         entries.append((name, np.asarray(values, np.float32).reshape(-1, width), counts))
     return entries
+
+
+def _check(name: str, numbers: list[float | None] | None, tokens: int) -> None:
+    """Refuse numbers that the file can't hold, or llama.cpp does not take."""
+    if numbers is None:
+        return
+    if not numbers:
+        raise ValueError(f"importance of '{name}' has no numbers. Give one for each column.")
+    for at, number in enumerate(numbers):
+        if number is None or not 0 <= number * tokens <= _LARGEST:
+            said = "null" if number is None else number
+            raise ValueError(
+                f"importance of '{name}' is {said} at column {at}. llama.cpp takes numbers of at "
+                f"least zero, and float32 holds {tokens} times as much. Correct it, or leave the "
+                "row out."
+            )
 
 
 def matrix(name: str) -> tuple[str, int]:
