@@ -268,6 +268,11 @@ def test_what_failed_is_done_again_with_what_the_job_had(
         model, tmp_path / "d", retry_failed=True, continue_on_error=True
     )
     assert dataset.failed["layer_name"].to_pylist() == [bad]
+    shutil.copytree(tmp_path / "d", tmp_path / "n")
+    without = aq.quantize_checkpoint(model, tmp_path / "n", retry_failed=True, importance="none")
+    alone = aq.quantize_checkpoint(model, tmp_path / "a", scheme="q4_0", search="weighted")
+    assert not without.failed.num_rows
+    assert payload(without)[bad] == payload(alone)[bad]
     dataset = aq.quantize_checkpoint(
         model, tmp_path / "d", retry_failed=True, importance=table_of(importance)
     )
@@ -513,6 +518,49 @@ def test_what_is_no_importance_matrix(tmp_path: Path, model: Path) -> None:
         aq.read_imatrix(model / "model.safetensors")
     with pytest.raises(FileNotFoundError, match="no such file"):
         aq.read_imatrix(tmp_path / "none.dat")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "why"),
+    [
+        ([-1.0, 1.0], "is -1.0 at column 0"),
+        ([1.0, float("nan")], "is nan at column 1"),
+        ([None, 1.0], "is null at column 0"),
+        ([1e38, 3e38], "is 1e\\+38 at column 0"),
+        ([], "has no numbers"),
+    ],
+)
+def test_what_llama_cpp_does_not_take_is_not_written(
+    numbers: list[float | None], why: str, tmp_path: Path
+) -> None:
+    table = pa.table(
+        {
+            "layer_name": ["blk.0.ffn_up.weight"],
+            "importance": pa.array([numbers], pa.list_(pa.float64())),
+            "tokens": [1000],
+        }
+    )
+    with pytest.raises(ValueError, match=f"importance of 'blk.0.ffn_up.weight' {why}"):
+        aq.write_imatrix(table, tmp_path / "i.dat")
+
+
+def test_names_of_either_side_become_llama_cpps(tmp_path: Path) -> None:
+    theirs, own = "model.layers.0.mlp.up_proj.weight", "blk.1.ffn_up.weight"
+    table = pa.table(
+        {
+            "layer_name": [theirs, own, "output.weight", "blk.2.ffn_up.weight"],
+            "importance": [[1.0, 2.0], [3.0, 4.0], [5.0], None],
+        }
+    )
+    found = aq.read_imatrix(aq.write_imatrix(table, tmp_path / "i.dat"))
+    names = ["blk.0.ffn_up.weight", own, "output.weight"]
+    assert found["layer_name"].to_pylist() == names
+    twice = pa.table({"layer_name": [theirs, names[0]], "importance": [[1.0], [1.0]]})
+    with pytest.raises(ValueError, match="twice"):
+        aq.write_imatrix(twice, tmp_path / "j.dat")
+    nameless = pa.table({"layer_name": [None, own], "importance": [[1.0], [1.0]]})
+    with pytest.raises(ValueError, match="no layer_name in row 0"):
+        aq.write_imatrix(nameless, tmp_path / "j.dat")
 
 
 def test_either_side_s_names_are_known(

@@ -126,3 +126,41 @@ def test_of_other_models_nothing_is_said(tensors: dict[str, Array], tmp_path: Pa
     assert propagated(save(tmp_path / "lacks", fewer)) is None
     assert propagated(save(tmp_path / "heads", tensors, num_key_value_heads=3)) is None
     assert propagated(save(tmp_path / "none", {"model.norm.weight": np.ones(4, "f4")})) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("model.layers.0.mlp.up_proj.weight", lambda w: w * np.nan),
+        ("model.layers.0.mlp.up_proj.weight", lambda w: w * np.float32(1e30)),
+        ("model.layers.1.input_layernorm.weight", lambda w: w * np.inf),
+        ("model.embed_tokens.weight", np.zeros_like),
+    ],
+)
+def test_what_is_no_finite_number_has_no_row(
+    tensors: dict[str, Array], name: str, change: Any, tmp_path: Path
+) -> None:
+    tensors[name] = change(tensors[name])
+    table = propagated(save(tmp_path / "m", tensors))
+    if name == "model.embed_tokens.weight":
+        assert table is None
+        return
+    assert table is not None
+    assert 0 < len(table) < 14
+    assert all(np.isfinite(row).all() and np.any(row) for row in table["importance"].to_pylist())
+
+
+@pytest.mark.filterwarnings("ignore:.*lacks .* of 14 layers")
+def test_a_layer_that_fails_spoils_no_other(tensors: dict[str, Array], tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    whole = tensors[name].copy()
+    tensors[name][0, 3] = np.nan
+    model, out = save(tmp_path / "m", tensors), tmp_path / "out"
+    table = propagated(model)
+    options: dict[str, Any] = {"scheme": "int4", "symmetric": True, "continue_on_error": True}
+    dataset = aq.quantize_checkpoint(model, out, importance=table, **options)
+    assert dataset.failed["layer_name"].to_pylist() == [name]
+    save_file(tensors | {name: whole}, model / "model.safetensors")
+    with pytest.warns(aq.QuantizationWarning, match="changed since the job began"):
+        again = aq.quantize_checkpoint(model, out, retry_failed=True)
+    assert len(again.failed) == 0

@@ -199,6 +199,14 @@ def accept_plan(manifest: Manifest, fresh: Manifest, layers: set[str]) -> None:
     ]
 
 
+_TABLES = {
+    (True, True): "another table there than here",
+    (True, False): "a table there, none here",
+    (False, True): "no table there, one here",
+}
+"""How the tables of importance of two jobs differ, by whether they have one."""
+
+
 def differences(manifest: Manifest, fresh: Manifest, pieces: Sequence[Piece]) -> list[str]:
     """What keeps a job from going on with what another began: all that would change bytes."""
     found = [
@@ -206,8 +214,9 @@ def differences(manifest: Manifest, fresh: Manifest, pieces: Sequence[Piece]) ->
         for name, value in fresh.settings.items()
         if (manifest.settings.get(name) or None) != (value or None)
     ]
-    if manifest.request.get("importance") != fresh.request.get("importance"):
-        found.append("importance: another table there than here")
+    before, now = (m.request.get("importance") for m in (manifest, fresh))
+    if before != now:
+        found.append(f"importance: {_TABLES[before is not None, now is not None]}")
     there, here = ({name: rest for name, *rest in m.files} for m in (manifest, fresh))
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):

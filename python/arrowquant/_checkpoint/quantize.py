@@ -128,7 +128,8 @@ def quantize_checkpoint(
         importance: How much the columns of layers matter, as for `aq.quantize`. It is kept beside
             the dataset's manifest, so that failed layers can be done again with it. Names of
             Hugging Face and of llama.cpp are taken for each other (package gguf). `"auto"`:
-            `aq.importance` makes it first, where it can (extra `calibrate`).
+            `aq.importance` makes it first, where it can (extra `calibrate`). `"none"`: a retry does
+            without the one that the job began with.
         continue_on_error: Whether a failed row is written to `failed/` rather than raised. A layer
             in parts fails as one: its good parts get the error `incomplete_layer`.
         retry_failed: Do what failed before, and only that. Where options or a plan are given, they

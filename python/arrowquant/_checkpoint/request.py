@@ -38,7 +38,9 @@ class Request:
     threads: int | None = None
     importance: Any = None
     """How much the columns of layers matter: a table in a file or in anything that speaks Arrow; or
-    `auto`, until `_checkpoint.importance` has made one."""
+    `auto`, until `_checkpoint.importance` has made one. `none` becomes None."""
+    forgets_importance: bool = False
+    """Whether a retry does without the table that the job began with."""
     usual_search: str | None = None
     """The search of what a runtime takes where nothing is said."""
     tensor_absmax: float | None = None
@@ -50,6 +52,9 @@ class Request:
         """Refuse what contradicts itself."""
         if self.retry_failed and self.overwrite:
             raise ValueError("retry_failed and overwrite contradict each other. Give one of them.")
+        if isinstance(self.importance, str) and self.importance == "none":
+            object.__setattr__(self, "importance", None)
+            object.__setattr__(self, "forgets_importance", True)
         if self.importance is not None:
             if not is_auto(self.importance):
                 object.__setattr__(self, "importance", Importance.read(self.importance))
@@ -123,7 +128,7 @@ class Request:
         said = check_settings(self.settings)
         # Another scheme may lack what was set for the one before.
         before = {} if self.scheme is not None else dict(original.settings)
-        importance = original.importance
+        importance = None if self.forgets_importance else original.importance
         if self.importance is not None:
             # A table that is given now is for a search of now.
             before.pop("search", None)

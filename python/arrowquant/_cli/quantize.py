@@ -137,7 +137,7 @@ def quantize(
         keep=keep or (),
         include=include or (),
         fallback=fallback,
-        importance=None if importance == "none" else importance,
+        importance=importance,
         usual_search=usual_search,
         everything=everything,
         continue_on_error=continue_on_error,

@@ -187,6 +187,13 @@ def _other_names(source: Scan, known: list[str], layers: dict[str, Any]) -> dict
     return {}
 
 
+def says_something(numbers: Any) -> bool:
+    """Whether numbers can be a layer's importance: they are finite, and not all zero."""
+    import numpy as np
+
+    return bool(np.isfinite(numbers).all() and np.any(numbers))
+
+
 def weighed(plan: Sequence[Mapping[str, Any]]) -> list[str]:
     """The layers of a plan that are searched with weights."""
     searched = (row for row in plan if row["search"] == "weighted" and row["scheme"] != "none")

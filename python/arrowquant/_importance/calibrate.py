@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from arrowquant import _core
 from arrowquant._files import replacing, user_path
-from arrowquant._importance import SCHEMA
+from arrowquant._importance import SCHEMA, says_something
 from arrowquant._importance.imatrix import needed
 from arrowquant._importance.propagated import KINDS, propagated
 from arrowquant._importance.skeleton import WHAT, WITHOUT, Skeleton, first_line
@@ -108,7 +108,8 @@ def importance(
             return found_alone
         raise ValueError(
             f"{folder}: of this model the weights alone say nothing; that is known for "
-            f"{', '.join(sorted(KINDS))}. Give tokens. {WITHOUT}"
+            f"{', '.join(sorted(KINDS))}, if layers have the usual names and shapes, and their "
+            "weights are finite. Give tokens, or quantize the model without importance."
         )
     torch, *_ = (needed(name, WHAT, _EXTRA) for name in ("torch", "transformers", "accelerate"))
     before = torch.get_num_threads()
@@ -145,7 +146,10 @@ def _refusing(folder: Path) -> Iterator[None]:
 
 
 def _table(found: dict[str, Seen], source: str) -> pa.Table:
-    """The means, sorted by name; of experts that saw little, those of their stacks."""
+    """The means, sorted by name; of experts that saw little, those of their stacks.
+
+    A layer whose inputs are no finite numbers has no row.
+    """
     stacks: dict[str, Seen] = {}
     for name, seen in found.items():
         stack = _EXPERT.sub("*", name)
@@ -156,9 +160,15 @@ def _table(found: dict[str, Seen], source: str) -> pa.Table:
         has_own = stack == name or seen.tokens >= _FEW
         used = seen if has_own else stacks[stack]
         if used.tokens:
-            mean = (used.sums / used.tokens).astype(np.float32)
+            with np.errstate(over="ignore"):
+                mean = (used.sums / used.tokens).astype(np.float32)
             text = source if has_own else f"{source}, the mean of its stack"
-            rows.append((name, mean, seen.tokens, text))
+            if says_something(mean):
+                rows.append((name, mean, seen.tokens, text))
+    if not rows:
+        raise ValueError(
+            f"no layer's inputs are finite numbers, so some weights can't be either. {WITHOUT}"
+        )
     columns = [pa.array([row[at] for row in rows], field.type) for at, field in enumerate(SCHEMA)]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from arrowquant._importance import SCHEMA
+from arrowquant._importance import SCHEMA, says_something
 from arrowquant._scan import Scan, scan
 
 Array = np.ndarray[Any, Any]
@@ -34,6 +34,9 @@ _NODES = 64
 def propagated(folder: Path) -> pa.Table | None:
     """Find the table of a Hugging Face directory; nothing where its model is of another kind.
 
+    A layer has no row where what comes into it is no finite number, since a weight before it is
+    none, or very large.
+
     Raises:
         OSError, ValueError: The model can't be read.
     """
@@ -50,13 +53,14 @@ def propagated(folder: Path) -> pa.Table | None:
     while f"model.layers.{at}.input_layernorm.weight" in stored:
         block = f"model.layers.{at}."
         try:
-            residual = _block(weights, block, residual, found)
+            with np.errstate(all="ignore"):
+                residual = _block(weights, block, residual, found)
         except (KeyError, ValueError):
             return None  # Its layers have other names, or other shapes.
         at += 1
-    if not found:
+    names = sorted(name for name, moments in found.items() if says_something(moments))
+    if not names:
         return None
-    names = sorted(found)
     columns = [
         pa.array(names),
         pa.array([found[name] for name in names], SCHEMA.field("importance").type),
