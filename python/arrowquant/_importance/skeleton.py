@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -90,31 +91,33 @@ class Skeleton:
     def fill(self, module: Any, prefix: str, *, but: str | None = None) -> None:
         """Read the parameters of a module; `but` not those of modules of that prefix."""
         torch = needed("torch", WHAT)
-        for name, slot in _slots(module):
+        for name, (owner, leaf) in _slots(module):
             full = f"{prefix}{name}"
             if but is not None and full.startswith(but):
                 continue
-            values = torch.from_numpy(self._read(self.names[full]))
-            owner, leaf = slot
-            wanted = getattr(owner, leaf).shape
-            if values.shape != wanted:
-                raise ValueError(
-                    f"layer '{self.names[full]}' has shape {list(values.shape)}, and transformers "
-                    f"wants {list(wanted)}. {WITHOUT}"
-                )
+            shape = tuple(getattr(owner, leaf).shape)
+            values = torch.empty(shape, dtype=torch.float32)
+            self._read(self.names[full], values.numpy())
             if leaf in owner._parameters:
                 owner._parameters[leaf] = torch.nn.Parameter(values, requires_grad=False)
             else:
                 owner._buffers[leaf] = values
 
-    def _read(self, names: str | Experts) -> Array:
+    def _read(self, names: str | Experts, out: Array) -> None:
+        """Read a parameter as float32."""
         if isinstance(names, str):
-            return np.array(self.weights[names], np.float32)
-        stacks = [
-            np.stack([np.asarray(self.weights[name], np.float32) for name in part])
-            for part in names.parts
-        ]
-        return np.concatenate(stacks, axis=1)
+            values = self.weights[names]
+            _check_shape(names, values.shape, out.shape)
+            out[...] = values
+            return
+        parts = [[self.weights[name] for name in part] for part in names.parts]
+        outputs = sum(len(part[0]) for part in parts)
+        _check_shape(names, (len(parts[0]), outputs, *parts[0][0].shape[1:]), out.shape)
+        first = 0
+        for part in parts:
+            for expert, values in enumerate(part):
+                out[expert, first : first + len(values)] = values
+            first += len(part[0])
 
     @staticmethod
     def drop(module: Any) -> None:
@@ -122,8 +125,31 @@ class Skeleton:
         torch = needed("torch", WHAT)
         for _, (owner, leaf) in _slots(module):
             if leaf in owner._parameters:
-                empty = owner._parameters[leaf].to("meta")
+                empty = torch.empty_like(owner._parameters[leaf], device="meta")
                 owner._parameters[leaf] = torch.nn.Parameter(empty, requires_grad=False)
+        _trim()
+
+
+@functools.cache
+def _trim_of_libc() -> Any:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def _trim() -> None:
+    """Have glibc give back what was freed: it keeps much of it, more with every block."""
+    if (trim := _trim_of_libc()) is not None:
+        trim(0)
+
+
+def _check_shape(names: str | Experts, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape != wanted:
+        raise ValueError(
+            f"layer '{names}' has shape {list(shape)}, and transformers wants {list(wanted)}. "
+            f"{WITHOUT}"
+        )
 
 
 def _slots(module: Any) -> Iterator[tuple[str, tuple[Any, str]]]:
