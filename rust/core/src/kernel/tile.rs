@@ -1,5 +1,6 @@
 //! A piece of a tensor on its way through a kernel: what is read and what is written.
 
+pub(crate) use super::search::exponent;
 pub use super::search::{Importance, Room, Search, Spread};
 use crate::dtype::{Float, ScaleDtype};
 use crate::lanes::LANES;

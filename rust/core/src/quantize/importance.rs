@@ -11,7 +11,7 @@ use super::job::{Job, check_importance, width};
 use super::rows::Rows;
 use crate::kernel::dispatch::add_moments;
 use crate::kernel::moments::ROWS;
-use crate::kernel::tile::{Importance, Search, Spread};
+use crate::kernel::tile::{Importance, Search, Spread, exponent};
 use crate::lanes::Level;
 use crate::monitor::Monitor;
 use crate::relation::described::element_product;
@@ -201,8 +201,7 @@ fn in_usual_units(columns: &[f32]) -> Cow<'_, [f32]> {
     if USUAL.contains(&most) || most == 0.0 {
         return Cow::Borrowed(columns);
     }
-    let exponent = (f64::from(most).to_bits() >> (f64::MANTISSA_DIGITS - 1)) as i32 - 1023;
-    let factor = 2f64.powi(-exponent);
+    let factor = 2f64.powi(-exponent(f64::from(most)));
     columns.iter().map(|one| (f64::from(*one) * factor) as f32).collect()
 }
 

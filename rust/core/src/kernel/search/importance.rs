@@ -13,11 +13,16 @@ impl Spread {
     /// Of the mean square of a row.
     #[must_use]
     pub fn of(mean_square: f64) -> Self {
-        let exponent = (mean_square.to_bits() >> (f64::MANTISSA_DIGITS - 1)) as i32 - 1023;
-        let half = if mean_square > 0.0 { (exponent / 2).max(f32::MIN_EXP) } else { 0 };
+        let half =
+            if mean_square > 0.0 { (exponent(mean_square) / 2).max(f32::MIN_EXP) } else { 0 };
         let factor = if half.abs() < USUAL { 1.0 } else { 2f64.powi(-half) };
         Self { square: (2.0 * mean_square * factor * factor) as f32, factor: factor as f32 }
     }
+}
+
+/// That of the largest power of two that is not above a normal number, which is above zero.
+pub(crate) fn exponent(number: f64) -> i32 {
+    (number.to_bits() >> (f64::MANTISSA_DIGITS - 1)) as i32 + 1 - f64::MAX_EXP
 }
 
 /// Rows whose σ is within two to the power of so much, and of its negative, need no other unit.

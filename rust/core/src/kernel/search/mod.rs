@@ -25,6 +25,7 @@ mod scale;
 mod units;
 
 pub(crate) use candidates::{Best, EIGHT, FOUR, Lines, Sums, Trial, best_scales};
+pub(crate) use importance::exponent;
 pub use importance::{Importance, Spread};
 pub(crate) use numbers::{Floats, Integers, Numbers};
 pub(crate) use residuals::{Steps, gains, gains_of_lines, inverse, residuals};
