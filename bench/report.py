@@ -89,6 +89,11 @@ SECTIONS = {
         "The error of three models whose symmetric integers have scales that may be negative, over "
         "that with positive ones, each with the same search: as in the table above.",
     ),
+    "importance": (
+        "What finding importance takes",
+        "`aq.importance` of SmolLM2-135M, of 1,024 tokens of the built-in text, with two threads: "
+        "seconds, and memory beyond mapped files and what a first short call has imported.",
+    ),
     "divergence": (
         "What a search and importance are worth to a model",
         "KL divergence of the next tokens of SmolLM2-135M from the model before, over docstrings "
@@ -103,7 +108,15 @@ SECTIONS = {
 }
 
 
-QUALITY = ("search", "defaults", "signed_scales", "frontier", "divergence", "embeddings")
+QUALITY = (
+    "search",
+    "defaults",
+    "signed_scales",
+    "frontier",
+    "importance",
+    "divergence",
+    "embeddings",
+)
 """The sections of `python bench/run.py quality`."""
 
 

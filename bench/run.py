@@ -20,6 +20,7 @@ from pathlib import Path
 # One thread for peers that would otherwise take all; set before any of them is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import calibration
 import checkpoint
 import core
 import defaults
@@ -76,6 +77,7 @@ def main() -> None:
         "search": lambda: search.run(quick=quick),
         "defaults": lambda: defaults.run(options.models, quick=quick),
         "signed_scales": lambda: defaults.signed_scales(options.models, quick=quick),
+        "importance": lambda: calibration.run(options.models, quick=quick),
         "divergence": lambda: divergence.run(options.models, quick=quick),
         "embeddings": lambda: embeddings.run(quick=quick),
     }
